@@ -1,0 +1,310 @@
+"""One frozen, validated configuration of a trial: everything that changes its result, nothing that does not.
+
+A knob lives in the section of the component that owns it; names are unique over all sections, so that a space
+file, a study and a command line may use them flat. Only the standard library is needed here.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from trainable.errors import ConfigError
+
+Distance = Literal["euclidean", "cosine"]
+CodeGradient = Literal["straight_through", "rotation"]
+Aggregation = Literal["mean", "max", "top_k"]
+DensityName = Literal[
+    "counts",
+    "bigram",
+    "kernel_counts",
+    "histogram_neighbours",
+    "grid_neighbours",
+    "shifted_neighbours",
+    "mahalanobis",
+    "autoregressive",
+    "combined",
+]
+
+
+def knob(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field with its meaning and its inclusive range."""
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchConfig:
+    """How clips become 64 × 64 patches."""
+
+    n_patches: int = knob(
+        8, "patches kept of each clip: sampled if there are more, repeated if fewer", low=1, high=1024
+    )
+    stride: int = knob(16, "frames between the starts of neighbouring patches", low=1, high=1024)
+    batch_size: int = knob(16, "clips in one optimizer step", low=1, high=4096)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Encoder, decoder and semantic heads."""
+
+    latent_dim: int = knob(64, "channels of the encoder's 8 × 8 output grid", low=2, high=1024)
+    width: float = knob(1.0, "factor on the channels 32-64-96 of encoder and decoder", low=0.125, high=16.0)
+    head_hidden: int = knob(128, "hidden width of the semantic heads", low=4, high=4096)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerConfig:
+    """The codebook and how it learns."""
+
+    num_embeddings: int = knob(256, "codes in the codebook (K)", low=2, high=65_536)
+    codebook_dim: int = knob(
+        0, "width of a code; 0 = latent_dim, otherwise a projection stands between", low=0, high=1024
+    )
+    ema_decay: float = knob(
+        0.95, "decay of the codebook's EMA statistics an optimizer step", low=0.0, high=0.9999
+    )
+    distance: Distance = knob("euclidean", "how the nearest code is found")
+    code_gradient: CodeGradient = knob("straight_through", "how gradients pass the quantizer")
+    kmeans_start: bool = knob(True, "start the codebook from k-means on the first batches' latents")
+    revival: bool = knob(True, "replace dead codes by latents of the current batch")
+    dead_threshold: float = knob(
+        0.05, "a code is dead below this share of the mean EMA count", low=0.0, high=1.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the loss terms and the commitment warm-up."""
+
+    commitment_cost: float = knob(0.25, "weight of the commitment loss", low=0.0, high=100.0)
+    commitment_warmup_epochs: int = knob(
+        0, "epoch at which the commitment scale reaches 1; 0 = off", low=0, high=10_000
+    )
+    commitment_warmup_start: float = knob(0.1, "commitment scale in the first epoch", low=0.0, high=1.0)
+    id_weight: float = knob(0.1, "weight of the machine-id head's cross-entropy", low=0.0, high=100.0)
+    transform_weight: float = knob(
+        0.1, "weight of the transformation head's cross-entropy", low=0.0, high=100.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseConfig:
+    """The three phases, as shares of all epochs; a share of 0 switches its phase off."""
+
+    epochs: int = knob(20, "epochs of a full training", low=1, high=100_000)
+    vq_only_share: float = knob(
+        0.2, "share of epochs in phase 1: reconstruction + commitment", low=0.0, high=1.0
+    )
+    frozen_share: float = knob(0.2, "share of epochs in phase 3: codebook frozen", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW, its schedule, and whether mixed precision is allowed."""
+
+    learning_rate: float = knob(1e-3, "peak learning rate of AdamW", low=1e-7, high=1.0)
+    weight_decay: float = knob(1e-4, "AdamW's decoupled weight decay", low=0.0, high=10.0)
+    lr_warmup_epochs: float = knob(1.0, "epochs of linear learning-rate warm-up", low=0.0, high=10_000)
+    gradient_clip: float = knob(1.0, "largest gradient norm; 0 = no clipping", low=0.0, high=1e6)
+    allow_amp: bool = knob(False, "a plan may use mixed precision (the one inexact choice)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """The density model on code indices that makes a clip's anomaly score."""
+
+    density: DensityName = knob("grid_neighbours", "density model whose AUC is optimised")
+    density_per_id: bool = knob(True, "fit one density model per machine id instead of one for all")
+    aggregation: Aggregation = knob("mean", "how position scores become a clip's score")
+    top_k_share: float = knob(0.1, "share of positions that top_k averages", low=0.001, high=1.0)
+    score_patches: int = knob(
+        0, "patches scored of each clip, evenly spaced; 0 = n_patches", low=0, high=1024
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """Everything about a trial that changes its result. Built once, validated once, passed whole."""
+
+    patch: PatchConfig = field(default_factory=PatchConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    phase: PhaseConfig = field(default_factory=PhaseConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    seed: int = knob(0, "the trial's one seed, split into named generators", low=0, high=2**31 - 1)
+
+    def __post_init__(self) -> None:
+        for spec in knobs():
+            _check(spec, getattr(self._owner(spec), spec.name))
+        if self.phase.vq_only_share + self.phase.frozen_share > 1.0:
+            raise ConfigError(
+                f"vq_only_share {self.phase.vq_only_share} + frozen_share {self.phase.frozen_share} exceed 1; "
+                "lower one of them"
+            )
+
+    def _owner(self, spec: "Knob") -> Any:
+        return getattr(self, spec.section) if spec.section else self
+
+    def flat(self) -> dict[str, Any]:
+        """All knobs by their flat names, the inverse of `from_flat`."""
+        return {spec.name: getattr(self._owner(spec), spec.name) for spec in knobs()}
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> "TrialConfig":
+        """The configuration that flat names give; what is not named keeps its default.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown name (with the nearest valid one), a wrong type or a value out of range.
+        """
+        by_name = {spec.name: spec for spec in knobs()}
+        sections: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            spec = by_name.get(name)
+            if spec is None:
+                raise ConfigError(f"unknown parameter {name!r}{nearest(name, by_name)}")
+            sections.setdefault(spec.section, {})[name] = _coerce(spec, value)
+        top = sections.pop("", {})
+        types = get_type_hints(cls)
+        return cls(**{name: types[name](**knob_values) for name, knob_values in sections.items()}, **top)
+
+    def replace(self, **values: Any) -> "TrialConfig":
+        """A copy with some flat names changed."""
+        return self.from_flat({**self.flat(), **values})
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A parameter of `TrialConfig` as other rooms see it: name, type, range, meaning."""
+
+    name: str
+    section: str
+    """Field of `TrialConfig` that holds it; empty for a top-level knob."""
+    type: type
+    """int, float, bool or str."""
+    default: Any
+    doc: str
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...] | None
+
+
+def _knobs_of(owner: type, section: str) -> Iterator[Knob]:
+    hints = get_type_hints(owner)
+    for item in fields(owner):
+        hint = hints[item.name]
+        if is_dataclass(hint):
+            yield from _knobs_of(hint, item.name)  # type: ignore[arg-type]
+            continue
+        choices = tuple(get_args(hint)) if get_origin(hint) is Literal else None
+        yield Knob(
+            name=item.name,
+            section=section,
+            type=str if choices else hint,
+            default=item.default,
+            doc=item.metadata["doc"],
+            low=item.metadata["low"],
+            high=item.metadata["high"],
+            choices=choices,
+        )
+
+
+_KNOBS: tuple[Knob, ...] = ()
+
+
+def knobs() -> tuple[Knob, ...]:
+    """Every parameter of a trial, in the order of the sections."""
+    global _KNOBS
+    if not _KNOBS:
+        _KNOBS = tuple(_knobs_of(TrialConfig, ""))
+    return _KNOBS
+
+
+def nearest(name: str, valid: Any) -> str:
+    """`` (did you mean 'x'?)`` for the closest valid name, or the empty string."""
+    close = difflib.get_close_matches(name, list(valid), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _coerce(spec: Knob, value: Any) -> Any:
+    """An int where a float is meant is a float; anything else keeps its type and is checked as it is."""
+    if spec.type is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+def _check(spec: Knob, value: Any) -> None:
+    if spec.choices is not None:
+        if value not in spec.choices:
+            raise ConfigError(
+                f"{spec.name} is {value!r}; it must be one of {', '.join(spec.choices)}{nearest(str(value), spec.choices)}"
+            )
+        return
+    if type(value) is not spec.type:
+        raise ConfigError(f"{spec.name} is {value!r}; it must be of type {spec.type.__name__}")
+    if spec.low is not None and not spec.low <= value <= (spec.high if spec.high is not None else value):
+        raise ConfigError(f"{spec.name} is {value!r}; it must be in {spec.low:g} … {spec.high:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontEndConfig:
+    """Log-mel front end for raw recordings; the defaults are DCASE 2020 Task 2's."""
+
+    sample_rate: int = 16_000
+    """Hz; recordings at another rate are resampled."""
+    n_fft: int = 1024
+    hop_length: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "n_fft", "hop_length"):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= 1_000_000:
+                raise ConfigError(f"{name} is {value!r}; it must be an integer in 1 … 1000000")
+        if self.hop_length > self.n_fft:
+            raise ConfigError(
+                f"hop_length {self.hop_length} exceeds n_fft {self.n_fft}; frames would skip samples"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which recordings a search hears: the same for all its trials, so not part of `TrialConfig`."""
+
+    data_root: str | None = None
+    """Folder with one folder a machine type; None = the embedded machines."""
+    machine_type: str = "fan"
+    front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
+    norm_stats_path: str | None = None
+    """Normalisation statistics to load; None = computed from the training clips."""
+    validation_share: float = 0.5
+    """Share of the labelled test clips that ASHA and selection may see; the rest is held out."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.validation_share < 1.0:
+            raise ConfigError(f"validation_share is {self.validation_share}; it must be between 0 and 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, the inverse of `from_dict`."""
+        return {
+            "data_root": self.data_root,
+            "machine_type": self.machine_type,
+            "sample_rate": self.front_end.sample_rate,
+            "n_fft": self.front_end.n_fft,
+            "hop_length": self.front_end.hop_length,
+            "norm_stats_path": self.norm_stats_path,
+            "validation_share": self.validation_share,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "DataConfig":
+        """The data configuration of flat names. Raises ConfigError for an unknown one."""
+        known = cls().to_dict()
+        for name in values:
+            if name not in known:
+                raise ConfigError(f"unknown data parameter {name!r}{nearest(name, known)}")
+        front_end_names = {item.name for item in fields(FrontEndConfig)}
+        front_end = FrontEndConfig(**{k: v for k, v in values.items() if k in front_end_names})
+        return cls(front_end=front_end, **{k: v for k, v in values.items() if k not in front_end_names})

@@ -1,0 +1,35 @@
+"""The errors a user can cause. Message = what, where, what to do; command lines print them as one line."""
+
+
+class ProjectError(Exception):
+    """Base of every error that bad input causes; `exit_status` is what the command line returns."""
+
+    exit_status = 2
+
+
+class ConfigError(ProjectError):
+    """A configuration value is unknown, of the wrong type or out of range."""
+
+
+class SpaceError(ProjectError):
+    """A space file cannot be read as a search space."""
+
+
+class DataError(ProjectError):
+    """Recordings, features or normalisation statistics are missing or unusable."""
+
+
+class DataLeakError(ProjectError):
+    """Test clips were handed to something that may only see training clips."""
+
+
+class BudgetError(ProjectError):
+    """No execution plan fits the memory budget, or the budget itself makes no sense."""
+
+
+class CheckpointError(ProjectError):
+    """A checkpoint is missing, damaged, or of another configuration."""
+
+
+class RunError(ProjectError):
+    """A run's folder cannot be created, read or resumed."""

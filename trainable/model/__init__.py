@@ -1,0 +1,1 @@
+"""The VQ-VAE: encoder, quantizer and codebook, decoder, semantic heads, transformations."""

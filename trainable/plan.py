@@ -1,0 +1,81 @@
+"""How a configuration is executed: the half of a trial that changes memory and speed, never the result.
+
+Every plan whose `precision` is ``float32`` is exact: it gives the same gradients and the same codebook update
+as the unsplit step (up to the rounding of sums). The planner (`trainable.memory.planner`) chooses among plans;
+`trainable.training.step` obeys one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from trainable.errors import ConfigError
+
+Precision = Literal["float32", "amp_bfloat16", "amp_float16"]
+Placement = Literal["device", "host"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionPlan:
+    """One way to execute an optimizer step of `batch_size` clips."""
+
+    micro_batch_clips: int
+    """Whole clips a forward/backward pass holds at once, 1 … batch_size; the rest is accumulated."""
+    recompute_encoder: bool = False
+    """Gradient checkpointing of the encoder in segments: activations are recomputed in the backward pass."""
+    recompute_decoder: bool = False
+    """The same for the decoder."""
+    quantizer_chunk_rows: int = 16_384
+    """Rows of latents whose distances to all codes exist at once: peak extra memory is rows × K × 4 bytes."""
+    data_placement: Placement = "device"
+    """Where the packed features live; from the host, only a micro-batch's patches are copied over."""
+    precision: Precision = "float32"
+    """Mixed precision is the one inexact choice, allowed only where the configuration says `allow_amp`."""
+
+    def __post_init__(self) -> None:
+        if self.micro_batch_clips < 1:
+            raise ConfigError(f"micro_batch_clips is {self.micro_batch_clips}; it must be at least 1")
+        if self.quantizer_chunk_rows < 1:
+            raise ConfigError(f"quantizer_chunk_rows is {self.quantizer_chunk_rows}; it must be at least 1")
+
+    @property
+    def uses_amp(self) -> bool:
+        return self.precision != "float32"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, the inverse of `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ExecutionPlan":
+        """The plan that `to_dict` wrote. Raises ConfigError for an unknown field."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"execution plan has unknown fields {unknown}; known are {sorted(known)}")
+        return cls(**values)
+
+    def describe(self) -> str:
+        """One short phrase for tables: ``4 clips, recompute enc+dec, chunk 16384, device, float32``."""
+        parts = [f"{self.micro_batch_clips} clips"]
+        recomputed = [
+            name for name, on in (("enc", self.recompute_encoder), ("dec", self.recompute_decoder)) if on
+        ]
+        if recomputed:
+            parts.append("recompute " + "+".join(recomputed))
+        parts += [f"chunk {self.quantizer_chunk_rows}", self.data_placement, self.precision]
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """The parts of a plan that explicit flags fix; `None` leaves the choice to the planner."""
+
+    micro_batch_clips: int | None = None
+    """Fixed by ``--gradient_accumulation_steps`` (batch_size / steps, rounded up)."""
+    recompute: bool | None = None
+    """Fixed by ``--use_gradient_checkpointing``: encoder and decoder both."""
+    amp: bool | None = None
+    """Fixed by ``--use_amp``; `None` uses AMP only where the configuration allows it and it is faster."""
+    memory_saver: bool = False
+    """``--memory_saver``: the plan of smallest memory instead of the fastest that fits."""

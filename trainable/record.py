@@ -1,0 +1,288 @@
+"""The record of a trial and of a run: what a run's folder holds, and how a trial ended. Standard library only.
+
+RUN/
+  manifest.json            what was asked: command, seed, space, data, budget, versions, device
+  space.yaml               the space as it was read
+  study.db                 the Optuna study (SQLite), unless --study-storage names another
+  trials/00007/
+    trial.json             TrialStart: number, parameters, configuration, plan, predicted bytes
+    epochs.jsonl           one EpochReport a line, appended as it arrives
+    end.json               TrialOutcome
+    checkpoints/           (or under --storage-path)
+  best.yaml, summary.json  written when the search ends
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from trainable.errors import RunError
+
+
+class TrialEnd(StrEnum):
+    """How a trial ended: the same word from the trial to the plot."""
+
+    COMPLETED = "completed"
+    """Trained all its epochs."""
+    PRUNED = "pruned"
+    """Stopped early by ASHA."""
+    OVER_BUDGET = "over_budget"
+    """Never started: no execution plan fits the memory budget."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """Ran out of memory and no smaller plan exists."""
+    NON_FINITE = "non_finite"
+    """Its loss or weights became NaN or infinite."""
+    CRASHED = "crashed"
+    """An exception, a lost worker or a time-out, more often than --max-failures allows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    """What a trial says after each epoch."""
+
+    epoch: int
+    """Epochs finished so far, from 1."""
+    phase: int
+    """1 VQ-only, 2 full loss, 3 codebook frozen."""
+    loss: float
+    reconstruction_loss: float
+    commitment_loss: float
+    id_loss: float
+    """Cross-entropy of the machine-id head; 0 in phase 1."""
+    transform_loss: float
+    commitment_scale: float
+    """Warm-up factor on the commitment loss, 0 … 1."""
+    learning_rate: float
+    validation_auc: float
+    """AUC of the configured density model on validation clips, mean over machine ids."""
+    validation_pauc: float
+    """Standardised partial AUC (max_fpr 0.1), mean over machine ids."""
+    auc_by_id: dict[str, float] = field(default_factory=dict)
+    pauc_by_id: dict[str, float] = field(default_factory=dict)
+    auc_by_density: dict[str, float] = field(default_factory=dict)
+    """Validation AUC of every cheap density model, by name: one training teaches about several."""
+    comparison_auc: dict[str, float] = field(default_factory=dict)
+    """Reconstruction and quantization error scored for comparison only; never optimised."""
+    perplexity: float
+    """exp of the entropy of code usage over the epoch, 1 … K."""
+    dead_code_share: float
+    """Share of codes not used in the epoch, 0 … 1."""
+    epoch_seconds: float
+    train_seconds: float
+    score_seconds: float
+    peak_bytes: int
+    """Measured peak of the CUDA allocator; 0 on a CPU."""
+    predicted_bytes: int
+    """Predicted peak of the plan in use; 0 where none was made."""
+    plan: dict[str, Any] = field(default_factory=dict)
+    """ExecutionPlan.to_dict() of the plan in use."""
+    events: tuple[str, ...] = ()
+    """Out-of-memory recoveries and the like, one sentence each."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "EpochReport":
+        return cls(**{**values, "events": tuple(values.get("events", ()))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialStart:
+    """What is known of a trial before its first epoch."""
+
+    number: int
+    """The trial's number in the study."""
+    params: dict[str, Any]
+    """What the sampler chose."""
+    config: dict[str, Any]
+    """TrialConfig.flat()."""
+    plan: dict[str, Any] | None
+    """ExecutionPlan.to_dict(), None where no plan fits."""
+    predicted_bytes: int
+    """Peak of `plan`, or of the smallest plan where none fits; 0 where no budget was set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOutcome:
+    """How a trial ended and why."""
+
+    end: TrialEnd
+    reason: str
+    """One sentence; empty for completed."""
+    epochs: int
+    best_auc: float | None
+    """Highest validation AUC of any epoch, None where there was none."""
+    final_auc: float | None
+    """Validation AUC of the last epoch."""
+    failures: int = 0
+    """How often the trial was restarted from its checkpoint."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """All that a run's folder tells of one trial."""
+
+    start: TrialStart
+    epochs: tuple[EpochReport, ...]
+    outcome: TrialOutcome | None
+    """None while the trial runs."""
+
+    @property
+    def number(self) -> int:
+        return self.start.number
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunManifest:
+    """What was asked of a run, and on what it ran."""
+
+    name: str
+    command: str
+    created: str
+    """ISO 8601, UTC."""
+    seed: int
+    space_name: str
+    space_digest: str
+    """SHA-256 of the space's canonical form: resuming with another space is refused."""
+    data: dict[str, Any]
+    """DataConfig.to_dict()."""
+    data_digest: str
+    num_samples: int
+    max_epochs: int
+    gpu_memory_budget_bytes: int | None
+    device: str
+    study_storage: str | None
+    """URL without credentials; None = study.db in the run's folder."""
+    study_name: str
+    commit: str
+    """Git commit of the code, empty where unknown."""
+    versions: dict[str, str]
+    options: dict[str, Any] = field(default_factory=dict)
+    history: tuple[dict[str, Any], ...] = ()
+    """One entry a resume: when, command, what was explicitly changed."""
+
+
+class RunFolder:
+    """Reads and writes a run's folder. Every write is atomic (temporary file, fsync, rename) or an append."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def study_path(self) -> Path:
+        return self.path / "study.db"
+
+    @property
+    def best_path(self) -> Path:
+        return self.path / "best.yaml"
+
+    @property
+    def summary_path(self) -> Path:
+        return self.path / "summary.json"
+
+    def trial_path(self, number: int) -> Path:
+        return self.path / "trials" / f"{number:05d}"
+
+    def checkpoint_path(self, number: int) -> Path:
+        return self.trial_path(number) / "checkpoints"
+
+    def write_manifest(self, manifest: RunManifest) -> None:
+        write_json(self.manifest_path, asdict(manifest))
+
+    def read_manifest(self) -> RunManifest:
+        """Raises RunError if the folder is no run."""
+        values = read_json(self.manifest_path, what="a run's manifest")
+        try:
+            return RunManifest(**{**values, "history": tuple(values.get("history", ()))})
+        except TypeError as error:
+            raise RunError(f"{self.manifest_path} is not the manifest of a run: {error}") from None
+
+    def write_start(self, start: TrialStart) -> None:
+        write_json(self.trial_path(start.number) / "trial.json", asdict(start))
+
+    def append_epoch(self, number: int, report: EpochReport) -> None:
+        """Adds one line and forces it to disk."""
+        path = self.trial_path(number) / "epochs.jsonl"
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(report.to_dict()) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_outcome(self, number: int, outcome: TrialOutcome) -> None:
+        write_json(self.trial_path(number) / "end.json", asdict(outcome))
+
+    def read_trial(self, number: int) -> TrialRecord:
+        """The record of one trial. A half-written last line of epochs.jsonl is left out.
+
+        Of an epoch reported twice (a trial went on from the checkpoint before it) the later report counts.
+        Raises RunError if the trial is not there or its files are damaged.
+        """
+        path = self.trial_path(number)
+        try:
+            start = TrialStart(**read_json(path / "trial.json", what="the start of a trial"))
+            epochs = {report.epoch: report for report in _read_epochs(path / "epochs.jsonl")}
+            outcome = None
+            if (path / "end.json").exists():
+                values = read_json(path / "end.json", what="the end of a trial")
+                outcome = TrialOutcome(**{**values, "end": TrialEnd(values["end"])})
+        except (TypeError, ValueError, KeyError) as error:
+            raise RunError(f"{path} does not hold the record of a trial: {error}") from None
+        return TrialRecord(start, tuple(epochs[epoch] for epoch in sorted(epochs)), outcome)
+
+    def read_trials(self) -> list[TrialRecord]:
+        """All trials in the order of their numbers."""
+        folder = self.path / "trials"
+        if not folder.is_dir():
+            return []
+        numbers = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+        return [
+            self.read_trial(number) for number in numbers if (self.trial_path(number) / "trial.json").exists()
+        ]
+
+
+def _read_epochs(path: Path) -> Iterator[EpochReport]:
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for index, line in enumerate(lines):
+        if not line:
+            continue
+        try:
+            yield EpochReport.from_dict(json.loads(line))
+        except json.JSONDecodeError:
+            if index >= len(lines) - 1:
+                return  # the process died while appending this line
+            raise
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON atomically: readers see the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(values, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path, *, what: str) -> dict[str, Any]:
+    """A JSON object. Raises RunError if the file is missing or is not one."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} does not exist; {what} was expected there") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunError(f"{path} cannot be read as {what}: {error}") from None
+    if not isinstance(values, dict):
+        raise RunError(f"{path} cannot be read as {what}: it holds no JSON object")
+    return values

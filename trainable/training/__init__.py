@@ -1,0 +1,1 @@
+"""Phases, the training step, the trainer that repeats it, seeds and checkpoints."""

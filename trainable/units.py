@@ -1,0 +1,48 @@
+"""Bytes and their names: binary units only, so that nobody divides by 1e9 and calls it GiB."""
+
+import re
+
+from trainable.errors import ConfigError
+
+KIB = 1024
+MIB = 1024**2
+GIB = 1024**3
+TIB = 1024**4
+
+_UNITS = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$")
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of a size such as ``24GiB``, ``512 MiB`` or ``1073741824``.
+
+    Raises
+    ------
+    ConfigError
+        If the text is no positive size, or its unit is decimal (``GB``) or unknown.
+    """
+    match = _SIZE.match(text)
+    if match is None:
+        raise ConfigError(
+            f"size {text!r} is not a positive number with a unit; write for example 24GiB or 512MiB"
+        )
+    number, unit = match.groups()
+    if unit and unit not in _UNITS:
+        raise ConfigError(
+            f"size {text!r} has the unit {unit!r}; use one of {', '.join(_UNITS)} (binary units)"
+        )
+    size_bytes = int(float(number) * _UNITS[unit or "B"])
+    if size_bytes <= 0:
+        raise ConfigError(f"size {text!r} must be greater than zero")
+    return size_bytes
+
+
+def format_bytes(size_bytes: float) -> str:
+    """A size as a reader says it: three significant digits and a binary unit (``7.45 GiB``)."""
+    size = float(size_bytes)
+    for unit, factor in reversed(_UNITS.items()):
+        if abs(size) >= factor:
+            value = size / factor
+            digits = 0 if unit == "B" or value >= 100 else 1 if value >= 10 else 2
+            return f"{value:.{digits}f} {unit}"
+    return "0 B"
