@@ -60,16 +60,12 @@ class QuantizerConfig:
     codebook_dim: int = knob(
         0, "width of a code; 0 = latent_dim, otherwise a projection stands between", low=0, high=1024
     )
-    ema_decay: float = knob(
-        0.95, "decay of the codebook's EMA statistics an optimizer step", low=0.0, high=0.9999
-    )
+    ema_decay: float = knob(0.95, "decay of the codebook's EMA statistics an optimizer step", low=0.0, high=0.9999)
     distance: Distance = knob("euclidean", "how the nearest code is found")
     code_gradient: CodeGradient = knob("straight_through", "how gradients pass the quantizer")
     kmeans_start: bool = knob(True, "start the codebook from k-means on the first batches' latents")
     revival: bool = knob(True, "replace dead codes by latents of the current batch")
-    dead_threshold: float = knob(
-        0.05, "a code is dead below this share of the mean EMA count", low=0.0, high=1.0
-    )
+    dead_threshold: float = knob(0.05, "a code is dead below this share of the mean EMA count", low=0.0, high=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +78,7 @@ class LossConfig:
     )
     commitment_warmup_start: float = knob(0.1, "commitment scale in the first epoch", low=0.0, high=1.0)
     id_weight: float = knob(0.1, "weight of the machine-id head's cross-entropy", low=0.0, high=100.0)
-    transform_weight: float = knob(
-        0.1, "weight of the transformation head's cross-entropy", low=0.0, high=100.0
-    )
+    transform_weight: float = knob(0.1, "weight of the transformation head's cross-entropy", low=0.0, high=100.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +86,7 @@ class PhaseConfig:
     """The three phases, as shares of all epochs; a share of 0 switches its phase off."""
 
     epochs: int = knob(20, "epochs of a full training", low=1, high=100_000)
-    vq_only_share: float = knob(
-        0.2, "share of epochs in phase 1: reconstruction + commitment", low=0.0, high=1.0
-    )
+    vq_only_share: float = knob(0.2, "share of epochs in phase 1: reconstruction + commitment", low=0.0, high=1.0)
     frozen_share: float = knob(0.2, "share of epochs in phase 3: codebook frozen", low=0.0, high=1.0)
 
 
@@ -117,9 +109,7 @@ class ScoreConfig:
     density_per_id: bool = knob(True, "fit one density model per machine id instead of one for all")
     aggregation: Aggregation = knob("mean", "how position scores become a clip's score")
     top_k_share: float = knob(0.1, "share of positions that top_k averages", low=0.001, high=1.0)
-    score_patches: int = knob(
-        0, "patches scored of each clip, evenly spaced; 0 = n_patches", low=0, high=1024
-    )
+    score_patches: int = knob(0, "patches scored of each clip, evenly spaced; 0 = n_patches", low=0, high=1024)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +173,7 @@ class Knob:
     name: str
     section: str
     """Field of `TrialConfig` that holds it; empty for a top-level knob."""
-    type: type
+    type: type[Any]
     """int, float, bool or str."""
     default: Any
     doc: str
@@ -264,9 +254,7 @@ class FrontEndConfig:
             if type(value) is not int or not 1 <= value <= 1_000_000:
                 raise ConfigError(f"{name} is {value!r}; it must be an integer in 1 … 1000000")
         if self.hop_length > self.n_fft:
-            raise ConfigError(
-                f"hop_length {self.hop_length} exceeds n_fft {self.n_fft}; frames would skip samples"
-            )
+            raise ConfigError(f"hop_length {self.hop_length} exceeds n_fft {self.n_fft}; frames would skip samples")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,9 +58,7 @@ class ExecutionPlan:
     def describe(self) -> str:
         """One short phrase for tables: ``4 clips, recompute enc+dec, chunk 16384, device, float32``."""
         parts = [f"{self.micro_batch_clips} clips"]
-        recomputed = [
-            name for name, on in (("enc", self.recompute_encoder), ("dec", self.recompute_decoder)) if on
-        ]
+        recomputed = [name for name, on in (("enc", self.recompute_encoder), ("dec", self.recompute_decoder)) if on]
         if recomputed:
             parts.append("recompute " + "+".join(recomputed))
         parts += [f"chunk {self.quantizer_chunk_rows}", self.data_placement, self.precision]

@@ -1,15 +1,17 @@
 """The record of a trial and of a run: what a run's folder holds, and how a trial ended. Standard library only.
 
-RUN/
-  manifest.json            what was asked: command, seed, space, data, budget, versions, device
-  space.yaml               the space as it was read
-  study.db                 the Optuna study (SQLite), unless --study-storage names another
-  trials/00007/
-    trial.json             TrialStart: number, parameters, configuration, plan, predicted bytes
-    epochs.jsonl           one EpochReport a line, appended as it arrives
-    end.json               TrialOutcome
-    checkpoints/           (or under --storage-path)
-  best.yaml, summary.json  written when the search ends
+A run's folder::
+
+    RUN/
+      manifest.json            what was asked: command, seed, space, data, budget, versions, device
+      space.yaml               the space as it was read
+      study.db                 the Optuna study (SQLite), unless --study-storage names another
+      trials/00007/
+        trial.json             TrialStart: number, parameters, configuration, plan, predicted bytes
+        epochs.jsonl           one EpochReport a line, appended as it arrives
+        end.json               TrialOutcome
+        checkpoints/           (or under --storage-path)
+      best.yaml, summary.json  written when the search ends
 """
 
 import json
@@ -244,9 +246,7 @@ class RunFolder:
         if not folder.is_dir():
             return []
         numbers = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
-        return [
-            self.read_trial(number) for number in numbers if (self.trial_path(number) / "trial.json").exists()
-        ]
+        return [self.read_trial(number) for number in numbers if (self.trial_path(number) / "trial.json").exists()]
 
 
 def _read_epochs(path: Path) -> Iterator[EpochReport]:

@@ -23,14 +23,10 @@ def parse_bytes(text: str) -> int:
     """
     match = _SIZE.match(text)
     if match is None:
-        raise ConfigError(
-            f"size {text!r} is not a positive number with a unit; write for example 24GiB or 512MiB"
-        )
+        raise ConfigError(f"size {text!r} is not a positive number with a unit; write for example 24GiB or 512MiB")
     number, unit = match.groups()
     if unit and unit not in _UNITS:
-        raise ConfigError(
-            f"size {text!r} has the unit {unit!r}; use one of {', '.join(_UNITS)} (binary units)"
-        )
+        raise ConfigError(f"size {text!r} has the unit {unit!r}; use one of {', '.join(_UNITS)} (binary units)")
     size_bytes = int(float(number) * _UNITS[unit or "B"])
     if size_bytes <= 0:
         raise ConfigError(f"size {text!r} must be greater than zero")
