@@ -33,3 +33,7 @@ class CheckpointError(ProjectError):
 
 class RunError(ProjectError):
     """A run's folder cannot be created, read or resumed."""
+
+
+class NonFiniteError(Exception):
+    """A trial's loss became NaN or infinite: an ending of the trial, not a user's mistake."""

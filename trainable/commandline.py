@@ -1,0 +1,115 @@
+"""What every command line of the project shares: flags in both spellings, errors as one line and an exit status."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from trainable.config import DataConfig, Knob, knobs
+from trainable.errors import ConfigError, ProjectError
+from trainable.plan import PlanRequest
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+
+def add_flag(parser: Any, name: str, **options: Any) -> None:
+    """Adds ``--name`` accepted with hyphens and with underscores; help shows hyphens."""
+    hyphens = "--" + name.replace("_", "-")
+    underscores = "--" + name.replace("-", "_")
+    spellings = [hyphens] if hyphens == underscores else [hyphens, underscores]
+    parser.add_argument(*spellings, dest=name.replace("-", "_"), **options)
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Which recordings, and the front end for raw ones."""
+    group = parser.add_argument_group("data")
+    add_flag(
+        group, "data_root", metavar="DIR", help="folder with one folder a machine type; default: embedded machines"
+    )
+    add_flag(group, "machine_type", metavar="NAME", help="which of them (default: fan)")
+    add_flag(group, "sample_rate", type=int, metavar="HZ", help="raw recordings are resampled to this rate")
+    add_flag(group, "n_fft", type=int, metavar="N", help="samples of a spectrum")
+    add_flag(group, "hop_length", type=int, metavar="N", help="samples between spectra")
+    add_flag(group, "norm_stats_path", metavar="FILE", help="normalisation statistics (.pt) to load")
+    add_flag(group, "validation_share", type=float, metavar="SHARE", help="share of test clips for validation (0.5)")
+
+
+def data_config(arguments: argparse.Namespace, defaults: dict[str, Any] | None = None) -> DataConfig:
+    """The data configuration of the flags given, over `defaults` (a space's, a saved run's)."""
+    names = DataConfig().to_dict()
+    given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+    return DataConfig.from_dict({**(defaults or {}), **given})
+
+
+def add_plan_flags(parser: argparse.ArgumentParser) -> None:
+    """The parts of an execution plan that a user may fix; the planner chooses the rest."""
+    group = parser.add_argument_group("execution plan (what is not fixed here the planner chooses)")
+    add_flag(group, "gradient_accumulation_steps", type=int, metavar="N", help="split every batch into N micro-batches")
+    add_flag(group, "use_amp", action="store_true", default=None, help="mixed precision")
+    add_flag(
+        group, "use_gradient_checkpointing", action="store_true", default=None, help="recompute activations in backward"
+    )
+    add_flag(group, "memory_saver", action="store_true", help="the plan of smallest memory instead of the fastest")
+
+
+def plan_request(arguments: argparse.Namespace, batch_size: int) -> PlanRequest:
+    """The plan parts that flags fix. Raises ConfigError if they make no sense for the batch size."""
+    steps = arguments.gradient_accumulation_steps
+    if steps is not None and not 1 <= steps <= batch_size:
+        raise ConfigError(f"--gradient-accumulation-steps is {steps}; it must be in 1 … batch_size ({batch_size})")
+    return PlanRequest(
+        micro_batch_clips=None if steps is None else -(-batch_size // steps),
+        recompute=arguments.use_gradient_checkpointing,
+        amp=arguments.use_amp,
+        memory_saver=arguments.memory_saver,
+    )
+
+
+def add_knob_flags(parser: argparse.ArgumentParser, *, leave_out: Iterable[str] = ()) -> None:
+    """One flag for each parameter of a trial, from its own documentation."""
+    group = parser.add_argument_group("configuration")
+    left_out = set(leave_out)
+    for spec in knobs():
+        if spec.name not in left_out:
+            _add_knob(group, spec)
+
+
+def _add_knob(group: Any, spec: Knob) -> None:
+    text = f"{spec.doc} (default: {spec.default})".replace("%", "%%")
+    if spec.type is bool:
+        add_flag(group, spec.name, action=argparse.BooleanOptionalAction, default=None, help=text)
+    elif spec.choices is not None:
+        add_flag(group, spec.name, choices=spec.choices, help=text)
+    else:
+        add_flag(group, spec.name, type=spec.type, metavar=spec.type.__name__.upper(), help=text)
+
+
+def given_knobs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Flat parameters that were given on the command line."""
+    return {spec.name: value for spec in knobs() if (value := getattr(arguments, spec.name, None)) is not None}
+
+
+def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Runs a command; a user's error becomes one line on stderr and an exit status, never a traceback."""
+    try:
+        return main(argv)
+    except ProjectError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (a pager, head) has gone; nothing more can be said to it.
+        sys.stderr.close()
+        return 0
+
+
+def set_up_logging(*, verbose: bool = False, quiet: bool = False) -> None:
+    """Warnings by default, everything of ours with `verbose`, errors alone with `quiet`."""
+    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for package in ("trainable", "search", "spaces", "analysis"):
+        logging.getLogger(package).setLevel(level)

@@ -1,0 +1,138 @@
+"""The codebook: buffers that learn by exponential moving averages, start from k-means, and are revived.
+
+An EMA codebook is a buffer, so `requires_grad=False` would not freeze it: in the frozen phase `update` is not called.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainable.config import ModelConfig, QuantizerConfig
+from trainable.model.quantizer import CodeStatistics, Quantized, code_statistics, nearest_codes, quantize
+
+KMEANS_ITERATIONS = 10
+"""Lloyd's iterations of the k-means start; the EMA goes on from there."""
+SMOOTHING = 1e-5
+"""Laplace smoothing of the EMA counts (van den Oord et al. 2017, appendix A.1)."""
+
+
+@dataclass
+class BatchStatistics:
+    """What the codebook needs of an effective batch, gathered micro-batch by micro-batch."""
+
+    counts_K: Tensor
+    sums_KD: Tensor
+    candidates_KD: Tensor
+    """For each code the latent that would replace it if it were dead."""
+
+    def add(self, statistics: CodeStatistics) -> None:
+        self.counts_K += statistics.counts_K
+        self.sums_KD += statistics.sums_KD
+
+    def offer(self, latents_ND: Tensor, candidate_rows_K: Tensor, first_row: int) -> None:
+        """Takes the candidates that lie in this micro-batch, whose rows begin at `first_row` of the batch."""
+        n_rows = latents_ND.shape[0]
+        local_K = candidate_rows_K - first_row
+        here_K1 = ((local_K >= 0) & (local_K < n_rows))[:, None]
+        self.candidates_KD = torch.where(here_K1, latents_ND[local_K.clamp(0, n_rows - 1)], self.candidates_KD)
+
+
+class Codebook(nn.Module):
+    """K codes of width D, between optional projections from and to latent_dim."""
+
+    codebook_KD: Tensor
+    ema_counts_K: Tensor
+    ema_sums_KD: Tensor
+
+    def __init__(self, config: QuantizerConfig, model: ModelConfig):
+        super().__init__()
+        self.config = config
+        width = config.codebook_dim or model.latent_dim
+        projected = width != model.latent_dim
+        self.project_in = nn.Linear(model.latent_dim, width) if projected else nn.Identity()
+        self.project_out = nn.Linear(width, model.latent_dim) if projected else nn.Identity()
+        codes = torch.randn(config.num_embeddings, width)
+        if config.distance == "cosine":
+            codes = F.normalize(codes, dim=1)
+        self.register_buffer("codebook_KD", codes)
+        self.register_buffer("ema_counts_K", torch.ones(config.num_embeddings))
+        self.register_buffer("ema_sums_KD", codes.clone())
+
+    def rows(self, latents_XDHW: Tensor) -> Tensor:
+        """Grid (X, D, 8, 8) → rows (N, codebook width), in float32 at least: distances are never made in half."""
+        rows = self.project_in(latents_XDHW.permute(0, 2, 3, 1).flatten(0, 2))
+        return rows if rows.dtype == torch.float64 else rows.float()
+
+    def quantize(self, rows_ND: Tensor, *, chunk_rows: int) -> Quantized:
+        return quantize(
+            rows_ND,
+            self.codebook_KD,
+            chunk_rows=chunk_rows,
+            distance=self.config.distance,
+            code_gradient=self.config.code_gradient,
+        )
+
+    def grid(self, vectors_ND: Tensor) -> Tensor:
+        """Rows of code vectors back to the decoder's grid (X, latent_dim, 8, 8)."""
+        return self.project_out(vectors_ND).unflatten(0, (-1, 8, 8)).permute(0, 3, 1, 2)
+
+    def new_statistics(self) -> BatchStatistics:
+        zeros = torch.zeros_like(self.codebook_KD)
+        return BatchStatistics(torch.zeros_like(self.ema_counts_K), zeros, zeros.clone())
+
+    def statistics(self, rows_ND: Tensor, codes_N: Tensor) -> CodeStatistics:
+        return code_statistics(self._comparable(rows_ND.detach()), codes_N, self.config.num_embeddings)
+
+    def _comparable(self, rows_ND: Tensor) -> Tensor:
+        return F.normalize(rows_ND, dim=1) if self.config.distance == "cosine" else rows_ND
+
+    @torch.no_grad()
+    def update(self, batch: BatchStatistics) -> None:
+        """One EMA update for the whole effective batch, then revival of dead codes."""
+        decay = self.config.ema_decay
+        self.ema_counts_K.lerp_(batch.counts_K, 1 - decay)
+        self.ema_sums_KD.lerp_(batch.sums_KD, 1 - decay)
+        total = self.ema_counts_K.sum()
+        smoothed_K = (self.ema_counts_K + SMOOTHING) * (total / (total + SMOOTHING * self.config.num_embeddings))
+        codes_KD = self.ema_sums_KD / smoothed_K[:, None]
+        # A code that nothing has chosen for long has sums near zero; it keeps its place instead of drifting to 0.
+        used_K1 = (self.ema_counts_K > SMOOTHING)[:, None]
+        self.codebook_KD.copy_(self._comparable(torch.where(used_K1, codes_KD, self.codebook_KD)))
+        if self.config.revival:
+            self._revive(self._comparable(batch.candidates_KD), total / self.config.num_embeddings)
+
+    def _revive(self, candidates_KD: Tensor, mean_count: Tensor) -> None:
+        """Dead codes become latents of this batch (Dhariwal et al. 2020, Jukebox) with an average code's weight."""
+        dead_K = self.ema_counts_K < self.config.dead_threshold * mean_count
+        dead_K1 = dead_K[:, None]
+        self.codebook_KD.copy_(torch.where(dead_K1, candidates_KD, self.codebook_KD))
+        self.ema_counts_K.copy_(torch.where(dead_K, mean_count, self.ema_counts_K))
+        self.ema_sums_KD.copy_(torch.where(dead_K1, candidates_KD * mean_count, self.ema_sums_KD))
+
+    @torch.no_grad()
+    def start_from(self, rows_ND: Tensor, generator: torch.Generator, *, chunk_rows: int) -> None:
+        """K-means over sample rows; codes whose cluster is empty start again from a random row."""
+        rows_ND = self._comparable(rows_ND)
+        n_codes, device = self.config.num_embeddings, rows_ND.device
+
+        def random_rows() -> Tensor:
+            picks = torch.randint(rows_ND.shape[0], (n_codes,), generator=generator).to(device)
+            return rows_ND[picks]
+
+        distinct = torch.randperm(rows_ND.shape[0], generator=generator)[:n_codes].to(device)
+        codes_KD = random_rows()
+        codes_KD[: distinct.shape[0]] = rows_ND[distinct]
+        counts_K = self.ema_counts_K
+        for _ in range(KMEANS_ITERATIONS):
+            nearest_N = nearest_codes(rows_ND, codes_KD, chunk_rows=chunk_rows)
+            statistics = code_statistics(rows_ND, nearest_N, n_codes)
+            counts_K = statistics.counts_K
+            means_KD = self._comparable(statistics.sums_KD / counts_K.clamp_min(1)[:, None])
+            codes_KD = torch.where((counts_K > 0)[:, None], means_KD, random_rows())
+        # Weight of the start in the EMA: as if one effective batch of the sample's size had been seen.
+        weight_K = counts_K.clamp_min(1)
+        self.codebook_KD.copy_(codes_KD)
+        self.ema_counts_K.copy_(weight_K)
+        self.ema_sums_KD.copy_(codes_KD * weight_K[:, None])

@@ -1,0 +1,35 @@
+"""8 × 8 grid of code vectors → patch: the encoder mirrored."""
+
+from torch import Tensor, nn
+
+from trainable.config import ModelConfig
+from trainable.model.layers import SeparableConv, Upsample, run_segments, scaled_channels
+
+
+class Decoder(nn.Module):
+    """8 × 8 → 16 → 32 → 64 × 64 with channels latent_dim-96-64-32 times `width`."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        first, second, third = (scaled_channels(channels, config.width) for channels in (32, 64, 96))
+        self.segments = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.Conv2d(config.latent_dim, third, 1),
+                    nn.SiLU(),
+                    SeparableConv(third, second),
+                    Upsample(),
+                ),
+                nn.Sequential(
+                    SeparableConv(second, first),
+                    Upsample(),
+                    nn.Conv2d(first, 4, 3, padding=1),
+                    # The last doubling as a pixel shuffle (Shi et al. 2016): the widest grid never exists in 32 channels.
+                    nn.PixelShuffle(2),
+                ),
+            ]
+        )
+
+    def forward(self, quantized_XDHW: Tensor, *, recompute: bool = False) -> Tensor:
+        """Reconstructed patches (X, 64, 64)."""
+        return run_segments(self.segments, quantized_XDHW, recompute=recompute).squeeze(1)

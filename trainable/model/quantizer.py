@@ -1,0 +1,114 @@
+"""Vector quantization: nearest codes in bounded memory, and the gradient that passes them.
+
+N = rows of latents, D = their width, K = codes. No N × K matrix and no one-hot matrix ever exists: distances are made
+for `chunk_rows` rows at a time, and code statistics are sums by index.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainable.config import CodeGradient, Distance
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What quantization of N rows gives."""
+
+    vectors_ND: Tensor
+    """The codes' vectors, with the gradient rule attached."""
+    codes_N: Tensor
+    """Index of each row's code, int64."""
+    commitment_loss: Tensor
+    """Mean squared distance from latents to their (constant) codes, a scalar."""
+
+
+@dataclass(frozen=True)
+class CodeStatistics:
+    """Sums over rows that an EMA update needs; adding those of micro-batches gives those of the batch."""
+
+    counts_K: Tensor
+    sums_KD: Tensor
+
+
+def half_squared_norms(codebook_KD: Tensor) -> Tensor:
+    """½‖e‖² of each code, (K,)."""
+    return codebook_KD.square().sum(dim=1).mul_(0.5)
+
+
+def nearest_codes(latents_ND: Tensor, codebook_KD: Tensor, *, chunk_rows: int) -> Tensor:
+    """Index (N,) of the code nearest in squared Euclidean distance.
+
+    ‖x − e‖² is smallest where ½‖e‖² − x·e is: one fused product a chunk, extra memory chunk_rows × K.
+    """
+    bias_K = half_squared_norms(codebook_KD)
+    codes = [
+        torch.addmm(bias_K, chunk, codebook_KD.T, alpha=-1).argmin(dim=1) for chunk in latents_ND.split(chunk_rows)
+    ]
+    return codes[0] if len(codes) == 1 else torch.cat(codes)
+
+
+def code_statistics(latents_ND: Tensor, codes_N: Tensor, num_embeddings: int) -> CodeStatistics:
+    """How often each code was chosen, and the sum of the latents that chose it."""
+    counts = latents_ND.new_zeros(num_embeddings)
+    counts.index_add_(0, codes_N, latents_ND.new_ones(1).expand(codes_N.shape[0]))
+    sums = latents_ND.new_zeros(num_embeddings, latents_ND.shape[1])
+    sums.index_add_(0, codes_N, latents_ND)
+    return CodeStatistics(counts, sums)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Forward the code, backward the gradient as if nothing had happened (Bengio et al. 2013); saves nothing."""
+
+    @staticmethod
+    def forward(ctx: object, latents: Tensor, vectors: Tensor) -> Tensor:
+        return vectors
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
+def rotate_to(latents_ND: Tensor, vectors_ND: Tensor) -> Tensor:
+    """The code, reached from its latent by a rotation and a scaling that count as constants in the backward pass.
+
+    The rotation trick (Fifty et al. 2024, eq. 4): q = (‖q‖/‖e‖) (I − 2rrᵀ + 2q̂êᵀ) e with r = (ê + q̂)/‖ê + q̂‖.
+    """
+    with torch.no_grad():
+        latent_norms = latents_ND.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        latent_units = latents_ND / latent_norms
+        vector_norms = vectors_ND.norm(dim=1, keepdim=True)
+        vector_units = vectors_ND / vector_norms.clamp_min(1e-6)
+        mirror = F.normalize(latent_units + vector_units, dim=1, eps=1e-6)
+        scale = vector_norms / latent_norms
+    mirrored = latents_ND - 2 * (latents_ND * mirror).sum(1, keepdim=True) * mirror
+    return scale * (mirrored + 2 * (latents_ND * latent_units).sum(1, keepdim=True) * vector_units)
+
+
+def quantize(
+    latents_ND: Tensor,
+    codebook_KD: Tensor,
+    *,
+    chunk_rows: int,
+    distance: Distance = "euclidean",
+    code_gradient: CodeGradient = "straight_through",
+) -> Quantized:
+    """Replaces each row by its nearest code.
+
+    With cosine distance rows and codes are brought to unit length first, where the nearest code in angle is the
+    nearest in Euclidean distance; the vectors handed on are then unit vectors (Yu et al. 2022, ViT-VQGAN).
+    """
+    if distance == "cosine":
+        latents_ND = F.normalize(latents_ND, dim=1)
+        codebook_KD = F.normalize(codebook_KD, dim=1)
+    with torch.no_grad():
+        codes_N = nearest_codes(latents_ND, codebook_KD, chunk_rows=chunk_rows)
+        chosen_ND = F.embedding(codes_N, codebook_KD)
+    commitment_loss = F.mse_loss(latents_ND, chosen_ND)
+    if code_gradient == "rotation":
+        vectors_ND = rotate_to(latents_ND, chosen_ND)
+    else:
+        vectors_ND = _StraightThrough.apply(latents_ND, chosen_ND)
+    return Quantized(vectors_ND, codes_N, commitment_loss)

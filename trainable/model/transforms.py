@@ -1,0 +1,119 @@
+"""Spectrogram transformations that the transformation head has to tell apart.
+
+Each is a choice of parameters for one vectorised operation, so that a batch with all of them costs a single pass:
+
+    out[f, t] = keep[f, t] · in[f_index[f], t_index[t]] + gain + noise_scale · noise[f, t]
+
+Parameters are drawn on the CPU for the whole effective batch from the step's seed, never from the split.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+PATCH = 64
+TRANSFORMS = (
+    "identity",
+    "time_reversal",
+    "frequency_shift",
+    "time_shift",
+    "frequency_mask",
+    "time_mask",
+    "gain",
+    "noise",
+    "speed",
+)
+
+
+@dataclass(frozen=True)
+class TransformDraws:
+    """Parameters of one transformation a clip (B clips)."""
+
+    labels_B: Tensor
+    """Index into TRANSFORMS, int64."""
+    mel_index_BF: Tensor
+    """Source mel bin of each mel bin, int64, 0 … 63."""
+    frame_index_BT: Tensor
+    """Source frame of each frame, int64, 0 … 63."""
+    keep_mel_BF: Tensor
+    """0 where a mel bin is masked, else 1."""
+    keep_frame_BT: Tensor
+    gain_B: Tensor
+    """Added everywhere, in standard deviations of the normalised log-mel."""
+    noise_B: Tensor
+    """Standard deviation of the added noise, likewise."""
+    noise_roll_B: Tensor
+    """Where in the fixed noise template a clip's noise begins, int64, 0 … 4095."""
+
+    def clips(self, begin: int, end: int) -> "TransformDraws":
+        """The draws of some clips of the batch."""
+        return TransformDraws(*(getattr(self, field.name)[begin:end] for field in fields(self)))
+
+    def to(self, device: torch.device) -> "TransformDraws":
+        return TransformDraws(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+
+def draw_transforms(n_clips: int, generator: torch.Generator) -> TransformDraws:
+    """One transformation a clip, every kind equally likely, parameters of a size that leaves the label audible."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(n_clips, generator=generator)
+
+    def integers(low: int, high: int) -> Tensor:
+        return torch.randint(low, high, (n_clips,), generator=generator)
+
+    def sign() -> Tensor:
+        return 2.0 * torch.randint(0, 2, (n_clips,), generator=generator) - 1.0
+
+    labels = integers(0, len(TRANSFORMS))
+    steps = torch.arange(PATCH)
+    mel_shift = (integers(6, 17) * sign()).long()
+    roll = integers(16, 49)
+    speed = torch.where(sign() > 0, uniform(1.25, 1.6), uniform(0.6, 0.8))
+    mask_width = integers(8, 21)
+    mask_begin = (uniform(0.0, 1.0) * (PATCH - mask_width)).long()
+    gain = uniform(0.75, 2.0) * sign()
+    noise = uniform(0.5, 1.0)
+    noise_roll = integers(0, PATCH * PATCH)
+
+    def chosen(name: str) -> Tensor:
+        return (labels == TRANSFORMS.index(name))[:, None]
+
+    plain = steps.expand(n_clips, PATCH)
+    mel_index = torch.where(chosen("frequency_shift"), (steps + mel_shift[:, None]).clamp(0, PATCH - 1), plain)
+    frame_index = torch.where(chosen("time_reversal"), steps.flip(0), plain)
+    frame_index = torch.where(chosen("time_shift"), (steps + roll[:, None]) % PATCH, frame_index)
+    stretched = (steps * speed[:, None]).long() % PATCH
+    frame_index = torch.where(chosen("speed"), stretched, frame_index)
+    masked = (steps >= mask_begin[:, None]) & (steps < (mask_begin + mask_width)[:, None])
+    one = torch.ones(n_clips, PATCH)
+    return TransformDraws(
+        labels_B=labels,
+        mel_index_BF=mel_index,
+        frame_index_BT=frame_index,
+        keep_mel_BF=torch.where(chosen("frequency_mask") & masked, 0.0, one),
+        keep_frame_BT=torch.where(chosen("time_mask") & masked, 0.0, one),
+        gain_B=torch.where(chosen("gain")[:, 0], gain, 0.0),
+        noise_B=torch.where(chosen("noise")[:, 0], noise, 0.0),
+        noise_roll_B=noise_roll,
+    )
+
+
+def noise_template() -> Tensor:
+    """A fixed patch of Gaussian noise (64 · 64,), the same for every trial; clips read it from different offsets."""
+    return torch.randn(PATCH * PATCH, generator=torch.Generator().manual_seed(0))
+
+
+def apply_transforms(patches_BPFT: Tensor, draws: TransformDraws, noise_template_M: Tensor) -> Tensor:
+    """Every clip's patches (B, P, 64, 64), transformed as `draws` says; same shape, device and dtype."""
+    dtype = patches_BPFT.dtype
+    n_clips, n_patches = patches_BPFT.shape[:2]
+    by_mel = draws.mel_index_BF[:, None, :, None].expand(n_clips, n_patches, PATCH, PATCH)
+    by_frame = draws.frame_index_BT[:, None, None, :].expand(n_clips, n_patches, PATCH, PATCH)
+    moved = patches_BPFT.gather(2, by_mel).gather(3, by_frame)
+    keep = draws.keep_mel_BF[:, None, :, None] * draws.keep_frame_BT[:, None, None, :]
+    rolled = (torch.arange(PATCH * PATCH, device=patches_BPFT.device) + draws.noise_roll_B[:, None]) % (PATCH * PATCH)
+    noise = draws.noise_B[:, None] * noise_template_M[rolled]
+    added = noise.unflatten(1, (PATCH, PATCH)) + draws.gain_B[:, None, None]
+    return moved * keep.to(dtype) + added.to(dtype)[:, None]

@@ -1,0 +1,138 @@
+"""Trains a single configuration: ``python -m trainable.train --machine_type fan --epochs 20``. No Ray, no Optuna."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainable.commandline import (
+    add_data_flags,
+    add_flag,
+    add_knob_flags,
+    add_plan_flags,
+    data_config,
+    given_knobs,
+    plan_request,
+    run,
+    set_up_logging,
+)
+from trainable.config import DataConfig, TrialConfig
+from trainable.errors import BudgetError, ConfigError
+from trainable.record import EpochReport
+from trainable.units import format_bytes, parse_bytes
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainable.train", description=__doc__)
+    add_flag(parser, "config", metavar="FILE", help="configuration to train, such as a search's best.yaml")
+    add_flag(parser, "device", default="auto", help="cpu, cuda, cuda:1 …; auto takes a GPU where there is one")
+    add_flag(parser, "gpu_memory_budget", metavar="SIZE", help="for example 8GiB: the plan must fit it")
+    add_flag(parser, "output", metavar="DIR", help="folder for checkpoints; training continues from the newest there")
+    add_flag(parser, "held_out", action="store_true", help="also report the held-out clips at the end")
+    add_flag(parser, "verbose", action="store_true", help="log what happens inside")
+    add_data_flags(parser)
+    add_plan_flags(parser)
+    add_knob_flags(parser)
+    return parser
+
+
+def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Flat configuration and flat data configuration of a file such as ``best.yaml``. Raises ConfigError."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise ConfigError(f"--config {path} holds no configuration; it needs a mapping under the key 'config'")
+    data = content.get("data") or {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"--config {path}: 'data' must be a mapping")
+    return content["config"], data
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    set_up_logging(verbose=arguments.verbose)
+    saved_config, saved_data = read_config_file(Path(arguments.config)) if arguments.config else ({}, {})
+    config = TrialConfig.from_flat({**saved_config, **given_knobs(arguments)})
+    if arguments.use_amp:
+        config = config.replace(allow_amp=True)
+    _train(arguments, config, data_config(arguments, saved_data))
+    return 0
+
+
+def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig) -> None:
+    # Imported here so that --help and a mistyped flag answer at once.
+    from trainable.data.clips import Split
+    from trainable.data.load import load_dataset
+    from trainable.memory.planner import DoesNotFit, Planner
+    from trainable.trial import Trial
+
+    device = _device(arguments.device)
+    budget_bytes = parse_bytes(arguments.gpu_memory_budget) if arguments.gpu_memory_budget else None
+    dataset = load_dataset(data)
+    planner = Planner.for_dataset(
+        dataset, budget_bytes=budget_bytes, request=plan_request(arguments, config.patch.batch_size)
+    )
+    choice = planner.plan(config)
+    if isinstance(choice, DoesNotFit):
+        raise BudgetError(choice.reason)
+    print(
+        f"{dataset.machine_type}: {len(dataset.train)} training clips, {len(dataset.validation)} validation clips, "
+        f"{len(dataset.ids)} machine ids; {len(dataset.skipped)} recordings skipped\n"
+        f"plan: {choice.plan.describe()}; predicted peak {format_bytes(choice.predicted_bytes)} on {device}"
+    )
+    trial = Trial(
+        config,
+        dataset,
+        plan=choice.plan,
+        device=device,
+        predicted_bytes=choice.predicted_bytes,
+        next_smaller_plan=lambda plan: planner.next_smaller(config, plan),
+    )
+    folder = Path(arguments.output) / "checkpoints" if arguments.output else None
+    if folder is not None and folder.is_dir() and any(folder.iterdir()):
+        print(f"continuing from epoch {trial.load(folder)} in {folder}")
+    while not trial.done:
+        print(_line(trial.step(), config.phase.epochs), flush=True)
+        if folder is not None:
+            trial.save(folder)
+    if arguments.held_out:
+        held_out = trial.evaluate(Split.HELD_OUT)
+        low, high = held_out.interval
+        print(f"held-out AUC {held_out.auc:.3f} (95 % interval {low:.3f} … {high:.3f}), pAUC {held_out.pauc:.3f}")
+
+
+def _device(name: str) -> str:
+    """The device asked for; raises ConfigError if it is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"--device {name!r} is no device; write cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise ConfigError(
+            f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices here; use --device cpu"
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device {name}: only cpu and cuda are supported")
+    return name
+
+
+def _line(report: EpochReport, epochs: int) -> str:
+    memory = f"  peak {format_bytes(report.peak_bytes)}" if report.peak_bytes else ""
+    return (
+        f"epoch {report.epoch:3d}/{epochs}  phase {report.phase}  loss {report.loss:.4f}  "
+        f"rec {report.reconstruction_loss:.4f}  AUC {report.validation_auc:.3f}  pAUC {report.validation_pauc:.3f}  "
+        f"perplexity {report.perplexity:.0f}  dead {report.dead_code_share:.0%}  {report.epoch_seconds:.1f} s{memory}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

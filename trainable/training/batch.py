@@ -1,0 +1,92 @@
+"""An effective batch: which patches of which clips, and every random draw its step will need.
+
+Drawn for the whole batch before any of it runs, so that no plan can change a draw by splitting the batch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainable.config import TrialConfig
+from trainable.data.patches import patch_starts
+from trainable.model.transforms import TransformDraws, draw_transforms
+from trainable.training.seeds import generator_for
+
+CODES_PER_PATCH = 64
+"""8 × 8 grid of a patch."""
+VIEW_SHARE = 4
+"""One patch in four is encoded a second time, transformed, for the transformation head: a quarter of an encoder pass."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B clips of P patches; CPU tensors, a few kilobytes."""
+
+    starts_BP: Tensor
+    """First frame of each patch in the packed features, int64."""
+    id_labels_B: Tensor
+    """Class of each clip's machine id, int64."""
+    transforms: TransformDraws
+    view_columns_V: Tensor
+    """Which of the P patches the transformation head hears, int64."""
+    candidate_rows_K: Tensor
+    """For each code the row (0 … B·P·64 − 1) that replaces it if it is dead, int64."""
+
+    @property
+    def clips(self) -> int:
+        return self.starts_BP.shape[0]
+
+    def part(self, begin: int, end: int) -> "Batch":
+        """Some whole clips of the batch; the candidates stay those of the whole."""
+        return Batch(
+            self.starts_BP[begin:end],
+            self.id_labels_B[begin:end],
+            self.transforms.clips(begin, end),
+            self.view_columns_V,
+            self.candidate_rows_K,
+        )
+
+
+def make_batch(
+    config: TrialConfig,
+    offsets: np.ndarray,
+    id_labels: Tensor,
+    clip_indices_B: Tensor,
+    *,
+    epoch: int,
+    step: int,
+) -> Batch:
+    """The batch of some clips, drawn from (seed, epoch, step).
+
+    Parameters
+    ----------
+    offsets
+        Where each clip begins in the packed features, int64 (clips + 1,).
+    id_labels
+        Class of every clip's machine id, int64 (clips,).
+    clip_indices_B
+        Clips of this batch.
+    """
+    n_clips, n_patches = clip_indices_B.shape[0], config.patch.n_patches
+    seed = config.seed
+    starts_BP = patch_starts(
+        offsets,
+        clip_indices_B,
+        n_patches=n_patches,
+        stride=config.patch.stride,
+        generator=generator_for(seed, "patches", epoch, step),
+    )
+    views = -(-n_patches // VIEW_SHARE)
+    return Batch(
+        starts_BP=starts_BP,
+        id_labels_B=id_labels[clip_indices_B],
+        transforms=draw_transforms(n_clips, generator_for(seed, "transforms", epoch, step)),
+        view_columns_V=torch.randperm(n_patches, generator=generator_for(seed, "views", epoch, step))[:views],
+        candidate_rows_K=torch.randint(
+            n_clips * n_patches * CODES_PER_PATCH,
+            (config.quantizer.num_embeddings,),
+            generator=generator_for(seed, "revival", epoch, step),
+        ),
+    )

@@ -1,0 +1,103 @@
+"""Checkpoints that survive: atomic, checksummed, newest two and the best kept, damaged ones passed over.
+
+A checkpoint is one file: a magic line, the SHA-256 of the payload, and the payload, a `torch.save` of tensors and
+plain values read back with ``weights_only=True``.
+"""
+
+import hashlib
+import io
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainable.errors import CheckpointError
+
+_log = logging.getLogger(__name__)
+_MAGIC = b"vqvae-ad checkpoint 1\n"
+_DIGEST_BYTES = 32
+_NAME = re.compile(r"^epoch-(\d{6})\.ckpt$")
+KEPT_NEWEST = 2
+"""The newest may be damaged by a dying disk; the one before it then still stands."""
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes a checkpoint atomically: temporary file, fsync, rename, fsync of the folder."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    payload = buffer.getbuffer()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(_MAGIC + hashlib.sha256(payload).digest())
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What `write_checkpoint` wrote, on the CPU. Raises CheckpointError if the file is missing or damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from None
+    begin = len(_MAGIC) + _DIGEST_BYTES
+    if not content.startswith(_MAGIC) or len(content) < begin:
+        raise CheckpointError(f"checkpoint {path} is not one of ours; delete it or name another folder")
+    payload = content[begin:]
+    if hashlib.sha256(payload).digest() != content[len(_MAGIC) : begin]:
+        raise CheckpointError(f"checkpoint {path} is damaged: its checksum does not match")
+    try:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no error type of its own
+        raise CheckpointError(f"checkpoint {path} cannot be loaded: {error}") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"checkpoint {path} holds a {type(state).__name__} where a state was expected")
+    return state
+
+
+def list_checkpoints(folder: Path) -> dict[int, Path]:
+    """Epoch → file of the checkpoints in a folder, oldest first; empty if there is none."""
+    if not folder.is_dir():
+        return {}
+    found = {int(match[1]): entry for entry in folder.iterdir() if (match := _NAME.match(entry.name))}
+    return dict(sorted(found.items()))
+
+
+def save_checkpoint(folder: Path, epoch: int, state: Mapping[str, Any], *, best_epoch: int | None = None) -> Path:
+    """Writes the checkpoint of an epoch; of the older ones keeps the newest and that of `best_epoch`."""
+    path = folder / f"epoch-{epoch:06d}.ckpt"
+    write_checkpoint(path, state)
+    checkpoints = list_checkpoints(folder)
+    keep = set(sorted(checkpoints)[-KEPT_NEWEST:]) | {best_epoch}
+    for old_epoch, old_path in checkpoints.items():
+        if old_epoch not in keep:
+            old_path.unlink(missing_ok=True)
+    return path
+
+
+def load_newest(folder: Path) -> tuple[int, dict[str, Any]]:
+    """Epoch and state of the newest intact checkpoint; a damaged one is passed over with a warning.
+
+    Raises CheckpointError when the folder holds no intact checkpoint.
+    """
+    checkpoints = list_checkpoints(folder)
+    for epoch, path in reversed(checkpoints.items()):
+        try:
+            return epoch, read_checkpoint(path)
+        except CheckpointError as error:
+            _log.warning("%s; going back to the one before it", error)
+    raise CheckpointError(f"{folder} holds no intact checkpoint ({len(checkpoints)} damaged)")

@@ -1,0 +1,238 @@
+"""Repeats the training step over an epoch. Knows nothing of scores, budgets or searches; obeys a plan."""
+
+import gc
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainable.config import TrialConfig
+from trainable.data.clips import ClipSet, TrainClips
+from trainable.data.patches import patch_starts
+from trainable.errors import CheckpointError, NonFiniteError
+from trainable.plan import ExecutionPlan
+from trainable.training.batch import Batch, make_batch
+from trainable.training.encode import EncodedClips, encode_clips
+from trainable.training.phases import PhaseState, learning_rate_at, phase_at
+from trainable.training.seeds import generator_for
+from trainable.training.state import make_state
+from trainable.training.step import StepLosses, load_patches, mixed_precision, train_step
+
+_log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+NextPlan = Callable[[ExecutionPlan], ExecutionPlan | None]
+
+KMEANS_CLIPS = 64
+"""Clips whose latents start the codebook: enough rows for K = 512 at 8 patches (64 · 8 · 64 = 32,768)."""
+
+
+@dataclass(frozen=True)
+class EpochLosses:
+    """Means over an epoch's clips, and what its codes were used for."""
+
+    phase: PhaseState
+    learning_rate: float
+    total: float
+    reconstruction: float
+    commitment: float
+    machine_id: float
+    transform: float
+    perplexity: float
+    """exp of the entropy of code usage, 1 … K."""
+    dead_code_share: float
+    """Share of codes that no latent of the epoch chose."""
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A tensor over the array's own memory, also where that is read-only (Ray's object store)."""
+    with warnings.catch_warnings():
+        # torch warns that writing through the tensor would be undefined; nothing here writes to features.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+class Trainer:
+    """Trains one configuration on the training clips of one machine type, epoch by epoch."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        train: TrainClips,
+        ids: tuple[str, ...],
+        *,
+        plan: ExecutionPlan,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        next_smaller_plan: NextPlan | None = None,
+    ):
+        self.config = config
+        self.train = train
+        self.plan = plan
+        self.epoch = 0
+        self.events: list[str] = []
+        self._next_smaller_plan = next_smaller_plan
+        self.state = make_state(config, len(ids), device, dtype)
+        self._id_labels = torch.tensor([ids.index(machine_id) for machine_id in train.machine_ids])
+        self._placed: dict[str, Tensor] = {}
+        self._obey(plan)
+
+    def _obey(self, plan: ExecutionPlan) -> None:
+        self.plan = plan
+        self.state.scaler = torch.amp.GradScaler(
+            self.state.device.type, enabled=plan.precision == "amp_float16" and self.state.device.type == "cuda"
+        )
+
+    def frames(self, clips: ClipSet) -> Tensor:
+        """The packed features of some clips where the plan keeps them."""
+        host = as_tensor(clips.frames_TF)
+        if self.plan.data_placement == "host" or self.state.device.type == "cpu":
+            self._placed.clear()
+            return host
+        if clips.split not in self._placed:
+            self._placed[clips.split] = host.to(self.state.device)
+        return self._placed[clips.split]
+
+    def train_epoch(self) -> EpochLosses:
+        """Trains one epoch over all training clips in the order of the trial's seed.
+
+        Raises
+        ------
+        NonFiniteError
+            If the loss of the epoch is NaN or infinite.
+        torch.OutOfMemoryError
+            If a step does not fit even under the smallest plan.
+        """
+        config = self.config
+        phase = phase_at(config, self.epoch)
+        if self.epoch == 0 and config.quantizer.kmeans_start:
+            self._recovering(self._start_codebook)
+        n_clips = len(self.train)
+        totals = torch.zeros(5, dtype=self.state.dtype, device=self.state.device)
+        counts_K = torch.zeros(config.quantizer.num_embeddings, dtype=self.state.dtype, device=self.state.device)
+        learning_rate = 0.0
+        for batch, clips_done in self._batches():
+            learning_rate = learning_rate_at(config, self.epoch + clips_done / n_clips)
+            for group in self.state.optimizer.param_groups:
+                group["lr"] = learning_rate
+            losses = self._recovering(lambda batch=batch: self._step(batch, phase))  # type: ignore[misc]
+            terms = (losses.total, losses.reconstruction, losses.commitment, losses.machine_id, losses.transform)
+            totals += torch.stack(terms) * batch.clips
+            counts_K += losses.code_counts_K
+        means = (totals / n_clips).tolist()
+        if not np.isfinite(means).all():
+            raise NonFiniteError(f"the loss of epoch {self.epoch + 1} is not finite ({means[0]})")
+        self.epoch += 1
+        usage_K = counts_K / counts_K.sum()
+        entropy = -torch.special.xlogy(usage_K, usage_K).sum()
+        return EpochLosses(
+            phase, learning_rate, *means, float(entropy.exp()), float((counts_K == 0).to(self.state.dtype).mean())
+        )
+
+    def encode(self, clips: ClipSet, *, with_errors: bool = False) -> tuple[Tensor, EncodedClips]:
+        """Evenly spaced patch starts (B, P) and codes of all clips of a set."""
+        n_patches = self.config.score.score_patches or self.config.patch.n_patches
+        starts_BP = patch_starts(
+            clips.offsets,
+            torch.arange(len(clips)),
+            n_patches=n_patches,
+            stride=self.config.patch.stride,
+            generator=None,
+        )
+        self.state.model.eval()
+        encoded = self._recovering(
+            lambda: encode_clips(self.state, self.frames(clips), starts_BP, self.plan, with_errors=with_errors)
+        )
+        return starts_BP, encoded
+
+    def _step(self, batch: Batch, phase: PhaseState) -> StepLosses:
+        self.state.model.train()
+        return train_step(self.state, self.frames(self.train), batch, self.plan, phase)
+
+    def _batches(self) -> Iterator[tuple[Batch, int]]:
+        order = torch.randperm(len(self.train), generator=generator_for(self.config.seed, "order", self.epoch))
+        done = 0
+        for step, clip_indices in enumerate(order.split(self.config.patch.batch_size)):
+            yield (
+                make_batch(self.config, self.train.offsets, self._id_labels, clip_indices, epoch=self.epoch, step=step),
+                done,
+            )
+            done += clip_indices.shape[0]
+
+    @torch.no_grad()
+    def _start_codebook(self) -> None:
+        """K-means on latents of the untrained encoder, over clips drawn from the seed."""
+        generator = generator_for(self.config.seed, "kmeans")
+        clip_indices = torch.randperm(len(self.train), generator=generator)[:KMEANS_CLIPS]
+        patch = self.config.patch
+        starts_BP = patch_starts(
+            self.train.offsets, clip_indices, n_patches=patch.n_patches, stride=patch.stride, generator=None
+        )
+        rows = []
+        for starts in starts_BP.split(self.plan.micro_batch_clips):
+            patches_XFT = load_patches(self.frames(self.train), starts, self.state).flatten(0, 1)
+            with mixed_precision(self.plan, self.state.device):
+                latents = self.state.model.encoder(patches_XFT)
+            rows.append(self.state.model.codebook.rows(latents))
+        self.state.model.codebook.start_from(torch.cat(rows), generator, chunk_rows=self.plan.quantizer_chunk_rows)
+
+    def _recovering(self, attempt: Callable[[], Result]) -> Result:
+        """Runs `attempt`; out of memory, takes the next smaller plan and runs it again.
+
+        Exact, because nothing but gradients changes before the last micro-batch of a step is done.
+        """
+        while True:
+            try:
+                return attempt()
+            except torch.OutOfMemoryError as error:
+                failed, smaller = self.plan, None
+                if self._next_smaller_plan is not None:
+                    smaller = self._next_smaller_plan(failed)
+                if smaller is None:
+                    raise
+                reason = str(error).split("\n")[0]
+            self.events.append(
+                f"epoch {self.epoch + 1}: out of memory under ({failed.describe()}), "
+                f"went on with ({smaller.describe()}): {reason}"
+            )
+            _log.warning("%s", self.events[-1])
+            self.state.optimizer.zero_grad(set_to_none=True)
+            self._placed.clear()
+            gc.collect()
+            if self.state.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._obey(smaller)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides how training goes on: tensors and plain values only."""
+        return {
+            "config": self.config.flat(),
+            "epoch": self.epoch,
+            "plan": self.plan.to_dict(),
+            "model": self.state.model.state_dict(),
+            "optimizer": self.state.optimizer.state_dict(),
+            "scaler": self.state.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Continues from a state. Raises CheckpointError if it is another configuration's."""
+        mine = self.config.flat()
+        if saved.get("config") != mine:
+            other = saved.get("config") or {}
+            differing = sorted(name for name in mine if other.get(name) != mine[name])
+            raise CheckpointError(f"the checkpoint is of another configuration; it differs in {', '.join(differing)}")
+        try:
+            self.state.model.load_state_dict(saved["model"])
+            self.state.optimizer.load_state_dict(saved["optimizer"])
+            plan = ExecutionPlan.from_dict(saved["plan"])
+            self.epoch = int(saved["epoch"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint does not hold a training state: {error}") from None
+        # A plan that was already found too large must not be tried again; a caller's smaller one stands.
+        self._obey(replace(plan, data_placement=self.plan.data_placement) if plan != self.plan else self.plan)
+        if self.state.scaler.is_enabled() and saved["scaler"]:
+            self.state.scaler.load_state_dict(saved["scaler"])
