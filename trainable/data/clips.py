@@ -1,0 +1,68 @@
+"""Packed clips in memory, in types that make a leak of test clips into training impossible."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from trainable.errors import DataLeakError
+
+
+class Split(StrEnum):
+    """What a clip may be used for."""
+
+    TRAIN = "train"
+    """Normal clips: training and density fitting."""
+    VALIDATION = "validation"
+    """Labelled clips that ASHA and selection see."""
+    HELD_OUT = "held_out"
+    """Labelled clips reported once, for the winner."""
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """Normalised log-mel features of n clips, back to back."""
+
+    frames_TF: np.ndarray
+    """float32, C-contiguous, (sum of all clips' frames, 64)."""
+    offsets: np.ndarray
+    """Where each clip begins, int64 (n + 1,); every clip has at least 64 frames."""
+    machine_ids: tuple[str, ...]
+    """Per clip, such as ``00``."""
+    names: tuple[str, ...]
+    """Per clip, its file's name."""
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Frames of each clip, int64 (n,)."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class TrainClips(ClipSet):
+    """Normal training clips: the only clips that training and density fitting accept."""
+
+    def __post_init__(self) -> None:
+        if self.split is not Split.TRAIN:
+            raise DataLeakError(f"clips of the {self.split} split were offered for training; only train clips may be")
+        anomalous = [name for name in self.names if not name.startswith("normal")]
+        if anomalous:
+            raise DataLeakError(f"{anomalous[0]} is not a normal clip; training sees normal clips only")
+
+
+@dataclass(frozen=True)
+class TestClips(ClipSet):
+    """Labelled clips for evaluation."""
+
+    __test__ = False  # not a pytest class
+
+    labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """Per clip, int64: 0 normal, 1 anomaly."""
+
+    def __post_init__(self) -> None:
+        if self.split is Split.TRAIN:
+            raise DataLeakError("train clips have no labels and cannot be evaluated")
