@@ -230,7 +230,8 @@ def _check(spec: Knob, value: Any) -> None:
     if spec.choices is not None:
         if value not in spec.choices:
             raise ConfigError(
-                f"{spec.name} is {value!r}; it must be one of {', '.join(spec.choices)}{nearest(str(value), spec.choices)}"
+                f"{spec.name} is {value!r}; it must be one of {', '.join(spec.choices)}"
+                f"{nearest(str(value), spec.choices)}"
             )
         return
     if type(value) is not spec.type:

@@ -24,7 +24,7 @@ class Decoder(nn.Module):
                     SeparableConv(second, first),
                     Upsample(),
                     nn.Conv2d(first, 4, 3, padding=1),
-                    # The last doubling as a pixel shuffle (Shi et al. 2016): the widest grid never exists in 32 channels.
+                    # The last doubling is a pixel shuffle (Shi et al. 2016): 64 × 64 never exists in 32 channels.
                     nn.PixelShuffle(2),
                 ),
             ]

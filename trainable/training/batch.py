@@ -17,7 +17,7 @@ from trainable.training.seeds import generator_for
 CODES_PER_PATCH = 64
 """8 × 8 grid of a patch."""
 VIEW_SHARE = 4
-"""One patch in four is encoded a second time, transformed, for the transformation head: a quarter of an encoder pass."""
+"""One patch in four is encoded again, transformed, for the transformation head: a quarter of an encoder pass."""
 
 
 @dataclass(frozen=True)

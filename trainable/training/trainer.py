@@ -129,8 +129,17 @@ class Trainer:
         self.epoch += 1
         usage_K = counts_K / counts_K.sum()
         entropy = -torch.special.xlogy(usage_K, usage_K).sum()
+        total, reconstruction, commitment, machine_id, transform = means
         return EpochLosses(
-            phase, learning_rate, *means, float(entropy.exp()), float((counts_K == 0).to(self.state.dtype).mean())
+            phase=phase,
+            learning_rate=learning_rate,
+            total=total,
+            reconstruction=reconstruction,
+            commitment=commitment,
+            machine_id=machine_id,
+            transform=transform,
+            perplexity=float(entropy.exp()),
+            dead_code_share=float((counts_K == 0).to(self.state.dtype).mean()),
         )
 
     def encode(self, clips: ClipSet, *, with_errors: bool = False) -> tuple[Tensor, EncodedClips]:
