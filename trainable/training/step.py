@@ -83,7 +83,7 @@ def train_step(
         first_row = begin * batch.starts_BP.shape[1] * CODES_PER_PATCH
         terms = _micro_losses(state, frames_TF, part, plan, phase, statistics, first_row)
         share = part.clips / batch.clips
-        state.scaler.scale(terms[0] * share).backward()  # type: ignore[no-untyped-call]
+        state.scaler.scale(terms[0] * share).backward()
         sums += torch.stack([term.detach().to(sums.dtype) for term in terms]) * share
         del terms
     _apply_gradients(state)

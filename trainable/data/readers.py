@@ -1,0 +1,97 @@
+"""One file → log-mel features (T, 64), or one DataError that says what is wrong with it."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainable.config import FrontEndConfig
+from trainable.data.frontend import N_MELS, log_mel
+from trainable.data.patches import PATCH_FRAMES
+from trainable.errors import DataError
+
+MOST_FRAMES = 1_000_000
+"""A clip of more frames than this is refused: at 64 mels and 4 bytes it alone would take 256 MB."""
+
+
+def read_features(path: Path, front_end: FrontEndConfig) -> np.ndarray:
+    """Features of a ``.npy`` or ``.wav`` file, float32 (T, 64) with T ≥ 64. Raises DataError."""
+    features = read_npy(path) if path.suffix == ".npy" else wav_features(path, front_end)
+    if not np.isfinite(features).all():
+        raise DataError(f"{path}: holds NaN or infinite values")
+    return lengthen(features)
+
+
+def lengthen(features_TF: np.ndarray) -> np.ndarray:
+    """A clip shorter than a patch repeats from its beginning until it fills one: its own sound, no silence."""
+    if len(features_TF) >= PATCH_FRAMES:
+        return features_TF
+    return np.resize(features_TF, (PATCH_FRAMES, N_MELS))
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """A precomputed spectrogram, 64 × T or T × 64, float. A square one is read as 64 mels × 64 frames."""
+    try:
+        array = np.load(path, allow_pickle=False, mmap_mode="r")
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive of several arrays")
+        if array.ndim != 2 or N_MELS not in array.shape:
+            raise DataError(f"{path}: has the shape {array.shape}; 64 × T or T × 64 is needed")
+        if not np.issubdtype(array.dtype, np.floating):
+            raise DataError(f"{path}: holds {array.dtype}; floating-point log-mel values are needed")
+        if array.size == 0 or array.size > MOST_FRAMES * N_MELS:
+            raise DataError(f"{path}: has {array.size // N_MELS} frames; 1 … {MOST_FRAMES} are accepted")
+        mels_first = array.shape[0] == N_MELS
+        return np.ascontiguousarray(array.T if mels_first else array, dtype=np.float32)
+    except (ValueError, OSError, EOFError, SyntaxError, TypeError, MemoryError, OverflowError) as error:
+        raise DataError(f"{path}: is no readable .npy file ({_first_line(error)})") from None
+
+
+def wav_features(path: Path, front_end: FrontEndConfig) -> np.ndarray:
+    """Log-mel features of a recording at any rate and length; channels are averaged."""
+    samples = read_wav(path, front_end.sample_rate)
+    return log_mel(torch.from_numpy(samples), front_end).numpy()
+
+
+def read_wav(path: Path, sample_rate: int) -> np.ndarray:
+    """Samples at `sample_rate`, float32 (samples,), full scale ± 1. Raises DataError if unusable."""
+    # Here, not above: a machine that trains on precomputed features needs no audio library.
+    import soundfile
+    from scipy.signal import resample_poly
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate, announced = file.samplerate, file.frames
+            if announced > 3600 * rate:
+                raise DataError(f"{path}: lasts over an hour; split it into clips")
+            samples = file.read(dtype="float32", always_2d=True).mean(axis=1)
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: is no readable .wav file ({_first_line(error)})") from None
+    if len(samples) == 0:
+        raise DataError(f"{path}: holds no samples")
+    if len(samples) < announced or _is_truncated(path):
+        raise DataError(f"{path}: is truncated; its header announces more samples than it holds")
+    if not np.isfinite(samples).all():
+        raise DataError(f"{path}: holds NaN or infinite samples")
+    if not samples.any():
+        raise DataError(f"{path}: is silent; every sample is zero")
+    if rate != sample_rate:
+        divisor = math.gcd(rate, sample_rate)
+        samples = resample_poly(samples, sample_rate // divisor, rate // divisor).astype(np.float32)
+    return np.ascontiguousarray(samples)
+
+
+def _is_truncated(path: Path) -> bool:
+    """Whether the RIFF header announces more bytes than the file has: libsndfile reads on as if it were whole."""
+    with path.open("rb") as file:
+        header = file.read(12)
+    if header[:4] != b"RIFF" or header[8:12] != b"WAVE":
+        return False
+    announced = int.from_bytes(header[4:8], "little")
+    # 0 and the largest value mean "unknown" (a stream that was never closed).
+    return announced not in (0, 0xFFFFFFFF) and announced + 8 > path.stat().st_size
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
