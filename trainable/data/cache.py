@@ -1,0 +1,48 @@
+"""Features computed once: one file a set of recordings, keyed by their content and the front end's parameters."""
+
+import hashlib
+import logging
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+_log = logging.getLogger(__name__)
+Arrays = Mapping[str, np.ndarray]
+
+
+def default_cache_dir() -> Path:
+    """``$AD_CACHE_DIR``, or ``~/.cache/vqvae-ad-search``."""
+    named = os.environ.get("AD_CACHE_DIR")
+    return Path(named) if named else Path.home() / ".cache" / "vqvae-ad-search"
+
+
+def content_key(*parts: str) -> str:
+    """A name for what is made from `parts`, 32 hexadecimal digits."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def cached(cache_dir: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
+    """The arrays stored under `key`, made and stored first where they are missing or damaged.
+
+    Written atomically, so several processes may ask at once. A cache that cannot be written costs time, not the run.
+    """
+    path = cache_dir / f"{key}.npz"
+    if path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            _log.warning("cached features %s are damaged (%s); computing them again", path, error)
+    arrays = make()
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache_dir, suffix=".tmp", delete=False) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        Path(file.name).replace(path)
+    except OSError as error:
+        _log.warning("features cannot be cached in %s (%s); they are computed again next time", cache_dir, error)
+    return arrays
