@@ -246,8 +246,8 @@ def _embedded(
 ) -> tuple[_Features, _Features, str]:
     if config.machine_type not in machines.MACHINE_TYPES:
         raise DataError(
-            f"there is no embedded machine {config.machine_type!r}{nearest(config.machine_type, machines.MACHINE_TYPES)}; "
-            f"there are {', '.join(machines.MACHINE_TYPES)}; name your own recordings with --data-root"
+            f"there is no embedded machine {config.machine_type!r}"
+            f"{nearest(config.machine_type, machines.MACHINE_TYPES)}; there are {', '.join(machines.MACHINE_TYPES)}; name your own recordings with --data-root"
         )
     clips = embedded_clips(train_clips, test_clips)
     digest = content_key(

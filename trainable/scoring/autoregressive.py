@@ -1,0 +1,80 @@
+"""An autoregressive model of the code grid: how surprising is each code after those before it in time?"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainable.config import DensityName
+from trainable.scoring.density import GroupState, PositionModel
+
+HIDDEN = 48
+STEPS = 200
+"""Optimizer steps a group; more overfit groups of a hundred clips."""
+BATCH_PATCHES = 64
+SCORE_PATCHES = 512
+"""Patches scored at once: bounds memory to 512 · 64 · K logits in chunks."""
+
+
+class CausalGrid(nn.Module):
+    """Two masked convolutions (van den Oord et al. 2016, PixelCNN) over time, all frequency rows seen at once.
+
+    A position sees every row of the columns before it, and the lower rows of its own column.
+    """
+
+    def __init__(self, codebook_KD: Tensor):
+        super().__init__()
+        num_codes, width = codebook_KD.shape
+        scale = codebook_KD.std().clamp_min(1e-6)
+        self.register_buffer("vectors_KD", (codebook_KD - codebook_KD.mean(dim=0)) / scale)
+        self.rows = nn.Parameter(torch.zeros(8, HIDDEN))
+        self.past = nn.Conv2d(width, HIDDEN, (5, 3), padding=(2, 0))
+        self.below = nn.Conv2d(width, HIDDEN, (2, 1))
+        self.mixed = nn.Conv2d(HIDDEN, HIDDEN, 1)
+        self.logits = nn.Linear(HIDDEN, num_codes)
+
+    def forward(self, codes_XHW: Tensor) -> Tensor:
+        """Log-probabilities of every code at every position, (X, 8, 8, K)."""
+        vectors_XDHW = F.embedding(codes_XHW, self.vectors_KD).permute(0, 3, 1, 2)  # type: ignore[arg-type]
+        # Columns before this one: padded by three on the left, the newest column left out.
+        past = self.past(F.pad(vectors_XDHW, (3, 0, 0, 0))[..., :-1])
+        below = self.below(F.pad(vectors_XDHW, (0, 0, 2, 0))[:, :, :-1])
+        hidden = F.silu(past + below + self.rows.T[None, :, :, None])
+        hidden = F.silu(hidden + self.mixed(hidden))
+        return F.log_softmax(self.logits(hidden.permute(0, 2, 3, 1)), dim=-1)
+
+    def surprise(self, codes_XHW: Tensor) -> Tensor:
+        """−log p of each position's code given those before it, (X, 8, 8)."""
+        return -self(codes_XHW).gather(-1, codes_XHW[..., None])[..., 0]
+
+
+class Autoregressive(PositionModel):
+    """A small causal convolution over the code grid, trained anew for each group from the trial's seed."""
+
+    name: DensityName = "autoregressive"
+
+    def fit_group(self, codes_BPHW: Tensor) -> GroupState:
+        patches = codes_BPHW.flatten(0, 1)
+        generator = torch.Generator().manual_seed(self.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = CausalGrid(self.codebook_KD)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2, fused=True)
+        for step in range(STEPS):
+            picks = torch.randint(len(patches), (min(BATCH_PATCHES, len(patches)),), generator=generator)
+            for group in optimizer.param_groups:
+                group["lr"] = 3e-3 * (1 + math.cos(math.pi * step / STEPS)) / 2
+            optimizer.zero_grad()
+            model.surprise(patches[picks]).mean().backward()
+            optimizer.step()
+        return {name: value.detach() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
+        model = CausalGrid(self.codebook_KD)
+        model.load_state_dict(state)
+        patches = codes_BPHW.flatten(0, 1)
+        return torch.cat([model.surprise(chunk) for chunk in patches.split(SCORE_PATCHES)]).unflatten(
+            0, codes_BPHW.shape[:2]
+        )

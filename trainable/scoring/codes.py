@@ -1,0 +1,32 @@
+"""Code indices of clips: all that a density model ever sees of them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainable.data.clips import Split
+
+
+@dataclass(frozen=True)
+class ClipCodes:
+    """Codes of B clips."""
+
+    codes_BPHW: Tensor
+    """Code indices, int64 (B, P patches, 8 frequency rows from the lowest, 8 columns in time)."""
+    starts_BP: Tensor
+    """First frame of each patch, counted from its clip's beginning, int64."""
+    ids: tuple[str, ...]
+    """Machine id of each clip."""
+    split: Split
+    """Where the clips come from: only TRAIN may be fitted to."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, indices: list[int]) -> "ClipCodes":
+        """Some of the clips."""
+        rows = torch.tensor(indices, dtype=torch.int64)
+        return ClipCodes(
+            self.codes_BPHW[rows], self.starts_BP[rows], tuple(self.ids[index] for index in indices), self.split
+        )

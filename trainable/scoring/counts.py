@@ -1,0 +1,101 @@
+"""Count models: how often each code was heard in each frequency row, alone or after another."""
+
+import torch
+from torch import Tensor
+
+from trainable.config import DensityName
+from trainable.scoring.density import GroupState, PositionModel
+
+SMOOTHING = 0.1
+"""Pseudo-count of each code in each row: small, because K codes share about 10 to 100 thousand positions."""
+BIGRAM_SHARE = 0.5
+"""Weight of the bigram against the unigram it is interpolated with (Jelinek and Mercer 1980)."""
+
+
+def row_counts(codes_BPHW: Tensor, num_codes: int) -> Tensor:
+    """How often each code stands in each row, float32 (8, K)."""
+    rows = torch.arange(codes_BPHW.shape[2])[None, None, :, None].expand_as(codes_BPHW)
+    flat = (rows * num_codes + codes_BPHW).flatten()
+    return torch.bincount(flat, minlength=codes_BPHW.shape[2] * num_codes).view(-1, num_codes).float()
+
+
+def row_surprise(log_probability_HK: Tensor, codes_BPHW: Tensor) -> Tensor:
+    """−log p of each position's code in its row, (B, P, 8, 8)."""
+    rows = torch.arange(codes_BPHW.shape[2])[None, None, :, None]
+    return -log_probability_HK[rows, codes_BPHW]
+
+
+def _log_shares(counts_HK: Tensor) -> Tensor:
+    smoothed = counts_HK + SMOOTHING
+    return (smoothed / smoothed.sum(dim=1, keepdim=True)).log()
+
+
+class Counts(PositionModel):
+    """Smoothed code counts per frequency row."""
+
+    name: DensityName = "counts"
+
+    def fit_group(self, codes_BPHW: Tensor) -> GroupState:
+        return {"log_probability": _log_shares(row_counts(codes_BPHW, self.codebook_KD.shape[0]))}
+
+    def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
+        return row_surprise(state["log_probability"], codes_BPHW)
+
+
+class KernelCounts(PositionModel):
+    """Code counts per row, each count shared with codes nearby: a kernel density estimate on the codebook.
+
+    The kernel is Gaussian in the distance between code vectors; its width is the median distance of a code to its
+    third-nearest neighbour, so that it adapts to how densely the codebook is set.
+    """
+
+    name: DensityName = "kernel_counts"
+
+    def prepare(self) -> None:
+        squared = torch.cdist(self.codebook_KD, self.codebook_KD).square()
+        third = squared.kthvalue(min(4, squared.shape[0]), dim=1).values.median().clamp_min(1e-12)
+        kernel = torch.exp(-squared / (2 * third))
+        self.kernel_KK = kernel / kernel.sum(dim=1, keepdim=True)
+
+    def fit_group(self, codes_BPHW: Tensor) -> GroupState:
+        counts = row_counts(codes_BPHW, self.codebook_KD.shape[0])
+        return {"log_probability": _log_shares(counts @ self.kernel_KK)}
+
+    def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
+        return row_surprise(state["log_probability"], codes_BPHW)
+
+
+class Bigram(PositionModel):
+    """Which code follows which in time, per frequency row, interpolated with the code's own frequency.
+
+    Transitions seen are kept as a sorted list of (row, code, next code): a dense table would be 8 × K × K.
+    """
+
+    name: DensityName = "bigram"
+
+    def fit_group(self, codes_BPHW: Tensor) -> GroupState:
+        keys, counts = self._keys(codes_BPHW).flatten().unique(return_counts=True)
+        num_codes = self.codebook_KD.shape[0]
+        return {
+            "keys": keys,
+            "counts": counts.float(),
+            "before": row_counts(codes_BPHW[..., :-1], num_codes),
+            "log_probability": _log_shares(row_counts(codes_BPHW, num_codes)),
+        }
+
+    def _keys(self, codes_BPHW: Tensor) -> Tensor:
+        num_codes = self.codebook_KD.shape[0]
+        rows = torch.arange(codes_BPHW.shape[2])[None, None, :, None]
+        return (rows * num_codes + codes_BPHW[..., :-1]) * num_codes + codes_BPHW[..., 1:]
+
+    def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
+        surprise = row_surprise(state["log_probability"], codes_BPHW)
+        keys = self._keys(codes_BPHW).contiguous()
+        found = torch.searchsorted(state["keys"], keys).clamp_max(len(state["keys"]) - 1)
+        pairs = torch.where(state["keys"][found] == keys, state["counts"][found], 0.0)
+        rows = torch.arange(codes_BPHW.shape[2])[None, None, :, None]
+        before = state["before"][rows, codes_BPHW[..., :-1]].clamp_min(1.0)
+        unigram = (-surprise[..., 1:]).exp()
+        mixed = BIGRAM_SHARE * pairs / before + (1 - BIGRAM_SHARE) * unigram
+        surprise[..., 1:] = -mixed.log()
+        return surprise

@@ -1,0 +1,156 @@
+"""Density models on code indices: one interface, like scikit-learn's.
+
+`fit(codes, codebook)` takes training clips only; `score_samples(codes)` gives a score a clip, HIGHER = MORE ANOMALOUS.
+A model may look an index up in the frozen codebook; nothing else of a clip is seen.
+
+B clips, P patches, H = 8 frequency rows, W = 8 columns in time, K codes, D code width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainable.config import DensityName, ScoreConfig
+from trainable.data.clips import Split
+from trainable.errors import CheckpointError, DataError, DataLeakError
+from trainable.scoring.codes import ClipCodes
+
+POOLED = "*"
+"""Name of the one group of a model that is fitted to all machine ids together."""
+GroupState = dict[str, Tensor]
+
+
+class DensityModel(ABC):
+    """A model of normal clips' codes, one a machine id or one for all."""
+
+    name: ClassVar[DensityName]
+
+    def __init__(self, config: ScoreConfig, *, seed: int = 0):
+        self.config = config
+        self.seed = seed
+        self.codebook_KD = torch.empty(0, 0)
+        self.groups: dict[str, GroupState] = {}
+
+    def fit(self, codes: ClipCodes, codebook_KD: Tensor) -> Self:
+        """Learns what normal codes are.
+
+        Raises
+        ------
+        DataLeakError
+            If `codes` are of any split but TRAIN.
+        """
+        if codes.split is not Split.TRAIN:
+            raise DataLeakError(f"a density model was offered {codes.split} clips to fit; it may see train clips only")
+        self.codebook_KD = codebook_KD.detach().float().cpu()
+        self.prepare()
+        self.groups = {
+            group: self.fit_group(codes.codes_BPHW[torch.tensor(members)])
+            for group, members in self._members(codes).items()
+        }
+        return self
+
+    def score_samples(self, codes: ClipCodes) -> np.ndarray:
+        """Anomaly score of each clip, float64 (B,): HIGHER = MORE ANOMALOUS.
+
+        Raises DataError for a machine id that was not heard in training (unless the model is pooled).
+        """
+        scores = np.empty(len(codes))
+        for group, members in self._members(codes).items():
+            chosen = codes.codes_BPHW[torch.tensor(members)]
+            scores[members] = self.clip_scores(self._state(group), chosen).double().numpy()
+        return scores
+
+    def _members(self, codes: ClipCodes) -> dict[str, list[int]]:
+        if not self.config.density_per_id:
+            return {POOLED: list(range(len(codes)))}
+        members: dict[str, list[int]] = {}
+        for index, machine_id in enumerate(codes.ids):
+            members.setdefault(machine_id, []).append(index)
+        return members
+
+    def _state(self, group: str) -> GroupState:
+        if group not in self.groups:
+            raise DataError(
+                f"machine id {group} was not heard in training ({', '.join(self.groups)} were); "
+                "score it with a pooled model (density_per_id: false)"
+            )
+        return self.groups[group]
+
+    def prepare(self) -> None:  # noqa: B027  (a hook: most models need nothing)
+        """What follows from the codebook alone; called before groups are fitted and after a state is loaded."""
+
+    @abstractmethod
+    def fit_group(self, codes_BPHW: Tensor) -> GroupState:
+        """What one group's normal clips teach: tensors only."""
+
+    @abstractmethod
+    def clip_scores(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
+        """Scores (B,) of one group's clips."""
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values, to be saved and loaded without pickle."""
+        return {
+            "name": self.name,
+            "config": asdict(self.config),
+            "seed": self.seed,
+            "codebook": self.codebook_KD,
+            "groups": self.groups,
+        }
+
+
+class PositionModel(DensityModel):
+    """A density model that says of every position of the code grid how surprising it is."""
+
+    @abstractmethod
+    def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
+        """Surprise (B, P, 8, 8) of one group's clips, float32."""
+
+    def clip_scores(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
+        return aggregate(self.positions(state, codes_BPHW), self.config)
+
+    def position_scores(self, codes: ClipCodes) -> Tensor:
+        """Surprise of every position of every clip, float32 (B, P, 8, 8)."""
+        surprise = torch.empty(codes.codes_BPHW.shape)
+        for group, members in self._members(codes).items():
+            rows = torch.tensor(members)
+            surprise[rows] = self.positions(self._state(group), codes.codes_BPHW[rows])
+        return surprise
+
+
+def aggregate(positions_BPHW: Tensor, config: ScoreConfig) -> Tensor:
+    """A clip's score from its positions: their mean, their largest, or the mean of the top share."""
+    flat = positions_BPHW.flatten(1)
+    if config.aggregation == "mean":
+        return flat.mean(dim=1)
+    if config.aggregation == "max":
+        return flat.amax(dim=1)
+    count = max(1, round(config.top_k_share * flat.shape[1]))
+    return flat.topk(count, dim=1).values.mean(dim=1)
+
+
+def load_state(model: DensityModel, state: Mapping[str, Any]) -> DensityModel:
+    """Fills a model of the right kind with what `state()` gave. Raises CheckpointError if it is another's."""
+    try:
+        model.codebook_KD = state["codebook"]
+        model.groups = {str(group): dict(tensors) for group, tensors in state["groups"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"this is not the state of a density model: {error!r}") from None
+    model.prepare()
+    return model
+
+
+def reduced_codebook(codebook_KD: Tensor, width: int) -> Tensor:
+    """The codebook on its first `width` principal axes, float32 (K, ≤ width).
+
+    Distances between codes keep all but the variance of the axes left out, and cost D / width times less.
+    """
+    centred = codebook_KD - codebook_KD.mean(dim=0)
+    if centred.shape[1] <= width:
+        return centred
+    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
+    return centred @ axes[:width].T

@@ -1,0 +1,94 @@
+"""From codes to what a detector is worth: the configured density model, and the cheap ones beside it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from trainable.config import ScoreConfig
+from trainable.data.clips import TestClips
+from trainable.errors import NonFiniteError
+from trainable.scoring.codes import ClipCodes
+from trainable.scoring.metrics import auc, bootstrap_interval, groups_by_id, mean_auc, pauc
+from trainable.scoring.registry import CHEAP_DENSITIES, make_density
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What scores are worth on labelled clips."""
+
+    auc: float
+    """Mean over machine ids."""
+    pauc: float
+    """Standardised, max_fpr 0.1, mean over machine ids."""
+    auc_by_id: dict[str, float]
+    pauc_by_id: dict[str, float]
+    interval: tuple[float, float]
+    """95 % bootstrap interval of `auc`."""
+    scores: np.ndarray
+    """float64 (clips,), higher = more anomalous."""
+    names: tuple[str, ...]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """One epoch's validation."""
+
+    evaluation: Evaluation
+    auc_by_density: dict[str, float]
+    comparison_auc: dict[str, float]
+    """AUC of reconstruction and quantization error: for comparison only, never optimised."""
+
+
+def evaluate(scores: np.ndarray, clips: TestClips) -> Evaluation:
+    """AUC, pAUC and interval of scores. Raises NonFiniteError for a NaN, DataError for an id of one label only."""
+    if not np.isfinite(scores).all():
+        raise NonFiniteError("the density model gave a score that is not finite")
+    labels = clips.labels
+    groups = groups_by_id(clips.machine_ids, labels)
+    auc_by_id = {machine_id: auc(labels[m], scores[m]) for machine_id, m in groups.items()}
+    pauc_by_id = {machine_id: pauc(labels[m], scores[m]) for machine_id, m in groups.items()}
+    return Evaluation(
+        auc=float(np.mean(list(auc_by_id.values()))),
+        pauc=float(np.mean(list(pauc_by_id.values()))),
+        auc_by_id=auc_by_id,
+        pauc_by_id=pauc_by_id,
+        interval=bootstrap_interval(labels, scores, clips.machine_ids),
+        scores=scores,
+        names=clips.names,
+        labels=labels,
+    )
+
+
+def evaluate_codes(
+    config: ScoreConfig, train: ClipCodes, test: ClipCodes, clips: TestClips, codebook_KD: Tensor, *, seed: int
+) -> Evaluation:
+    """Fits the configured density model to the training codes and evaluates it on labelled clips."""
+    model = make_density(config, seed=seed).fit(train, codebook_KD)
+    return evaluate(model.score_samples(test), clips)
+
+
+def report_scores(
+    config: ScoreConfig,
+    train: ClipCodes,
+    test: ClipCodes,
+    clips: TestClips,
+    codebook_KD: Tensor,
+    *,
+    seed: int,
+    comparison: Mapping[str, np.ndarray],
+) -> ScoreReport:
+    """Evaluation of the configured density model, AUC of every cheap one, and of scores for comparison."""
+    evaluation = evaluate_codes(config, train, test, clips, codebook_KD, seed=seed)
+    by_density: dict[str, float] = {config.density: evaluation.auc}
+    for name in CHEAP_DENSITIES:
+        if name not in by_density:
+            model = make_density(config, name=name, seed=seed).fit(train, codebook_KD)
+            by_density[name] = mean_auc(clips.labels, model.score_samples(test), clips.machine_ids)
+    return ScoreReport(
+        evaluation,
+        by_density,
+        {name: mean_auc(clips.labels, scores, clips.machine_ids) for name, scores in comparison.items()},
+    )
