@@ -1,0 +1,58 @@
+"""How the codebook is used: by normal training clips at the end, and over the epochs."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.style import BLUE, GREY, PURPLE, panels, styled
+
+
+def usage_shares(codes: np.ndarray, num_embeddings: int) -> np.ndarray:
+    """Share of positions that each code stands at, float64 (K,), summing to 1."""
+    counts: np.ndarray = np.bincount(codes.ravel(), minlength=num_embeddings).astype(float)
+    return np.asarray(counts / max(counts.sum(), 1.0))
+
+
+def perplexity(shares: np.ndarray) -> float:
+    """exp of the entropy of the shares: how many codes, used equally, would be as varied."""
+    used = shares[shares > 0]
+    return float(np.exp(-(used * np.log(used)).sum()))
+
+
+@styled
+def codebook_usage(shares: np.ndarray, epochs: pd.DataFrame) -> Figure:
+    """Codes by how often normal clips use them (left); dead codes and perplexity over training (right).
+
+    Parameters
+    ----------
+    shares
+        Of each code, `usage_shares`.
+    epochs
+        Rows of `RunResults.epochs` of the same trial.
+    """
+    figure, (usage, history) = panels(1, 2, (8.6, 3.6))
+    ordered = np.sort(shares)[::-1]
+    ranks = np.arange(1, len(ordered) + 1)
+    used = ordered > 0
+    usage.fill_between(ranks[used], 100 * ordered[used], step="mid", color=BLUE, alpha=0.75, linewidth=0)
+    usage.axhline(100 / len(ordered), color=GREY, linestyle="--", linewidth=1, label="if all were used equally")
+    usage.set_yscale("log")
+    usage.set(
+        title=f"{used.sum()} of {len(ordered)} codes used, perplexity {perplexity(shares):.0f}",
+        xlabel="code, by how often it is used",
+        ylabel="share of positions (%)",
+        xlim=(0, len(ordered) + 1),
+    )
+    usage.legend(loc="upper right")
+    history.plot(epochs["epoch"], epochs["perplexity"], color=BLUE, label="perplexity (left)")
+    history.set(title="While it learned", xlabel="epoch", ylabel="perplexity (codes)")
+    history.set_ylim(bottom=0)
+    dead = history.twinx()
+    dead.plot(
+        epochs["epoch"], 100 * epochs["dead_code_share"], color=PURPLE, linestyle="--", label="dead codes (right)"
+    )
+    dead.set(ylabel="dead codes (%)", ylim=(0, 100))
+    dead.grid(False)
+    dead.spines["right"].set_visible(True)
+    history.legend(handles=[*history.get_lines(), *dead.get_lines()], loc="center right")
+    return figure

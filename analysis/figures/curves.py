@@ -1,0 +1,100 @@
+"""How one trial learned, epoch by epoch, with its phases behind the lines."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PHASE_COLOURS,
+    PHASE_NAMES,
+    PURPLE,
+    VERMILION,
+    panels,
+    styled,
+)
+
+
+def phase_spans(epochs: pd.DataFrame) -> list[tuple[int, int, int]]:
+    """(phase, first epoch, last epoch) of each stretch of one phase, in order."""
+    spans: list[tuple[int, int, int]] = []
+    for epoch, phase in zip(epochs["epoch"].astype(int), epochs["phase"].astype(int), strict=True):
+        if spans and spans[-1][0] == phase:
+            spans[-1] = (phase, spans[-1][1], int(epoch))
+        else:
+            spans.append((int(phase), int(epoch), int(epoch)))
+    return spans
+
+
+@styled
+def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
+    """Detection, losses, codebook and schedules of one trial.
+
+    Parameters
+    ----------
+    epochs
+        Rows of `RunResults.epochs` of one trial, in the order of epochs.
+    """
+    figure, (detection, losses, codebook, schedule) = panels(2, 2, (8.6, 6.0), sharex=True)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    x = epochs["epoch"]
+    for axes in (detection, losses, codebook, schedule):
+        _draw_phases(axes, epochs)
+    _line(detection, x, epochs["validation_auc"], BLUE, "AUC")
+    _line(detection, x, epochs["validation_pauc"], ORANGE, "pAUC", "--")
+    detection.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
+    detection.set(title="Detection on validation clips", ylabel="mean over machine ids")
+    detection.legend(loc="lower right")
+
+    names = {
+        "reconstruction_loss": (BLUE, "reconstruction", "-"),
+        "commitment_loss": (ORANGE, "commitment", "--"),
+        "id_loss": (GREEN, "machine id", "-."),
+        "transform_loss": (VERMILION, "transformation", ":"),
+    }
+    for name, (colour, label, style) in names.items():
+        positive = epochs[name].where(epochs[name] > 0)
+        if positive.notna().any():
+            _line(losses, x, positive, colour, label, style)
+    losses.set(title="Loss terms, before weighting", ylabel="loss", yscale="log")
+    losses.legend(loc="best", ncols=2)
+
+    _line(codebook, x, epochs["perplexity"], BLUE, "perplexity (left)")
+    codebook.set(title="Codebook", xlabel="epoch", ylabel="perplexity (codes)")
+    codebook.set_ylim(bottom=0)
+    share = codebook.twinx()
+    _line(share, x, 100 * epochs["dead_code_share"], PURPLE, "dead codes (right)", "--")
+    share.set(ylabel="dead codes (%)", ylim=(0, 100))
+    share.grid(False)
+    share.spines["right"].set_visible(True)
+    lines = [*codebook.get_lines(), *share.get_lines()]
+    codebook.legend(handles=lines, loc="best")
+
+    _line(schedule, x, epochs["commitment_scale"], ORANGE, "commitment scale")
+    relative = epochs["learning_rate"] / max(float(epochs["learning_rate"].max()), 1e-12)
+    _line(schedule, x, relative, GREY, "learning rate / its peak", "--")
+    schedule.set(title="Schedules", xlabel="epoch", ylabel="factor (0 … 1)", ylim=(0, 1.08))
+    schedule.legend(loc="lower right")
+    return figure
+
+
+def _line(axes: Axes, x: pd.Series, y: pd.Series, colour: str, label: str, style: str = "-") -> None:
+    axes.plot(x, y, color=colour, label=label, linestyle=style, marker="." if len(x) < 40 else "")
+
+
+def _draw_phases(axes: Axes, epochs: pd.DataFrame) -> None:
+    for phase, first, last in phase_spans(epochs):
+        axes.axvspan(first - 0.5, last + 0.5, color=PHASE_COLOURS[phase], zorder=0, linewidth=0)
+        axes.annotate(
+            PHASE_NAMES[phase],
+            ((first + last) / 2, 1.0),
+            (0, -10),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7.5,
+            color="#666666",
+        )

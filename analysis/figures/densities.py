@@ -1,0 +1,41 @@
+"""One training, many density models: the validation AUC of each, and of errors that are for comparison only."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.style import BLUE, GREY, ORANGE, message_figure, new_figure, styled
+
+
+@styled
+def density_comparison(densities: pd.DataFrame, *, optimised: str, epoch: int) -> Figure:
+    """Bars of the AUC at one epoch of one trial.
+
+    Parameters
+    ----------
+    densities
+        Rows of `RunResults.densities` of one trial.
+    optimised
+        The density model whose AUC the search maximised.
+    """
+    title = f"The same codes, other scores (epoch {epoch})"
+    there = densities[densities["epoch"] == epoch].sort_values("auc", ascending=False)
+    if not len(there):
+        return message_figure(title, "The trial recorded no other scores.")
+    figure = new_figure((6.4, 1.2 + 0.3 * len(there)))
+    axes = figure.subplots()
+    names = [
+        str(name).replace("_", " ") + (" (comparison only)" if compared else "")
+        for name, compared in zip(there["density"], there["comparison"], strict=True)
+    ]
+    colours = [
+        BLUE if name == optimised else GREY if compared else ORANGE
+        for name, compared in zip(there["density"], there["comparison"], strict=True)
+    ]
+    bars = axes.barh(names, there["auc"], color=colours)
+    axes.bar_label(bars, fmt="%.3f", padding=4)
+    axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(title=title, xlabel=f"validation AUC (blue: {optimised.replace('_', ' ')}, which the search optimised)")
+    axes.set_xlim(min(0.4, float(there["auc"].min()) - 0.02), 1.08)
+    return figure

@@ -1,0 +1,119 @@
+"""Parallel coordinates: one line a trial through all its parameters, coloured by its AUC."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from analysis.results import PARAM
+from analysis.style import message_figure, new_figure, styled
+
+MOST_AXES = 12
+
+
+def unit_positions(
+    values: pd.Series, distribution: BaseDistribution | None
+) -> tuple[np.ndarray, list[tuple[float, str]]]:
+    """Where each value lies on an axis from 0 to 1 (NaN where a trial has none), and the axis's ticks.
+
+    The range is the distribution's where it is known, else what was seen; logarithmic where it was drawn so.
+    """
+    numeric = pd.to_numeric(values, errors="coerce") if values.dtype != bool else pd.Series(np.nan, values.index)
+    categorical = isinstance(distribution, CategoricalDistribution) or (
+        distribution is None and bool((numeric.isna() & values.notna()).any())
+    )
+    if categorical:
+        seen = list(dict.fromkeys(str(value) for value in values.dropna()))
+        choices = [str(choice) for choice in getattr(distribution, "choices", ())] or sorted(seen)
+        last = max(len(choices) - 1, 1)
+        places = {choice: index / last for index, choice in enumerate(choices)}
+        positions = np.array([places.get(str(v), np.nan) if pd.notna(v) else np.nan for v in values])
+        return positions, [(place, choice) for choice, place in places.items()]
+    low, high, log = float(numeric.min()), float(numeric.max()), False
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        low, high, log = float(distribution.low), float(distribution.high), distribution.log
+    scale = np.log if log else np.asarray
+    span = float(scale(high) - scale(low)) or 1.0
+    positions = np.asarray((scale(numeric.to_numpy(dtype=float)) - scale(low)) / span, dtype=float)
+    middle = float(np.sqrt(low * high)) if log else (low + high) / 2
+    ticks = [(0.0, f"{low:.4g}"), (0.5, f"{middle:.3g}"), (1.0, f"{high:.4g}")] if high > low else [(0.0, f"{low:.4g}")]
+    return positions, ticks
+
+
+@styled
+def parallel_coordinates(
+    trials: pd.DataFrame, distributions: dict[str, BaseDistribution], *, order: list[str] | None = None
+) -> Figure:
+    """All trials with an AUC; the best are drawn last and thickest.
+
+    Parameters
+    ----------
+    order
+        Parameters from left to right, the most important first; at most twelve are drawn.
+    """
+    title = "Which parameters the trials had"
+    scored = trials.dropna(subset=["best_auc"]).sort_values("best_auc")
+    names = [str(column).removeprefix(PARAM) for column in trials.columns if str(column).startswith(PARAM)]
+    names = [*[name for name in order or [] if name in names], *[name for name in names if name not in (order or [])]]
+    names = [name for name in names if len(scored) and scored[PARAM + name].notna().any()][:MOST_AXES]
+    if not names:
+        return message_figure(title, "No trial with searched parameters has finished an epoch yet.")
+    figure = new_figure((max(8.6, 1.05 * (len(names) + 1)), 4.4))
+    axes = figure.subplots()
+    columns, all_ticks = zip(
+        *(unit_positions(scored[PARAM + name], distributions.get(name)) for name in names), strict=True
+    )
+    grid = np.column_stack(columns)
+    auc = scored["best_auc"].to_numpy()
+    low, high = float(auc.min()), float(auc.max())
+    norm = mpl.colors.Normalize(low, high if high > low else low + 1e-6)
+    # Trials whose conditional parameter is absent have a gap there: their line is drawn in its pieces.
+    segments, shades = _segments(grid, auc)
+    top = float(np.quantile(auc, 0.9)) if len(auc) >= 10 else high
+    axes.add_collection(
+        LineCollection(
+            segments,
+            cmap="cividis_r",
+            norm=norm,
+            array=shades,
+            linewidths=np.where(shades >= top, 2.0, 0.7),
+            alpha=np.where(shades >= top, 0.95, 0.45),
+            rasterized=len(scored) > 60,
+        )
+    )
+    axes.set(xlim=(-0.3, len(names) - 0.55), ylim=(-0.06, 1.06), title=title)
+    axes.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names], fontsize=9)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="y", visible=False)
+    for index, ticks in enumerate(all_ticks):
+        axes.axvline(index, color="#999999", linewidth=0.9, zorder=1)
+        for place, text in ticks:
+            axes.annotate(
+                text,
+                (index, place),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7.5,
+                bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8},
+            )
+    figure.colorbar(mpl.cm.ScalarMappable(norm, "cividis_r"), ax=axes, label="best validation AUC", pad=0.01)
+    return figure
+
+
+def _segments(grid: np.ndarray, auc: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    segments, shades = [], []
+    for row, value in zip(grid, auc, strict=True):
+        there = np.isfinite(row)
+        breaks = np.flatnonzero(np.diff(there.astype(int))) + 1
+        for run in np.split(np.arange(len(row)), breaks):
+            if there[run[0]]:
+                piece = np.column_stack([run, row[run]]).astype(float)
+                if len(piece) == 1:  # a line needs two ends
+                    piece = piece.repeat(2, axis=0) + np.array([[-0.08, 0.0], [0.08, 0.0]])
+                segments.append(piece)
+                shades.append(value)
+    return segments, np.array(shades)

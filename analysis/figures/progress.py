@@ -1,0 +1,72 @@
+"""How the search got better: every trial's best AUC, the best so far, and all curves on one picture."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from analysis.style import BLACK, END_COLOURS, END_MARKERS, GREY, VERMILION, message_figure, new_figure, styled
+
+
+@styled
+def search_progress(trials: pd.DataFrame) -> Figure:
+    """Best validation AUC of each trial by number, and the best so far."""
+    scored = trials.dropna(subset=["best_auc"])
+    if not len(scored):
+        return message_figure("Progress of the search", "No trial has finished an epoch yet.")
+    figure = new_figure()
+    axes = figure.subplots()
+    for end, part in scored.groupby("end"):
+        axes.scatter(
+            part.index,
+            part["best_auc"],
+            s=26 if len(scored) < 200 else 10,
+            color=END_COLOURS[str(end)],
+            marker=END_MARKERS[str(end)],
+            label=f"{str(end).replace('_', ' ')} ({len(part)})",
+            rasterized=len(scored) > 300,
+        )
+    best = scored["best_auc"].cummax()
+    axes.step(best.index, best, where="post", color=BLACK, linewidth=1.3, label="best so far")
+    axes.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
+    axes.set(title="Progress of the search", xlabel="trial", ylabel="best validation AUC")
+    axes.legend(loc="lower right", ncols=2)
+    return figure
+
+
+@styled
+def all_curves(epochs: pd.DataFrame, trials: pd.DataFrame, *, highlight: int | None = None) -> Figure:
+    """Validation AUC of every trial over its epochs, by how it ended; one trial in front of the rest."""
+    if not len(epochs):
+        return message_figure("All trials", "No trial has finished an epoch yet.")
+    figure = new_figure()
+    axes = figure.subplots()
+    ends = dict(zip(trials.index, trials["end"].astype(str), strict=True))
+    curves: dict[str, list[np.ndarray]] = {}
+    for number, part in epochs.groupby("number"):
+        end = ends[number]
+        curves.setdefault(end, []).append(part[["epoch", "validation_auc"]].to_numpy(dtype=float))
+    crowded = epochs["number"].nunique() > 60
+    for end, lines in curves.items():
+        axes.add_collection(
+            LineCollection(
+                lines,
+                colors=END_COLOURS[end],
+                linewidths=0.5 if crowded else 1.1,
+                alpha=0.35 if crowded else 0.8,
+                rasterized=crowded,
+            )
+        )
+        axes.plot([], [], color=END_COLOURS[end], label=f"{end.replace('_', ' ')} ({len(lines)})")
+        # A trial of one epoch is a point: a line of one vertex would not show.
+        points = np.array([line[0] for line in lines if len(line) == 1])
+        if len(points):
+            axes.scatter(points[:, 0], points[:, 1], s=9, color=END_COLOURS[end], rasterized=crowded)
+    if highlight is not None:
+        winner = epochs[epochs["number"] == highlight]
+        axes.plot(winner["epoch"], winner["validation_auc"], color=VERMILION, linewidth=2.4, label=f"trial {highlight}")
+    axes.autoscale_view()
+    axes.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
+    axes.set(title="Every trial's curve", xlabel="epoch", ylabel="validation AUC")
+    axes.legend(loc="lower right")
+    return figure

@@ -1,0 +1,30 @@
+"""ASHA's rungs: how many trials each epoch still had, where they were stopped, and what that saved."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.pruning import pruning_savings, survivors
+from analysis.style import BLUE, ORANGE, new_figure, styled
+
+
+@styled
+def asha_rungs(trials: pd.DataFrame, max_epochs: int) -> Figure:
+    """Trials that trained each epoch (steps) and trials stopped after it (bars)."""
+    table = survivors(trials, max_epochs)
+    saved = pruning_savings(trials, max_epochs)
+    figure = new_figure()
+    axes = figure.subplots()
+    axes.fill_between(table.index, table["trained"], step="mid", color=BLUE, alpha=0.18, linewidth=0)
+    axes.step(table.index, table["trained"], where="mid", color=BLUE, label="trained this epoch")
+    stopped = table[table["stopped"] > 0]
+    bars = axes.bar(stopped.index, stopped["stopped"], width=0.5, color=ORANGE, label="stopped by ASHA after it")
+    axes.bar_label(bars, padding=2, fontsize=8)
+    axes.set_ylim(bottom=0)
+    axes.set(
+        title=f"ASHA saved {saved.saved_epochs:,} of {saved.saved_epochs + saved.trained_epochs:,} epochs "
+        f"({saved.saved_share:.0%}), {saved.saved_hours:.3g} h",
+        xlabel="epoch",
+        ylabel="trials",
+    )
+    axes.legend(loc="upper right")
+    return figure

@@ -1,0 +1,76 @@
+"""A spectrogram with the surprise of its codes over it: where a clip sounds wrong."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis.style import panels, styled
+
+PATCH_FRAMES = 64
+CELL = 8
+"""Frames and mel bins of a position: a patch of 64 × 64 has 8 × 8 of them."""
+
+
+def surprise_map(positions_PHW: np.ndarray, starts_P: np.ndarray, n_frames: int) -> np.ndarray:
+    """Mean surprise of the patches that cover each cell of 8 mel bins and each frame, float64 (8, frames).
+
+    NaN where no patch lies.
+    """
+    total = np.zeros((positions_PHW.shape[1], n_frames))
+    count = np.zeros(n_frames)
+    for positions_HW, start in zip(positions_PHW, starts_P.tolist(), strict=True):
+        end = min(start + PATCH_FRAMES, n_frames)
+        total[:, start:end] += np.repeat(positions_HW, CELL, axis=1)[:, : end - start]
+        count[start:end] += 1
+    with np.errstate(invalid="ignore"):
+        return np.where(count > 0, total / np.where(count > 0, count, 1), np.nan)
+
+
+@styled
+def spectrogram_with_surprise(
+    frames_TF: np.ndarray,
+    positions_PHW: np.ndarray,
+    starts_P: np.ndarray,
+    *,
+    seconds_per_frame: float,
+    title: str,
+    scale: tuple[float, float] | None = None,
+) -> Figure:
+    """The clip as the model hears it (above), and the same with the surprise of each position over it (below).
+
+    Parameters
+    ----------
+    frames_TF
+        Normalised log-mel of one clip, (frames, 64).
+    positions_PHW
+        Surprise of each position, (patches, 8, 8).
+    starts_P
+        First frame of each patch.
+    scale
+        Lowest and highest surprise of the colours; the clip's own range by default.
+    """
+    figure, (plain, marked) = panels(2, 1, (8.0, 5.2), sharex=True)
+    n_frames, n_mels = frames_TF.shape
+    extent = (0.0, n_frames * seconds_per_frame, 0.0, float(n_mels))
+    surprise = surprise_map(positions_PHW, starts_P, n_frames)
+    low, high = scale if scale is not None else (float(np.nanmin(surprise)), float(np.nanmax(surprise)))
+    for axes in (plain, marked):
+        image = axes.imshow(frames_TF.T, origin="lower", aspect="auto", extent=extent, cmap="gray", vmin=-2.5, vmax=3.5)
+        axes.set_ylabel("mel bin")
+        axes.grid(False)
+    figure.colorbar(image, ax=plain, label="level (std)")
+    span = max(high - low, 1e-12)
+    overlay = marked.imshow(
+        surprise,
+        origin="lower",
+        aspect="auto",
+        extent=extent,
+        cmap="inferno",
+        vmin=low,
+        vmax=high,
+        alpha=np.clip(np.nan_to_num((surprise - low) / span), 0.0, 1.0) * 0.8,
+        interpolation="nearest",
+    )
+    figure.colorbar(overlay, ax=marked, label="surprise of codes")
+    plain.set_title(title)
+    marked.set_xlabel("time (s)")
+    return figure

@@ -1,0 +1,54 @@
+"""What pruning saved: epochs and hours that weak trials would have trained."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from trainable.record import TrialEnd
+
+
+@dataclass(frozen=True)
+class PruningSavings:
+    """Against training every pruned trial to the end."""
+
+    pruned: int
+    """Trials that ASHA stopped."""
+    trained_epochs: int
+    """Epochs that all trials together trained."""
+    saved_epochs: int
+    """Epochs that pruned trials did not train."""
+    trained_hours: float
+    saved_hours: float
+    """Each pruned trial's missing epochs at its own median seconds an epoch."""
+
+    @property
+    def saved_share(self) -> float:
+        """Share of all epochs that pruning saved, 0 … 1."""
+        total = self.trained_epochs + self.saved_epochs
+        return self.saved_epochs / total if total else 0.0
+
+
+def pruning_savings(trials: pd.DataFrame, max_epochs: int) -> PruningSavings:
+    """Savings of a run whose full trainings last `max_epochs`."""
+    pruned = trials[trials["end"] == TrialEnd.PRUNED.value]
+    missing = (max_epochs - pruned["epochs"]).clip(lower=0)
+    return PruningSavings(
+        pruned=len(pruned),
+        trained_epochs=int(trials["epochs"].sum()),
+        saved_epochs=int(missing.sum()),
+        trained_hours=float(trials["hours"].sum()),
+        saved_hours=float((missing * pruned["epoch_seconds"].fillna(0.0)).sum() / 3600),
+    )
+
+
+def survivors(trials: pd.DataFrame, max_epochs: int) -> pd.DataFrame:
+    """For each epoch 1 … max_epochs: trials that `trained` it, and trials that ASHA `stopped` after it."""
+    epochs = range(1, max_epochs + 1)
+    pruned = trials[trials["end"] == TrialEnd.PRUNED.value]
+    return pd.DataFrame(
+        {
+            "trained": [int((trials["epochs"] >= epoch).sum()) for epoch in epochs],
+            "stopped": [int((pruned["epochs"] == epoch).sum()) for epoch in epochs],
+        },
+        index=pd.Index(epochs, name="epoch"),
+    )

@@ -1,0 +1,259 @@
+"""A run's folder and study as tables. ``load_run(path)`` works on finished, running and interrupted searches.
+
+Two sources say the same from two sides: the folder knows epochs and endings, the study knows ranges, times and
+proposals that never started. They are joined by the trial's number.
+"""
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from analysis.study import StudyContent, read_study
+from trainable.errors import ConfigError, RunError
+from trainable.plan import ExecutionPlan
+from trainable.record import EpochReport, RunFolder, RunManifest, TrialEnd, TrialRecord, read_json
+
+_log = logging.getLogger(__name__)
+
+PARAM = "params_"
+"""Prefix of the columns that hold what the sampler chose, as in Optuna's own data frames."""
+UNFINISHED = "unfinished"
+"""How a trial without an ending is called: it still runs, or its search was interrupted."""
+ENDS: tuple[str, ...] = (*[end.value for end in TrialEnd], UNFINISHED)
+
+_EPOCH_SCALARS = (
+    "epoch",
+    "phase",
+    "loss",
+    "reconstruction_loss",
+    "commitment_loss",
+    "id_loss",
+    "transform_loss",
+    "commitment_scale",
+    "learning_rate",
+    "validation_auc",
+    "validation_pauc",
+    "perplexity",
+    "dead_code_share",
+    "epoch_seconds",
+    "train_seconds",
+    "score_seconds",
+    "peak_bytes",
+    "predicted_bytes",
+)
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """Everything a run has left behind, as plain tables."""
+
+    folder: RunFolder
+    manifest: RunManifest
+    records: dict[int, TrialRecord]
+    """By trial number; over-budget proposals may be in the study alone."""
+    trials: pd.DataFrame
+    """One row a trial, indexed by number; see `trial_rows` for the columns."""
+    distributions: dict[str, BaseDistribution]
+    """Ranges that parameters were drawn from; empty where the study could not be read."""
+    summary: dict[str, Any]
+    """What the search wrote when it ended; empty before."""
+    notes: tuple[str, ...]
+    """What a reader should know about the tables: one sentence each."""
+
+    @property
+    def params(self) -> list[str]:
+        """Names of the searched parameters, without prefix."""
+        return [str(column).removeprefix(PARAM) for column in self.trials.columns if str(column).startswith(PARAM)]
+
+    @cached_property
+    def epochs(self) -> pd.DataFrame:
+        """Long form: one row a trial and epoch, columns ``number`` and the scalars of `EpochReport`."""
+        rows = [
+            (number, *(getattr(report, name) for name in _EPOCH_SCALARS))
+            for number, record in self.records.items()
+            for report in record.epochs
+        ]
+        return pd.DataFrame(rows, columns=["number", *_EPOCH_SCALARS])
+
+    @cached_property
+    def ids(self) -> pd.DataFrame:
+        """Long form: one row a trial, epoch and machine id, with validation ``auc`` and ``pauc``."""
+        rows = [
+            (number, report.epoch, machine_id, auc, report.pauc_by_id.get(machine_id, float("nan")))
+            for number, record in self.records.items()
+            for report in record.epochs
+            for machine_id, auc in report.auc_by_id.items()
+        ]
+        return pd.DataFrame(rows, columns=["number", "epoch", "machine_id", "auc", "pauc"])
+
+    @cached_property
+    def densities(self) -> pd.DataFrame:
+        """Long form: validation ``auc`` of every density model, and of scores that are for comparison only."""
+        rows = [
+            (number, report.epoch, name, compared, auc)
+            for number, record in self.records.items()
+            for report in record.epochs
+            for compared, by_name in ((False, report.auc_by_density), (True, report.comparison_auc))
+            for name, auc in by_name.items()
+        ]
+        return pd.DataFrame(rows, columns=["number", "epoch", "density", "comparison", "auc"])
+
+    @property
+    def ranked(self) -> pd.DataFrame:
+        """Trials with an AUC, best validation AUC first; of equals the earlier one."""
+        scored = self.trials.dropna(subset=["best_auc"])
+        return scored.sort_values("best_auc", ascending=False, kind="stable")
+
+    @property
+    def best_number(self) -> int | None:
+        """The winner: of all trials with an AUC the one of highest validation AUC; None before the first epoch."""
+        ranked = self.ranked
+        return int(ranked.index[0]) if len(ranked) else None
+
+    def end_counts(self) -> dict[str, int]:
+        """How many trials ended in each way, every way named."""
+        counts = self.trials["end"].value_counts()
+        return {end: int(counts.get(end, 0)) for end in ENDS}
+
+
+def load_run(path: str | Path) -> RunResults:
+    """Reads a run's folder and its study; changes neither.
+
+    Raises
+    ------
+    RunError
+        If the folder is no run, or no trial has started in it yet.
+    """
+    folder = RunFolder(path)
+    manifest = folder.read_manifest()
+    records = {record.number: record for record in folder.read_trials()}
+    notes: list[str] = []
+    try:
+        study = read_study(folder, manifest)
+    except RunError as error:
+        _log.info("%s", error)
+        notes.append(f"{error}; ranges, times and proposals that never started are missing from the tables.")
+        study = StudyContent((), {})
+    trials = trial_rows(records, study.trials)
+    if not len(trials):
+        raise RunError(f"{folder.path} holds no trial yet; wait for the search to start one, or run it first")
+    summary = read_json(folder.summary_path, what="a run's summary") if folder.summary_path.exists() else {}
+    return RunResults(folder, manifest, records, trials, study.distributions, summary, tuple(notes))
+
+
+def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...]) -> pd.DataFrame:
+    """One row a trial, indexed by number.
+
+    Columns: end, reason, failures, epochs, best_auc, best_pauc (of the best epoch), best_epoch, final_auc,
+    predicted_bytes, peak_bytes (largest measured, 0 on a CPU), plan (a phrase), micro_batch_clips, recompute,
+    precision, epoch_seconds (median), hours, started and completed (where the study knows), and ``params_*``.
+    """
+    studied = {trial.number: trial for trial in proposed}
+    rows = []
+    for number in sorted({*records, *studied}):
+        record, trial = records.get(number), studied.get(number)
+        row = _record_row(record) if record is not None else _proposal_row(trial)
+        if row is None:
+            continue
+        row["number"] = number
+        row["started"] = trial.datetime_start if trial else None
+        row["completed"] = trial.datetime_complete if trial else None
+        params = record.start.params if record is not None else trial.params if trial else {}
+        rows.append({**row, **{PARAM + name: value for name, value in params.items()}})
+    frame = pd.DataFrame(rows)
+    if not len(frame):
+        return frame
+    for name in ("best_auc", "best_pauc", "final_auc", "epoch_seconds"):
+        frame[name] = frame[name].astype(float)
+    return frame.set_index("number")
+
+
+def _record_row(record: TrialRecord) -> dict[str, Any]:
+    outcome, epochs = record.outcome, record.epochs
+    best = max(epochs, key=lambda report: report.validation_auc, default=None)
+    plan = epochs[-1].plan if epochs else record.start.plan
+    return {
+        "end": outcome.end.value if outcome else UNFINISHED,
+        "reason": outcome.reason if outcome else "",
+        "failures": outcome.failures if outcome else 0,
+        "epochs": len(epochs),
+        "best_auc": best.validation_auc if best else None,
+        "best_pauc": best.validation_pauc if best else None,
+        "best_epoch": best.epoch if best else 0,
+        "final_auc": epochs[-1].validation_auc if epochs else None,
+        "predicted_bytes": record.start.predicted_bytes,
+        "peak_bytes": max((report.peak_bytes for report in epochs), default=0),
+        **_plan_columns(plan),
+        "epoch_seconds": _median_seconds(epochs),
+        "hours": sum(report.epoch_seconds for report in epochs) / 3600,
+    }
+
+
+def _proposal_row(trial: FrozenTrial | None) -> dict[str, Any] | None:
+    """The row of a trial that is in the study alone: over budget, or lost before its record was written."""
+    if trial is None or trial.user_attrs.get("end") is None:
+        return None
+    attrs = trial.user_attrs
+    return {
+        "end": TrialEnd(attrs["end"]).value,
+        "reason": str(attrs.get("reason", "")),
+        "failures": 0,
+        "epochs": 0,
+        "best_auc": None,
+        "best_pauc": None,
+        "best_epoch": 0,
+        "final_auc": None,
+        "predicted_bytes": int(attrs.get("predicted_bytes") or 0),
+        "peak_bytes": 0,
+        **_plan_columns(attrs.get("plan")),
+        "epoch_seconds": None,
+        "hours": 0.0,
+    }
+
+
+def _plan_columns(values: Any) -> dict[str, Any]:
+    try:
+        plan = ExecutionPlan.from_dict(values) if isinstance(values, dict) and values else None
+    except (ConfigError, TypeError):
+        plan = None
+    if plan is None:
+        return {"plan": str(values) if values else "", "micro_batch_clips": 0, "recompute": False, "precision": ""}
+    return {
+        "plan": plan.describe(),
+        "micro_batch_clips": plan.micro_batch_clips,
+        "recompute": plan.recompute_encoder or plan.recompute_decoder,
+        "precision": plan.precision,
+    }
+
+
+def _median_seconds(epochs: tuple[EpochReport, ...]) -> float | None:
+    if not epochs:
+        return None
+    ordered = sorted(report.epoch_seconds for report in epochs)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def comparison_epoch(epochs: pd.DataFrame, *, share: float = 0.8) -> int:
+    """The latest epoch that at least `share` of the trained trials reached.
+
+    ASHA stops weak trials early, so final AUCs compare long trainings with short ones; at this epoch nearly all
+    trials stand on one line. Raises ValueError without any epoch.
+    """
+    if not len(epochs):
+        raise ValueError("no trial has finished an epoch")
+    reached = epochs.groupby("epoch")["number"].nunique()
+    enough = reached[reached >= share * epochs["number"].nunique()]
+    return int(enough.index.max())
+
+
+def auc_at(epochs: pd.DataFrame, epoch: int) -> pd.Series:
+    """Validation AUC of each trial that reached an epoch, by trial number."""
+    there = epochs[epochs["epoch"] == epoch]
+    return there.set_index("number")["validation_auc"]
