@@ -1,6 +1,7 @@
 """An autoregressive model of the code grid: how surprising is each code after those before it in time?"""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +9,13 @@ from torch.nn import functional as F
 
 from trainable.config import DensityName
 from trainable.scoring.density import GroupState, PositionModel
+from trainable.scoring.distances import chunk_length
 
 HIDDEN = 48
 STEPS = 200
 """Optimizer steps a group; more overfit groups of a hundred clips."""
 BATCH_PATCHES = 64
-SCORE_PATCHES = 512
-"""Patches scored at once: bounds memory to 512 · 64 · K logits in chunks."""
+"""Patches of an optimizer step, fewer where their logits would exceed CHUNK_BYTES."""
 
 
 class CausalGrid(nn.Module):
@@ -42,17 +43,23 @@ class CausalGrid(nn.Module):
         below = self.below(F.pad(vectors_XDHW, (0, 0, 2, 0))[:, :, :-1])
         hidden = F.silu(past + below + self.rows.T[None, :, :, None])
         hidden = F.silu(hidden + self.mixed(hidden))
-        return F.log_softmax(self.logits(hidden.permute(0, 2, 3, 1)), dim=-1)
+        log_probabilities: Tensor = F.log_softmax(self.logits(hidden.permute(0, 2, 3, 1)), dim=-1)
+        return log_probabilities
 
     def surprise(self, codes_XHW: Tensor) -> Tensor:
         """−log p of each position's code given those before it, (X, 8, 8)."""
-        return -self(codes_XHW).gather(-1, codes_XHW[..., None])[..., 0]
+        log_probabilities: Tensor = self(codes_XHW)
+        return -log_probabilities.gather(-1, codes_XHW[..., None])[..., 0]
 
 
 class Autoregressive(PositionModel):
     """A small causal convolution over the code grid, trained anew for each group from the trial's seed."""
 
-    name: DensityName = "autoregressive"
+    name: ClassVar[DensityName] = "autoregressive"
+
+    def _chunk(self) -> int:
+        """Patches whose logits (8 × 8 × K) CHUNK_BYTES hold."""
+        return chunk_length(4 * 64 * self.codebook_KD.shape[0])
 
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
         patches = codes_BPHW.flatten(0, 1)
@@ -61,8 +68,9 @@ class Autoregressive(PositionModel):
             torch.manual_seed(self.seed)
             model = CausalGrid(self.codebook_KD)
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2, fused=True)
+        chunk = self._chunk()
         for step in range(STEPS):
-            picks = torch.randint(len(patches), (min(BATCH_PATCHES, len(patches)),), generator=generator)
+            picks = torch.randint(len(patches), (min(BATCH_PATCHES, len(patches), chunk),), generator=generator)
             for group in optimizer.param_groups:
                 group["lr"] = 3e-3 * (1 + math.cos(math.pi * step / STEPS)) / 2
             optimizer.zero_grad()
@@ -75,6 +83,6 @@ class Autoregressive(PositionModel):
         model = CausalGrid(self.codebook_KD)
         model.load_state_dict(state)
         patches = codes_BPHW.flatten(0, 1)
-        return torch.cat([model.surprise(chunk) for chunk in patches.split(SCORE_PATCHES)]).unflatten(
+        return torch.cat([model.surprise(chunk) for chunk in patches.split(self._chunk())]).unflatten(
             0, codes_BPHW.shape[:2]
         )

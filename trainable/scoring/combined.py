@@ -1,18 +1,19 @@
 """A calibrated combination: each member's score in standard deviations of its own scores on unseen normal clips."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from trainable.config import DensityName, ScoreConfig
-from trainable.scoring.counts import KernelCounts
 from trainable.scoring.density import DensityModel, GroupState
 from trainable.scoring.mahalanobis import Mahalanobis
-from trainable.scoring.neighbours import GridNeighbours, HistogramNeighbours
+from trainable.scoring.neighbours import GridNeighbours, ShiftedNeighbours
 
-MEMBERS: tuple[type[DensityModel], ...] = (GridNeighbours, Mahalanobis, HistogramNeighbours, KernelCounts)
-"""One of each family; a second of the same adds little that the first does not say."""
+MEMBERS: tuple[type[DensityModel], ...] = (GridNeighbours, ShiftedNeighbours, Mahalanobis)
+"""What a patch, the order of patches, and a clip's moments say; counts and histograms added nothing to these."""
+SMALLEST_SCALE = 1e-3
+"""Least standard deviation of a member's scores, as a share of their mean: a few clips may score alike."""
 
 
 class Combined(DensityModel):
@@ -21,7 +22,7 @@ class Combined(DensityModel):
     A member scores clips it was fitted to too low, so each half of a group is scored by a member fitted to the other.
     """
 
-    name: DensityName = "combined"
+    name: ClassVar[DensityName] = "combined"
 
     def __init__(self, config: ScoreConfig, *, seed: int = 0):
         super().__init__(config, seed=seed)
@@ -33,15 +34,10 @@ class Combined(DensityModel):
             member.prepare()
 
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
-        folds = (codes_BPHW[::2], codes_BPHW[1::2]) if len(codes_BPHW) > 1 else (codes_BPHW, codes_BPHW)
         state: GroupState = {}
         for index, member in enumerate(self.members):
-            crossed = [
-                member.clip_scores(member.fit_group(fitted), scored).double() for fitted, scored in (folds, folds[::-1])
-            ]
-            scores = torch.cat(crossed)
-            state[f"{index}/centre"] = scores.mean()
-            state[f"{index}/scale"] = scores.std(correction=0).clamp_min(1e-12)
+            centre, scale = _calibration(member, codes_BPHW)
+            state |= {f"{index}/centre": centre, f"{index}/scale": scale}
             state |= {f"{index}/member/{name}": value for name, value in member.fit_group(codes_BPHW).items()}
         return state
 
@@ -53,3 +49,17 @@ class Combined(DensityModel):
             scores = member.clip_scores(own, codes_BPHW).double()
             total += (scores - state[f"{index}/centre"]) / state[f"{index}/scale"]
         return total / len(self.members)
+
+
+def _calibration(member: DensityModel, codes_BPHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a member's scores on normal clips that it was not fitted to."""
+    if len(codes_BPHW) < 2:
+        # Nothing is left to calibrate on: members add up as they are, which still ranks the clips of the id.
+        return torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    halves = (codes_BPHW[::2], codes_BPHW[1::2])
+    scores = torch.cat(
+        [member.clip_scores(member.fit_group(fitted), unseen).double() for fitted, unseen in (halves, halves[::-1])]
+    )
+    centre = scores.mean()
+    floor = SMALLEST_SCALE * float(centre.abs()) + 1e-9
+    return centre, scores.std(correction=0).clamp_min(floor)

@@ -1,10 +1,13 @@
 """Count models: how often each code was heard in each frequency row, alone or after another."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from trainable.config import DensityName
 from trainable.scoring.density import GroupState, PositionModel
+from trainable.scoring.distances import code_kernel
 
 SMOOTHING = 0.1
 """Pseudo-count of each code in each row: small, because K codes share about 10 to 100 thousand positions."""
@@ -33,7 +36,7 @@ def _log_shares(counts_HK: Tensor) -> Tensor:
 class Counts(PositionModel):
     """Smoothed code counts per frequency row."""
 
-    name: DensityName = "counts"
+    name: ClassVar[DensityName] = "counts"
 
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
         return {"log_probability": _log_shares(row_counts(codes_BPHW, self.codebook_KD.shape[0]))}
@@ -43,23 +46,18 @@ class Counts(PositionModel):
 
 
 class KernelCounts(PositionModel):
-    """Code counts per row, each count shared with codes nearby: a kernel density estimate on the codebook.
+    """Code counts per row, each count shared with codes nearby: a kernel density estimate on the codebook."""
 
-    The kernel is Gaussian in the distance between code vectors; its width is the median distance of a code to its
-    third-nearest neighbour, so that it adapts to how densely the codebook is set.
-    """
-
-    name: DensityName = "kernel_counts"
+    name: ClassVar[DensityName] = "kernel_counts"
 
     def prepare(self) -> None:
-        squared = torch.cdist(self.codebook_KD, self.codebook_KD).square()
-        third = squared.kthvalue(min(4, squared.shape[0]), dim=1).values.median().clamp_min(1e-12)
-        kernel = torch.exp(-squared / (2 * third))
-        self.kernel_KK = kernel / kernel.sum(dim=1, keepdim=True)
+        self.kernel_KL = code_kernel(self.codebook_KD, seed=self.seed)
 
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
-        counts = row_counts(codes_BPHW, self.codebook_KD.shape[0])
-        return {"log_probability": _log_shares(counts @ self.kernel_KK)}
+        # To the landmarks and back: a code that was never heard is as likely as the codes around it.
+        counts_HK = row_counts(codes_BPHW, self.codebook_KD.shape[0])
+        back_LK = (self.kernel_KL / self.kernel_KL.sum(dim=0)).T
+        return {"log_probability": _log_shares(counts_HK @ self.kernel_KL @ back_LK)}
 
     def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
         return row_surprise(state["log_probability"], codes_BPHW)
@@ -71,7 +69,7 @@ class Bigram(PositionModel):
     Transitions seen are kept as a sorted list of (row, code, next code): a dense table would be 8 × K × K.
     """
 
-    name: DensityName = "bigram"
+    name: ClassVar[DensityName] = "bigram"
 
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
         keys, counts = self._keys(codes_BPHW).flatten().unique(return_counts=True)

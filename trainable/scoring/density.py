@@ -142,15 +142,3 @@ def load_state(model: DensityModel, state: Mapping[str, Any]) -> DensityModel:
         raise CheckpointError(f"this is not the state of a density model: {error!r}") from None
     model.prepare()
     return model
-
-
-def reduced_codebook(codebook_KD: Tensor, width: int) -> Tensor:
-    """The codebook on its first `width` principal axes, float32 (K, ≤ width).
-
-    Distances between codes keep all but the variance of the axes left out, and cost D / width times less.
-    """
-    centred = codebook_KD - codebook_KD.mean(dim=0)
-    if centred.shape[1] <= width:
-        return centred
-    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
-    return centred @ axes[:width].T

@@ -1,117 +1,231 @@
 """Nearest-neighbour models: how far a clip's codes lie from those of the nearest normal clips.
 
-Distances are made in chunks of `CHUNK_BYTES`; no clips × clips × positions array exists.
+All of them measure a distance in units of the radius of the neighbour it leads to (see `local_radii`).
 """
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from trainable.config import DensityName
-from trainable.scoring.density import DensityModel, GroupState, PositionModel, reduced_codebook
+from trainable.scoring.density import DensityModel, GroupState, PositionModel
+from trainable.scoring.distances import (
+    chunk_length,
+    code_kernel,
+    floored,
+    local_radii,
+    nearest_in_radii,
+    reduced_codebook,
+    squared_distances,
+)
 
-CHUNK_BYTES = 64 * 1024**2
-"""Largest temporary of a distance computation."""
-EMBEDDING_WIDTH = 16
-"""Principal axes of the codebook that distances between codes use."""
-NEIGHBOURS = 2
-"""Nearest training histograms averaged; 1 is noisier, 5 and more blur small machine ids."""
+NEIGHBOURS = 4
+"""Nearest neighbours averaged; 1 is noisier (measured on four sets of trained codes, 3 to 5 alike)."""
+EMBEDDING_WIDTH = 8
+"""Principal axes of the codebook that distances between grids use; 16 measured no better at twice the cost."""
+MOST_PATCHES = 4096
+"""Training patches kept of a group, evenly thinned: bounds time and memory where thousands of clips are normal."""
+REFERENCE_CLIPS = 256
+"""Clips against which the radius of every training clip is measured: keeps fitting linear in the clips."""
 
 
-def squared_distances(a_MD: Tensor, b_ND: Tensor) -> Tensor:
-    """‖a − b‖² of all pairs (M, N), never negative."""
-    products = torch.addmm(b_ND.square().sum(1), a_MD, b_ND.T, alpha=-2)
-    return products.add_(a_MD.square().sum(1, keepdim=True)).clamp_min_(0)
-
-
-def chunk_length(columns: int) -> int:
-    """Rows whose float32 distances to `columns` others take at most CHUNK_BYTES."""
-    return max(1, CHUNK_BYTES // (4 * max(columns, 1)))
+def thinned(count: int, most: int) -> Tensor:
+    """At most `most` of `count` indices, evenly spread."""
+    return torch.arange(min(count, most)) * count // min(count, most)
 
 
 class HistogramNeighbours(DensityModel):
-    """Distance between code histograms per frequency row: Hellinger's, which does not overrate frequent codes."""
+    """Hellinger distance between code histograms per frequency row, each code shared with codes nearby.
 
-    name: DensityName = "histogram_neighbours"
+    Hellinger's distance does not overrate frequent codes; sharing makes two codes of nearly the same sound alike.
+    """
+
+    name: ClassVar[DensityName] = "histogram_neighbours"
+
+    def prepare(self) -> None:
+        self.kernel_KL = code_kernel(self.codebook_KD, seed=self.seed)
 
     def _histograms(self, codes_BPHW: Tensor) -> Tensor:
-        n_clips, _, n_rows, _ = codes_BPHW.shape
-        num_codes = self.codebook_KD.shape[0]
-        rows = torch.arange(n_rows)[None, None, :, None]
-        cells = (rows * num_codes + codes_BPHW).flatten(1)
-        histograms = torch.zeros(n_clips, n_rows * num_codes)
-        histograms.scatter_add_(1, cells, torch.ones(1, 1).expand(cells.shape))
-        return (histograms / cells.shape[1]).sqrt_()
+        """Square roots of the shared histograms of all rows, float32 (B, 8 · L)."""
+        num_codes, width = self.kernel_KL.shape
+        n_rows = codes_BPHW.shape[2]
+        result = torch.empty(len(codes_BPHW), n_rows * width)
+        length = chunk_length(4 * n_rows * num_codes)
+        for begin in range(0, len(codes_BPHW), length):
+            codes = codes_BPHW[begin : begin + length].permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
+            counts = torch.zeros(len(codes), num_codes)
+            counts.scatter_add_(1, codes, torch.ones(1, 1).expand(codes.shape))
+            shared = (counts @ self.kernel_KL) / codes.shape[1]
+            result[begin : begin + length] = shared.view(-1, n_rows * width)
+        return result.sqrt_()
 
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
-        return {"histograms": self._histograms(codes_BPHW)}
+        histograms = self._histograms(codes_BPHW)
+        chosen = thinned(len(histograms), REFERENCE_CLIPS)
+        same = torch.arange(len(histograms))[:, None] == chosen
+        radii = local_radii(squared_distances(histograms, histograms[chosen]), same)
+        return {"histograms": histograms, "radii": floored(radii)}
 
     def clip_scores(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
-        known = state["histograms"]
-        count = min(NEIGHBOURS, len(known))
+        known, radii = state["histograms"], state["radii"]
         return torch.cat(
             [
-                squared_distances(chunk, known).topk(count, dim=1, largest=False).values.mean(dim=1)
-                for chunk in self._histograms(codes_BPHW).split(chunk_length(len(known)))
+                nearest_in_radii(squared_distances(chunk, known), radii, NEIGHBOURS)[0]
+                for chunk in self._histograms(codes_BPHW).split(chunk_length(4 * len(known)))
             ]
         )
 
 
-class GridNeighbours(PositionModel):
-    """The nearest training patch, compared position by position by the distance between codebook vectors.
-
-    Any patch of the group may be the nearest: a clip of a running machine has no beginning.
-    """
-
-    name: DensityName = "grid_neighbours"
+class _GridModel(PositionModel):
+    """What models that compare code grids position by position share: squared distances, mean over positions."""
 
     def prepare(self) -> None:
         self.embedding_KD = reduced_codebook(self.codebook_KD, EMBEDDING_WIDTH)
 
-    def fit_group(self, codes_BPHW: Tensor) -> GroupState:
-        return {"patches": codes_BPHW.flatten(0, 1).unique(dim=0).to(torch.int32)}
+    def _vectors(self, codes_XHW: Tensor) -> Tensor:
+        """(X, 8 · 8 · D); ‖a − b‖² of two is the mean over positions of their codes' squared distance."""
+        return F.embedding(codes_XHW.long(), self.embedding_KD / codes_XHW[0].numel() ** 0.5).flatten(1)
 
-    def _embed(self, codes_XHW: Tensor) -> Tensor:
-        return F.embedding(codes_XHW.long(), self.embedding_KD)
-
-    def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
-        known_XHWD = self._embed(state["patches"])
-        asked_XHWD = self._embed(codes_BPHW.flatten(0, 1))
-        return self.surprise(known_XHWD, asked_XHWD).unflatten(0, codes_BPHW.shape[:2])
-
-    def surprise(self, known_XHWD: Tensor, asked_XHWD: Tensor) -> Tensor:
-        """Squared distance to the nearest known patch at each position, (X, 8, 8)."""
-        known = known_XHWD.flatten(1)
-        nearest = torch.cat(
-            [
-                squared_distances(chunk, known).argmin(dim=1)
-                for chunk in asked_XHWD.flatten(1).split(chunk_length(len(known)))
-            ]
-        )
-        return (asked_XHWD - known_XHWD[nearest]).square().sum(dim=-1)
+    def _positions(self, asked_XHW: Tensor, known_XHW: Tensor) -> Tensor:
+        """Squared distance of each position's codes, (X, 8, 8)."""
+        asked, known = (F.embedding(codes.long(), self.embedding_KD) for codes in (asked_XHW, known_XHW))
+        return (asked - known).square().sum(dim=-1)
 
 
-class ShiftedNeighbours(GridNeighbours):
-    """Grid neighbours where a training patch may also lie up to two columns (16 frames) earlier or later.
+def shared_out(positions: Tensor, scores: Tensor) -> Tensor:
+    """Positions (…, 8, 8) scaled so that the mean of what belongs to a score, by its leading dimensions, is it."""
+    belonging = tuple(range(scores.dim(), positions.dim()))
+    means = positions.mean(dim=belonging, keepdim=True)
+    scores = scores.view(means.shape)
+    # Where the nearest grid is the same, what remains of the score lies evenly on all positions.
+    return torch.where(means > 0, positions * (scores / means.clamp_min(1e-12)), scores)
 
-    Positions that a shift leaves without a partner take the mean surprise of those that have one.
+
+class GridNeighbours(_GridModel):
+    """The nearest training patches, compared position by position by the distance between codebook vectors.
+
+    Any patch of the group may be the nearest: a clip of a running machine has no beginning.
     """
 
-    name: DensityName = "shifted_neighbours"
-    SHIFTS = (-2, -1, 0, 1, 2)
+    name: ClassVar[DensityName] = "grid_neighbours"
 
-    def surprise(self, known_XHWD: Tensor, asked_XHWD: Tensor) -> Tensor:
-        width = asked_XHWD.shape[2]
-        best = torch.full(asked_XHWD.shape[:1], float("inf"))
-        result = torch.empty(asked_XHWD.shape[:3])
-        for shift in self.SHIFTS:
-            asked = slice(max(shift, 0), width + min(shift, 0))
-            known = slice(max(-shift, 0), width + min(-shift, 0))
-            overlap = super().surprise(known_XHWD[:, :, known], asked_XHWD[:, :, asked])
-            mean = overlap.mean(dim=(1, 2))
-            better = mean < best
-            filled = mean[:, None, None].expand(result.shape).clone()
-            filled[:, :, asked] = overlap
-            result = torch.where(better[:, None, None], filled, result)
-            best = torch.minimum(best, mean)
-        return result
+    def fit_group(self, codes_BPHW: Tensor) -> GroupState:
+        n_clips, n_patches = codes_BPHW.shape[:2]
+        owners = torch.arange(n_clips).repeat_interleave(n_patches)
+        flat = codes_BPHW.flatten(0, 1)
+        # Patches that a short clip repeats would fill up the neighbours of each of them.
+        repeated = (codes_BPHW[:, 1:] == codes_BPHW[:, :-1]).all(dim=3).all(dim=2)
+        kept = torch.cat([torch.ones(n_clips, 1, dtype=torch.bool), ~repeated], dim=1).flatten().nonzero()[:, 0]
+        kept = kept[thinned(len(kept), MOST_PATCHES)]
+        patches, owners = flat[kept], owners[kept]
+        vectors = self._vectors(patches)
+        radii = [
+            local_radii(squared_distances(chunk, vectors), own[:, None] == owners)
+            for chunk, own in zip(
+                vectors.split(chunk_length(4 * len(vectors))), owners.split(chunk_length(4 * len(vectors))), strict=True
+            )
+        ]
+        return {"patches": patches.to(torch.int32), "radii": floored(torch.cat(radii))}
+
+    def _nearest(self, state: GroupState, asked_XHW: Tensor) -> tuple[Tensor, Tensor]:
+        known = self._vectors(state["patches"])
+        found = [
+            nearest_in_radii(squared_distances(self._vectors(chunk), known), state["radii"], NEIGHBOURS)
+            for chunk in asked_XHW.split(chunk_length(4 * (len(known) + known.shape[1])))
+        ]
+        return torch.cat([scores for scores, _ in found]), torch.cat([indices for _, indices in found])
+
+    def clip_scores(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
+        if self.config.aggregation != "mean":
+            return super().clip_scores(state, codes_BPHW)
+        scores, _ = self._nearest(state, codes_BPHW.flatten(0, 1))
+        return scores.view(codes_BPHW.shape[:2]).mean(dim=1)
+
+    def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
+        asked = codes_BPHW.flatten(0, 1)
+        scores, nearest = self._nearest(state, asked)
+        positions = self._positions(asked, state["patches"][nearest]).view(codes_BPHW.shape)
+        return shared_out(positions, scores.view(codes_BPHW.shape[:2]))
+
+
+class ShiftedNeighbours(_GridModel):
+    """The nearest training clips, compared patch by patch, where a patch may lie up to an eighth of a clip elsewhere.
+
+    The distance of two clips is the larger of both directions: each patch of one to its nearest in the other
+    (Hausdorff's distance, with means for maxima), so a clip that lacks what the other has is not near either.
+    """
+
+    name: ClassVar[DensityName] = "shifted_neighbours"
+
+    def _shifts(self, n_patches: int) -> range:
+        most = min(n_patches - 1, max(1, n_patches // 8))
+        return range(-most, most + 1)
+
+    def _patches(self, codes_BPHW: Tensor) -> Tensor:
+        """(P, B, 8 · 8 · D)"""
+        return self._vectors(codes_BPHW.transpose(0, 1).flatten(0, 1)).unflatten(0, (codes_BPHW.shape[1], -1))
+
+    def _distances(self, asked_PMF: Tensor, known_PNF: Tensor) -> Tensor:
+        """Distance (M, N) of all pairs of clips."""
+        n_patches, n_asked, _ = asked_PMF.shape
+        there = torch.full((n_patches, n_asked, known_PNF.shape[1]), float("inf"))
+        back = there.clone()
+        norms_asked, norms_known = asked_PMF.square().sum(2), known_PNF.square().sum(2)
+        for shift in self._shifts(n_patches):
+            mine = slice(max(0, -shift), n_patches - max(0, shift))
+            other = slice(max(0, shift), n_patches - max(0, -shift))
+            squared = torch.baddbmm(
+                norms_known[other, None, :], asked_PMF[mine], known_PNF[other].transpose(1, 2), alpha=-2
+            ).add_(norms_asked[mine, :, None])
+            torch.minimum(there[mine], squared, out=there[mine])
+            torch.minimum(back[other], squared, out=back[other])
+        return torch.maximum(there.mean(dim=0), back.mean(dim=0)).clamp_min_(0)
+
+    def _chunk(self, n_patches: int, n_known: int) -> int:
+        # `there`, `back` and `squared` exist at once.
+        return chunk_length(3 * 4 * n_patches * n_known)
+
+    def fit_group(self, codes_BPHW: Tensor) -> GroupState:
+        n_clips, n_patches = codes_BPHW.shape[:2]
+        chosen = thinned(n_clips, REFERENCE_CLIPS)
+        reference = self._patches(codes_BPHW[chosen])
+        length = self._chunk(n_patches, len(chosen))
+        radii = [
+            local_radii(self._distances(self._patches(codes_BPHW[members]), reference), members[:, None] == chosen)
+            for members in torch.arange(n_clips).split(length)
+        ]
+        return {"clips": codes_BPHW.to(torch.int32), "radii": floored(torch.cat(radii))}
+
+    def _nearest(self, state: GroupState, codes_BPHW: Tensor) -> tuple[Tensor, Tensor]:
+        if codes_BPHW.shape[1] != state["clips"].shape[1]:
+            raise ValueError(f"clips of {codes_BPHW.shape[1]} patches against {state['clips'].shape[1]} in training")
+        known = self._patches(state["clips"])
+        found = [
+            nearest_in_radii(self._distances(self._patches(chunk), known), state["radii"], NEIGHBOURS)
+            for chunk in codes_BPHW.split(self._chunk(*known.shape[:2]))
+        ]
+        return torch.cat([scores for scores, _ in found]), torch.cat([indices for _, indices in found])
+
+    def clip_scores(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
+        if self.config.aggregation != "mean":
+            return super().clip_scores(state, codes_BPHW)
+        return self._nearest(state, codes_BPHW)[0]
+
+    def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
+        scores, nearest = self._nearest(state, codes_BPHW)
+        known = state["clips"][nearest]
+        n_patches = codes_BPHW.shape[1]
+        best = torch.full(codes_BPHW.shape[:2], float("inf"))
+        result = torch.empty(codes_BPHW.shape)
+        for shift in self._shifts(n_patches):
+            mine = slice(max(0, -shift), n_patches - max(0, shift))
+            other = slice(max(0, shift), n_patches - max(0, -shift))
+            positions = self._positions(codes_BPHW[:, mine].flatten(0, 1), known[:, other].flatten(0, 1))
+            positions = positions.view(len(codes_BPHW), -1, 8, 8)
+            means = positions.mean(dim=(2, 3))
+            better = means < best[:, mine]
+            result[:, mine] = torch.where(better[:, :, None, None], positions, result[:, mine])
+            best[:, mine] = torch.minimum(best[:, mine], means)
+        return shared_out(result, scores)

@@ -32,7 +32,9 @@ CHEAP_DENSITIES: tuple[DensityName, ...] = (
     "kernel_counts",
     "histogram_neighbours",
     "grid_neighbours",
+    "shifted_neighbours",
     "mahalanobis",
+    "combined",
 )
 """Reported every epoch, so that one training teaches about several."""
 
