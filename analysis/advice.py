@@ -1,0 +1,226 @@
+"""What to do next, read from the results: each advice says what was seen, and the command where there is one."""
+
+import math
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from optuna.distributions import FloatDistribution, IntDistribution
+
+from analysis.importance import FEW_TRIALS
+from analysis.results import PARAM, RunResults
+from trainable.record import TrialEnd
+
+EDGE_SHARE = 0.05
+"""A winner within this share of its range's end asks for a wider range."""
+RISING_AUC = 0.005
+"""Gain of the winner over its last quarter of epochs that says it was not done."""
+BETTER_DENSITY_AUC = 0.01
+MANY_OVER_BUDGET = 0.3
+MANY_DEAD_CODES = 0.5
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing to do next."""
+
+    title: str
+    text: str
+    command: str = ""
+
+
+def next_steps(run: RunResults) -> list[Advice]:
+    """Advice in the order of usefulness; never empty."""
+    steps = [
+        *_settle_unfinished(run),
+        *_widen_ranges(run),
+        *_train_longer(run),
+        *_other_density(run),
+        *_search_more(run),
+        *_budget(run),
+        *_failures(run),
+        *_dead_codes(run),
+    ]
+    if run.best_number is not None:
+        steps.append(
+            Advice(
+                "Make a detector of the winner",
+                "Trains the best configuration with several seeds on all normal clips and saves a detector; "
+                "its scores come with p-values.",
+                f"python -m analysis.best {_path(run)} --retrain --seeds 3 --output detector",
+            )
+        )
+        steps.append(
+            Advice(
+                "Begin another search where this one ended",
+                "For another machine type or another budget: its first trials are this run's best.",
+                f"python -m search.run --space {run.manifest.space_name} --warm-start {_path(run)}",
+            )
+        )
+    if not steps:
+        steps.append(
+            Advice("Look at how trials ended", "No trial has finished an epoch; the reasons are in the table.")
+        )
+    return steps
+
+
+def _path(run: RunResults) -> str:
+    """The run's folder as a shell takes it."""
+    return shlex.quote(str(run.folder.path))
+
+
+def _best_row(run: RunResults) -> "pd.Series[Any] | None":
+    return None if run.best_number is None else run.ranked.iloc[0]
+
+
+def _settle_unfinished(run: RunResults) -> list[Advice]:
+    count = run.end_counts()["unfinished"]
+    if not count or run.summary:
+        return []
+    return [
+        Advice(
+            f"{count} trials have no ending",
+            "The search still runs, or it was interrupted. In the second case it goes on where it stopped.",
+            f"python -m search.run --resume {_path(run)}",
+        )
+    ]
+
+
+def _widen_ranges(run: RunResults) -> list[Advice]:
+    row = _best_row(run)
+    if row is None:
+        return []
+    at_edge = []
+    for name, distribution in run.distributions.items():
+        if not isinstance(distribution, IntDistribution | FloatDistribution) or PARAM + name not in row.index:
+            continue
+        value, low, high = row[PARAM + name], distribution.low, distribution.high
+        if not isinstance(value, int | float) or math.isnan(value) or high <= low:
+            continue
+        place = (
+            (math.log(value) - math.log(low)) / (math.log(high) - math.log(low))
+            if distribution.log
+            else (value - low) / (high - low)
+        )
+        # 0 is a switch ("off"), not the end of a range that could go on.
+        if place <= EDGE_SHARE and low > 0:
+            at_edge.append(f"{name} = {value:.4g} (range begins at {low:.4g})")
+        elif place >= 1 - EDGE_SHARE and high != 1.0:
+            at_edge.append(f"{name} = {value:.4g} (range ends at {high:.4g})")
+    if not at_edge:
+        return []
+    return [
+        Advice(
+            "Widen ranges",
+            "The winner lies at the end of what was searched, so a better value may lie beyond: "
+            + "; ".join(at_edge)
+            + ".",
+        )
+    ]
+
+
+def _train_longer(run: RunResults) -> list[Advice]:
+    number = run.best_number
+    if number is None:
+        return []
+    curve = run.epochs[run.epochs["number"] == number]["validation_auc"].tolist()
+    quarter = max(1, len(curve) // 4)
+    if len(curve) < 4 or max(curve) - max(curve[:-quarter]) < RISING_AUC:
+        return []
+    return [
+        Advice(
+            "Train longer",
+            f"The winner's validation AUC still rose by {max(curve) - max(curve[:-quarter]):.3f} over its last "
+            f"{quarter} of {len(curve)} epochs.",
+            f"python -m search.run --space {run.manifest.space_name} --warm-start {_path(run)} "
+            f"--max-epochs {2 * run.manifest.max_epochs}",
+        )
+    ]
+
+
+def _other_density(run: RunResults) -> list[Advice]:
+    number = run.best_number
+    if number is None:
+        return []
+    row = run.trials.loc[number]
+    there = run.densities
+    there = there[
+        (there["number"] == number) & (there["epoch"] == row["best_epoch"]) & ~there["comparison"].astype(bool)
+    ]
+    if not len(there):
+        return []
+    density, auc = max(zip(there["density"], there["auc"], strict=True), key=lambda pair: pair[1])
+    used = str(run.records[number].start.config.get("density", ""))
+    gain = auc - run.ranked["best_auc"].iloc[0]
+    if density == used or gain < BETTER_DENSITY_AUC:
+        return []
+    return [
+        Advice(
+            "Try another density model",
+            f"On the winner's very codes {density} reached a validation AUC of {auc:.3f}, "
+            f"{gain:.3f} more than {used}, which the search optimised.",
+        )
+    ]
+
+
+def _search_more(run: RunResults) -> list[Advice]:
+    scored = len(run.ranked)
+    if scored == 0 or scored >= FEW_TRIALS:
+        return []
+    samples = max(2 * run.manifest.num_samples, FEW_TRIALS)
+    return [
+        Advice(
+            "Search more",
+            f"Only {scored} trials have an AUC; with fewer than {FEW_TRIALS} the winner owes much to chance.",
+            f"python -m search.run --resume {_path(run)} --num-samples {samples}",
+        )
+    ]
+
+
+def _budget(run: RunResults) -> list[Advice]:
+    share = run.end_counts()[TrialEnd.OVER_BUDGET.value] / len(run.trials)
+    if share < MANY_OVER_BUDGET:
+        return []
+    return [
+        Advice(
+            "Narrow the space or raise the budget",
+            f"{share:.0%} of the proposals needed more memory than the budget. They cost no training, but leave less "
+            "of the space to find a winner in.",
+        )
+    ]
+
+
+def _failures(run: RunResults) -> list[Advice]:
+    counts = run.end_counts()
+    steps = []
+    if count := counts[TrialEnd.OUT_OF_MEMORY.value]:
+        steps.append(
+            Advice(
+                f"{count} trials ran out of memory",
+                "The prediction was too low for them, or another process used the GPU. The memory section shows "
+                "predicted against measured peaks.",
+            )
+        )
+    if count := counts[TrialEnd.NON_FINITE.value]:
+        steps.append(
+            Advice(f"{count} trials diverged", "Their loss became NaN or infinite; a lower learning_rate avoids that.")
+        )
+    if count := counts[TrialEnd.CRASHED.value]:
+        steps.append(Advice(f"{count} trials crashed", "Their reasons are in the table of endings."))
+    return steps
+
+
+def _dead_codes(run: RunResults) -> list[Advice]:
+    number = run.best_number
+    if number is None:
+        return []
+    last = run.records[number].epochs[-1]
+    if last.dead_code_share < MANY_DEAD_CODES:
+        return []
+    return [
+        Advice(
+            "Use a smaller codebook",
+            f"{last.dead_code_share:.0%} of the winner's codes were not used in its last epoch.",
+        )
+    ]

@@ -1,0 +1,80 @@
+"""One page for someone who was not there: ``python -m analysis.report RUN [--output FILE]``.
+
+The page is a single HTML file without scripts; pictures are vector graphics inside it.
+"""
+
+import argparse
+import base64
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainable.commandline import add_flag, run, set_up_logging
+from trainable.errors import RunError
+
+if TYPE_CHECKING:
+    from analysis.report_content import Picture
+    from analysis.results import RunResults
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
+    parser.add_argument("run", metavar="RUN", help="folder of a finished, running or interrupted search")
+    add_flag(parser, "output", metavar="FILE", help="where the page goes (default: RUN/report.html)")
+    add_flag(
+        parser, "no_model", action="store_true", help="leave out what needs the winner's checkpoint and recordings"
+    )
+    add_flag(parser, "device", default="cpu", help="where the winner's scores are computed (default: cpu)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    set_up_logging()
+    output = Path(arguments.output) if arguments.output else Path(arguments.run) / "report.html"
+    write_report(Path(arguments.run), output, with_model=not arguments.no_model, device=arguments.device)
+    print(f"{output} ({output.stat().st_size / 1024**2:.1f} MiB)")
+    return 0
+
+
+def write_report(path: Path, output: Path, *, with_model: bool = True, device: str = "cpu") -> None:
+    """Writes the report of a run. Raises RunError if the run cannot be read or the file cannot be written."""
+    from analysis.results import load_run
+
+    page = render(load_run(path), with_model=with_model, device=device)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(output)
+    except OSError as error:
+        raise RunError(f"the report {output} cannot be written: {error.strerror}") from None
+
+
+def render(results: "RunResults", *, with_model: bool = True, device: str = "cpu") -> str:
+    """The page of a run as HTML."""
+    # Here, not above: --help and a mistyped path answer without jinja2, matplotlib and torch.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from analysis.report_content import report_content
+
+    environment = Environment(
+        loader=PackageLoader("analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+    )
+    template = environment.get_template("report.html.j2")
+    content = report_content(results, with_model=with_model, device=device)
+    return template.render(content=content, embed=embed, folder=str(results.folder.path))
+
+
+def embed(picture: "Picture") -> str:
+    """A picture as a data URL: an image of its own, so that names inside one drawing cannot meet another's."""
+    buffer = io.BytesIO()
+    # No date in the file: the same run gives the same page.
+    picture.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

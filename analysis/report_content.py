@@ -1,0 +1,337 @@
+"""What the report says: headline, sections, tables and pictures, before any HTML."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis.advice import Advice, next_steps
+from analysis.figures.anomaly_codes import anomaly_codes, code_contrast
+from analysis.figures.codebook import codebook_usage, usage_shares
+from analysis.figures.curves import learning_curves
+from analysis.figures.densities import density_comparison
+from analysis.figures.ends import trial_ends
+from analysis.figures.importance import importance_bars
+from analysis.figures.infeasible import infeasible_over_time
+from analysis.figures.memory import memory_by_plan, predicted_against_measured
+from analysis.figures.parallel import parallel_coordinates
+from analysis.figures.pareto import auc_against_memory, auc_against_time
+from analysis.figures.progress import all_curves, search_progress
+from analysis.figures.roc import roc_curves
+from analysis.figures.rungs import asha_rungs
+from analysis.figures.scores import score_histograms
+from analysis.figures.surprise import spectrogram_with_surprise
+from analysis.importance import Importances, importances
+from analysis.model_view import ModelView, load_view
+from analysis.pruning import pruning_savings
+from analysis.results import RunResults
+from analysis.tables import Table, ends_table, plans_table, run_table, searched_table, top_table
+from trainable.data.clips import Split
+from trainable.errors import ProjectError
+from trainable.scoring.evaluate import Evaluation
+from trainable.units import format_bytes
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with what it shows in words, for who cannot see it."""
+
+    figure: Figure
+    caption: str
+    wide: bool = False
+    """Scrolls in its own frame on a narrow screen instead of shrinking."""
+
+
+@dataclass
+class Section:
+    """A heading and what stands below it, in this order."""
+
+    title: str
+    text: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    advice: list[Advice] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """Everything on the page."""
+
+    title: str
+    summary: str
+    tiles: tuple[tuple[str, str, str], ...]
+    """(label, number, remark) of the figures at the top."""
+    sections: tuple[Section, ...]
+    notes: tuple[str, ...]
+
+
+def report_content(run: RunResults, *, with_model: bool = True, device: str = "cpu") -> ReportContent:
+    """The content of a run's report.
+
+    Without the winner's checkpoint or its recordings (or with `with_model=False`) the sections that need them say
+    why they are short; the others are complete.
+    """
+    view, why_not = _winner(run, device) if with_model else (None, "It was left out on request (--no-model).")
+    held_out = view.evaluation(Split.HELD_OUT) if view else None
+    found = importances(run)
+    sections = [
+        _searched(run),
+        _won(run, found, view),
+        _held_out(view, held_out, why_not),
+        _ended(run),
+        _mattered(run, found),
+        _memory(run),
+        _codebook(run, view, why_not),
+        Section("What to do next", advice=next_steps(run)),
+    ]
+    return ReportContent(
+        title=f"Search {run.manifest.name}",
+        summary=summary_sentence(run, held_out),
+        tiles=_tiles(run, held_out),
+        sections=tuple(sections),
+        notes=run.notes,
+    )
+
+
+def _winner(run: RunResults, device: str) -> tuple[ModelView | None, str]:
+    if run.best_number is None:
+        return None, "No trial has finished an epoch yet."
+    try:
+        return load_view(run, run.best_number, device=device), ""
+    except ProjectError as error:
+        _log.warning("%s", error)
+        return None, f"The winner could not be brought back: {error}."
+
+
+def summary_sentence(run: RunResults, held_out: Evaluation | None) -> str:
+    """What happened, in two sentences."""
+    counts = run.end_counts()
+    machine = run.manifest.data.get("machine_type", "unknown machine")
+    trained = int((run.trials["epochs"] > 0).sum())
+    first = f"{len(run.trials)} configurations of a VQ-VAE anomaly detector were proposed for {machine}; "
+    first += f"{trained} were trained"
+    first += f", {counts['over_budget']} did not fit the memory budget." if counts["over_budget"] else "."
+    if run.best_number is None:
+        return f"{first} None has finished an epoch yet."
+    best = run.ranked.iloc[0]
+    second = f"The best, trial {run.best_number}, reached a validation AUC of {best['best_auc']:.3f}"
+    if held_out is None:
+        return f"{first} {second}."
+    low, high = held_out.interval
+    return (
+        f"{first} {second}, and {held_out.auc:.3f} (95 % interval {low:.3f} … {high:.3f}) "
+        "on held-out clips that took no part in choosing it."
+    )
+
+
+def _tiles(run: RunResults, held_out: Evaluation | None) -> tuple[tuple[str, str, str], ...]:
+    tiles = []
+    if held_out is not None:
+        low, high = held_out.interval
+        tiles.append(("held-out AUC", f"{held_out.auc:.3f}", f"95 % interval {low:.3f} … {high:.3f}"))
+        tiles.append(("held-out pAUC", f"{held_out.pauc:.3f}", "false alarms ≤ 10 %"))
+    if run.best_number is not None:
+        best = run.ranked.iloc[0]
+        tiles.append(
+            ("validation AUC", f"{best['best_auc']:.3f}", f"trial {run.best_number}, epoch {best['best_epoch']}")
+        )
+        peak = int(best["peak_bytes"]) or int(best["predicted_bytes"])
+        if peak:
+            how = "measured" if best["peak_bytes"] else "predicted"
+            budget = run.manifest.gpu_memory_budget_bytes
+            tiles.append(
+                ("GPU memory", format_bytes(peak), f"{how}; budget {format_bytes(budget) if budget else 'none'}")
+            )
+    savings = pruning_savings(run.trials, run.manifest.max_epochs)
+    tiles.append(("epochs trained", f"{savings.trained_epochs:,}", f"{savings.saved_epochs:,} saved by pruning"))
+    tiles.append(("training time", f"{savings.trained_hours:.3g} h", "summed over trials"))
+    return tuple(tiles)
+
+
+def _searched(run: RunResults) -> Section:
+    section = Section("What was searched", tables=[searched_table(run), run_table(run)])
+    section.text.append(
+        "A VQ-VAE learns to code the sound of healthy machines; a density model on its code indices says how unusual "
+        "a recording is. Only normal recordings are trained on. Trials are compared by AUC on validation clips; "
+        "held-out clips are looked at once, for the winner."
+    )
+    section.pictures.append(Picture(search_progress(run.trials), "Best validation AUC of each trial, by its number."))
+    return section
+
+
+def _won(run: RunResults, found: Importances, view: ModelView | None) -> Section:
+    section = Section("What won, and why")
+    number = run.best_number
+    if number is None:
+        section.text.append("No trial has finished an epoch yet.")
+        return section
+    section.text.append(_why(run, found))
+    section.tables.append(top_table(run))
+    epochs = run.epochs[run.epochs["number"] == number]
+    section.pictures.append(
+        Picture(learning_curves(epochs, title=f"Trial {number}"), "The winner's epochs; its phases shaded.", wide=True)
+    )
+    section.pictures.append(
+        Picture(all_curves(run.epochs, run.trials, highlight=number), "The winner's curve among all trials'.")
+    )
+    densities = run.densities[run.densities["number"] == number]
+    config = run.records[number].start.config
+    section.pictures.append(
+        Picture(
+            density_comparison(
+                densities,
+                optimised=str(config.get("density", "")),
+                epoch=int(run.trials["best_epoch"].loc[number]),
+            ),
+            "AUC of every density model on the same codes.",
+        )
+    )
+    return section
+
+
+def _why(run: RunResults, found: Importances) -> str:
+    ranked = run.ranked
+    text = f"Trial {run.best_number} has the highest validation AUC ({ranked['best_auc'].iloc[0]:.3f})"
+    if len(ranked) > 1:
+        gap = ranked["best_auc"].iloc[0] - ranked["best_auc"].iloc[1]
+        median = ranked["best_auc"].median()
+        text += f", {gap:.3f} above the next (trial {ranked.index[1]}); the median of all is {median:.3f}"
+    text += "."
+    if found.shares:
+        top = list(found.shares.items())[:3]
+        text += " What set good trials apart was chiefly " + ", ".join(f"{n} ({s:.0%})" for n, s in top) + "."
+    return (
+        text + " Validation AUCs of winners are optimistic: the best of many is partly luck, so trust the held-out one."
+    )
+
+
+def _held_out(view: ModelView | None, held_out: Evaluation | None, why_not: str) -> Section:
+    section = Section("How well it detects on held-out clips")
+    if view is None or held_out is None:
+        section.text.append(why_not)
+        return section
+    clips = view.clips(Split.HELD_OUT)
+    rows = [(i, f"{a:.3f}", f"{held_out.pauc_by_id[i]:.3f}") for i, a in held_out.auc_by_id.items()]
+    rows.append(("mean", f"{held_out.auc:.3f}", f"{held_out.pauc:.3f}"))
+    section.tables.append(Table(("machine id", "AUC", "pAUC"), tuple(rows)))
+    section.text.append(
+        f"Scored at the checkpoint of epoch {view.epoch}, on {len(clips)} clips "
+        f"({int(clips.labels.sum())} anomalous). pAUC looks at false-alarm rates up to 10 % only; 0.5 is chance "
+        "for both."
+    )
+    section.pictures.append(
+        Picture(
+            score_histograms(
+                held_out.scores, held_out.labels, clips.machine_ids, held_out.auc_by_id, title="Held-out scores"
+            ),
+            "Anomaly scores of normal and anomalous held-out clips, by machine id.",
+            wide=True,
+        )
+    )
+    section.pictures.append(
+        Picture(
+            roc_curves(held_out.scores, held_out.labels, clips.machine_ids, title="Held-out ROC"),
+            "ROC curves by machine id.",
+        )
+    )
+    return section
+
+
+def _ended(run: RunResults) -> Section:
+    savings = pruning_savings(run.trials, run.manifest.max_epochs)
+    section = Section("How trials ended", tables=[ends_table(run)])
+    section.text.append(
+        f"ASHA stopped {savings.pruned} trials early and so saved {savings.saved_epochs:,} epochs, "
+        f"{savings.saved_share:.0%} of what training every started trial to the end would have taken "
+        f"({savings.saved_hours:.3g} h at each trial's own pace)."
+    )
+    section.pictures.append(Picture(trial_ends(run.end_counts()), "Trials by how they ended."))
+    section.pictures.append(
+        Picture(asha_rungs(run.trials, run.manifest.max_epochs), "Trials still training, by epoch.")
+    )
+    return section
+
+
+def _mattered(run: RunResults, found: Importances) -> Section:
+    section = Section("Which parameters mattered", text=[found.note])
+    section.pictures.append(Picture(importance_bars(found), "Importance of each parameter."))
+    section.pictures.append(
+        Picture(
+            parallel_coordinates(run.trials, run.distributions, order=list(found.shares)),
+            "Every trial's parameters, coloured by its AUC.",
+            wide=True,
+        )
+    )
+    return section
+
+
+def _memory(run: RunResults) -> Section:
+    budget = run.manifest.gpu_memory_budget_bytes
+    section = Section("What it costs: memory and time", tables=[plans_table(run)])
+    section.text.append(
+        "Peak memory is predicted before a trial starts; what cannot fit the budget never does. The plan changes "
+        "memory and speed, not the result."
+    )
+    figures: list[tuple[Callable[[], Figure], str]] = [
+        (lambda: auc_against_memory(run.trials, budget_bytes=budget), "AUC against peak memory."),
+        (lambda: auc_against_time(run.trials), "AUC against seconds an epoch."),
+        (lambda: predicted_against_measured(run.trials, budget_bytes=budget), "Predicted against measured peaks."),
+        (lambda: memory_by_plan(run.trials, budget_bytes=budget), "Predicted peak of every proposal."),
+        (
+            lambda: infeasible_over_time(run.trials, budget_text=format_bytes(budget) if budget else "none"),
+            "Share of proposals over budget.",
+        ),
+    ]
+    section.pictures += [Picture(draw(), caption) for draw, caption in figures]
+    return section
+
+
+def _codebook(run: RunResults, view: ModelView | None, why_not: str) -> Section:
+    section = Section("What the codes say")
+    if view is None:
+        section.text.append(why_not)
+        return section
+    size = view.config.quantizer.num_embeddings
+    shares = usage_shares(view.train_codes.codes_BPHW.numpy(), size)
+    epochs = run.epochs[run.epochs["number"] == view.number]
+    section.pictures.append(Picture(codebook_usage(shares, epochs), "How the codebook is used.", wide=True))
+    codes = view.codes(Split.VALIDATION).codes_BPHW.numpy()
+    contrast = code_contrast(codes, view.clips(Split.VALIDATION).labels, size)
+    section.pictures.append(
+        Picture(anomaly_codes(contrast), "Codes that anomalies use more than normal clips.", wide=True)
+    )
+    section.pictures += surprise_examples(view)
+    section.text.append(
+        "Each position of a patch (8 mel bins × 8 frames) has one code. Bright places in the lower spectrograms are "
+        f"where the code surprises the density model ({view.map_density.name.replace('_', ' ')})."
+    )
+    return section
+
+
+def surprise_examples(view: ModelView) -> list[Picture]:
+    """The validation anomaly that scores highest, and the normal clip in the middle, on one scale of colours."""
+    clips, evaluation = view.clips(Split.VALIDATION), view.evaluation(Split.VALIDATION)
+    anomalies, normals = np.flatnonzero(clips.labels == 1), np.flatnonzero(clips.labels == 0)
+    loudest = int(anomalies[np.argmax(evaluation.scores[anomalies])])
+    ordered = normals[np.argsort(evaluation.scores[normals])]
+    middle = int(ordered[len(ordered) // 2])
+    surprises = {index: view.position_scores(Split.VALIDATION, index) for index in (loudest, middle)}
+    low = float(np.median(surprises[middle][1]))
+    high = float(np.quantile(surprises[loudest][1], 0.98))
+    pictures = []
+    for index, word in ((loudest, "anomaly with the highest score"), (middle, "normal clip with the median score")):
+        frames, surprise, starts = surprises[index]
+        figure = spectrogram_with_surprise(
+            frames,
+            surprise,
+            starts,
+            seconds_per_frame=view.seconds_per_frame,
+            title=f"{clips.names[index]}: {word}",
+            scale=(low, max(high, low + 1e-9)),
+        )
+        pictures.append(Picture(figure, f"Spectrogram and code surprise: {word}.", wide=True))
+    return pictures

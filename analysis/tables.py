@@ -1,0 +1,162 @@
+"""Tables for readers: rounded, with units, in words. Rows of strings, so that a page and a terminal show the same."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from analysis.results import PARAM, RunResults
+from trainable.record import TrialEnd
+from trainable.units import format_bytes
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading and rows of text."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def text_of(value: Any) -> str:
+    """A value as a reader wants it: four significant digits, a dash for nothing."""
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def range_text(distribution: BaseDistribution) -> str:
+    """``32 … 512, logarithmic`` and the like."""
+    if isinstance(distribution, CategoricalDistribution):
+        return ", ".join(text_of(choice) for choice in distribution.choices)
+    if isinstance(distribution, IntDistribution | FloatDistribution):
+        step = f", steps of {text_of(distribution.step)}" if distribution.step not in (None, 1) else ""
+        log = ", logarithmic" if distribution.log else ""
+        return f"{text_of(distribution.low)} … {text_of(distribution.high)}{step}{log}"
+    return str(distribution)
+
+
+def searched_table(run: RunResults) -> Table:
+    """Each searched parameter: range, the winner's value, the middle half of the best ten trials."""
+    best = run.ranked.iloc[0] if len(run.ranked) else None
+    top = run.ranked.head(10)
+    rows = []
+    for name in run.params:
+        column = PARAM + name
+        distribution = run.distributions.get(name)
+        rows.append(
+            (
+                name,
+                range_text(distribution) if distribution else "unknown",
+                _whole(best[column], distribution) if best is not None else "–",
+                _spread(top[column], distribution),
+            )
+        )
+    return Table(("parameter", "searched", "winner", "best ten trials"), tuple(rows))
+
+
+def _whole(value: Any, distribution: BaseDistribution | None) -> str:
+    """pandas keeps integers as floats where some trials lack them; a reader should not see that."""
+    if isinstance(distribution, IntDistribution) and not pd.isna(value):
+        return str(int(value))
+    return text_of(value.item() if hasattr(value, "item") else value)
+
+
+def _spread(values: "pd.Series[Any]", distribution: BaseDistribution | None) -> str:
+    values = values.dropna()
+    if not len(values):
+        return "–"
+    if isinstance(distribution, CategoricalDistribution) or not pd.api.types.is_numeric_dtype(values):
+        counts = values.astype(str).value_counts()
+        return ", ".join(f"{name} ({count}×)" for name, count in counts.head(3).items())
+    low, high = float(values.quantile(0.25)), float(values.quantile(0.75))
+    return f"{low:.3g} … {high:.3g}"
+
+
+def top_table(run: RunResults, count: int = 5) -> Table:
+    """The best trials by validation AUC."""
+    rows = []
+    for number, row in run.ranked.head(count).iterrows():
+        rows.append(
+            (
+                str(number),
+                f"{row['best_auc']:.3f}",
+                f"{row['best_pauc']:.3f}",
+                f"{row['best_epoch']} of {run.manifest.max_epochs}",
+                str(row["end"]).replace("_", " "),
+                format_bytes(row["peak_bytes"] or row["predicted_bytes"])
+                if row["peak_bytes"] or row["predicted_bytes"]
+                else "–",
+                f"{row['epoch_seconds']:.3g} s",
+                ", ".join(
+                    f"{name} {_whole(row[PARAM + name], run.distributions.get(name))}"
+                    for name in run.params
+                    if not pd.isna(row[PARAM + name])
+                ),
+            )
+        )
+    return Table(
+        ("trial", "validation AUC", "pAUC", "best epoch", "ended", "memory", "an epoch", "parameters"), tuple(rows)
+    )
+
+
+END_MEANINGS = {
+    TrialEnd.COMPLETED.value: "trained all its epochs",
+    TrialEnd.PRUNED.value: "stopped early by ASHA: weaker than others at the same epoch",
+    TrialEnd.OVER_BUDGET.value: "never started: no execution plan fits the memory budget",
+    TrialEnd.OUT_OF_MEMORY.value: "ran out of memory and no smaller plan was left",
+    TrialEnd.NON_FINITE.value: "its loss became NaN or infinite",
+    TrialEnd.CRASHED.value: "an exception, a lost worker or a time-out",
+    "unfinished": "still running, or interrupted with its search",
+}
+
+
+def ends_table(run: RunResults) -> Table:
+    """Every way a trial can end, how many did, and the commonest reason given."""
+    rows = []
+    for end, count in run.end_counts().items():
+        reasons = run.trials.loc[run.trials["end"] == end, "reason"]
+        reasons = reasons[reasons.astype(bool)]
+        common = str(reasons.value_counts().index[0]) if len(reasons) and end != TrialEnd.PRUNED.value else ""
+        rows.append((end.replace("_", " "), str(count), END_MEANINGS[end], common))
+    return Table(("ended", "trials", "meaning", "most frequent reason"), tuple(rows))
+
+
+def plans_table(run: RunResults) -> Table:
+    """Execution plans that trials ran under, the most frequent first."""
+    started = run.trials[run.trials["plan"].astype(bool) & (run.trials["end"] != TrialEnd.OVER_BUDGET.value)]
+    rows = []
+    for plan, part in started.groupby("plan"):
+        peak = int(part["predicted_bytes"].max())
+        rows.append(
+            (str(plan), str(len(part)), format_bytes(peak) if peak else "–", f"{part['epoch_seconds'].median():.3g} s")
+        )
+    rows.sort(key=lambda row: -int(row[1]))
+    return Table(("execution plan", "trials", "largest predicted peak", "median epoch"), tuple(rows[:12]))
+
+
+def run_table(run: RunResults) -> Table:
+    """What was asked, as facts."""
+    manifest = run.manifest
+    budget = manifest.gpu_memory_budget_bytes
+    data = manifest.data
+    rows = [
+        ("command", manifest.command),
+        ("begun", manifest.created),
+        ("space", manifest.space_name),
+        ("recordings", f"{data.get('machine_type')} of {data.get('data_root') or 'the embedded machines'}"),
+        ("trials asked for", str(manifest.num_samples)),
+        ("epochs of a full training", str(manifest.max_epochs)),
+        ("GPU memory budget a trial", format_bytes(budget) if budget else "none"),
+        ("device", manifest.device),
+        ("seed", str(manifest.seed)),
+        ("code", manifest.commit[:12] or "unknown commit"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
+    ]
+    rows += [(f"resumed {entry.get('when', '')}".strip(), str(entry.get("command", ""))) for entry in manifest.history]
+    return Table(("what", "value"), tuple(rows))
