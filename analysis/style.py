@@ -1,5 +1,6 @@
 """How every picture looks: Okabe and Ito's colours (safe for colour-blind readers), sizes for a laptop and a phone."""
 
+import textwrap
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
@@ -102,6 +103,12 @@ def message_figure(title: str, message: str) -> Figure:
     return figure
 
 
-def note(axes: Axes, text: str) -> None:
-    """A remark below the axes."""
-    axes.annotate(text, (0, 0), (0, -38), "axes fraction", textcoords="offset points", fontsize=8.5, color="#555555")
+def legend_below(figure: Figure, axes: Axes, *, columns: int = 4) -> None:
+    """A legend under the axes, where it can hide no point."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5)
+
+
+def with_note(label: str, text: str, *, width: int = 62) -> str:
+    """An axis label with a remark below it, wrapped."""
+    return "\n".join([label, *textwrap.wrap(text, width)])

@@ -46,7 +46,8 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
     _line(detection, x, epochs["validation_auc"], BLUE, "AUC")
     _line(detection, x, epochs["validation_pauc"], ORANGE, "pAUC", "--")
     detection.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
-    detection.set(title="Detection on validation clips", ylabel="mean over machine ids")
+    detection.set_title("Detection on validation clips", pad=14)
+    detection.set(ylabel="mean over machine ids")
     detection.legend(loc="lower right")
 
     names = {
@@ -59,11 +60,13 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
         positive = epochs[name].where(epochs[name] > 0)
         if positive.notna().any():
             _line(losses, x, positive, colour, label, style)
-    losses.set(title="Loss terms, before weighting", ylabel="loss", yscale="log")
+    losses.set_title("Loss terms, before weighting", pad=14)
+    losses.set(ylabel="loss", yscale="log")
     losses.legend(loc="best", ncols=2)
 
     _line(codebook, x, epochs["perplexity"], BLUE, "perplexity (left)")
-    codebook.set(title="Codebook", xlabel="epoch", ylabel="perplexity (codes)")
+    codebook.set_title("Codebook", pad=14)
+    codebook.set(xlabel="epoch", ylabel="perplexity (codes)")
     codebook.set_ylim(bottom=0)
     share = codebook.twinx()
     _line(share, x, 100 * epochs["dead_code_share"], PURPLE, "dead codes (right)", "--")
@@ -76,7 +79,8 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
     _line(schedule, x, epochs["commitment_scale"], ORANGE, "commitment scale")
     relative = epochs["learning_rate"] / max(float(epochs["learning_rate"].max()), 1e-12)
     _line(schedule, x, relative, GREY, "learning rate / its peak", "--")
-    schedule.set(title="Schedules", xlabel="epoch", ylabel="factor (0 … 1)", ylim=(0, 1.08))
+    schedule.set_title("Schedules", pad=14)
+    schedule.set(xlabel="epoch", ylabel="factor (0 … 1)", ylim=(0, 1.08))
     schedule.legend(loc="lower right")
     return figure
 
@@ -91,10 +95,10 @@ def _draw_phases(axes: Axes, epochs: pd.DataFrame) -> None:
         axes.annotate(
             PHASE_NAMES[phase],
             ((first + last) / 2, 1.0),
-            (0, -10),
+            (0, 2),
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
             ha="center",
-            fontsize=7.5,
+            fontsize=7,
             color="#666666",
         )

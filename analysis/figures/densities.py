@@ -36,6 +36,6 @@ def density_comparison(densities: pd.DataFrame, *, optimised: str, epoch: int) -
     axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set(title=title, xlabel=f"validation AUC (blue: {optimised.replace('_', ' ')}, which the search optimised)")
+    axes.set(title=title, xlabel=f"validation AUC (blue: {optimised.replace('_', ' ')}, optimised)")
     axes.set_xlim(min(0.4, float(there["auc"].min()) - 0.02), 1.08)
     return figure

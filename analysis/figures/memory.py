@@ -4,7 +4,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.style import BLACK, BLUE, END_COLOURS, END_MARKERS, GREY, ORANGE, message_figure, new_figure, styled
+from analysis.style import (
+    BLACK,
+    BLUE,
+    END_COLOURS,
+    END_MARKERS,
+    GREY,
+    ORANGE,
+    legend_below,
+    message_figure,
+    new_figure,
+    styled,
+)
 from trainable.units import GIB, format_bytes
 
 
@@ -36,7 +47,7 @@ def predicted_against_measured(trials: pd.DataFrame, *, budget_bytes: int | None
             fontsize=8,
         )
     axes.set(
-        title=f"{title}: {np.median(error):+.1%} median, {error.max():+.1%} worst",
+        title=f"{title}:\nmedian error {np.median(error):+.1%}, largest {error.max():+.1%}",
         xlabel="predicted peak (GiB)",
         ylabel="measured peak (GiB)",
         xlim=(0, top),
@@ -75,5 +86,5 @@ def memory_by_plan(trials: pd.DataFrame, *, budget_bytes: int | None) -> Figure:
     if known["predicted_bytes"].max() > 30 * known["predicted_bytes"].min():
         axes.set_yscale("log")
     axes.set(title=title, xlabel="trial", ylabel="predicted peak (GiB)")
-    axes.legend(loc="best", ncols=2)
+    legend_below(figure, axes)
     return figure

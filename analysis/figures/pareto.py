@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.style import BLACK, END_COLOURS, END_MARKERS, message_figure, new_figure, styled
+from analysis.style import BLACK, END_COLOURS, END_MARKERS, legend_below, message_figure, new_figure, styled
 from trainable.units import GIB
 
 
@@ -78,7 +78,8 @@ def _front(
         )
     front = scored[pareto_front(scored["cost"].to_numpy(), scored["best_auc"].to_numpy())].sort_values("cost")
     axes.step(front["cost"], front["best_auc"], where="post", color=BLACK, linewidth=1.2, label="best for the cost")
-    for number, row in front.iloc[-6:].iterrows():
+    named = front.iloc[np.unique(np.linspace(0, len(front) - 1, 4).astype(int))]
+    for number, row in named.iterrows():
         axes.annotate(str(number), (row["cost"], row["best_auc"]), (3, 4), textcoords="offset points", fontsize=8)
     if limit is not None:
         axes.axvline(limit, color=BLACK, linestyle=":", linewidth=1.2)
@@ -87,5 +88,5 @@ def _front(
         title=f"{title} ({len(front)} trials that nothing beats in both)", xlabel=xlabel, ylabel="best validation AUC"
     )
     axes.set_xlim(left=0)
-    axes.legend(loc="lower right")
+    legend_below(figure, axes)
     return figure

@@ -5,7 +5,17 @@ import pandas as pd
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from analysis.style import BLACK, END_COLOURS, END_MARKERS, GREY, VERMILION, message_figure, new_figure, styled
+from analysis.style import (
+    BLACK,
+    END_COLOURS,
+    END_MARKERS,
+    GREY,
+    VERMILION,
+    legend_below,
+    message_figure,
+    new_figure,
+    styled,
+)
 
 
 @styled
@@ -30,7 +40,7 @@ def search_progress(trials: pd.DataFrame) -> Figure:
     axes.step(best.index, best, where="post", color=BLACK, linewidth=1.3, label="best so far")
     axes.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
     axes.set(title="Progress of the search", xlabel="trial", ylabel="best validation AUC")
-    axes.legend(loc="lower right", ncols=2)
+    legend_below(figure, axes)
     return figure
 
 
