@@ -12,9 +12,9 @@ from trainable.scoring.density import GroupState, PositionModel
 from trainable.scoring.distances import chunk_length
 
 HIDDEN = 48
-STEPS = 200
+STEPS = 150
 """Optimizer steps a group; more overfit groups of a hundred clips."""
-BATCH_PATCHES = 64
+BATCH_PATCHES = 32
 """Patches of an optimizer step, fewer where their logits would exceed CHUNK_BYTES."""
 
 
@@ -61,12 +61,16 @@ class Autoregressive(PositionModel):
         """Patches whose logits (8 × 8 × K) CHUNK_BYTES hold."""
         return chunk_length(4 * 64 * self.codebook_KD.shape[0])
 
+    def _model(self) -> CausalGrid:
+        # Layers draw their first weights from the global generator; it is left as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return CausalGrid(self.codebook_KD)
+
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
         patches = codes_BPHW.flatten(0, 1)
         generator = torch.Generator().manual_seed(self.seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = CausalGrid(self.codebook_KD)
+        model = self._model()
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2, fused=True)
         chunk = self._chunk()
         for step in range(STEPS):
@@ -80,9 +84,8 @@ class Autoregressive(PositionModel):
 
     @torch.no_grad()
     def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
-        model = CausalGrid(self.codebook_KD)
+        model = self._model()
         model.load_state_dict(state)
         patches = codes_BPHW.flatten(0, 1)
-        return torch.cat([model.surprise(chunk) for chunk in patches.split(self._chunk())]).unflatten(
-            0, codes_BPHW.shape[:2]
-        )
+        surprise = torch.cat([model.surprise(chunk) for chunk in patches.split(self._chunk())])
+        return surprise.view(codes_BPHW.shape)

@@ -73,6 +73,6 @@ def floored(radii_N: Tensor) -> Tensor:
 
 
 def nearest_in_radii(distances_MN: Tensor, radii_N: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
-    """Mean distance (M,) to the nearest of N, each in units of that neighbour's radius; and which is nearest."""
+    """The smallest of N distances, each in units of its neighbour's radius, and whose they are: two of (M, ≤ k)."""
     found = (distances_MN / radii_N).topk(min(neighbours, len(radii_N)), dim=1, largest=False)
-    return found.values.mean(dim=1), found.indices[:, 0]
+    return found.values, found.indices

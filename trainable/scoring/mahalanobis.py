@@ -42,8 +42,13 @@ class Mahalanobis(DensityModel):
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
         moments = self._moments(codes_BPHW)
         centre = moments.mean(dim=0)
-        covariance = torch.from_numpy(ledoit_wolf(moments.numpy())[0])
-        # A group of identical clips has no covariance; the ridge keeps its distances finite.
+        # One clip has no covariance at all: every direction counts alike.
+        covariance = (
+            torch.from_numpy(ledoit_wolf(moments.numpy())[0])
+            if len(moments) > 1
+            else torch.eye(moments.shape[1], dtype=torch.float64)
+        )
+        # A group of identical clips has no covariance either; the ridge keeps its distances finite.
         ridge = 1e-9 + 1e-9 * covariance.diagonal().mean()
         precision = torch.linalg.inv(covariance + ridge * torch.eye(len(covariance), dtype=torch.float64))
         return {"centre": centre, "precision": precision}

@@ -72,7 +72,7 @@ class HistogramNeighbours(DensityModel):
         known, radii = state["histograms"], state["radii"]
         return torch.cat(
             [
-                nearest_in_radii(squared_distances(chunk, known), radii, NEIGHBOURS)[0]
+                nearest_in_radii(squared_distances(chunk, known), radii, NEIGHBOURS)[0].mean(dim=1)
                 for chunk in self._histograms(codes_BPHW).split(chunk_length(4 * len(known)))
             ]
         )
@@ -88,19 +88,10 @@ class _GridModel(PositionModel):
         """(X, 8 · 8 · D); ‖a − b‖² of two is the mean over positions of their codes' squared distance."""
         return F.embedding(codes_XHW.long(), self.embedding_KD / codes_XHW[0].numel() ** 0.5).flatten(1)
 
-    def _positions(self, asked_XHW: Tensor, known_XHW: Tensor) -> Tensor:
-        """Squared distance of each position's codes, (X, 8, 8)."""
-        asked, known = (F.embedding(codes.long(), self.embedding_KD) for codes in (asked_XHW, known_XHW))
-        return (asked - known).square().sum(dim=-1)
-
-
-def shared_out(positions: Tensor, scores: Tensor) -> Tensor:
-    """Positions (…, 8, 8) scaled so that the mean of what belongs to a score, by its leading dimensions, is it."""
-    belonging = tuple(range(scores.dim(), positions.dim()))
-    means = positions.mean(dim=belonging, keepdim=True)
-    scores = scores.view(means.shape)
-    # Where the nearest grid is the same, what remains of the score lies evenly on all positions.
-    return torch.where(means > 0, positions * (scores / means.clamp_min(1e-12)), scores)
+    def _positions(self, asked: Tensor, known: Tensor) -> Tensor:
+        """Squared distance of each position's codes, (…, 8, 8)."""
+        gaps = F.embedding(asked.long(), self.embedding_KD) - F.embedding(known.long(), self.embedding_KD)
+        return gaps.square_().sum(dim=-1)
 
 
 class GridNeighbours(_GridModel):
@@ -141,13 +132,16 @@ class GridNeighbours(_GridModel):
         if self.config.aggregation != "mean":
             return super().clip_scores(state, codes_BPHW)
         scores, _ = self._nearest(state, codes_BPHW.flatten(0, 1))
-        return scores.view(codes_BPHW.shape[:2]).mean(dim=1)
+        return scores.view(len(codes_BPHW), -1).mean(dim=1)
 
     def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
         asked = codes_BPHW.flatten(0, 1)
-        scores, nearest = self._nearest(state, asked)
-        positions = self._positions(asked, state["patches"][nearest]).view(codes_BPHW.shape)
-        return shared_out(positions, scores.view(codes_BPHW.shape[:2]))
+        _, nearest = self._nearest(state, asked)
+        # The mean over positions of distances in radii is the distance of the grids in radii.
+        total = torch.zeros(asked.shape)
+        for neighbour in nearest.unbind(dim=1):
+            total += self._positions(asked, state["patches"][neighbour]) / state["radii"][neighbour, None, None]
+        return (total / nearest.shape[1]).view(codes_BPHW.shape)
 
 
 class ShiftedNeighbours(_GridModel):
@@ -165,7 +159,8 @@ class ShiftedNeighbours(_GridModel):
 
     def _patches(self, codes_BPHW: Tensor) -> Tensor:
         """(P, B, 8 · 8 · D)"""
-        return self._vectors(codes_BPHW.transpose(0, 1).flatten(0, 1)).unflatten(0, (codes_BPHW.shape[1], -1))
+        vectors = self._vectors(codes_BPHW.transpose(0, 1).flatten(0, 1))
+        return vectors.view(codes_BPHW.shape[1], len(codes_BPHW), -1)
 
     def _distances(self, asked_PMF: Tensor, known_PNF: Tensor) -> Tensor:
         """Distance (M, N) of all pairs of clips."""
@@ -181,7 +176,8 @@ class ShiftedNeighbours(_GridModel):
             ).add_(norms_asked[mine, :, None])
             torch.minimum(there[mine], squared, out=there[mine])
             torch.minimum(back[other], squared, out=back[other])
-        return torch.maximum(there.mean(dim=0), back.mean(dim=0)).clamp_min_(0)
+        larger: Tensor = torch.maximum(there.mean(dim=0), back.mean(dim=0))
+        return larger.clamp_min(0)
 
     def _chunk(self, n_patches: int, n_known: int) -> int:
         # `there`, `back` and `squared` exist at once.
@@ -211,21 +207,30 @@ class ShiftedNeighbours(_GridModel):
     def clip_scores(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
         if self.config.aggregation != "mean":
             return super().clip_scores(state, codes_BPHW)
-        return self._nearest(state, codes_BPHW)[0]
+        return self._nearest(state, codes_BPHW)[0].mean(dim=1)
 
     def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
         scores, nearest = self._nearest(state, codes_BPHW)
-        known = state["clips"][nearest]
+        total = torch.zeros(codes_BPHW.shape)
+        for score, neighbour in zip(scores.unbind(dim=1), nearest.unbind(dim=1), strict=True):
+            matched = self._matched(codes_BPHW, state["clips"][neighbour])
+            means = matched.mean(dim=(1, 2, 3))
+            # What the other clip has and this one lacks lies at no position of this one: all of them bear it.
+            total += matched / state["radii"][neighbour, None, None, None]
+            total += (score - means / state["radii"][neighbour])[:, None, None, None]
+        return total / nearest.shape[1]
+
+    def _matched(self, codes_BPHW: Tensor, known_BPHW: Tensor) -> Tensor:
+        """Squared distance at each position of each patch to the patch of the other clip that it is nearest to."""
         n_patches = codes_BPHW.shape[1]
         best = torch.full(codes_BPHW.shape[:2], float("inf"))
         result = torch.empty(codes_BPHW.shape)
         for shift in self._shifts(n_patches):
             mine = slice(max(0, -shift), n_patches - max(0, shift))
             other = slice(max(0, shift), n_patches - max(0, -shift))
-            positions = self._positions(codes_BPHW[:, mine].flatten(0, 1), known[:, other].flatten(0, 1))
-            positions = positions.view(len(codes_BPHW), -1, 8, 8)
+            positions = self._positions(codes_BPHW[:, mine], known_BPHW[:, other])
             means = positions.mean(dim=(2, 3))
             better = means < best[:, mine]
             result[:, mine] = torch.where(better[:, :, None, None], positions, result[:, mine])
             best[:, mine] = torch.minimum(best[:, mine], means)
-        return shared_out(result, scores)
+        return result

@@ -1,0 +1,147 @@
+"""AUC and pAUC against scikit-learn's and by hand; bootstrap intervals; the evaluation protocol."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from trainable.config import ScoreConfig
+from trainable.data.clips import Split, TestClips
+from trainable.errors import DataError, NonFiniteError
+from trainable.scoring.codes import ClipCodes
+from trainable.scoring.evaluate import evaluate, evaluate_codes, report_scores
+from trainable.scoring.metrics import auc, bootstrap_interval, mean_auc, pauc
+from trainable.scoring.registry import CHEAP_DENSITIES
+
+LABELS = np.array([0, 0, 1, 1, 0, 1, 0, 1])
+IDS = ("00", "00", "00", "00", "02", "02", "02", "02")
+
+
+def labelled_clips(ids: tuple[str, ...], labels: np.ndarray) -> TestClips:
+    n = len(ids)
+    return TestClips(
+        frames_TF=np.zeros((64 * n, 64), np.float32),
+        offsets=64 * np.arange(n + 1, dtype=np.int64),
+        machine_ids=ids,
+        names=tuple(f"{('normal', 'anomaly')[labels[i]]}_id_{ids[i]}_{i:08d}.wav" for i in range(n)),
+        split=Split.VALIDATION,
+        labels=labels,
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(0, 6), min_size=2, max_size=60),  # few values: many ties
+    st.integers(0, 2**32 - 1),
+)
+def test_both_equal_scikit_learn_s(values: list[int], seed: int) -> None:
+    scores = np.array(values, dtype=float)
+    labels = np.random.default_rng(seed).integers(0, 2, len(scores))
+    labels[:2] = 0, 1
+    assert auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert pauc(labels, scores) == pytest.approx(roc_auc_score(labels, scores, max_fpr=0.1), abs=1e-12)
+
+
+def test_auc_by_hand() -> None:
+    # Anomalies 3 and 1 against normals 2 and 1: wins 2 + (0 + ½) of 4.
+    assert auc(np.array([1, 1, 0, 0]), np.array([3.0, 1.0, 2.0, 1.0])) == 2.5 / 4
+
+
+def test_pauc_by_hand() -> None:
+    """20 normals, 4 anomalies, of which 2 are above all normals: area 0.05 of 0.1, standardised."""
+    labels = np.repeat([0, 1], [20, 4])
+    scores = np.concatenate([np.arange(20.0), [30.0, 31.0, -1.0, -2.0]])
+    area, least, most = 0.5 * 0.1, 0.1**2 / 2, 0.1
+    assert pauc(labels, scores) == pytest.approx(0.5 * (1 + (area - least) / (most - least)))
+
+
+def test_mean_is_over_ids_and_not_over_clips() -> None:
+    scores = np.array([0.0, 1.0, 2.0, 3.0, 5.0, 1.0, 6.0, 2.0])
+    assert mean_auc(LABELS, scores, IDS) == 0.5  # 1 for id 00, 0 for id 02
+    # A constant added to one id's scores changes nothing.
+    assert mean_auc(LABELS, scores + np.repeat([0, 100], 4), IDS) == 0.5
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_an_id_of_one_label_is_a_data_error(label: int) -> None:
+    labels = LABELS.copy()
+    labels[4:] = label
+    with pytest.raises(DataError, match="machine id 02 has test clips of one label only"):
+        mean_auc(labels, np.arange(8.0), IDS)
+    with pytest.raises(DataError, match="machine id 02"):
+        evaluate(np.arange(8.0), labelled_clips(IDS, labels))
+
+
+def test_interval_holds_the_auc_and_follows_its_seed() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.tile(np.repeat([0, 1], 50), 4)
+    ids = tuple(np.repeat(["00", "02", "04", "06"], 100).tolist())
+    scores = rng.standard_normal(400) + labels
+    interval = bootstrap_interval(labels, scores, ids, seed=3)
+    assert interval == bootstrap_interval(labels, scores, ids, seed=3)
+    assert interval != bootstrap_interval(labels, scores, ids, seed=4)
+    low, high = interval
+    assert low < mean_auc(labels, scores, ids) < high
+    # Standard error of an AUC of 0.76 with 50 + 50 clips (Hanley and McNeil 1982) is 0.048; of four averaged, 0.024.
+    assert high - low == pytest.approx(4 * 0.024, rel=0.15)
+
+
+def test_interval_is_that_of_resampling_clip_by_clip() -> None:
+    """The weights of win counts give the same spread as drawing clips and computing AUC anew."""
+    rng = np.random.default_rng(1)
+    labels = np.repeat([0, 1], 20)
+    scores = np.round(rng.standard_normal(40) + labels, 1)
+    low, high = bootstrap_interval(labels, scores, ("00",) * 40, resamples=4000)
+    drawn = [
+        roc_auc_score(labels, np.concatenate([rng.choice(scores[:20], 20), rng.choice(scores[20:], 20)]))
+        for _ in range(1000)
+    ]
+    assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.02)
+
+
+def test_interval_of_a_perfect_detector_is_a_point() -> None:
+    assert bootstrap_interval(LABELS, LABELS.astype(float), IDS) == (1.0, 1.0)
+
+
+def test_evaluation_keeps_names_scores_and_ids_together() -> None:
+    clips = labelled_clips(IDS, LABELS)
+    evaluation = evaluate(np.array([0.0, 1.0, 2.0, 3.0, 5.0, 1.0, 6.0, 2.0]), clips)
+    assert evaluation.auc_by_id == {"00": 1.0, "02": 0.0}
+    assert evaluation.auc == 0.5
+    assert evaluation.pauc == pytest.approx(np.mean(list(evaluation.pauc_by_id.values())))
+    assert evaluation.names == clips.names
+    assert evaluation.interval[0] <= evaluation.auc <= evaluation.interval[1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_score_that_is_no_number_ends_the_trial(value: float) -> None:
+    scores = np.arange(8.0)
+    scores[3] = value
+    with pytest.raises(NonFiniteError):
+        evaluate(scores, labelled_clips(IDS, LABELS))
+
+
+def random_codes(n_clips: int, ids: tuple[str, ...], split: Split, *, seed: int, highest: int = 8) -> ClipCodes:
+    codes = torch.randint(highest, (n_clips, 2, 8, 8), generator=torch.Generator().manual_seed(seed))
+    return ClipCodes(codes, torch.zeros(n_clips, 2, dtype=torch.int64), ids, split)
+
+
+def test_one_pass_reports_the_configured_model_and_every_cheap_one() -> None:
+    ids = tuple(f"0{2 * (index % 2)}" for index in range(20))
+    train = random_codes(20, ids, Split.TRAIN, seed=0)
+    labels = np.repeat([0, 1], 10)
+    test = random_codes(20, ids, Split.VALIDATION, seed=1)
+    test.codes_BPHW[10:] += 4
+    clips = labelled_clips(ids, labels)
+    codebook_KD = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    config = ScoreConfig(density="histogram_neighbours")
+    comparison = {"reconstruction_error": labels.astype(float), "quantization_error": -labels.astype(float)}
+    report = report_scores(config, train, test, clips, codebook_KD, seed=0, comparison=comparison)
+    assert set(report.auc_by_density) == set(CHEAP_DENSITIES)
+    assert report.auc_by_density["histogram_neighbours"] == report.evaluation.auc
+    assert report.comparison_auc == {"reconstruction_error": 1.0, "quantization_error": 0.0}
+    alone = evaluate_codes(config, train, test, clips, codebook_KD, seed=0)
+    np.testing.assert_array_equal(alone.scores, report.evaluation.scores)
+    assert report.auc_by_density["counts"] > 0.9, "half of an anomalous clip's codes were never heard"
