@@ -143,16 +143,14 @@ def _other_density(run: RunResults) -> list[Advice]:
     number = run.best_number
     if number is None:
         return []
-    row = run.trials.loc[number]
     there = run.densities
-    there = there[
-        (there["number"] == number) & (there["epoch"] == row["best_epoch"]) & ~there["comparison"].astype(bool)
-    ]
+    last = run.ranked["epochs"].iloc[0]
+    there = there[(there["number"] == number) & (there["epoch"] == last) & ~there["comparison"].astype(bool)]
     if not len(there):
         return []
     density, auc = max(zip(there["density"], there["auc"], strict=True), key=lambda pair: pair[1])
     used = str(run.records[number].start.config.get("density", ""))
-    gain = auc - run.ranked["best_auc"].iloc[0]
+    gain = auc - run.ranked["final_auc"].iloc[0]
     if density == used or gain < BETTER_DENSITY_AUC:
         return []
     return [

@@ -96,7 +96,7 @@ class ModelView:
 
 
 def find_checkpoint(run: RunResults, number: int) -> Path:
-    """The checkpoint of a trial's best epoch, or the newest where the best is gone.
+    """The newest checkpoint of a trial: that of the epoch it is ranked by.
 
     Raises
     ------
@@ -116,13 +116,12 @@ def find_checkpoint(run: RunResults, number: int) -> Path:
     for folder in folders:
         checkpoints = list_checkpoints(folder)
         if checkpoints:
-            best = int(run.trials.loc[number, "best_epoch"])  # type: ignore[arg-type]
-            return checkpoints.get(best, checkpoints[max(checkpoints)])
+            return checkpoints[max(checkpoints)]
     raise RunError(f"trial {number} of {run.folder.path} has no checkpoint (looked in {folders[0]})")
 
 
 def load_view(run: RunResults, number: int, *, dataset: Dataset | None = None, device: str = "cpu") -> ModelView:
-    """A trial as its best checkpoint holds it.
+    """A trial as its newest checkpoint holds it.
 
     Raises
     ------

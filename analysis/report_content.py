@@ -30,6 +30,7 @@ from analysis.results import RunResults
 from analysis.tables import Table, ends_table, plans_table, run_table, searched_table, top_table
 from trainable.data.clips import Split
 from trainable.errors import ProjectError
+from trainable.record import TrialEnd
 from trainable.scoring.evaluate import Evaluation
 from trainable.units import format_bytes
 
@@ -118,7 +119,7 @@ def summary_sentence(run: RunResults, held_out: Evaluation | None) -> str:
     if run.best_number is None:
         return f"{first} None has finished an epoch yet."
     best = run.ranked.iloc[0]
-    second = f"The best, trial {run.best_number}, reached a validation AUC of {best['best_auc']:.3f}"
+    second = f"The best, trial {run.best_number}, reached a validation AUC of {best['final_auc']:.3f}"
     if held_out is None:
         return f"{first} {second}."
     low, high = held_out.interval
@@ -136,9 +137,7 @@ def _tiles(run: RunResults, held_out: Evaluation | None) -> tuple[tuple[str, str
         tiles.append(("held-out pAUC", f"{held_out.pauc:.3f}", "false alarms ≤ 10 %"))
     if run.best_number is not None:
         best = run.ranked.iloc[0]
-        tiles.append(
-            ("validation AUC", f"{best['best_auc']:.3f}", f"trial {run.best_number}, epoch {best['best_epoch']}")
-        )
+        tiles.append(("validation AUC", f"{best['final_auc']:.3f}", f"trial {run.best_number}, epoch {best['epochs']}"))
         peak = int(best["peak_bytes"]) or int(best["predicted_bytes"])
         if peak:
             how = "measured" if best["peak_bytes"] else "predicted"
@@ -159,7 +158,7 @@ def _searched(run: RunResults) -> Section:
         "a recording is. Only normal recordings are trained on. Trials are compared by AUC on validation clips; "
         "held-out clips are looked at once, for the winner."
     )
-    section.pictures.append(Picture(search_progress(run.trials), "Best validation AUC of each trial, by its number."))
+    section.pictures.append(Picture(search_progress(run.trials), "Validation AUC of each trial, by its number."))
     return section
 
 
@@ -185,7 +184,7 @@ def _won(run: RunResults, found: Importances, view: ModelView | None) -> Section
             density_comparison(
                 densities,
                 optimised=str(config.get("density", "")),
-                epoch=int(run.trials["best_epoch"].loc[number]),
+                epoch=int(run.trials["epochs"].loc[number]),
             ),
             "AUC of every density model on the same codes.",
         )
@@ -195,11 +194,18 @@ def _won(run: RunResults, found: Importances, view: ModelView | None) -> Section
 
 def _why(run: RunResults, found: Importances) -> str:
     ranked = run.ranked
-    text = f"Trial {run.best_number} has the highest validation AUC ({ranked['best_auc'].iloc[0]:.3f})"
+    completed = ranked[ranked["end"] == TrialEnd.COMPLETED.value]
+    auc = ranked["final_auc"]
+    if len(completed):
+        text = (
+            f"Of {len(completed)} completed trials, trial {run.best_number} has the highest validation AUC after its "
+        )
+        text += f"last epoch ({auc.iloc[0]:.3f})"
+    else:
+        text = f"No trial has completed yet; of the others, trial {run.best_number} stands highest ({auc.iloc[0]:.3f})"
     if len(ranked) > 1:
-        gap = ranked["best_auc"].iloc[0] - ranked["best_auc"].iloc[1]
-        median = ranked["best_auc"].median()
-        text += f", {gap:.3f} above the next (trial {ranked.index[1]}); the median of all is {median:.3f}"
+        text += f", {auc.iloc[0] - auc.iloc[1]:.3f} above the next (trial {ranked.index[1]})"
+        text += f"; the median of all trials is {auc.median():.3f}"
     text += "."
     if found.shares:
         top = list(found.shares.items())[:3]

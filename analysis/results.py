@@ -25,6 +25,7 @@ PARAM = "params_"
 """Prefix of the columns that hold what the sampler chose, as in Optuna's own data frames."""
 UNFINISHED = "unfinished"
 """How a trial without an ending is called: it still runs, or its search was interrupted."""
+_TIERS = {TrialEnd.COMPLETED.value: 0, TrialEnd.PRUNED.value: 1, UNFINISHED: 1}
 ENDS: tuple[str, ...] = (*[end.value for end in TrialEnd], UNFINISHED)
 
 _EPOCH_SCALARS = (
@@ -104,15 +105,20 @@ class RunResults:
         ]
         return pd.DataFrame(rows, columns=["number", "epoch", "density", "comparison", "auc"])
 
-    @property
+    @cached_property
     def ranked(self) -> pd.DataFrame:
-        """Trials with an AUC, best validation AUC first; of equals the earlier one."""
-        scored = self.trials.dropna(subset=["best_auc"])
-        return scored.sort_values("best_auc", ascending=False, kind="stable")
+        """Trials with an AUC, the best first: completed ones, then those stopped or running, then those that failed.
+
+        Within each, by the validation AUC of the last epoch; of equals the earlier trial. The last epoch and not the
+        best: an epoch chosen with the clips it is judged by looks better than it is.
+        """
+        scored = self.trials.dropna(subset=["final_auc"])
+        tier = scored["end"].map(lambda end: _TIERS.get(str(end), 2))
+        return scored.assign(tier=tier).sort_values(["tier", "final_auc"], ascending=[True, False], kind="stable")
 
     @property
     def best_number(self) -> int | None:
-        """The winner: of all trials with an AUC the one of highest validation AUC; None before the first epoch."""
+        """The winner, the first of `ranked`; None before the first epoch."""
         ranked = self.ranked
         return int(ranked.index[0]) if len(ranked) else None
 
@@ -140,7 +146,9 @@ def load_run(path: str | Path) -> RunResults:
         _log.info("%s", error)
         notes.append(f"{error}; ranges, times and proposals that never started are missing from the tables.")
         study = StudyContent((), {})
-    trials = trial_rows(records, study.trials)
+    # A shared study holds the trials of other drivers too; this run's are marked with its name.
+    mine = tuple(trial for trial in study.trials if trial.user_attrs.get("run", manifest.name) == manifest.name)
+    trials = trial_rows(records, mine)
     if not len(trials):
         raise RunError(f"{folder.path} holds no trial yet; wait for the search to start one, or run it first")
     summary = read_json(folder.summary_path, what="a run's summary") if folder.summary_path.exists() else {}
@@ -150,7 +158,7 @@ def load_run(path: str | Path) -> RunResults:
 def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...]) -> pd.DataFrame:
     """One row a trial, indexed by number.
 
-    Columns: end, reason, failures, epochs, best_auc, best_pauc (of the best epoch), best_epoch, final_auc,
+    Columns: end, reason, failures, epochs, final_auc and final_pauc (last epoch), best_auc, best_epoch,
     predicted_bytes, peak_bytes (largest measured, 0 on a CPU), plan (a phrase), micro_batch_clips, recompute,
     precision, epoch_seconds (median), hours, started and completed (where the study knows), and ``params_*``.
     """
@@ -169,7 +177,7 @@ def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...
     frame = pd.DataFrame(rows)
     if not len(frame):
         return frame
-    for name in ("best_auc", "best_pauc", "final_auc", "epoch_seconds"):
+    for name in ("best_auc", "final_auc", "final_pauc", "epoch_seconds"):
         frame[name] = frame[name].astype(float)
     return frame.set_index("number")
 
@@ -184,9 +192,9 @@ def _record_row(record: TrialRecord) -> dict[str, Any]:
         "failures": outcome.failures if outcome else 0,
         "epochs": len(epochs),
         "best_auc": best.validation_auc if best else None,
-        "best_pauc": best.validation_pauc if best else None,
         "best_epoch": best.epoch if best else 0,
         "final_auc": epochs[-1].validation_auc if epochs else None,
+        "final_pauc": epochs[-1].validation_pauc if epochs else None,
         "predicted_bytes": record.start.predicted_bytes,
         "peak_bytes": max((report.peak_bytes for report in epochs), default=0),
         **_plan_columns(plan),
@@ -206,9 +214,9 @@ def _proposal_row(trial: FrozenTrial | None) -> dict[str, Any] | None:
         "failures": 0,
         "epochs": 0,
         "best_auc": None,
-        "best_pauc": None,
         "best_epoch": 0,
         "final_auc": None,
+        "final_pauc": None,
         "predicted_bytes": int(attrs.get("predicted_bytes") or 0),
         "peak_bytes": 0,
         **_plan_columns(attrs.get("plan")),

@@ -85,9 +85,9 @@ def top_table(run: RunResults, count: int = 5) -> Table:
         rows.append(
             (
                 str(number),
-                f"{row['best_auc']:.3f}",
-                f"{row['best_pauc']:.3f}",
-                f"{row['best_epoch']} of {run.manifest.max_epochs}",
+                f"{row['final_auc']:.3f}",
+                f"{row['final_pauc']:.3f}",
+                f"{row['epochs']} of {run.manifest.max_epochs}",
                 str(row["end"]).replace("_", " "),
                 format_bytes(row["peak_bytes"] or row["predicted_bytes"])
                 if row["peak_bytes"] or row["predicted_bytes"]
@@ -101,7 +101,7 @@ def top_table(run: RunResults, count: int = 5) -> Table:
             )
         )
     return Table(
-        ("trial", "validation AUC", "pAUC", "best epoch", "ended", "memory", "an epoch", "parameters"), tuple(rows)
+        ("trial", "validation AUC", "pAUC", "epochs", "ended", "memory", "an epoch", "parameters"), tuple(rows)
     )
 
 

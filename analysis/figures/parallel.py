@@ -54,7 +54,7 @@ def parallel_coordinates(
         Parameters from left to right, the most important first; at most twelve are drawn.
     """
     title = "Which parameters the trials had"
-    scored = trials.dropna(subset=["best_auc"]).sort_values("best_auc")
+    scored = trials.dropna(subset=["final_auc"]).sort_values("final_auc")
     names = [str(column).removeprefix(PARAM) for column in trials.columns if str(column).startswith(PARAM)]
     names = [*[name for name in order or [] if name in names], *[name for name in names if name not in (order or [])]]
     names = [name for name in names if len(scored) and scored[PARAM + name].notna().any()][:MOST_AXES]
@@ -66,7 +66,7 @@ def parallel_coordinates(
         *(unit_positions(scored[PARAM + name], distributions.get(name)) for name in names), strict=True
     )
     grid = np.column_stack(columns)
-    auc = scored["best_auc"].to_numpy()
+    auc = scored["final_auc"].to_numpy()
     low, high = float(auc.min()), float(auc.max())
     norm = mpl.colors.Normalize(low, high if high > low else low + 1e-6)
     # Trials whose conditional parameter is absent have a gap there: their line is drawn in its pieces.
@@ -100,7 +100,9 @@ def parallel_coordinates(
                 fontsize=7.5,
                 bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8},
             )
-    figure.colorbar(mpl.cm.ScalarMappable(norm, "cividis_r"), ax=axes, label="best validation AUC", pad=0.01)
+    figure.colorbar(
+        mpl.cm.ScalarMappable(norm, "cividis_r"), ax=axes, label="validation AUC at the last epoch", pad=0.01
+    )
     return figure
 
 

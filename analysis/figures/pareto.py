@@ -32,7 +32,7 @@ def memory_cost(trials: pd.DataFrame) -> tuple[pd.Series, str]:
 
 @styled
 def auc_against_memory(trials: pd.DataFrame, *, budget_bytes: int | None) -> Figure:
-    """Best validation AUC against peak GPU memory."""
+    """Validation AUC at the last epoch against peak GPU memory."""
     cost, how = memory_cost(trials)
     return _front(
         trials,
@@ -46,7 +46,7 @@ def auc_against_memory(trials: pd.DataFrame, *, budget_bytes: int | None) -> Fig
 
 @styled
 def auc_against_time(trials: pd.DataFrame) -> Figure:
-    """Best validation AUC against the median time of an epoch."""
+    """Validation AUC at the last epoch against the median time of an epoch."""
     return _front(
         trials,
         trials["epoch_seconds"],
@@ -60,7 +60,7 @@ def auc_against_time(trials: pd.DataFrame) -> Figure:
 def _front(
     trials: pd.DataFrame, cost: pd.Series, *, title: str, xlabel: str, limit: float | None, missing: str
 ) -> Figure:
-    scored = trials.assign(cost=cost).dropna(subset=["best_auc", "cost"])
+    scored = trials.assign(cost=cost).dropna(subset=["final_auc", "cost"])
     if not len(scored):
         return message_figure(title, missing)
     figure = new_figure()
@@ -68,7 +68,7 @@ def _front(
     for end, part in scored.groupby("end"):
         axes.scatter(
             part["cost"],
-            part["best_auc"],
+            part["final_auc"],
             s=28 if len(scored) < 200 else 10,
             color=END_COLOURS[str(end)],
             marker=END_MARKERS[str(end)],
@@ -76,16 +76,18 @@ def _front(
             label=str(end).replace("_", " "),
             rasterized=len(scored) > 300,
         )
-    front = scored[pareto_front(scored["cost"].to_numpy(), scored["best_auc"].to_numpy())].sort_values("cost")
-    axes.step(front["cost"], front["best_auc"], where="post", color=BLACK, linewidth=1.2, label="best for the cost")
+    front = scored[pareto_front(scored["cost"].to_numpy(), scored["final_auc"].to_numpy())].sort_values("cost")
+    axes.step(front["cost"], front["final_auc"], where="post", color=BLACK, linewidth=1.2, label="best for the cost")
     named = front.iloc[np.unique(np.linspace(0, len(front) - 1, 4).astype(int))]
     for number, row in named.iterrows():
-        axes.annotate(str(number), (row["cost"], row["best_auc"]), (3, 4), textcoords="offset points", fontsize=8)
+        axes.annotate(str(number), (row["cost"], row["final_auc"]), (3, 4), textcoords="offset points", fontsize=8)
     if limit is not None:
         axes.axvline(limit, color=BLACK, linestyle=":", linewidth=1.2)
         axes.annotate("budget", (limit, 0), (-4, 4), ("data", "axes fraction"), "offset points", ha="right", fontsize=8)
     axes.set(
-        title=f"{title} ({len(front)} trials that nothing beats in both)", xlabel=xlabel, ylabel="best validation AUC"
+        title=f"{title} ({len(front)} trials that nothing beats in both)",
+        xlabel=xlabel,
+        ylabel="validation AUC at the last epoch",
     )
     axes.set_xlim(left=0)
     legend_below(figure, axes)

@@ -20,8 +20,8 @@ from analysis.style import (
 
 @styled
 def search_progress(trials: pd.DataFrame) -> Figure:
-    """Best validation AUC of each trial by number, and the best so far."""
-    scored = trials.dropna(subset=["best_auc"])
+    """Validation AUC of each trial at its last epoch, by number, and the best so far."""
+    scored = trials.dropna(subset=["final_auc"])
     if not len(scored):
         return message_figure("Progress of the search", "No trial has finished an epoch yet.")
     figure = new_figure()
@@ -29,17 +29,17 @@ def search_progress(trials: pd.DataFrame) -> Figure:
     for end, part in scored.groupby("end"):
         axes.scatter(
             part.index,
-            part["best_auc"],
+            part["final_auc"],
             s=26 if len(scored) < 200 else 10,
             color=END_COLOURS[str(end)],
             marker=END_MARKERS[str(end)],
             label=f"{str(end).replace('_', ' ')} ({len(part)})",
             rasterized=len(scored) > 300,
         )
-    best = scored["best_auc"].cummax()
+    best = scored["final_auc"].cummax()
     axes.step(best.index, best, where="post", color=BLACK, linewidth=1.3, label="best so far")
     axes.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
-    axes.set(title="Progress of the search", xlabel="trial", ylabel="best validation AUC")
+    axes.set(title="Progress of the search", xlabel="trial", ylabel="validation AUC at the last epoch")
     legend_below(figure, axes)
     return figure
 

@@ -184,25 +184,35 @@ def _report(
     )
 
 
+def _constraints(start: TrialStart, outcome: TrialOutcome) -> dict[str, float]:
+    if outcome.end is TrialEnd.OVER_BUDGET:
+        return {"memory": math.log(start.predicted_bytes / BUDGET_BYTES)}
+    failed = outcome.end in (TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRASHED)
+    return {"failure": 1.0} if failed else {}
+
+
 def _write_study(folder: RunFolder, made: list[tuple[TrialStart, TrialOutcome, list[EpochReport]]]) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder.study_path}")
+    with storage.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # as the search writes it
     study = optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize")
-    states = {TrialEnd.COMPLETED: TrialState.COMPLETE, TrialEnd.PRUNED: TrialState.PRUNED}
     study.add_trials(
         [
             create_trial(
-                state=states.get(outcome.end, TrialState.FAIL),
-                value=outcome.final_auc if outcome.end in states else None,
+                state=TrialState.COMPLETE if outcome.end is TrialEnd.COMPLETED else TrialState.PRUNED,
+                value=outcome.final_auc if outcome.end is TrialEnd.COMPLETED else None,
                 params=start.params,
                 distributions={name: DISTRIBUTIONS[name] for name in start.params},
                 user_attrs={
+                    "run": "synthetic",
+                    "config": start.config,
                     "end": outcome.end.value,
                     "reason": outcome.reason,
                     "predicted_bytes": start.predicted_bytes,
                     "plan": start.plan,
                 },
-                constraints={"memory": float(start.predicted_bytes - BUDGET_BYTES)},
+                constraints=_constraints(start, outcome),
                 intermediate_values={report.epoch: report.validation_auc for report in reports[:3]},
             )
             for start, outcome, reports in made

@@ -1,0 +1,104 @@
+"""The winner trained again, with several seeds, on all normal clips that calibration can spare: a detector.
+
+Validation normals join the training clips, because the choice they served is made. Held-out normals stay out: a
+p-value is only worth something against clips that no model has seen. Training takes the winner's
+schedule and stops where the winner did: no labelled clip is left to choose an epoch by.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+import numpy as np
+
+from analysis.results import RunResults
+from trainable.config import DataConfig, TrialConfig
+from trainable.data.clips import ClipSet, Split, TrainClips
+from trainable.data.load import Dataset
+from trainable.detector import Detector, build_detector
+from trainable.errors import NonFiniteError, RunError
+from trainable.plan import ExecutionPlan
+from trainable.scoring.evaluate import Evaluation, evaluate
+from trainable.trial import Trial, default_plan
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrained:
+    """A detector and what it is worth on held-out clips."""
+
+    detector: Detector
+    held_out: Evaluation
+
+
+def all_normal_clips(dataset: Dataset) -> TrainClips:
+    """Training clips and the normal validation clips, as one training set."""
+    normal = np.flatnonzero(dataset.validation.labels == 0).tolist()
+    parts: list[ClipSet] = [dataset.train]
+    frames = [dataset.train.frames_TF]
+    lengths = dataset.train.lengths.tolist()
+    for index in normal:
+        begin, end = dataset.validation.offsets[index : index + 2]
+        frames.append(dataset.validation.frames_TF[begin:end])
+        lengths.append(int(end - begin))
+    ids = [*parts[0].machine_ids, *(dataset.validation.machine_ids[index] for index in normal)]
+    names = [*parts[0].names, *(dataset.validation.names[index] for index in normal)]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return TrainClips(np.concatenate(frames), offsets, tuple(ids), tuple(names), Split.TRAIN)
+
+
+def retrain(
+    run: RunResults,
+    number: int,
+    dataset: Dataset,
+    *,
+    seeds: int,
+    device: str = "cpu",
+    told: Callable[[str], None] = _log.info,
+) -> Retrained:
+    """Trains a trial's configuration with `seeds` seeds and makes a detector of them.
+
+    Parameters
+    ----------
+    told
+        Hears a line an epoch.
+
+    Raises
+    ------
+    RunError
+        If a training diverges.
+    """
+    record = run.records[number]
+    base = TrialConfig.from_flat(record.start.config)
+    epochs = int(run.ranked["epochs"].loc[number])
+    saved_plan = record.epochs[-1].plan or record.start.plan
+    plan = ExecutionPlan.from_dict(saved_plan) if saved_plan and device != "cpu" else default_plan(base)
+    full = dataclasses.replace(dataset, train=all_normal_clips(dataset))
+    trials = []
+    for index in range(seeds):
+        config = base.replace(seed=(base.seed + index) % 2**31)
+        trial = Trial(config, full, plan=plan, device=device)
+        try:
+            while trial.epoch < epochs:
+                losses = trial.trainer.train_epoch()
+                told(f"seed {index + 1}/{seeds}  epoch {trial.epoch}/{epochs}  loss {losses.total:.4f}")
+        except NonFiniteError as error:
+            raise RunError(f"retraining with seed {config.seed} diverged ({error}); try another trial") from None
+        trials.append(trial)
+    front_end = DataConfig.from_dict(run.manifest.data).front_end
+    detector = build_detector(trials, dataset.held_out, front_end, made={})
+    held_out = evaluate(detector.score_clips(dataset.held_out), dataset.held_out)
+    made = {
+        "run": run.manifest.name,
+        "trial": number,
+        "epochs": epochs,
+        "seeds": [trial.config.seed for trial in trials],
+        "training_clips": len(full.train),
+        "calibration_clips": int((dataset.held_out.labels == 0).sum()),
+        "data_digest": dataset.digest,
+        "held_out_auc": held_out.auc,
+        "held_out_pauc": held_out.pauc,
+        "held_out_interval": list(held_out.interval),
+    }
+    return Retrained(dataclasses.replace(detector, made=made), held_out)
