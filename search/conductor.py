@@ -1,0 +1,425 @@
+"""The whole logic of a search, without Ray and without a clock of its own: which trial next, go on or stop, how it ended.
+
+Single-threaded: a runner calls it from one thread. What a method has answered is durable: it is in the study (and in
+the run's folder) before the method returns, so a driver may be killed at any moment and another one goes on with
+`Conductor` over the same folder and study.
+"""
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search import _optuna
+from search.asha import Asha, Decision
+from search.options import SearchOptions
+from search.planning import Planning
+from search.sampler import BudgetedTPESampler
+from search.study import FAILURES, SearchStudy, as_observation, outcome_of, start_of
+from spaces.space import Space
+from trainable.errors import BudgetError
+from trainable.record import EpochReport, RunFolder, TrialEnd, TrialOutcome, TrialStart
+from trainable.units import format_bytes
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["Conductor", "Decision", "Listener"]
+
+SAME_FAILURES = 5
+"""If the first so many trials all fail in the same way, the mistake is not in their parameters."""
+OVER_BUDGET_IN_A_ROW = 20
+"""Proposals in a row that fit no plan, each after hundreds of draws, before the search gives up."""
+
+
+class Listener(Protocol):
+    """Told of everything that happens; the live view is one."""
+
+    def on_start(self, start: TrialStart, *, resumed: bool) -> None: ...
+
+    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None: ...
+
+    def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None: ...
+
+
+class Conductor:
+    """Decides; runners obey.
+
+    A runner's loop: ``unfinished()`` first, then as slots become free ``next_trial()``; after each epoch
+    ``report(number, report)``; on STOP ``finish(number, outcome(number))``; on a failure that is not retried
+    ``finish(number, failed(number, end, reason))``. `done` says when all of it is over.
+
+    Parameters
+    ----------
+    planning
+        What fits the budget, and with which plan.
+    listener
+        Told of every start, report and ending.
+    clock
+        Seconds; only for the time limit.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        options: SearchOptions,
+        folder: RunFolder,
+        study: SearchStudy,
+        planning: Planning,
+        *,
+        listener: Listener | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.space, self.options, self.folder, self.study, self.planning = space, options, folder, study, planning
+        self.asha = Asha(
+            grace_period=options.grace_period,
+            reduction_factor=options.reduction_factor,
+            max_epochs=options.max_epochs,
+            longest_warmup=space.longest_warmup,
+        )
+        self.sampler = BudgetedTPESampler(space, study.optuna_study, seed=options.seed, startup_trials=options.startup)
+        self.stop_reason: str | None = None
+        """Why the search ended before its trials were used up; None if it did not."""
+        self.counts: dict[TrialEnd, int] = dict.fromkeys(TrialEnd, 0)
+        self.best: tuple[float, int] | None = None
+        """Highest final validation AUC of a completed trial, and its number."""
+        self._listener = listener
+        self._clock = clock
+        self._begin = clock()
+        self._starts: dict[int, TrialStart] = {}
+        self._values: dict[int, dict[int, float]] = {}
+        self._decisions: dict[int, dict[int, Decision]] = {}
+        self._failures: dict[int, int] = {}
+        self._known: set[int] = set()
+        self._unfinished: list[TrialStart] = []
+        self._first_endings: list[str] = []
+        self._started = 0
+        self._proposed = 0
+        self._over_budget_in_a_row = 0
+        self._load()
+
+    # ---- what a runner calls -------------------------------------------------------------------------------------
+
+    def unfinished(self) -> list[TrialStart]:
+        """After a resume: trials to go on from their checkpoints, oldest first. Given out once."""
+        given, self._unfinished = self._unfinished, []
+        for start in given:
+            if self._listener is not None:
+                self._listener.on_start(start, resumed=True)
+        return given
+
+    def next_trial(self) -> TrialStart | None:
+        """A trial to start, recorded as running; None when all are started or the search was stopped.
+
+        Raises
+        ------
+        BudgetError
+            If nothing in the space fits the budget; it names the smallest budget that would do.
+        """
+        while not self.exhausted:
+            if self.study.shared:
+                self._refresh()
+            start = self._propose()
+            if start is not None:
+                return start
+        return None
+
+    @property
+    def exhausted(self) -> bool:
+        """Nothing more will be started."""
+        if self.stop_reason is None and self._late():
+            self.stop_reason = f"the time limit of {self.options.time_limit_seconds:g} s was reached"
+        return self.stop_reason is not None or self._started >= self.options.num_samples
+
+    @property
+    def done(self) -> bool:
+        """Nothing runs and nothing more will be started."""
+        return not self._starts and self.exhausted
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """Numbers of the trials that run."""
+        return tuple(self._starts)
+
+    @property
+    def started(self) -> int:
+        """Trials started so far, those of an interrupted part included."""
+        return self._started
+
+    def report(self, number: int, report: EpochReport) -> Decision:
+        """Records an epoch and decides. An epoch that was already told is not told twice: its decision is repeated.
+
+        Raises
+        ------
+        KeyError
+            If the trial is not running.
+        """
+        self._starts[number]
+        values, decisions = self._values[number], self._decisions[number]
+        if report.epoch in values:
+            return decisions.get(report.epoch, Decision.CONTINUE)
+        # The folder first: it holds the whole report, and a resume copies from it what the study does not have yet.
+        self.folder.append_epoch(number, report)
+        self.study.report(number, report.epoch, report.validation_auc)
+        values[report.epoch] = report.validation_auc
+        decision = self.asha.report(number, report.epoch, report.validation_auc)
+        if report.epoch >= self.options.max_epochs or (self.exhausted and self.stop_reason is not None):
+            decision = Decision.STOP
+        decisions[report.epoch] = decision
+        if self._listener is not None:
+            self._listener.on_report(number, report, decision)
+        return decision
+
+    def outcome(self, number: int, *, failures: int | None = None) -> TrialOutcome:
+        """How a trial that was told STOP ended: completed, or pruned and why."""
+        values = self._values[number]
+        last = max(values, default=0)
+        if last >= self.options.max_epochs:
+            return self._outcome(number, TrialEnd.COMPLETED, "", failures)
+        reason = self.stop_reason or (
+            f"not among the best 1/{self.options.reduction_factor} of the trials seen at epoch {last}"
+        )
+        return self._outcome(number, TrialEnd.PRUNED, reason, failures)
+
+    def failed(self, number: int, end: TrialEnd, reason: str, *, failures: int | None = None) -> TrialOutcome:
+        """How a trial that failed for good ended. The reason is cut to one line."""
+        line = " ".join(reason.split())[:500]
+        return self._outcome(number, end, line or end.value, failures)
+
+    def retry(self, number: int) -> bool:
+        """Whether a trial that crashed may go on from its checkpoint; counts the restart."""
+        if self._failures.get(number, 0) >= self.options.max_failures:
+            return False
+        self._failures[number] = self._failures.get(number, 0) + 1
+        return True
+
+    def finish(self, number: int, outcome: TrialOutcome) -> None:
+        """Ends a trial, exactly once.
+
+        Raises
+        ------
+        KeyError
+            If the trial is not running (it was finished before, or is not of this search).
+        """
+        start = self._starts[number]
+        self.study.finish(number, outcome)
+        self.folder.write_outcome(number, outcome)
+        del self._starts[number]
+        observation = as_observation(
+            number, start.params, self.sampler.distributions(start.params), self._values[number], outcome
+        )
+        self._ended(observation, outcome)
+        if self._listener is not None:
+            self._listener.on_end(start, outcome)
+
+    def stop(self, reason: str) -> None:
+        """Nothing new starts from now on, and what runs is stopped at its next report."""
+        self.stop_reason = self.stop_reason or reason
+
+    # ---- proposals -----------------------------------------------------------------------------------------------
+
+    def _propose(self) -> TrialStart | None:
+        """A started trial, or None for a proposal that had to be recorded as over budget."""
+        if self._proposed == 0:
+            self.planning.require(self.sampler.probes())
+        proposal = self.sampler.propose(self._proposed, self.planning.fits)
+        self._proposed += 1
+        choice = self.planning.choose(proposal.params)
+        distributions = proposal.distributions
+        if not choice.fits:
+            self._record_over_budget(proposal.params, distributions, choice.predicted_bytes, choice.reason)
+            return None
+        self._over_budget_in_a_row = 0
+        config = self.space.config(proposal.params, epochs=self.options.max_epochs).flat()
+        plan = choice.plan.to_dict()
+        # The trial's seed comes from the proposal's number, which is known before the study gives the trial one.
+        config["seed"] = trial_seed(self.options.seed, self._proposed - 1)
+        number = self.study.start(
+            proposal.params, distributions, config=config, plan=plan, predicted_bytes=choice.predicted_bytes
+        )
+        start = TrialStart(
+            number=number,
+            params=proposal.params,
+            config=config,
+            plan=plan,
+            predicted_bytes=choice.predicted_bytes,
+        )
+        self.folder.write_start(start)
+        self._started += 1
+        self._run(start, {}, distributions)
+        if self._listener is not None:
+            self._listener.on_start(start, resumed=False)
+        return start
+
+    def _record_over_budget(
+        self, params: dict[str, Any], distributions: Mapping[str, Any], predicted_bytes: int, reason: str
+    ) -> None:
+        assert self.options.budget_bytes is not None, "without a budget everything fits"
+        outcome = TrialOutcome(end=TrialEnd.OVER_BUDGET, reason=reason, epochs=0, best_auc=None, final_auc=None)
+        config = self.space.config(params, epochs=self.options.max_epochs).flat()
+        number = self.study.over_budget(
+            params,
+            distributions,
+            config=config,
+            predicted_bytes=predicted_bytes,
+            budget_bytes=self.options.budget_bytes,
+            outcome=outcome,
+        )
+        start = TrialStart(number=number, params=params, config=config, plan=None, predicted_bytes=predicted_bytes)
+        self.folder.write_start(start)
+        self.folder.write_outcome(number, outcome)
+        self._known.add(number)
+        self.counts[TrialEnd.OVER_BUDGET] += 1
+        if self._listener is not None:
+            self._listener.on_end(start, outcome)
+        self._over_budget_in_a_row += 1
+        if self._over_budget_in_a_row >= OVER_BUDGET_IN_A_ROW:
+            raise BudgetError(
+                f"hardly anything in the space fits {format_bytes(self.options.budget_bytes)}: "
+                f"{self.planning.draws_asked} draws, none fitted of late; the smallest seen needs "
+                f"{format_bytes(self.planning.smallest_bytes)}; raise --gpu-memory-budget or narrow the space"
+            )
+
+    # ---- state ---------------------------------------------------------------------------------------------------
+
+    def _run(self, start: TrialStart, values: dict[int, float], distributions: Mapping[str, Any]) -> None:
+        self._known.add(start.number)
+        self._starts[start.number] = start
+        self._values[start.number] = values
+        self._decisions[start.number] = {}
+        self.sampler.history.running(_optuna.frozen(start.number, TrialState.RUNNING, start.params, distributions))
+
+    def _ended(self, observation: FrozenTrial, outcome: TrialOutcome) -> None:
+        number = observation.number
+        self.sampler.history.ended(observation)
+        self.asha.forget(number)
+        for table in (self._values, self._decisions, self._failures):
+            table.pop(number, None)
+        self.counts[outcome.end] += 1
+        if outcome.end == TrialEnd.COMPLETED and outcome.final_auc is not None:
+            key = (outcome.final_auc, -number)
+            if self.best is None or key > (self.best[0], -self.best[1]):
+                self.best = (outcome.final_auc, number)
+        self._watch_first_endings(outcome)
+
+    def _watch_first_endings(self, outcome: TrialOutcome) -> None:
+        if len(self._first_endings) >= SAME_FAILURES:
+            return
+        # Numbers in a message (an address, a loss) do not make it another failure.
+        kind = f"{outcome.end}: {re.sub(r'[0-9]+', '#', outcome.reason)}" if outcome.end in FAILURES else ""
+        self._first_endings.append(kind)
+        if len(self._first_endings) == SAME_FAILURES and kind and len(set(self._first_endings)) == 1:
+            self.stop(f"the first {SAME_FAILURES} trials all failed in the same way: {outcome.end}: {outcome.reason}")
+
+    def _outcome(self, number: int, end: TrialEnd, reason: str, failures: int | None) -> TrialOutcome:
+        values = self._values[number]
+        return TrialOutcome(
+            end=end,
+            reason=reason,
+            epochs=max(values, default=0),
+            best_auc=max(values.values(), default=None),
+            final_auc=values[max(values)] if values else None,
+            failures=self._failures.get(number, 0) if failures is None else failures,
+        )
+
+    def _late(self) -> bool:
+        limit = self.options.time_limit_seconds
+        return limit is not None and self._clock() - self._begin >= limit
+
+    # ---- resume --------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """Takes up what the study holds: finished trials as history, this run's running ones as unfinished."""
+        told: dict[int, dict[int, float]] = {}
+        for trial in self.study.trials():
+            mine = self.study.is_mine(trial)
+            outcome = outcome_of(trial)
+            if mine:
+                self._proposed += 1
+                self._started += outcome is None or outcome.end != TrialEnd.OVER_BUDGET
+            if trial.state.is_finished():
+                told[trial.number] = dict(trial.intermediate_values)
+                self._take_finished(trial, mine)
+            elif mine:
+                told[trial.number] = self._take_running(trial, outcome)
+        self.asha.rebuild(told)
+        for number in told:
+            if number not in self._starts:
+                self.asha.forget(number)
+        self._prune_unfinished()
+
+    def _prune_unfinished(self) -> None:
+        """Ends trials whose last report was at a rung and below its cut: the driver died before it could say so."""
+        for start in list(self._unfinished):
+            values = self._values[start.number]
+            last = max(values, default=0)
+            if last and not self.asha.stays(last, values[last]):
+                self._unfinished.remove(start)
+                self.finish(start.number, self.outcome(start.number))
+
+    def _take_finished(self, trial: FrozenTrial, mine: bool) -> None:
+        self._known.add(trial.number)
+        outcome = outcome_of(trial)
+        if outcome is None:
+            return  # somebody's trial in a shared study that no driver of ours wrote
+        if outcome.end != TrialEnd.OVER_BUDGET and set(trial.params) <= set(self.space.names):
+            self.sampler.history.ended(trial)
+        if mine:
+            self.counts[outcome.end] += 1
+            self._write_missing(start_of(trial), outcome)
+            if outcome.end == TrialEnd.COMPLETED and outcome.final_auc is not None:
+                if self.best is None or outcome.final_auc > self.best[0]:
+                    self.best = (outcome.final_auc, trial.number)
+            if outcome.end != TrialEnd.OVER_BUDGET:
+                self._watch_first_endings(outcome)
+                if self.stop_reason is not None:
+                    # The user saw it, mended the cause (or not) and resumed: let the search try again.
+                    self.stop_reason, self._first_endings = None, []
+
+    def _take_running(self, trial: FrozenTrial, outcome: TrialOutcome | None) -> dict[int, float]:
+        """A trial that the killed driver left running; brings study and folder to the same state."""
+        self.study.adopt(trial)
+        start = start_of(trial)
+        self._write_missing(start, None)
+        values = dict(trial.intermediate_values)
+        for report in self.folder.read_trial(start.number).epochs:
+            if report.epoch not in values:
+                self.study.report(start.number, report.epoch, report.validation_auc)
+                values[report.epoch] = report.validation_auc
+        self._run(start, values, self.sampler.distributions(start.params))
+        last = max(values, default=0)
+        if outcome is None and last >= self.options.max_epochs:
+            outcome = self.outcome(start.number)
+        if outcome is not None:
+            self.finish(start.number, outcome)
+        else:
+            self._unfinished.append(start)
+        return values
+
+    def _write_missing(self, start: TrialStart, outcome: TrialOutcome | None) -> None:
+        """The folder's files that the killed driver had no time for."""
+        path = self.folder.trial_path(start.number)
+        if not (path / "trial.json").exists():
+            self.folder.write_start(start)
+        if outcome is not None and not (path / "end.json").exists():
+            self.folder.write_outcome(start.number, outcome)
+
+    def _refresh(self) -> None:
+        """Takes up what other drivers of the same study have finished since."""
+        fresh: dict[int, dict[int, float]] = {}
+        for trial in self.study.trials():
+            if trial.number not in self._known and trial.state.is_finished() and not self.study.is_mine(trial):
+                self._take_finished(trial, False)
+                fresh[trial.number] = dict(trial.intermediate_values)
+        self.asha.rebuild(fresh)
+        for number in fresh:
+            self.asha.forget(number)
+
+
+def trial_seed(seed: int, index: int) -> int:
+    """A trial's own seed, 0 … 2³¹ − 1, from the search's seed and the proposal's number."""
+    digest = hashlib.sha256(f"trial {seed} {index}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") & 0x7FFF_FFFF

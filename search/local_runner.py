@@ -1,0 +1,143 @@
+"""Runs a search in this very process: no daemon, no pickling, a debugger's breakpoints hold.
+
+With a concurrency above one, several trials are alive at once and take turns, an epoch each: ASHA and the sampler see
+the same interleaving that parallel slots would give them, and it is deterministic.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from search.checkpoints import CheckpointKeeper, checkpoint_folder
+from search.conductor import Conductor, Decision
+from search.options import SearchOptions
+from trainable.errors import CheckpointError, NonFiniteError
+from trainable.record import EpochReport, RunFolder, TrialEnd, TrialStart
+
+logger = logging.getLogger(__name__)
+
+
+class TrialLike(Protocol):
+    """What a runner drives: `trainable.trial.Trial`, or a synthetic one in tests and benchmarks."""
+
+    def step(self) -> EpochReport: ...
+
+    def save(self, folder: Path) -> Any: ...
+
+    def load(self, folder: Path) -> int: ...
+
+    def release(self) -> None: ...
+
+
+TrialFactory = Callable[[TrialStart], TrialLike]
+
+
+@dataclass
+class _Slot:
+    start: TrialStart
+    trial: TrialLike
+
+
+class LocalRunner:
+    """Drives the conductor's trials in turn, in this process.
+
+    Parameters
+    ----------
+    trial_factory
+        Makes the object that trains a trial.
+    """
+
+    def __init__(
+        self, conductor: Conductor, *, run_folder: RunFolder, options: SearchOptions, trial_factory: TrialFactory
+    ):
+        self._conductor = conductor
+        self._folder = run_folder
+        self._options = options
+        self._make = trial_factory
+        self._keeper = CheckpointKeeper(options, run_folder)
+        self._slots: list[_Slot] = []
+
+    def run(self) -> None:
+        """Until the conductor is done. Ctrl-C leaves every trial at its last saved epoch, to be resumed."""
+        waiting = self._conductor.unfinished()
+        try:
+            while not self._conductor.done:
+                while len(self._slots) < self._options.workers:
+                    start = waiting.pop(0) if waiting else self._conductor.next_trial()
+                    if start is None:
+                        break
+                    self._begin(start)
+                for slot in list(self._slots):
+                    self._step(slot)
+        finally:
+            for slot in self._slots:
+                slot.trial.release()
+
+    def _checkpoints(self, number: int) -> Path:
+        return checkpoint_folder(self._options, self._folder, number)
+
+    def _begin(self, start: TrialStart) -> None:
+        """Fills a slot; a trial that was interrupted goes on from its newest intact checkpoint."""
+        try:
+            trial = self._make(start)
+            path = self._checkpoints(start.number)
+            if path.is_dir() and any(path.iterdir()):
+                try:
+                    trial.load(path)
+                except CheckpointError as error:
+                    logger.warning("trial %d starts again from its first epoch: %s", start.number, error)
+                    trial.release()
+                    trial = self._make(start)
+        except Exception as error:
+            self._failed(start, error)
+            return
+        self._slots.append(_Slot(start, trial))
+
+    def _step(self, slot: _Slot) -> None:
+        number = slot.start.number
+        try:
+            report = slot.trial.step()
+        except Exception as error:  # one trial's fault must not end the search, whatever it is
+            self._close(slot)
+            self._failed(slot.start, error)
+            return
+        # Report before checkpoint: killed between the two, the epoch is trained again but no result is lost.
+        decision = self._conductor.report(number, report)
+        if decision is Decision.STOP:
+            outcome = self._conductor.outcome(number)
+            if outcome.end is TrialEnd.COMPLETED:
+                slot.trial.save(self._checkpoints(number))
+            self._close(slot)
+            self._conductor.finish(number, outcome)
+            self._ended(number)
+        else:
+            slot.trial.save(self._checkpoints(number))
+
+    def _failed(self, start: TrialStart, error: Exception) -> None:
+        """Retries a crash from the trial's checkpoint, or ends the trial with the reason."""
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, NonFiniteError):
+            end = TrialEnd.NON_FINITE
+        elif isinstance(error, torch.OutOfMemoryError | MemoryError):
+            end = TrialEnd.OUT_OF_MEMORY
+        else:
+            end = TrialEnd.CRASHED
+            if self._conductor.retry(start.number):
+                logger.warning("trial %d failed and goes on from its checkpoint: %s", start.number, reason)
+                self._begin(start)
+                return
+        logger.warning("trial %d ended, %s: %s", start.number, end, reason, exc_info=logger.isEnabledFor(10))
+        self._conductor.finish(start.number, self._conductor.failed(start.number, end, reason))
+        self._ended(start.number)
+
+    def _close(self, slot: _Slot) -> None:
+        self._slots.remove(slot)
+        slot.trial.release()
+
+    def _ended(self, number: int) -> None:
+        best = self._conductor.best
+        self._keeper.ended(number, None if best is None else best[1])

@@ -1,0 +1,91 @@
+"""What was asked of a search, validated once at the door."""
+
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trainable.config import DataConfig
+from trainable.errors import BudgetError, ConfigError
+
+MOST_TRIALS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Everything about a search but its space."""
+
+    space: str
+    """Name or path as it was given."""
+    data: DataConfig = field(default_factory=DataConfig)
+    num_samples: int = 20
+    """Trials that start; a proposal that fits no plan is recorded beside them and not counted."""
+    max_epochs: int = 9
+    grace_period: int = 3
+    reduction_factor: int = 3
+    budget_bytes: int | None = None
+    concurrency: int | None = None
+    """Trials at a time; None leaves it to the runner (cores, or GPUs divided by the budget)."""
+    seed: int = 0
+    time_limit_seconds: float | None = None
+    """Seconds after which nothing new starts and what runs is stopped at its next epoch."""
+    local: bool = False
+    address: str | None = None
+    storage_path: str | None = None
+    study_storage: str | None = None
+    study_name: str | None = None
+    """Study in `study_storage`; None = the run's name. Drivers that name the same one share their results."""
+    warm_start: str | None = None
+    max_failures: int = 2
+    """Restarts of one trial from its checkpoint before it counts as crashed."""
+    startup_trials: int | None = None
+    """Random proposals before TPE; None = a third of the trials, 4 … 10."""
+    device: str = "auto"
+    memory_saver: bool = False
+    use_amp: bool | None = None
+    use_gradient_checkpointing: bool | None = None
+    gradient_accumulation_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("num_samples", 1, MOST_TRIALS),
+            ("max_epochs", 1, 100_000),
+            ("grace_period", 1, 100_000),
+            ("reduction_factor", 2, 1_000),
+            ("concurrency", 1, 100_000),
+            ("seed", 0, 2**31 - 1),
+            ("max_failures", 0, 1_000),
+            ("startup_trials", 1, MOST_TRIALS),
+            ("gradient_accumulation_steps", 1, 4096),
+        ):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or not low <= value <= high):
+                raise ConfigError(f"{_flag(name)} is {value!r}; it must be an integer in {low} … {high}")
+        if self.time_limit_seconds is not None and not 0 < self.time_limit_seconds < float("inf"):
+            raise ConfigError(f"--time-limit is {self.time_limit_seconds:g} s; it must be greater than zero")
+        if self.budget_bytes is not None and self.budget_bytes <= 0:
+            raise BudgetError(f"--gpu-memory-budget is {self.budget_bytes} bytes; it must be greater than zero")
+        if self.local and self.address:
+            raise ConfigError("--local runs in this process and --address joins a cluster; give one of them")
+
+    @property
+    def startup(self) -> int:
+        """Random proposals before TPE."""
+        return self.startup_trials or max(4, min(10, self.num_samples // 3))
+
+    @property
+    def workers(self) -> int:
+        """Trials at a time where nothing else decides: one a core, or one in this process."""
+        if self.concurrency is not None:
+            return self.concurrency
+        return 1 if self.local else len(os.sched_getaffinity(0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values for the manifest; a storage URL is left out, since it may hold a password."""
+        values = asdict(self)
+        values["data"] = self.data.to_dict()
+        del values["study_storage"]
+        return values
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

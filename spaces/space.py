@@ -1,0 +1,128 @@
+"""A search space: what may vary and how, what stays fixed, and how a proposal becomes a configuration."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainable.config import TrialConfig
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers between two bounds, both included."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+    integer: bool = False
+
+    def contains(self, value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One of some values."""
+
+    values: tuple[Any, ...]
+
+    def contains(self, value: Any) -> bool:
+        return value in self.values
+
+
+Distribution = Range | Choices
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A parameter is searched only where another has one of some values; elsewhere it keeps its default."""
+
+    parameter: str
+    values: tuple[Any, ...] | None = None
+    """Accepted values; None where `above` decides."""
+    above: float | None = None
+
+    def holds(self, params: Mapping[str, Any]) -> bool:
+        if self.parameter not in params:
+            return False
+        value = params[self.parameter]
+        return value > self.above if self.above is not None else value in (self.values or ())
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A searched parameter."""
+
+    name: str
+    distribution: Distribution
+    when: Condition | None = None
+
+
+@dataclass(frozen=True)
+class SearchDefaults:
+    """What a space suggests for the search itself; flags override it."""
+
+    num_samples: int = 20
+    max_epochs: int = 9
+    grace_period: int = 1
+    reduction_factor: int = 3
+
+
+@dataclass(frozen=True)
+class Space:
+    """A validated search space."""
+
+    name: str
+    text: str
+    """The file as it was read."""
+    parameters: tuple[Parameter, ...]
+    """In an order in which every condition's parameter comes before it."""
+    fixed: dict[str, Any]
+    data: dict[str, Any] = field(default_factory=dict)
+    """Flat DataConfig values: a front end that suits the space."""
+    search: SearchDefaults = field(default_factory=SearchDefaults)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the space means; comments and order of lines do not change it."""
+        meaning = {
+            "parameters": sorted([repr(parameter) for parameter in self.parameters]),
+            "fixed": self.fixed,
+            "data": self.data,
+        }
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(parameter.name for parameter in self.parameters)
+
+    def is_active(self, parameter: Parameter, params: Mapping[str, Any]) -> bool:
+        """Whether a parameter is searched given those before it."""
+        return parameter.when is None or parameter.when.holds({**self.fixed, **params})
+
+    def config(self, params: Mapping[str, Any], *, epochs: int, seed: int = 0) -> TrialConfig:
+        """The configuration of a proposal; what it does not name is fixed or keeps its default.
+
+        Coupled parameters are brought to where they mean something: more patches than a clip has windows would only
+        repeat patches, so the loader's patches are sampled without replacement up to that number anyway, and a
+        warm-up longer than the training would never end.
+        """
+        return TrialConfig.from_flat({**self.fixed, **params, "epochs": epochs, "seed": seed})
+
+    def default_config(self, *, epochs: int, seed: int = 0) -> TrialConfig:
+        """The configuration of the project's defaults, with the space's fixed values."""
+        return self.config({}, epochs=epochs, seed=seed)
+
+    @property
+    def longest_warmup(self) -> int:
+        """Most epochs a commitment warm-up may last in this space."""
+        for parameter in self.parameters:
+            if parameter.name == "commitment_warmup_epochs":
+                if isinstance(parameter.distribution, Choices):
+                    return int(max(parameter.distribution.values))
+                return math.floor(parameter.distribution.high)
+        return int(self.fixed.get("commitment_warmup_epochs", 0))

@@ -1,0 +1,132 @@
+"""A synthetic trial: a learning curve made of its parameters, with real saving and loading; and a space for it."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from search.conductor import Conductor
+from search.options import SearchOptions
+from search.planning import Choice, Planning
+from search.study import SearchStudy
+from spaces.loader import space_from_text
+from spaces.space import Space
+from trainable.config import TrialConfig
+from trainable.errors import CheckpointError
+from trainable.plan import ExecutionPlan
+from trainable.record import EpochReport, RunFolder, TrialStart
+
+SPACE = """
+parameters:
+  num_embeddings: {choices: [32, 64, 128, 256]}
+  latent_dim: {low: 8, high: 64, log: true}
+  commitment_cost: {low: 0.02, high: 2.0, log: true}
+  commitment_warmup_epochs: {low: 0, high: 2}
+  commitment_warmup_start: {low: 0.0, high: 0.8, when: {commitment_warmup_epochs: {above: 0}}}
+  learning_rate: {low: 3.0e-4, high: 1.0e-2, log: true}
+fixed:
+  n_patches: 4
+"""
+
+
+def small_space() -> Space:
+    return space_from_text(SPACE, "synthetic")
+
+
+def quality(config: dict[str, Any]) -> float:
+    """Final synthetic AUC of a configuration, below 0.9."""
+    distance = (
+        (math.log10(config["learning_rate"]) + 2.6) ** 2
+        + 0.5 * (math.log10(config["commitment_cost"]) + 0.6) ** 2
+        + 0.3 * (math.log2(config["latent_dim"]) - 5) ** 2
+        + 0.1 * (math.log2(config["num_embeddings"]) - 7) ** 2
+    )
+    return 0.5 + 0.4 * math.exp(-0.5 * distance)
+
+
+def report_at(epoch: int, auc: float) -> EpochReport:
+    return EpochReport(
+        epoch=epoch,
+        phase=1,
+        loss=1.0 / epoch,
+        reconstruction_loss=1.0 / epoch,
+        commitment_loss=0.0,
+        id_loss=0.0,
+        transform_loss=0.0,
+        commitment_scale=1.0,
+        learning_rate=1e-3,
+        validation_auc=auc,
+        validation_pauc=0.5,
+        perplexity=8.0,
+        dead_code_share=0.0,
+        epoch_seconds=0.0,
+        train_seconds=0.0,
+        score_seconds=0.0,
+        peak_bytes=0,
+        predicted_bytes=0,
+    )
+
+
+class SyntheticTrial:
+    """An epoch costs nothing; its AUC rises towards `quality`."""
+
+    def __init__(self, start: TrialStart):
+        self.start = start
+        self.epoch = 0
+
+    def step(self) -> EpochReport:
+        self.epoch += 1
+        return report_at(self.epoch, quality(self.start.config) - 0.3 * 0.6**self.epoch)
+
+    def save(self, folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "state.json"
+        path.write_text(json.dumps({"epoch": self.epoch}))
+        return path
+
+    def load(self, folder: Path) -> int:
+        try:
+            self.epoch = int(json.loads((folder / "state.json").read_text())["epoch"])
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder} holds no checkpoint: {error}") from None
+        return self.epoch
+
+    def release(self) -> None:
+        self.epoch = -1
+
+
+def synthetic_bytes(config: TrialConfig) -> int:
+    """A made-up peak that grows with codebook and width."""
+    return config.quantizer.num_embeddings * config.model.latent_dim
+
+
+def synthetic_plans(budget_bytes: int | None) -> Any:
+    def ask(config: TrialConfig) -> Choice:
+        predicted = synthetic_bytes(config)
+        fits = budget_bytes is None or predicted <= budget_bytes
+        return Choice(ExecutionPlan(micro_batch_clips=1), predicted, fits, "" if fits else "the codebook is too large")
+
+    return ask
+
+
+def make_conductor(
+    path: Path,
+    *,
+    budget_bytes: int | None = None,
+    space: Space | None = None,
+    study: SearchStudy | None = None,
+    **kw: Any,
+) -> Conductor:
+    """A conductor over a real folder and a real SQLite study."""
+    keys = ("listener", "clock")
+    rest = {key: kw.pop(key) for key in keys if key in kw}
+    options = SearchOptions(
+        space="synthetic", budget_bytes=budget_bytes, local=True, **{"num_samples": 8, "max_epochs": 9, **kw}
+    )
+    path.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(path)
+    chosen = space or small_space()
+    planning = Planning(chosen, budget_bytes=budget_bytes, plans=synthetic_plans(budget_bytes))
+    return Conductor(
+        chosen, options, folder, study or SearchStudy.in_folder(folder.study_path, path.name), planning, **rest
+    )
