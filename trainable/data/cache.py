@@ -5,7 +5,7 @@ import logging
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,24 +25,37 @@ def content_key(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
-def cached(cache_dir: Path, key: str, make: Callable[[], Arrays]) -> Arrays:
-    """The arrays stored under `key`, made and stored first where they are missing or damaged.
+def cached(cache_dir: Path, key: str, make: Callable[[], Arrays], *, needs: Collection[str]) -> Arrays:
+    """The arrays named `needs` stored under `key`, made and stored first where they are missing or damaged.
 
     Written atomically, so several processes may ask at once. A cache that cannot be written costs time, not the run.
     """
     path = cache_dir / f"{key}.npz"
-    if path.exists():
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            _log.warning("cached features %s are damaged (%s); computing them again", path, error)
+    try:
+        # Opened as a zip archive, whose checksums tell a damaged entry, whatever the damage.
+        with path.open("rb") as file, zipfile.ZipFile(file):
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in needs}
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+        _log.warning("cached features %s are damaged (%s); computing them again", path, error)
     arrays = make()
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache_dir, suffix=".tmp", delete=False) as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        Path(file.name).replace(path)
+        _store(path, arrays)
     except OSError as error:
         _log.warning("features cannot be cached in %s (%s); they are computed again next time", cache_dir, error)
     return arrays
+
+
+def _store(path: Path, arrays: Arrays) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        try:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from trainable.config import nearest
 from trainable.errors import DataError
 
 _log = logging.getLogger(__name__)
+MOST_WARNINGS = 5
 _NAME = re.compile(r"^(normal|anomaly)_id_([0-9A-Za-z]+)_[0-9A-Za-z]+\.(npy|wav)$")
 
 
@@ -47,8 +49,7 @@ def find_files(root: Path, machine_type: str) -> MachineFiles:
     anomalous_training = [clip for clip in train if clip.label == 1]
     skipped += [f"{clip.path}: an anomaly among the training clips is never trained on" for clip in anomalous_training]
     train = [clip for clip in train if clip.label == 0]
-    for sentence in skipped:
-        _log.warning("skipped %s", sentence)
+    log_skipped(skipped)
     if not train:
         raise DataError(f"{folder / 'train'} holds no normal_id_NN_*.npy or .wav; training needs normal clips there")
     for label, word in ((0, "normal"), (1, "anomaly")):
@@ -57,6 +58,14 @@ def find_files(root: Path, machine_type: str) -> MachineFiles:
                 f"{folder / 'test'} holds no {word}_id_NN_*.npy or .wav; an AUC needs normal and anomalous test clips"
             )
     return MachineFiles(tuple(train), tuple(test), tuple(skipped))
+
+
+def log_skipped(sentences: Sequence[str]) -> None:
+    """Warns of files that are not used: the first few by name, the others by their number."""
+    for sentence in sentences[:MOST_WARNINGS]:
+        _log.warning("skipped %s", sentence)
+    if len(sentences) > MOST_WARNINGS:
+        _log.warning("skipped %d more files", len(sentences) - MOST_WARNINGS)
 
 
 def machine_types(root: Path) -> list[str]:

@@ -15,10 +15,6 @@ from scipy.signal import lfilter
 SAMPLE_RATE = 16_000
 CLIP_SECONDS = 4.5
 SAMPLES = int(SAMPLE_RATE * CLIP_SECONDS)
-TRAIN_CLIPS = 100
-"""Normal training clips a machine id."""
-TEST_CLIPS = 40
-"""Normal, and as many anomalous, test clips a machine id."""
 MACHINE_TYPES = ("fan", "pump", "valve")
 MACHINE_IDS = ("00", "02", "04", "06")
 """The ids that DCASE 2020's development set uses."""

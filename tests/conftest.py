@@ -1,0 +1,36 @@
+"""Fixtures that tests of every room use: a tiny real data set, and the real recordings where they are."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures_data import make_tiny_dataset
+from trainable.data.load import Dataset
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset() -> Dataset:
+    """Embedded fans of two ids: 24 training, 8 validation and 8 held-out clips of 141 frames, made in memory."""
+    return make_tiny_dataset()
+
+
+@pytest.fixture(scope="session")
+def recordings_root() -> Path:
+    """The real recordings (machine type ``spoken``, 8 kHz); skips where they are absent."""
+    named = os.environ.get("AD_RECORDINGS")
+    default = Path(__file__).parents[2] / "shared" / "data" / "spoken-dcase-layout"
+    root = Path(named) if named else default
+    if not (root / "spoken" / "train").is_dir():
+        pytest.skip(f"the real recordings are not at {root}; name their folder with AD_RECORDINGS")
+    return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _features_of_tests_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests read and write their own cache of features, in subprocesses too, never the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "AD_CACHE_DIR" not in os.environ:
+            patch.setenv("AD_CACHE_DIR", str(tmp_path_factory.mktemp("features")))
+        yield
