@@ -10,7 +10,7 @@ from urllib.parse import quote
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from trainable.errors import RunError
 from trainable.record import RunFolder, RunManifest
@@ -46,17 +46,18 @@ def read_study(folder: RunFolder, manifest: RunManifest) -> StudyContent:
     RunError
         If the study is missing, cannot be reached or is no study.
     """
-    url = manifest.study_storage or read_only_url(folder.study_path)
+    if manifest.study_storage is None:
+        urls = read_only_urls(folder.study_path)
+    else:
+        urls = (manifest.study_storage,)
     where = manifest.study_storage or str(folder.study_path)
     try:
-        with quiet_optuna():
-            storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
-            try:
-                study = optuna.load_study(study_name=manifest.study_name, storage=storage)
-                trials = tuple(study.get_trials(deepcopy=False))
-            finally:
-                storage.remove_session()
-                storage.engine.dispose()
+        try:
+            trials = _read_trials(urls[0], manifest.study_name)
+        except OperationalError:
+            if len(urls) == 1:
+                raise
+            trials = _read_trials(urls[1], manifest.study_name)
     except KeyError:
         raise RunError(f"{where} holds no study named {manifest.study_name!r}") from None
     except (SQLAlchemyError, OSError, ValueError, RuntimeError, ImportError) as error:
@@ -69,8 +70,26 @@ def read_study(folder: RunFolder, manifest: RunManifest) -> StudyContent:
     return StudyContent(trials, distributions)
 
 
-def read_only_url(path: Path) -> str:
-    """SQLAlchemy's URL of an SQLite file that can be read but not changed. Raises RunError if it is not there."""
+def _read_trials(url: str, study_name: str) -> tuple[FrozenTrial, ...]:
+    with quiet_optuna():
+        storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
+        try:
+            study = optuna.load_study(study_name=study_name, storage=storage)
+            return tuple(study.get_trials(deepcopy=False))
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+def read_only_urls(path: Path) -> tuple[str, ...]:
+    """SQLAlchemy's URLs of an SQLite file that can be read but not changed, in the order to try them.
+
+    A database in WAL mode needs a small file beside it even to be read. In a folder that may not be written to
+    (an archive, a mounted snapshot) it can be opened as immutable, which is right if nobody is writing: then no WAL
+    is there. Raises RunError if the file is not there.
+    """
     if not path.is_file():
         raise RunError(f"the study {path} does not exist")
-    return f"sqlite:///file:{quote(str(path.resolve()))}?mode=ro&uri=true"
+    plain = f"sqlite:///file:{quote(str(path.resolve()))}?mode=ro&uri=true"
+    has_wal = path.with_name(path.name + "-wal").exists()
+    return (plain,) if has_wal else (plain, f"{plain}&immutable=1")

@@ -1,4 +1,4 @@
-"""The whole logic of a search, without Ray and without a clock of its own: which trial next, go on or stop, how it ended.
+"""The whole logic of a search, without Ray: which trial next, go on or stop, and how it ended.
 
 Single-threaded: a runner calls it from one thread. What a method has answered is durable: it is in the study (and in
 the run's folder) before the method returns, so a driver may be killed at any moment and another one goes on with
@@ -299,11 +299,19 @@ class Conductor:
         for table in (self._values, self._decisions, self._failures):
             table.pop(number, None)
         self.counts[outcome.end] += 1
-        if outcome.end == TrialEnd.COMPLETED and outcome.final_auc is not None:
+        self._take_best(number, outcome)
+        self._watch_first_endings(outcome)
+
+    def _take_best(self, number: int, outcome: TrialOutcome) -> None:
+        """The winner is the completed trial with the highest AUC at its *last* epoch; of equals, the first.
+
+        The best epoch of all trials would be a maximum over many more looks at the same clips. Trials that ASHA
+        stopped were trained less and do not compete.
+        """
+        if outcome.end is TrialEnd.COMPLETED and outcome.final_auc is not None and outcome.final_auc == outcome.final_auc:
             key = (outcome.final_auc, -number)
             if self.best is None or key > (self.best[0], -self.best[1]):
                 self.best = (outcome.final_auc, number)
-        self._watch_first_endings(outcome)
 
     def _watch_first_endings(self, outcome: TrialOutcome) -> None:
         if len(self._first_endings) >= SAME_FAILURES:
@@ -370,9 +378,7 @@ class Conductor:
         if mine:
             self.counts[outcome.end] += 1
             self._write_missing(start_of(trial), outcome)
-            if outcome.end == TrialEnd.COMPLETED and outcome.final_auc is not None:
-                if self.best is None or outcome.final_auc > self.best[0]:
-                    self.best = (outcome.final_auc, trial.number)
+            self._take_best(trial.number, outcome)
             if outcome.end != TrialEnd.OVER_BUDGET:
                 self._watch_first_endings(outcome)
                 if self.stop_reason is not None:

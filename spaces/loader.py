@@ -167,11 +167,12 @@ def _condition(source: Source, spec: Knob, located: Located) -> Condition:
         raise source.error(value.line, f"{spec.name}: 'when' names the parameter itself")
     if isinstance(value.value, dict):
         bound = value.value.get("above")
-        if list(value.value) != ["above"] or isinstance(bound.value, bool) or not isinstance(bound.value, int | float):
+        number = None if bound is None else bound.value
+        if len(value.value) != 1 or isinstance(number, bool) or not isinstance(number, int | float):
             raise source.error(
                 value.line, f"{spec.name}: 'when: {{{name}: …}}' takes a value, a list, or {{above: number}}"
             )
-        return Condition(name, above=float(bound.value))
+        return Condition(name, above=float(number))
     items = value.value if isinstance(value.value, list) else [value]
     return Condition(name, tuple(_value(source, other, item) for item in items))
 

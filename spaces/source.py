@@ -68,7 +68,7 @@ def parse(source: Source, text: str) -> Located:
     """Values of YAML text. Raises SpaceError as `read_source` does."""
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
+            if isinstance(event, yaml.AliasEvent) and event.start_mark is not None:
                 raise source.error(event.start_mark.line + 1, "aliases (*name) are not accepted; write the value out")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:

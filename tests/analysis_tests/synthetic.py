@@ -6,11 +6,13 @@ of ``num_embeddings`` and ignores ``stride``; rungs at 1, 3 and 9 of 27 epochs e
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
+from sqlalchemy import event
 
 from trainable.config import DataConfig, TrialConfig
 from trainable.plan import ExecutionPlan
@@ -194,8 +196,13 @@ def _constraints(start: TrialStart, outcome: TrialOutcome) -> dict[str, float]:
 def _write_study(folder: RunFolder, made: list[tuple[TrialStart, TrialOutcome, list[EpochReport]]]) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder.study_path}")
-    with storage.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # as the search writes it
+
+    def set_pragmas(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")  # as the search writes it
+        connection.execute("PRAGMA synchronous=OFF")  # a test's study need not survive a power cut
+
+    event.listen(storage.engine, "connect", set_pragmas)
+    storage.engine.dispose()
     study = optuna.create_study(study_name=STUDY_NAME, storage=storage, direction="maximize")
     study.add_trials(
         [

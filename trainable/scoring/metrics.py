@@ -40,16 +40,13 @@ def mean_auc(labels: np.ndarray, scores: np.ndarray, ids: tuple[str, ...]) -> fl
     return float(np.mean([auc(labels[m], scores[m]) for m in groups_by_id(ids, labels).values()]))
 
 
-def bootstrap_interval(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    ids: tuple[str, ...],
-    *,
-    seed: int = 0,
-    resamples: int = 1000,
-    coverage: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile interval of the mean AUC, clips resampled within each machine id and label (Efron 1979)."""
+def bootstrap_aucs(
+    labels: np.ndarray, scores: np.ndarray, ids: tuple[str, ...], *, seed: int = 0, resamples: int = 1000
+) -> np.ndarray:
+    """Mean AUC over ids of each resample, clips drawn anew within each machine id and label (Efron 1979).
+
+    Float64 (resamples,). The same seed draws the same clips, so that two detectors' resamples may be compared in pairs.
+    """
     rng = np.random.default_rng(seed)
     total = np.zeros(resamples)
     groups = groups_by_id(ids, labels)
@@ -61,6 +58,24 @@ def bootstrap_interval(
             rng.multinomial(len(part), np.full(len(part), 1 / len(part)), resamples) for part in (anomalous, normal)
         ]
         total += ((weights[0] @ wins) * weights[1]).sum(axis=1) / (len(anomalous) * len(normal))
+    return total / len(groups)
+
+
+def percentile_interval(values: np.ndarray, coverage: float = 0.95) -> tuple[float, float]:
+    """The central `coverage` of values."""
     tail = (1 - coverage) / 2
-    low, high = np.quantile(total / len(groups), [tail, 1 - tail])
+    low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def bootstrap_interval(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    ids: tuple[str, ...],
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+    coverage: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of the mean AUC (see `bootstrap_aucs`)."""
+    return percentile_interval(bootstrap_aucs(labels, scores, ids, seed=seed, resamples=resamples), coverage)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainable.data.patches import gather_patches
+from trainable.memory.autocast import CudaAutocastOnMeta
 from trainable.model.codebook import BatchStatistics
 from trainable.model.heads import clip_latents
 from trainable.model.transforms import apply_transforms
@@ -41,12 +42,17 @@ def mixed_precision(plan: ExecutionPlan, device: torch.device) -> Iterator[None]
     """Autocast as the plan says.
 
     Set through the low-level switches: `torch.autocast("cuda")` turns itself off on a machine without CUDA, where a
-    traced step must still see the casts that the GPU will see.
+    traced step must still see the casts that the GPU will see. Meta tensors, on which memory is traced, have no
+    autocast of their own; there the casts of CUDA's are made by `trainable.memory.autocast`.
     """
     if not plan.uses_amp:
         yield
         return
     kind = device.type
+    if kind == "meta":
+        with CudaAutocastOnMeta(_AMP_DTYPES[plan.precision]):
+            yield
+        return
     before = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     torch.set_autocast_enabled(kind, True)
     torch.set_autocast_dtype(kind, _AMP_DTYPES[plan.precision])

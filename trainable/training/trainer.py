@@ -20,8 +20,9 @@ from trainable.training.batch import Batch, make_batch
 from trainable.training.encode import EncodedClips, encode_clips
 from trainable.training.phases import PhaseState, learning_rate_at, phase_at
 from trainable.training.seeds import generator_for
+from trainable.training.start import start_codebook
 from trainable.training.state import make_state
-from trainable.training.step import StepLosses, load_patches, mixed_precision, train_step
+from trainable.training.step import StepLosses, train_step
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -172,7 +173,6 @@ class Trainer:
             )
             done += clip_indices.shape[0]
 
-    @torch.no_grad()
     def _start_codebook(self) -> None:
         """K-means on latents of the untrained encoder, over clips drawn from the seed."""
         generator = generator_for(self.config.seed, "kmeans")
@@ -181,13 +181,7 @@ class Trainer:
         starts_BP = patch_starts(
             self.train.offsets, clip_indices, n_patches=patch.n_patches, stride=patch.stride, generator=None
         )
-        rows = []
-        for starts in starts_BP.split(self.plan.micro_batch_clips):
-            patches_XFT = load_patches(self.frames(self.train), starts, self.state).flatten(0, 1)
-            with mixed_precision(self.plan, self.state.device):
-                latents = self.state.model.encoder(patches_XFT)
-            rows.append(self.state.model.codebook.rows(latents))
-        self.state.model.codebook.start_from(torch.cat(rows), generator, chunk_rows=self.plan.quantizer_chunk_rows)
+        start_codebook(self.state, self.frames(self.train), starts_BP, self.plan, generator)
 
     def _recovering(self, attempt: Callable[[], Result]) -> Result:
         """Runs `attempt`; out of memory, takes the next smaller plan and runs it again.

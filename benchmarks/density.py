@@ -1,0 +1,149 @@
+"""What each density model detects on held-out clips, beside detectors without codes, and what it costs.
+
+    python -m benchmarks.density --seeds 5 --epochs 20
+    python -m benchmarks.density --data-root DIR --machine-type spoken --sample-rate 8000 --n-fft 512 --hop-length 16
+
+Trains one configuration (any flag of ``python -m trainable.train`` sets a knob) once a seed and fits every density
+model to the same codes. AUC is the mean over machine ids, then over seeds. Intervals are 95 % percentile bootstraps
+over clips, the same clips drawn for every seed and every detector. `share` is fit and score of training and held-out
+clips in units of the training time of one epoch, measured in the same run.
+"""
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from trainable.commandline import add_data_flags, add_flag, add_knob_flags, data_config, given_knobs, run
+from trainable.config import TrialConfig
+from trainable.data.clips import TestClips
+from trainable.data.load import Dataset, load_dataset
+from trainable.scoring.baselines import Autoencoder, LogMelMahalanobis
+from trainable.scoring.codes import ClipCodes
+from trainable.scoring.metrics import bootstrap_aucs, groups_by_id, mean_auc, pauc, percentile_interval
+from trainable.scoring.registry import DENSITIES, make_density
+from trainable.training.seeds import derived_seed
+from trainable.trial import Trial, default_plan
+
+YARDSTICK = "log-mel Mahalanobis (no codes)"
+AUTOENCODER = "DCASE autoencoder (no codes)"
+
+
+@dataclass
+class Measured:
+    """One detector over the seeds."""
+
+    aucs: list[float] = field(default_factory=list)
+    paucs: list[float] = field(default_factory=list)
+    resamples: list[np.ndarray] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+
+    def add(self, clips: TestClips, scores: np.ndarray, share: float | None = None) -> None:
+        """One seed's scores, and their cost in epochs where codes were scored."""
+        self.aucs.append(mean_auc(clips.labels, scores, clips.machine_ids))
+        groups = groups_by_id(clips.machine_ids, clips.labels).values()
+        self.paucs.append(float(np.mean([pauc(clips.labels[members], scores[members]) for members in groups])))
+        self.resamples.append(bootstrap_aucs(clips.labels, scores, clips.machine_ids))
+        if share is not None:
+            self.shares.append(share)
+
+
+def measure(
+    config: TrialConfig, dataset: Dataset, seeds: int, autoencoder_epochs: int, progress: Callable[[str], None]
+) -> dict[str, Measured]:
+    """All detectors on the held-out clips, for seeds 0 … seeds − 1."""
+    table: dict[str, Measured] = {}
+
+    def add(name: str, scores: np.ndarray, share: float | None = None) -> None:
+        table.setdefault(name, Measured()).add(dataset.held_out, scores, share)
+
+    for seed in range(seeds):
+        trial = Trial(config.replace(seed=seed), dataset, plan=default_plan(config))
+        begin = time.perf_counter()
+        while not trial.done:
+            trial.trainer.train_epoch()
+        epoch_seconds = (time.perf_counter() - begin) / config.phase.epochs
+        begin = time.perf_counter()
+        train, held_out = trial.codes(dataset.train), trial.codes(dataset.held_out)
+        encode_share = (time.perf_counter() - begin) / epoch_seconds
+        _, encoded = trial.trainer.encode(dataset.held_out, with_errors=True)
+        progress(f"seed {seed}: {epoch_seconds:.2f} s an epoch; encoding costs {encode_share:.2f} epochs")
+        for name in DENSITIES:
+            begin = time.perf_counter()
+            scores = _density_scores(trial, config, name, train, held_out)
+            add(name, scores, (time.perf_counter() - begin) / epoch_seconds)
+        add("reconstruction error", encoded.reconstruction_error_B.double().numpy())
+        add("quantization error", encoded.quantization_error_B.double().numpy())
+        baseline = Autoencoder(epochs=autoencoder_epochs, seed=seed).fit(dataset.train)
+        add(AUTOENCODER, baseline.score_samples(dataset.held_out))
+    add(YARDSTICK, LogMelMahalanobis().fit(dataset.train).score_samples(dataset.held_out))
+    return table
+
+
+def _density_scores(trial: Trial, config: TrialConfig, name: str, train: ClipCodes, held_out: ClipCodes) -> np.ndarray:
+    seed = derived_seed(trial.config.seed, "density")
+    model = make_density(config.score, name=name, seed=seed)  # type: ignore[arg-type]
+    return model.fit(train, trial.codebook()).score_samples(held_out)
+
+
+def rows(table: dict[str, Measured]) -> list[dict[str, str]]:
+    """The table as text, best AUC first."""
+    yardstick = table[YARDSTICK].resamples[0]
+    result = []
+    for name, measured in sorted(table.items(), key=lambda item: -float(np.mean(item[1].aucs))):
+        resampled = np.mean(measured.resamples, axis=0)
+        low, high = percentile_interval(resampled)
+        gain_low, gain_high = percentile_interval(resampled - yardstick)
+        result.append(
+            {
+                "detector": name,
+                "auc": f"{np.mean(measured.aucs):.3f}",
+                "interval": f"{low:.3f} … {high:.3f}",
+                "seeds": f"{min(measured.aucs):.3f} … {max(measured.aucs):.3f}",
+                "pauc": f"{np.mean(measured.paucs):.3f}",
+                "over_yardstick": "" if name == YARDSTICK else f"{gain_low:+.3f} … {gain_high:+.3f}",
+                "share": f"{np.mean(measured.shares):.2f}" if measured.shares else "",
+            }
+        )
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.density", description=__doc__.split("\n")[0])
+    add_flag(parser, "seeds", type=int, default=5, help="trainings, with seeds 0, 1, … (5)")
+    add_flag(parser, "autoencoder_epochs", type=int, default=10, help="epochs of the DCASE-like autoencoder (10)")
+    add_flag(parser, "output", metavar="FILE", help="also write the table as CSV")
+    add_data_flags(parser)
+    add_knob_flags(parser)
+    arguments = parser.parse_args(argv)
+    config = TrialConfig.from_flat(given_knobs(arguments))
+    dataset = load_dataset(data_config(arguments))
+    default = TrialConfig().flat()
+    changed = {name: value for name, value in config.flat().items() if value != default[name]}
+    print(
+        f"{dataset.machine_type}: {len(dataset.train)} training and {len(dataset.held_out)} held-out clips, "
+        f"{len(dataset.ids)} machine ids; {arguments.seeds} seeds; defaults but {changed}"
+    )
+    table = measure(
+        config, dataset, arguments.seeds, arguments.autoencoder_epochs, lambda line: print(line, flush=True)
+    )
+    lines = rows(table)
+    widths = {key: max(len(key), *(len(line[key]) for line in lines)) for key in lines[0]}
+    print("  ".join(key.ljust(width) for key, width in widths.items()))
+    for line in lines:
+        print("  ".join(line[key].ljust(width) for key, width in widths.items()))
+    if arguments.output:
+        with Path(arguments.output).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, lines[0].keys())
+            writer.writeheader()
+            writer.writerows(lines)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

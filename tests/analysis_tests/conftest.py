@@ -1,0 +1,38 @@
+"""Runs that several test modules read: made once a session, never changed by a test."""
+
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from analysis.results import RunResults, load_run
+from tests.analysis_tests.synthetic import make_run
+from tests.analysis_tests.trained import train_run, write_recordings
+
+
+@pytest.fixture(scope="session")
+def synthetic_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with patch("os.fsync"):
+        return make_run(tmp_path_factory.mktemp("runs") / "synthetic", trials=40)
+
+
+@pytest.fixture(scope="session")
+def synthetic_run(synthetic_path: Path) -> RunResults:
+    return load_run(synthetic_path)
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recordings(tmp_path_factory.mktemp("recordings"))
+
+
+@pytest.fixture(scope="session")
+def trained_path(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> Path:
+    root = tmp_path_factory.mktemp("trained")
+    return train_run(root / "trained", recordings, root / "cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features are cached beside the tests' own data, not in the user's home."""
+    monkeypatch.setenv("AD_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "feature-cache"))
