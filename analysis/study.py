@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
@@ -46,10 +47,7 @@ def read_study(folder: RunFolder, manifest: RunManifest) -> StudyContent:
     RunError
         If the study is missing, cannot be reached or is no study.
     """
-    if manifest.study_storage is None:
-        urls = read_only_urls(folder.study_path)
-    else:
-        urls = (manifest.study_storage,)
+    urls = read_only_urls(folder.study_path) if manifest.study_storage is None else (manifest.study_storage,)
     where = manifest.study_storage or str(folder.study_path)
     try:
         try:
@@ -60,7 +58,7 @@ def read_study(folder: RunFolder, manifest: RunManifest) -> StudyContent:
             trials = _read_trials(urls[1], manifest.study_name)
     except KeyError:
         raise RunError(f"{where} holds no study named {manifest.study_name!r}") from None
-    except (SQLAlchemyError, OSError, ValueError, RuntimeError, ImportError) as error:
+    except (SQLAlchemyError, StorageInternalError, OSError, ValueError, RuntimeError, ImportError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunError(f"the study in {where} cannot be read: {first_line}") from None
     distributions: dict[str, BaseDistribution] = {}
@@ -76,6 +74,11 @@ def _read_trials(url: str, study_name: str) -> tuple[FrozenTrial, ...]:
         try:
             study = optuna.load_study(study_name=study_name, storage=storage)
             return tuple(study.get_trials(deepcopy=False))
+        except StorageInternalError as error:
+            # Optuna says "during the commit" of every failure; what happened is the cause.
+            if isinstance(error.__cause__, SQLAlchemyError):
+                raise error.__cause__ from None
+            raise
         finally:
             storage.remove_session()
             storage.engine.dispose()

@@ -1,0 +1,131 @@
+"""Tables as a reader sees them, and the advice beside them."""
+
+import shlex
+import shutil
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from analysis.advice import next_steps
+from analysis.results import ENDS, RunResults, load_run
+from analysis.tables import (
+    END_MEANINGS,
+    Table,
+    ends_table,
+    plans_table,
+    range_text,
+    run_table,
+    searched_table,
+    text_of,
+    top_table,
+)
+from tests.analysis_tests.synthetic import make_run
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (float("nan"), "–"),
+        (True, "yes"),
+        (False, "no"),
+        (0.123456, "0.1235"),
+        (7, "7"),
+        ("euclidean", "euclidean"),
+    ],
+)
+def test_values_are_short(value: object, text: str) -> None:
+    assert text_of(value) == text
+
+
+@pytest.mark.parametrize(
+    ("distribution", "text"),
+    [
+        (IntDistribution(32, 512, log=True), "32 … 512, logarithmic"),
+        (IntDistribution(8, 32, step=8), "8 … 32, steps of 8"),
+        (IntDistribution(8, 32), "8 … 32"),
+        (FloatDistribution(0.05, 2.0, log=True), "0.05 … 2, logarithmic"),
+        (FloatDistribution(0.0, 1.0, step=0.1), "0 … 1, steps of 0.1"),
+        (CategoricalDistribution((True, False)), "yes, no"),
+    ],
+)
+def test_ranges_in_words(distribution: object, text: str) -> None:
+    assert range_text(distribution) == text  # type: ignore[arg-type]
+
+
+def by_first(table: Table) -> dict[str, tuple[str, ...]]:
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    return {row[0]: row for row in table.rows}
+
+
+def test_searched_parameters_with_the_winners_values(synthetic_run: RunResults) -> None:
+    rows = by_first(searched_table(synthetic_run))
+    assert set(rows) == set(synthetic_run.params)
+    params = synthetic_run.records[synthetic_run.best_number].start.params
+    assert rows["num_embeddings"][1] == "32 … 512, logarithmic"
+    # Integers stay integers, also where pandas had to make floats of them.
+    assert rows["num_embeddings"][2] == str(params["num_embeddings"])
+    assert rows["stride"][2] == str(params["stride"])
+    low = float(rows["num_embeddings"][3].split(" … ")[0])
+    assert low > 200  # the best ten have large codebooks, by the formula
+
+
+def test_the_top_table_is_the_ranking(synthetic_run: RunResults) -> None:
+    table = top_table(synthetic_run, 5)
+    assert [row[0] for row in table.rows] == [str(number) for number in synthetic_run.ranked.index[:5]]
+    assert table.rows[0][1] == f"{synthetic_run.ranked['final_auc'].iloc[0]:.3f}"
+    assert table.rows[0][3] == "27 of 27"
+    assert "num_embeddings" in table.rows[0][-1]
+    assert "nan" not in " ".join(" ".join(row) for row in table.rows)
+
+
+def test_every_ending_has_a_row_and_a_meaning(synthetic_run: RunResults) -> None:
+    assert set(END_MEANINGS) == set(ENDS)
+    rows = by_first(ends_table(synthetic_run))
+    assert len(rows) == len(ENDS)
+    assert rows["over budget"][1] == "5"
+    assert rows["crashed"][3] == "the worker died three times"
+    assert rows["pruned"][3] == ""
+
+
+def test_plans_count_trials_that_started(synthetic_run: RunResults) -> None:
+    table = plans_table(synthetic_run)
+    assert sum(int(row[1]) for row in table.rows) == 35
+    counts = [int(row[1]) for row in table.rows]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_the_run_table_says_what_was_asked(synthetic_run: RunResults) -> None:
+    rows = by_first(run_table(synthetic_run))
+    assert rows["command"][1] == "python -m search.run --space synthetic"
+    assert rows["trials asked for"][1] == "40"
+    assert rows["GPU memory budget a trial"][1] == "2.00 GiB"
+
+
+def test_advice_names_commands_that_hold_the_runs_path(synthetic_run: RunResults) -> None:
+    steps = {step.title: step for step in next_steps(synthetic_run)}
+    retrain = steps["Make a detector of the winner"]
+    assert retrain.command.startswith(f"python -m analysis.best {synthetic_run.folder.path} --retrain")
+    assert "--warm-start" in steps["Begin another search where this one ended"].command
+    assert steps["1 trials ran out of memory"].text
+
+
+def test_advice_for_an_interrupted_search_is_to_resume_it(tmp_path: Path) -> None:
+    with patch("os.fsync"):
+        run = load_run(make_run(tmp_path / "a run's folder", trials=9, finished=False))
+    first = next_steps(run)[0]
+    assert "no ending" in first.title
+    assert "--resume" in first.command
+    assert str(run.folder.path) in shlex.split(first.command)
+
+
+def test_advice_where_nothing_trained(tmp_path: Path) -> None:
+    with patch("os.fsync"):
+        path = make_run(tmp_path / "run", trials=8, with_study=False)
+    for number in range(7):
+        shutil.rmtree(path / "trials" / f"{number:05d}")
+    run = load_run(path)
+    assert run.best_number is None
+    assert [step.title for step in next_steps(run)] == ["Narrow the space or raise the budget"]
