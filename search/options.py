@@ -37,6 +37,8 @@ class SearchOptions:
     warm_start: str | None = None
     max_failures: int = 2
     """Restarts of one trial from its checkpoint before it counts as crashed."""
+    trial_timeout_seconds: float | None = 3600.0
+    """Seconds without a report after which a trial's worker is replaced; None waits for ever. On Ray only."""
     startup_trials: int | None = None
     """Random proposals before TPE; None = a third of the trials, 4 … 10."""
     device: str = "auto"
@@ -60,8 +62,12 @@ class SearchOptions:
             value = getattr(self, name)
             if value is not None and (type(value) is not int or not low <= value <= high):
                 raise ConfigError(f"{_flag(name)} is {value!r}; it must be an integer in {low} … {high}")
-        if self.time_limit_seconds is not None and not 0 < self.time_limit_seconds < float("inf"):
-            raise ConfigError(f"--time-limit is {self.time_limit_seconds:g} s; it must be greater than zero")
+        for flag, seconds in (
+            ("--time-limit", self.time_limit_seconds),
+            ("--trial-timeout", self.trial_timeout_seconds),
+        ):
+            if seconds is not None and not 0 < seconds < float("inf"):
+                raise ConfigError(f"{flag} is {seconds:g} s; it must be greater than zero")
         if self.budget_bytes is not None and self.budget_bytes <= 0:
             raise BudgetError(f"--gpu-memory-budget is {self.budget_bytes} bytes; it must be greater than zero")
         if self.local and self.address:

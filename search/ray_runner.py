@@ -1,0 +1,282 @@
+"""Runs a search on Ray Tune: the conductor behind Ray's searcher and scheduler interfaces.
+
+Ray decides where a trial runs, restarts actors that die and moves results; the conductor decides everything else, as
+it does for `search.local_runner`. Ray's own snapshot of the experiment is not used: the study and the run's folder are
+complete at every moment.
+"""
+
+import json
+import logging
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import Callback, PlacementGroupFactory
+from ray.tune.experiment import Trial as RayTuneTrial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from search.checkpoints import CheckpointKeeper, checkpoint_folder
+from search.conductor import Conductor, Decision
+from search.options import SearchOptions
+from search.packing import SlotKind
+from trainable.errors import ProjectError
+from trainable.ray_trainable import ENDED, METRIC, REASON, REPORT, RayTrial, trial_config
+from trainable.record import EpochReport, RunFolder, TrialEnd, TrialStart
+
+logger = logging.getLogger(__name__)
+
+KIND = "slot_kind"
+"""Key of a trial's configuration: which kind of slot it runs in."""
+UNLIMITED = 10**9
+"""Samples that Ray may ask for: the conductor knows when it is enough."""
+
+
+class _Session:
+    """What searcher, scheduler and watch share: which of Ray's trials is which of ours, and where it runs."""
+
+    def __init__(self, conductor: Conductor, folder: RunFolder, options: SearchOptions, slots: list[SlotKind]):
+        self.conductor, self.folder, self.options, self.slots = conductor, folder, options, slots
+        self.keeper = CheckpointKeeper(options, folder)
+        self.workers = min(sum(kind.count for kind in slots), options.concurrency or UNLIMITED)
+        self.numbers: dict[str, int] = {}
+        self.kinds: dict[int, int] = {}
+        self.heard: dict[int, float] = {}
+        """When each running trial was last heard of (monotonic seconds)."""
+        self.error: BaseException | None = None
+        self.waiting = conductor.unfinished()
+
+    def begin(self, trial_id: str, start: TrialStart) -> dict[str, Any]:
+        number = start.number
+        busy = Counter(self.kinds.values())
+        kind = next((k for k, slot in enumerate(self.slots) if busy[k] < slot.count), 0)
+        self.numbers[trial_id], self.kinds[number] = number, kind
+        self.heard[number] = time.monotonic()
+        return {
+            KIND: kind,
+            **trial_config(
+                start,
+                checkpoints=checkpoint_folder(self.options, self.folder, number),
+                max_epochs=self.options.max_epochs,
+                label=label_of(self.conductor.space.name, start),
+            ),
+        }
+
+    def number_of(self, trial: RayTuneTrial) -> int:
+        return self.numbers[trial.trial_id]
+
+    def ended(self, number: int) -> None:
+        self.kinds.pop(number, None)
+        self.heard.pop(number, None)
+        best = self.conductor.best
+        self.keeper.ended(number, None if best is None else best[1])
+
+    def finish_failed(self, number: int, end: TrialEnd, reason: str) -> None:
+        logger.warning("trial %d ended, %s: %s", number, end, " ".join(reason.split())[:300])
+        self.conductor.finish(number, self.conductor.failed(number, end, reason))
+        self.ended(number)
+
+
+class _ConductorSearcher(Searcher):
+    """Asks the conductor for the next trial, never ahead of a free slot: each proposal knows all results so far."""
+
+    def __init__(self, session: _Session):
+        super().__init__(metric=METRIC, mode="max")
+        self._session = session
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        session = self._session
+        if len(session.kinds) >= session.workers:
+            return None
+        try:
+            start = session.waiting.pop(0) if session.waiting else session.conductor.next_trial()
+        except ProjectError as error:
+            session.error = error
+            start = None
+        return Searcher.FINISHED if start is None else session.begin(trial_id, start)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The scheduler has told the conductor already."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is what a resume reads."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a search resumes from its study: python -m search.run --resume RUN")
+
+
+class _ConductorScheduler(TrialScheduler):
+    """Passes every report to the conductor and its decision back."""
+
+    def __init__(self, session: _Session):
+        super().__init__()
+        self._session = session
+
+    def on_trial_add(self, tune_controller: Any, trial: RayTuneTrial) -> None:
+        """Ray starts what the searcher gave, in that order."""
+
+    def on_trial_result(self, tune_controller: Any, trial: RayTuneTrial, result: dict[str, Any]) -> str:
+        session = self._session
+        number = session.number_of(trial)
+        session.heard[number] = time.monotonic()
+        if ENDED in result:
+            session.finish_failed(number, TrialEnd(result[ENDED]), result[REASON])
+            return str(TrialScheduler.STOP)
+        report = EpochReport.from_dict(json.loads(result[REPORT]))
+        if session.conductor.report(number, report) is Decision.CONTINUE:
+            return str(TrialScheduler.CONTINUE)
+        session.conductor.finish(number, session.conductor.outcome(number))
+        session.ended(number)
+        return str(TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: RayTuneTrial) -> None:
+        """Called for a crash that Ray retries (the trial waits again then) and for the last one."""
+        session = self._session
+        number = session.number_of(trial)
+        reason = crash_reason(trial)
+        session.heard[number] = time.monotonic()
+        if trial.should_recover() and session.conductor.retry(number):
+            logger.warning("trial %d failed and goes on from its checkpoint: %s", number, reason)
+            return
+        if number in session.conductor.running:
+            session.finish_failed(number, TrialEnd.CRASHED, reason)
+
+    def on_trial_complete(self, tune_controller: Any, trial: RayTuneTrial, result: dict[str, Any]) -> None:
+        """Told in `on_trial_result` already."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: RayTuneTrial) -> None:
+        """Trials are never paused."""
+
+    def choose_trial_to_run(self, tune_controller: Any) -> RayTuneTrial | None:
+        """None: Ray starts pending trials in their order by itself."""
+        return None
+
+    def debug_string(self) -> str:
+        return "conductor"
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the rungs are rebuilt from the study."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a search resumes from its study: python -m search.run --resume RUN")
+
+
+class _Watch(Callback):
+    """Kills the actor of a trial that was not heard of for too long; Ray then retries it as it does any crash."""
+
+    def __init__(self, session: _Session):
+        self._session = session
+
+    def on_step_end(self, iteration: int, trials: list[RayTuneTrial], **info: Any) -> None:
+        limit = self._session.options.trial_timeout_seconds
+        if limit is None or iteration % 10:
+            return
+        now = time.monotonic()
+        late = {number for number, heard in self._session.heard.items() if now - heard > limit}
+        for trial in trials if late else ():
+            number = self._session.numbers.get(trial.trial_id)
+            actor = trial.temporary_state.ray_actor
+            if number in late and actor is not None:
+                logger.warning("trial %d was silent for more than %g s; its worker is replaced", number, limit)
+                self._session.heard[number] = now  # type: ignore[index]
+                ray.kill(actor)
+
+
+class RayRunner:
+    """Drives the conductor's trials on Ray.
+
+    Parameters
+    ----------
+    trial_factory
+        Makes the object that trains a trial; it is put into the object store once.
+    slots
+        Kinds of slots and how many of each.
+    threads
+        CPU threads of torch in each slot.
+    callbacks
+        Of Ray Tune's kind, such as its MLflow logger.
+    """
+
+    def __init__(
+        self,
+        conductor: Conductor,
+        *,
+        run_folder: RunFolder,
+        options: SearchOptions,
+        trial_factory: Callable[[TrialStart], Any],
+        slots: list[SlotKind],
+        threads: int = 1,
+        callbacks: list[Callback] | None = None,
+    ):
+        self._conductor = conductor
+        self._options = options
+        self._session = _Session(conductor, run_folder, options, slots)
+        self._factory = trial_factory
+        self._threads = threads
+        self._callbacks = callbacks or []
+
+    def run(self) -> None:
+        """Until the conductor is done.
+
+        Raises
+        ------
+        BudgetError
+            If nothing in the space fits the budget.
+        """
+        slots = self._session.slots
+        trainable = tune.with_resources(
+            tune.with_parameters(RayTrial, factory=self._factory, threads=self._threads),
+            lambda config: PlacementGroupFactory([slots[config[KIND]].request]),
+        )
+        # A place for Ray's own bookkeeping, which nobody reads and which is gone when the search is.
+        with tempfile.TemporaryDirectory(prefix="search-") as folder:
+            tuner = tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    search_alg=_ConductorSearcher(self._session),
+                    scheduler=_ConductorScheduler(self._session),
+                    num_samples=UNLIMITED,
+                    reuse_actors=True,
+                    trial_name_creator=self._name,
+                    trial_dirname_creator=lambda trial: str(trial.trial_id),
+                ),
+                run_config=tune.RunConfig(
+                    name=self._session.folder.path.name,
+                    storage_path=folder,
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=self._options.max_failures),
+                    callbacks=[_Watch(self._session), *self._callbacks],
+                ),
+            )
+            tuner.fit()
+        if self._session.error is not None:
+            raise self._session.error
+
+    def _name(self, trial: RayTuneTrial) -> str:
+        return str(trial.config["label"])
+
+
+def label_of(space: str, start: TrialStart) -> str:
+    """Readable name of a trial: space, number and its first parameters."""
+    shown = [f"{name}={_short(value)}" for name, value in list(start.params.items())[:3]]
+    return f"{space} {start.number:05d} " + " ".join(shown)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def crash_reason(trial: RayTuneTrial) -> str:
+    """Type and message of what ended a trial's actor or step, without the traceback."""
+    error = trial.get_pickled_error()
+    cause = getattr(error, "cause", None) or error
+    if cause is None:
+        text = str(trial.get_error() or "the worker was lost").strip()
+        return text.splitlines()[-1]
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    first = lines[0].strip() if lines else ""
+    return first if first.startswith(type(cause).__name__) else f"{type(cause).__name__}: {first}"

@@ -1,0 +1,112 @@
+"""Starts Ray on this machine or joins a cluster, quietly, and asks what the nodes offer."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.options import SearchOptions
+from search.packing import GPU_MEMORY, Node, SlotKind, cpu_slots, gpu_slots, nodes_of
+from trainable.errors import RunError
+
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our own record of a trial is durable; theirs is a second one
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: every trial is at its last saved epoch anyway
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the reason goes into the study and the summary
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the study is what a resume reads
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Set before Ray is imported anywhere."""
+
+
+@dataclass(frozen=True)
+class RaySession:
+    """A running Ray."""
+
+    dashboard: str | None
+    """Address of the dashboard, None where there is none."""
+    nodes: tuple[Node, ...]
+
+    def slots(self, options: SearchOptions, device: str) -> list[SlotKind]:
+        """What trials may ask for. Raises BudgetError or RunError if the machines do not suit the search."""
+        if device.startswith("cuda"):
+            if not any(node.gpus for node in self.nodes):
+                raise RunError("no node of the cluster has a GPU; use --device cpu, or add one")
+            return gpu_slots(self.nodes, options.budget_bytes)
+        return [cpu_slots(sum(node.cpus for node in self.nodes), options.concurrency)]
+
+
+@contextmanager
+def ray_session(options: SearchOptions, *, verbose: bool = False) -> Iterator[RaySession]:
+    """Ray for the time of a search.
+
+    Token authentication stays as Ray has it (on; the token is in ``~/.ray/auth_token``) and the dashboard listens on
+    this machine alone.
+
+    Raises
+    ------
+    RunError
+        If the cluster at ``--address`` cannot be joined.
+    """
+    os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
+    import ray
+
+    level = logging.INFO if verbose else logging.ERROR
+    logging.getLogger("ray").setLevel(level)
+    quiet = {"logging_level": level, "log_to_driver": verbose, "ignore_reinit_error": False}
+    try:
+        if options.address:
+            context = ray.init(address=options.address, **quiet)
+        else:
+            context = ray.init(
+                address="local", num_cpus=max(len(os.sched_getaffinity(0)), options.workers), **quiet
+            )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"the cluster at --address {options.address}" if options.address else "Ray on this machine"
+        raise RunError(
+            f"{where} cannot be {'joined' if options.address else 'started'}: {str(error).strip().splitlines()[0]}; "
+            "check that it runs (ray status) and that its token is in ~/.ray/auth_token, or use --local"
+        ) from None
+    try:
+        yield RaySession(context.dashboard_url or None, tuple(nodes_of(ray.nodes(), _gpu_bytes())))
+    finally:
+        ray.shutdown()
+
+
+def token_path() -> Path:
+    """Where the dashboard's token is."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+
+
+def _gpu_bytes() -> dict[str, int]:
+    """Memory of a GPU of each node that has one and does not declare it, asked on the node itself."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    @ray.remote(num_cpus=0, max_retries=1)
+    def smallest_gpu_bytes() -> int:
+        import torch
+
+        return min(torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
+
+    asked = {}
+    for node in ray.nodes():
+        resources = node["Resources"]
+        if node["Alive"] and resources.get("GPU") and GPU_MEMORY not in resources:
+            pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            # A whole GPU for a moment: without one Ray hides the cards from the task.
+            asked[node["NodeID"]] = smallest_gpu_bytes.options(num_gpus=1, scheduling_strategy=pinned).remote()
+    try:
+        return {node_id: int(ray.get(answer, timeout=120)) for node_id, answer in asked.items()}
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayTaskError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise RunError(
+            f"a GPU node does not say how much memory its cards have: {reason}; "
+            f"declare it when starting the node: ray start --resources '{{\"{GPU_MEMORY}\": 24576}}'"
+        ) from None

@@ -1,0 +1,132 @@
+"""A trial as a Ray Tune Trainable; the only module of this package that knows Ray.
+
+The actor outlives its trials: `reset_config` gives the old trial's memory back and begins the next one, so that
+imports, CUDA context and data are paid once a slot.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import _raylet, tune
+
+from trainable.errors import CheckpointError, NonFiniteError
+from trainable.record import EpochReport, TrialEnd, TrialStart
+
+REPORT, ENDED, REASON = "report", "ended", "reason"
+"""Keys of a result: an epoch's report as JSON, or how the trial ended by itself and why."""
+METRIC = "validation_auc"
+
+
+class RayTrial(tune.Trainable):
+    """Drives a `trainable.trial.Trial` (or what `factory` makes) for Ray Tune.
+
+    ``config`` holds ``start`` (a `TrialStart` as a dictionary), ``checkpoints`` (folder; the trial goes on from
+    the newest intact checkpoint there), ``max_epochs`` and ``label``.
+    """
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        factory: Callable[[TrialStart], Any] | None = None,
+        threads: int = 1,
+    ) -> None:
+        assert factory is not None, "given by tune.with_parameters"
+        self._factory = factory
+        torch.set_num_threads(threads)
+        self._trial: Any = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial in this actor. False if the last one's memory did not come back: Ray replaces the actor."""
+        self.cleanup()
+        if not self._memory_returned():
+            return False
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._start = TrialStart(**config["start"])
+        self._checkpoints = Path(config["checkpoints"])
+        self._max_epochs = int(config["max_epochs"])
+        self._unsaved = False
+        self._ended: dict[str, Any] | None = None
+        # Names the process for ps, nvidia-smi and the dashboard, trial by trial.
+        _raylet.setproctitle(f"ray::{config['label']}")
+        self._guarded(self._make)
+
+    def _make(self) -> None:
+        self._trial = self._factory(self._start)
+        if self._checkpoints.is_dir() and any(self._checkpoints.iterdir()):
+            try:
+                self._trial.load(self._checkpoints)
+            except CheckpointError:
+                # Both checkpoints are damaged: the first epoch again, rather than no trial at all.
+                self._trial.release()
+                self._trial = self._factory(self._start)
+
+    def step(self) -> dict[str, Any]:
+        """One epoch. The one before is saved first: by now its report is told and durable."""
+        if self._ended is None:
+            report = self._guarded(self._epoch)
+            if report is not None:
+                return {REPORT: json.dumps(report.to_dict()), METRIC: report.validation_auc, **_scalars(report)}
+        assert self._ended is not None
+        return self._ended
+
+    def _epoch(self) -> EpochReport:
+        if self._unsaved:
+            self._trial.save(self._checkpoints)
+        report: EpochReport = self._trial.step()
+        self._unsaved = True
+        if report.epoch >= self._max_epochs:
+            self._trial.save(self._checkpoints)
+        return report
+
+    def _guarded(self, work: Callable[[], Any]) -> Any:
+        """Runs `work`; endings that a restart cannot mend become a result, all else is Ray's to retry."""
+        try:
+            return work()
+        except NonFiniteError as error:
+            self._ended = {ENDED: TrialEnd.NON_FINITE.value, REASON: str(error), METRIC: float("nan")}
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            self._ended = {ENDED: TrialEnd.OUT_OF_MEMORY.value, REASON: reason, METRIC: float("nan")}
+        return None
+
+    def _memory_returned(self) -> bool:
+        from trainable.memory.cap import memory_returned
+
+        return memory_returned()
+
+    def cleanup(self) -> None:
+        trial, self._trial = self._trial, None
+        if trial is not None:
+            trial.release()
+
+    def __repr__(self) -> str:
+        return str(self.config.get("label", "slot"))
+
+
+def trial_config(start: TrialStart, *, checkpoints: Path, max_epochs: int, label: str) -> dict[str, Any]:
+    """What `RayTrial` needs to know of a trial."""
+    return {
+        "start": dataclasses.asdict(start),
+        "checkpoints": os.fspath(checkpoints),
+        "max_epochs": max_epochs,
+        "label": label,
+    }
+
+
+def _scalars(report: EpochReport) -> dict[str, float]:
+    """Numbers that Ray's own loggers (MLflow and the like) may want."""
+    return {
+        "validation_pauc": report.validation_pauc,
+        "loss": report.loss,
+        "perplexity": report.perplexity,
+        "epoch_seconds": report.epoch_seconds,
+    }
