@@ -44,7 +44,10 @@ def write_report(path: Path, output: Path, *, with_model: bool = True, device: s
     """Writes the report of a run. Raises RunError if the run cannot be read or the file cannot be written."""
     from analysis.results import load_run
 
-    page = render(load_run(path), with_model=with_model, device=device)
+    results = load_run(path)
+    if not output.parent.is_dir():
+        raise RunError(f"the report {output} cannot be written: {output.parent} is no folder")
+    page = render(results, with_model=with_model, device=device)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(page, encoding="utf-8")
@@ -70,9 +73,12 @@ def render(results: "RunResults", *, with_model: bool = True, device: str = "cpu
 
 def embed(picture: "Picture") -> str:
     """A picture as a data URL: an image of its own, so that names inside one drawing cannot meet another's."""
+    import matplotlib as mpl
+
     buffer = io.BytesIO()
-    # No date in the file: the same run gives the same page.
-    picture.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    # No date, and names of parts from their contents alone: the same run gives the same page.
+    with mpl.rc_context({"svg.hashsalt": "report"}):
+        picture.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -132,9 +132,14 @@ def plans_table(run: RunResults) -> Table:
     started = run.trials[run.trials["plan"].astype(bool) & (run.trials["end"] != TrialEnd.OVER_BUDGET.value)]
     rows = []
     for plan, part in started.groupby("plan"):
-        peak = int(part["predicted_bytes"].max())
+        peak, seconds = int(part["predicted_bytes"].max()), part["epoch_seconds"].dropna().median()
         rows.append(
-            (str(plan), str(len(part)), format_bytes(peak) if peak else "–", f"{part['epoch_seconds'].median():.3g} s")
+            (
+                str(plan),
+                str(len(part)),
+                format_bytes(peak) if peak else "–",
+                "–" if pd.isna(seconds) else f"{seconds:.3g} s",
+            )
         )
     rows.sort(key=lambda row: -int(row[1]))
     return Table(("execution plan", "trials", "largest predicted peak", "median epoch"), tuple(rows[:12]))

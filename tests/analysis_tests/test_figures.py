@@ -1,0 +1,266 @@
+"""Pictures: what they compute is checked by number, what they draw by its labels and by drawing it."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from analysis.figures.anomaly_codes import anomaly_codes, code_contrast
+from analysis.figures.codebook import codebook_usage, perplexity, usage_shares
+from analysis.figures.curves import learning_curves, phase_spans
+from analysis.figures.densities import density_comparison
+from analysis.figures.ends import trial_ends
+from analysis.figures.importance import importance_bars
+from analysis.figures.infeasible import infeasible_over_time, infeasible_share
+from analysis.figures.memory import memory_by_plan, predicted_against_measured
+from analysis.figures.parallel import parallel_coordinates, unit_positions
+from analysis.figures.pareto import auc_against_memory, auc_against_time, memory_cost, pareto_front
+from analysis.figures.progress import all_curves, search_progress
+from analysis.figures.roc import roc_curves
+from analysis.figures.rungs import asha_rungs
+from analysis.figures.scores import score_histograms
+from analysis.figures.surprise import spectrogram_with_surprise, surprise_map
+from analysis.importance import importances
+from analysis.results import RunResults, load_run
+from tests.analysis_tests.synthetic import BUDGET_BYTES, MAX_EPOCHS, make_run
+from trainable.scoring.metrics import auc
+
+RUN_FIGURES: dict[str, Callable[[RunResults], Figure]] = {
+    "progress": lambda run: search_progress(run.trials),
+    "curves": lambda run: all_curves(run.epochs, run.trials, highlight=run.best_number),
+    "ends": lambda run: trial_ends(run.end_counts()),
+    "rungs": lambda run: asha_rungs(run.trials, MAX_EPOCHS),
+    "importance": lambda run: importance_bars(importances(run)),
+    "parallel": lambda run: parallel_coordinates(run.trials, run.distributions),
+    "memory front": lambda run: auc_against_memory(run.trials, budget_bytes=BUDGET_BYTES),
+    "time front": lambda run: auc_against_time(run.trials),
+    "predicted": lambda run: predicted_against_measured(run.trials, budget_bytes=BUDGET_BYTES),
+    "plans": lambda run: memory_by_plan(run.trials, budget_bytes=BUDGET_BYTES),
+    "infeasible": lambda run: infeasible_over_time(run.trials, budget_text="2.00 GiB"),
+}
+"""Every picture that a run's tables alone make."""
+
+
+def drawn(figure: Figure) -> str:
+    """The picture as SVG text: drawing it finds what building it did not."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    return buffer.getvalue()
+
+
+def texts(figure: Figure) -> str:
+    """Every word on the picture."""
+    return " | ".join(text.get_text() for text in figure.findobj(Text) if text.get_text())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", RUN_FIGURES)
+def test_pictures_of_a_run_have_titles_and_axis_labels(name: str, synthetic_run: RunResults) -> None:
+    figure = RUN_FIGURES[name](synthetic_run)
+    assert len(drawn(figure)) > 2000
+    main = figure.axes[0]
+    assert main.get_title(loc="left") or main.get_title()
+    assert main.get_xlabel() or name == "parallel"
+    assert main.get_ylabel() or name in ("parallel", "importance", "ends")
+
+
+@pytest.mark.parametrize("name", RUN_FIGURES)
+def test_pictures_of_a_run_in_which_nothing_trained(name: str, idle_run: RunResults) -> None:
+    figure = RUN_FIGURES[name](idle_run)
+    assert len(drawn(figure)) > 500
+    assert texts(figure)  # a picture that has nothing to show says so
+
+
+@pytest.fixture(scope="module")
+def idle_run(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
+    """Eight proposals, none of which has finished an epoch."""
+    with patch("os.fsync"):
+        path = make_run(tmp_path_factory.mktemp("idle") / "run", trials=8, with_study=False)
+    for file in path.glob("trials/*/epochs.jsonl"):
+        file.unlink()
+    for number in range(7):
+        (path / "trials" / f"{number:05d}" / "end.json").unlink()
+    return load_run(path)
+
+
+def test_a_run_on_a_cpu_says_that_nothing_was_measured(tmp_path: Path) -> None:
+    with patch("os.fsync"):
+        run = load_run(make_run(tmp_path / "run", trials=12, on_gpu=False, with_study=False))
+    assert "Nothing was measured" in texts(predicted_against_measured(run.trials, budget_bytes=None))
+    assert memory_cost(run.trials)[1] == "predicted peak"
+    assert "predicted peak" in texts(auc_against_memory(run.trials, budget_bytes=None))
+
+
+def test_a_run_on_a_gpu_is_drawn_by_what_was_measured(synthetic_run: RunResults) -> None:
+    cost, how = memory_cost(synthetic_run.trials)
+    assert how == "measured peak"
+    assert cost.isna().sum() == 5  # over budget: never started, nothing measured
+
+
+def test_the_progress_line_never_falls(synthetic_run: RunResults) -> None:
+    axes = search_progress(synthetic_run.trials).axes[0]
+    best = next(line for line in axes.get_lines() if line.get_label() == "best so far")
+    values = np.asarray(best.get_ydata())
+    assert (np.diff(values) >= 0).all()
+    assert values[-1] == synthetic_run.trials["final_auc"].max()
+    points = sum(len(c.get_offsets()) for c in axes.collections if isinstance(c, PathCollection))
+    assert points == synthetic_run.trials["final_auc"].notna().sum()
+
+
+def test_the_pareto_front_by_hand() -> None:
+    cost = np.array([1.0, 2.0, 2.0, 3.0, 4.0, 1.0])
+    gain = np.array([0.5, 0.7, 0.6, 0.7, 0.9, 0.5])
+    assert pareto_front(cost, gain).tolist() == [True, True, False, False, True, False]
+
+
+def test_nothing_beats_a_trial_of_the_front_in_both(synthetic_run: RunResults) -> None:
+    scored = synthetic_run.trials.dropna(subset=["final_auc"])
+    cost, gain = scored["peak_bytes"].to_numpy(float), scored["final_auc"].to_numpy()
+    front = pareto_front(cost, gain)
+    for index in range(len(cost)):
+        beaten = ((cost <= cost[index]) & (gain >= gain[index]) & ((cost < cost[index]) | (gain > gain[index]))).any()
+        assert front[index] != beaten
+
+
+def test_the_infeasible_share_by_hand() -> None:
+    trials = pd.DataFrame({"end": ["over_budget", "completed", "over_budget", "over_budget", "pruned"]})
+    assert infeasible_share(trials, 2).tolist() == [1.0, 0.5, 0.5, 1.0, 0.5]
+
+
+def test_positions_on_the_parallel_axes() -> None:
+    values = pd.Series([32.0, 128.0, 512.0, np.nan])
+    positions, ticks = unit_positions(values, IntDistribution(32, 512, log=True))
+    assert positions[:3] == pytest.approx([0.0, 0.5, 1.0])
+    assert np.isnan(positions[3])
+    assert ticks == [(0.0, "32"), (0.5, "128"), (1.0, "512")]
+    positions, _ = unit_positions(pd.Series([0.0, 0.25]), FloatDistribution(0.0, 1.0))
+    assert positions == pytest.approx([0.0, 0.25])
+    positions, ticks = unit_positions(pd.Series([64, 16]), CategoricalDistribution((16, 32, 64)))
+    assert positions.tolist() == [1.0, 0.0]
+    assert [text for _, text in ticks] == ["16", "32", "64"]
+
+
+def test_positions_without_a_known_range_are_those_seen() -> None:
+    positions, _ = unit_positions(pd.Series([2, 4, 3]), None)
+    assert positions == pytest.approx([0.0, 1.0, 0.5])
+    positions, ticks = unit_positions(pd.Series(["b", "a"]), None)
+    assert positions.tolist() == [1.0, 0.0]
+    assert [text for _, text in ticks] == ["a", "b"]
+
+
+def test_importances_are_drawn_in_their_order(synthetic_run: RunResults) -> None:
+    found = importances(synthetic_run)
+    axes = importance_bars(found).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(found.shares)
+    assert "PED-ANOVA" in axes.get_xlabel()
+
+
+def test_rungs_are_the_bars(synthetic_run: RunResults) -> None:
+    axes = asha_rungs(synthetic_run.trials, MAX_EPOCHS).axes[0]
+    centres = sorted(round(bar.get_x() + bar.get_width() / 2) for bar in axes.patches)
+    assert centres == [1, 3, 9]
+    assert "ASHA saved" in axes.get_title(loc="left")
+
+
+def test_phases_are_the_spans(synthetic_run: RunResults) -> None:
+    epochs = synthetic_run.epochs[synthetic_run.epochs["number"] == synthetic_run.best_number]
+    assert phase_spans(epochs) == [(1, 1, 5), (2, 6, 22), (3, 23, 27)]
+    figure = learning_curves(epochs, title="Trial")
+    assert len(figure.axes) == 5  # four panels, one with a second scale
+    assert "codebook frozen" in texts(figure)
+    assert len(drawn(figure)) > 2000
+
+
+def test_every_density_is_named(synthetic_run: RunResults) -> None:
+    densities = synthetic_run.densities[synthetic_run.densities["number"] == synthetic_run.best_number]
+    axes = density_comparison(densities, optimised="grid_neighbours", epoch=MAX_EPOCHS).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["grid neighbours", "counts", "reconstruction error (comparison only)"]
+    assert "no other scores" in texts(density_comparison(densities, optimised="counts", epoch=99))
+
+
+def test_code_usage_and_perplexity_by_hand() -> None:
+    shares = usage_shares(np.array([[0, 0], [1, 3]]), 5)
+    assert shares.tolist() == [0.5, 0.25, 0.0, 0.25, 0.0]
+    assert perplexity(np.full(8, 1 / 8)) == pytest.approx(8.0)
+    assert perplexity(np.array([1.0, 0.0])) == pytest.approx(1.0)
+
+
+def test_codes_that_anomalies_use_come_first() -> None:
+    normal, anomaly = np.array([[0, 0, 1, 1], [0, 0, 1, 1]]), np.array([[0, 1, 2, 2]])
+    contrast = code_contrast(np.concatenate([normal, anomaly]), np.array([0, 0, 1]), 4)
+    assert contrast.index[0] == 2
+    assert contrast.loc[2, "anomaly"] == 0.5
+    assert contrast.loc[2, "normal"] == 0.0
+    # Counts 0 of 8 and 2 of 4 with half a count added to each of the four codes.
+    assert contrast.loc[2, "log2_ratio"] == pytest.approx(np.log2((2.5 / 6) / (0.5 / 10)))
+    assert len(drawn(anomaly_codes(contrast))) > 2000
+
+
+def test_codes_where_one_kind_uses_a_single_code() -> None:
+    contrast = code_contrast(np.array([[0, 0], [1, 1]]), np.array([0, 1]), 2)
+    assert len(drawn(anomaly_codes(contrast))) > 2000
+
+
+def test_codebook_usage_counts_the_used_codes(synthetic_run: RunResults) -> None:
+    epochs = synthetic_run.epochs[synthetic_run.epochs["number"] == synthetic_run.best_number]
+    figure = codebook_usage(np.array([0.5, 0.5, 0.0]), epochs)
+    assert "2 of 3 codes used, perplexity 2" in texts(figure)
+    assert len(drawn(figure)) > 2000
+
+
+def scored_clips() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    rng = np.random.default_rng(0)
+    labels = np.tile([0, 1], 30)
+    return rng.normal(size=60) + labels, labels, tuple(["00"] * 30 + ["02"] * 30)
+
+
+def test_roc_names_each_ids_auc() -> None:
+    scores, labels, ids = scored_clips()
+    words = texts(roc_curves(scores, labels, ids, title="ROC"))
+    assert f"id 00: AUC {auc(labels[:30], scores[:30]):.3f}" in words
+    assert "false alarms ≤ 10%" in words
+
+
+@pytest.mark.parametrize("names", [("00",), ("00", "02"), ("00", "02", "04")])
+def test_histograms_hold_every_clip(names: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(1)
+    ids = tuple(name for name in names for _ in range(20))
+    labels = np.tile([0, 1], len(ids) // 2)
+    figure = score_histograms(rng.normal(size=len(ids)), labels, ids, dict.fromkeys(names, 0.5), title="Scores")
+    for axes in figure.axes[: len(names)]:
+        assert sum(bar.get_height() for bar in axes.patches) == 20
+    assert texts(figure).count("AUC 0.500") == len(names)
+
+
+def test_the_surprise_map_averages_overlapping_patches() -> None:
+    positions = np.stack([np.full((8, 8), 1.0), np.full((8, 8), 3.0)])
+    positions[1, 2, 0] = 7.0  # third row of mels, first 8 frames of the second patch
+    surprise = surprise_map(positions, np.array([0, 32]), 112)
+    assert surprise.shape == (8, 112)
+    assert (surprise[:, :32] == 1.0).all()
+    assert (surprise[0, 32:64] == 2.0).all()
+    assert (surprise[2, 32:40] == 4.0).all()
+    assert (surprise[:, 64:96] == 3.0).all()
+    assert np.isnan(surprise[:, 96:]).all()
+
+
+def test_a_spectrogram_with_surprise_has_seconds_below() -> None:
+    rng = np.random.default_rng(2)
+    figure = spectrogram_with_surprise(
+        rng.normal(size=(100, 64)),
+        rng.random((2, 8, 8)),
+        np.array([0, 20]),
+        seconds_per_frame=0.032,
+        title="clip",
+    )
+    assert figure.axes[1].get_xlabel() == "time (s)"
+    assert figure.axes[1].get_xlim()[1] == pytest.approx(3.2)
+    assert len(drawn(figure)) > 2000

@@ -1,0 +1,181 @@
+"""The report: complete, one file, the same for the same run, and honest about what is missing."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from analysis import report
+from analysis.report_content import report_content, summary_sentence
+from analysis.results import RunResults, load_run
+from tests.analysis_tests.synthetic import make_run
+from trainable import commandline
+from trainable.errors import RunError
+
+SECTIONS = (
+    "What was searched",
+    "What won, and why",
+    "How well it detects on held-out clips",
+    "How trials ended",
+    "Which parameters mattered",
+    "What it costs: memory and time",
+    "What the codes say",
+    "What to do next",
+)
+
+
+class Page(HTMLParser):
+    """What a browser would load and jump to."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.loads: list[str] = []
+        self.targets: list[str] = []
+        self.names: set[str] = set()
+        self.undescribed = 0
+        self.tags: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.add(tag)
+        self.loads += [value for name in ("src", "srcset", "data") if (value := values.get(name))]
+        if tag == "link":
+            self.loads.append(values.get("href") or "")
+        if tag == "a":
+            self.targets.append(values.get("href") or "")
+        if name := values.get("id"):
+            self.names.add(name)
+        if tag == "img" and not values.get("alt"):
+            self.undescribed += 1
+
+
+@pytest.fixture(scope="module")
+def synthetic_page(synthetic_run: RunResults) -> str:
+    return report.render(synthetic_run, with_model=False)
+
+
+@pytest.fixture(scope="module")
+def trained_page(trained_path: Path) -> str:
+    return report.render(load_run(trained_path))
+
+
+@pytest.mark.timeout(30)
+def test_a_page_needs_nothing_but_itself(synthetic_page: str) -> None:
+    page = Page(synthetic_page)
+    assert len(page.loads) > 10
+    assert all(load.startswith("data:") for load in page.loads)
+    assert "script" not in page.tags
+    assert page.undescribed == 0
+    assert "url(" not in synthetic_page
+    assert "@import" not in synthetic_page
+    assert len(synthetic_page.encode()) < 5 * 1024**2
+
+
+@pytest.mark.timeout(30)
+def test_links_lead_to_the_sections(synthetic_page: str) -> None:
+    page = Page(synthetic_page)
+    assert len(page.targets) == len(SECTIONS)
+    assert all(target.removeprefix("#") in page.names for target in page.targets)
+
+
+@pytest.mark.timeout(30)
+def test_sections_and_headline(synthetic_page: str, synthetic_run: RunResults) -> None:
+    assert tuple(re.findall(r"<h2>(.*?)</h2>", synthetic_page)) == SECTIONS
+    assert "<h1>Search synthetic</h1>" in synthetic_page
+    assert "40 configurations" in synthetic_page
+    assert f"trial {synthetic_run.best_number}" in synthetic_page
+    assert "It was left out on request (--no-model)." in synthetic_page
+
+
+@pytest.mark.timeout(30)
+def test_the_same_run_gives_the_same_page(synthetic_page: str, synthetic_run: RunResults) -> None:
+    assert report.render(synthetic_run, with_model=False) == synthetic_page
+
+
+@pytest.mark.timeout(30)
+def test_a_trained_run_shows_held_out_clips_and_codes(trained_page: str) -> None:
+    text = re.sub(r'src="data:[^"]*"', "", trained_page)
+    assert "held-out AUC" in text
+    assert "95 % interval" in text
+    assert "anomaly with the highest score" in text
+    assert "How the codebook is used." in text
+    assert len(trained_page.encode()) < 5 * 1024**2
+
+
+@pytest.mark.timeout(30)
+def test_held_out_numbers_are_the_evaluations(trained_path: Path) -> None:
+    from analysis.model_view import load_view
+    from trainable.data.clips import Split
+
+    run = load_run(trained_path)
+    held_out = load_view(run, run.best_number or 0).evaluation(Split.HELD_OUT)
+    content = report_content(run)
+    assert content.tiles[0][:2] == ("held-out AUC", f"{held_out.auc:.3f}")
+    table = next(s for s in content.sections if s.title.startswith("How well")).tables[0]
+    assert [row[0] for row in table.rows] == ["00", "02", "mean"]
+    assert table.rows[-1][1] == f"{held_out.auc:.3f}"
+    assert f"{held_out.auc:.3f} (95 % interval" in content.summary
+
+
+@pytest.mark.timeout(30)
+def test_a_checkpoint_that_is_gone_is_said(synthetic_run: RunResults) -> None:
+    content = report_content(synthetic_run)
+    section = next(s for s in content.sections if s.title.startswith("How well"))
+    assert "could not be brought back" in section.text[0]
+    assert section.pictures == []
+
+
+def test_the_summary_before_the_first_epoch(tmp_path: Path) -> None:
+    with patch("os.fsync"):
+        path = make_run(tmp_path / "run", trials=8, with_study=False)
+    for file in path.glob("trials/*/epochs.jsonl"):
+        file.unlink()
+    assert summary_sentence(load_run(path), None).endswith(
+        "0 were trained, 1 did not fit the memory budget. None has finished an epoch yet."
+    )
+
+
+@pytest.mark.timeout(30)
+def test_a_run_that_has_not_begun_to_train_has_a_page(tmp_path: Path) -> None:
+    with patch("os.fsync"):
+        path = make_run(tmp_path / "run", trials=8, with_study=False)
+    for file in path.glob("trials/*/epochs.jsonl"):
+        file.unlink()
+    page = report.render(load_run(path))
+    assert tuple(re.findall(r"<h2>(.*?)</h2>", page)) == SECTIONS
+    words = re.sub(r'src="data:[^"]*"|\(nan\)', "", page)  # a trial's own reason may speak of nan
+    assert not re.search(r"\bnan\b|\bNone\b", words.replace("None has finished", ""))
+
+
+@pytest.mark.timeout(30)
+def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
+    with patch("os.fsync"):
+        path = make_run(tmp_path / "run", trials=8, with_study=False)
+    manifest = path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"name": "synthetic"', '"name": "<script>alert(1)</script>"'))
+    page = report.render(load_run(path), with_model=False)
+    assert "script" not in Page(page).tags
+
+
+@pytest.mark.timeout(30)
+def test_the_command_writes_the_page(synthetic_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "page.html"
+    assert report.main([str(synthetic_path), "--output", str(output), "--no-model"]) == 0
+    assert output.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert str(output) in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_missing_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commandline.run(report.main, [str(tmp_path / "none")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "does not exist" in error
+
+
+def test_a_page_that_cannot_be_written_is_one_line(synthetic_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot be written"):
+        report.write_report(synthetic_path, tmp_path / "no" / "page.html", with_model=False)
