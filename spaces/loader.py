@@ -1,6 +1,7 @@
 """Reads a space file, or says with file, line and key what is wrong with it."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def load_space(name_or_path: str) -> Space:
     path = Path(name_or_path)
     if name_or_path in builtin_spaces():
         path = builtin
-    elif not path.suffix and not path.exists():
+    elif not path.suffix and not os.path.exists(path):
         raise SpaceError(
             f"there is no space {name_or_path!r}{nearest(name_or_path, builtin_spaces())}; there are "
             f"{', '.join(builtin_spaces())}, or name a YAML file"
@@ -80,10 +81,13 @@ def _space(source: Source, name: str, text: str, root: Located) -> Space:
         if key in fixed:
             raise source.error(entries[key].line, f"{key} is fixed and searched at once; keep one")
     _check_whole(source, root.line, fixed)
+    ordered = _in_order(source, entries, searched, fixed)
+    _check_conditions(source, entries, searched, fixed)
+    _check_shares(source, entries, searched, fixed)
     return Space(
         name=name,
         text=text,
-        parameters=_in_order(source, entries, searched, fixed),
+        parameters=ordered,
         fixed=fixed,
         data=_data(source, sections.get("data")),
         search=_search(source, sections.get("search")),
@@ -154,6 +158,7 @@ def _range(source: Source, spec: Knob, located: Located, entries: dict[str, Loca
             raise source.error(entries["step"].line, f"{spec.name}: a logarithmic range has no step; drop one")
         if not math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9):
             raise source.error(entries["step"].line, f"{spec.name}: steps of {step} from {low} do not end at {high}")
+        step = spec.type(step)
     return Range(low, high, log, step, spec.type is int)
 
 
@@ -171,6 +176,10 @@ def _condition(source: Source, spec: Knob, located: Located) -> Condition:
         if len(value.value) != 1 or isinstance(number, bool) or not isinstance(number, int | float):
             raise source.error(
                 value.line, f"{spec.name}: 'when: {{{name}: …}}' takes a value, a list, or {{above: number}}"
+            )
+        if other.type not in (int, float):
+            raise source.error(
+                value.line, f"{spec.name}: {name} is {other.type.__name__}, and 'above' compares numbers; give values"
             )
         return Condition(name, above=float(number))
     items = value.value if isinstance(value.value, list) else [value]
@@ -226,6 +235,36 @@ def _in_order(
     return tuple(ordered)
 
 
+def _check_conditions(
+    source: Source, entries: dict[str, Located], searched: dict[str, Parameter], fixed: dict[str, Any]
+) -> None:
+    """Refuses a condition that never holds: its parameter would silently not be searched."""
+    for parameter in searched.values():
+        if parameter.when is None:
+            continue
+        name = parameter.when.parameter
+        if not parameter.when.can_hold(searched[name].distribution if name in searched else Choices((fixed[name],))):
+            raise source.error(
+                entries[parameter.name].line,
+                f"{parameter.name}: its 'when' never holds, since {name} has none of those values in this space",
+            )
+
+
+def _check_shares(
+    source: Source, entries: dict[str, Located], searched: dict[str, Parameter], fixed: dict[str, Any]
+) -> None:
+    """Refuses shares of epochs that some proposal would bring above 1."""
+    names = ("vq_only_share", "frozen_share")
+    default = TrialConfig.from_flat(fixed).flat()
+    highest = [searched[name].distribution.highest if name in searched else default[name] for name in names]
+    first = next((name for name in names if name in searched), None)
+    if first is not None and sum(highest) > 1.0:
+        raise source.error(
+            entries[first].line,
+            f"vq_only_share up to {highest[0]} and frozen_share up to {highest[1]} exceed 1 together; lower one",
+        )
+
+
 def _data(source: Source, located: Located | None) -> dict[str, Any]:
     if located is None:
         return {}
@@ -241,7 +280,7 @@ def _data(source: Source, located: Located | None) -> dict[str, Any]:
             raise source.error(value.line, f"machine_type is {value.value!r}; it must be the plain name of a folder")
     try:
         DataConfig.from_dict(values)
-    except (ConfigError, TypeError) as error:
+    except ConfigError as error:
         raise source.error(located.line, str(error)) from None
     return values
 

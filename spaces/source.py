@@ -1,6 +1,6 @@
 """A space file as YAML nodes: every value keeps its line, and nothing in the file can run, expand or explode."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,10 @@ from trainable.errors import SpaceError
 MOST_BYTES = 64 * 1024
 MOST_NODES = 5_000
 MOST_DEPTH = 8
+LARGEST_INTEGER = 2**53
+"""Up to here an integer is also exact as a float."""
+MOST_SHOWN = 400
+"""Characters of a message; of a longer one the middle, a quoted value, is left out."""
 _SCALARS = {
     "tag:yaml.org,2002:int",
     "tag:yaml.org,2002:float",
@@ -30,6 +34,10 @@ class Located:
     line: int
     """From 1."""
 
+    def __repr__(self) -> str:
+        """What stood there, as messages quote it."""
+        return repr(self.value)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -38,6 +46,8 @@ class Source:
     name: str
 
     def error(self, line: int, message: str) -> SpaceError:
+        if len(message) > MOST_SHOWN:
+            message = f"{message[: MOST_SHOWN // 2]} … {message[-MOST_SHOWN // 2 :]}"
         return SpaceError(f"{self.name}, line {line}: {message}")
 
 
@@ -52,11 +62,14 @@ def read_source(path: Path) -> tuple[Source, str, Located]:
     """
     source = Source(str(path))
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise SpaceError(f"space file {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise SpaceError(f"space file {str(path)!r} cannot be read: {error}") from None
     if len(content) > MOST_BYTES:
-        raise SpaceError(f"space file {path} has {len(content)} bytes; at most {MOST_BYTES} are accepted")
+        raise SpaceError(f"space file {path} has more than {MOST_BYTES} bytes; no space is that large")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
@@ -67,9 +80,9 @@ def read_source(path: Path) -> tuple[Source, str, Located]:
 def parse(source: Source, text: str) -> Located:
     """Values of YAML text. Raises SpaceError as `read_source` does."""
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) and event.start_mark is not None:
-                raise source.error(event.start_mark.line + 1, "aliases (*name) are not accepted; write the value out")
+        # Event by event first: what is refused here never reaches the composer, which recurses, and of the scanner
+        # (quadratic in the depth of brackets) only the beginning is ever run.
+        _check_events(source, yaml.parse(text, Loader=yaml.SafeLoader))
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -78,13 +91,29 @@ def parse(source: Source, text: str) -> Located:
         raise source.error(1, f"is not YAML: {' '.join(str(error).split())}") from None
     if node is None:
         raise source.error(1, "the file is empty; a space needs at least a mapping 'parameters'")
-    return _located(source, node, iter(range(MOST_NODES)), 0)
+    return _located(source, node)
 
 
-def _located(source: Source, node: yaml.Node, budget: Iterator[int], depth: int) -> Located:
+def _check_events(source: Source, events: Iterable[yaml.Event]) -> None:
+    """Refuses aliases, tags, and more or deeper values than a space can have."""
+    depth = nodes = 0
+    for event in events:
+        line = event.start_mark.line + 1 if event.start_mark is not None else 1
+        if isinstance(event, yaml.AliasEvent):
+            raise source.error(line, "aliases (*name) are not accepted; write the value out")
+        if isinstance(event, yaml.NodeEvent):
+            nodes += 1
+            if event.tag is not None:  # type: ignore[attr-defined]
+                raise source.error(line, f"tags ({event.tag}) are not accepted; write the plain value")  # type: ignore[attr-defined]
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if nodes > MOST_NODES or depth > MOST_DEPTH:
+            raise source.error(
+                line, f"more than {MOST_NODES} values or deeper than {MOST_DEPTH}; no space is that large"
+            )
+
+
+def _located(source: Source, node: yaml.Node) -> Located:
     line = node.start_mark.line + 1
-    if next(budget, None) is None or depth > MOST_DEPTH:
-        raise source.error(line, f"more than {MOST_NODES} values or deeper than {MOST_DEPTH}; no space is that large")
     if isinstance(node, yaml.MappingNode):
         values: dict[str, Located] = {}
         for key_node, value_node in node.value:
@@ -93,15 +122,17 @@ def _located(source: Source, node: yaml.Node, budget: Iterator[int], depth: int)
                 raise source.error(key_line, "a key must be a plain name")
             if key_node.value in values:
                 raise source.error(key_line, f"{key_node.value!r} is given twice")
-            values[key_node.value] = _located(source, value_node, budget, depth + 1)
+            values[key_node.value] = _located(source, value_node)
         return Located(values, line)
     if isinstance(node, yaml.SequenceNode):
-        return Located([_located(source, item, budget, depth + 1) for item in node.value], line)
+        return Located([_located(source, item) for item in node.value], line)
     if node.tag not in _SCALARS:
-        raise source.error(
-            line, f"the value {node.value!r} has the type {node.tag}; write a number, text or true/false"
-        )
+        kind = node.tag.rpartition(":")[2]
+        raise source.error(line, f"the value {node.value!r} is a {kind}; write a number, text or true/false")
     try:
-        return Located(yaml.SafeLoader("").construct_object(node, deep=True), line)
-    except (ValueError, yaml.YAMLError, OverflowError):
+        value = yaml.SafeLoader("").construct_object(node, deep=True)
+    except (ValueError, yaml.YAMLError):
         raise source.error(line, f"the value {node.value!r} cannot be read") from None
+    if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise source.error(line, f"the value {node.value!r} is too large; at most {LARGEST_INTEGER} is accepted")
+    return Located(value, line)

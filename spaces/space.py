@@ -4,10 +4,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trainable.config import TrialConfig
+
+PATCH_FRAMES = 64
+"""As in `trainable.data.patches`, which needs torch."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,10 @@ class Range:
     def contains(self, value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
+    @property
+    def highest(self) -> float:
+        return self.high
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -32,6 +39,11 @@ class Choices:
 
     def contains(self, value: Any) -> bool:
         return value in self.values
+
+    @property
+    def highest(self) -> Any:
+        """The largest of the values."""
+        return max(self.values)
 
 
 Distribution = Range | Choices
@@ -51,6 +63,12 @@ class Condition:
             return False
         value = params[self.parameter]
         return value > self.above if self.above is not None else value in (self.values or ())
+
+    def can_hold(self, distribution: Distribution) -> bool:
+        """Whether some value of the named parameter's distribution meets the condition."""
+        if self.above is not None:
+            return bool(distribution.highest > self.above)
+        return any(distribution.contains(value) for value in self.values or ())
 
 
 @dataclass(frozen=True)
@@ -85,6 +103,8 @@ class Space:
     data: dict[str, Any] = field(default_factory=dict)
     """Flat DataConfig values: a front end that suits the space."""
     search: SearchDefaults = field(default_factory=SearchDefaults)
+    clip_frames: int | None = None
+    """Frames of the longest clip, where the data is known: n_patches is then bounded by what stride yields."""
 
     @property
     def digest(self) -> str:
@@ -107,11 +127,18 @@ class Space:
     def config(self, params: Mapping[str, Any], *, epochs: int, seed: int = 0) -> TrialConfig:
         """The configuration of a proposal; what it does not name is fixed or keeps its default.
 
-        Coupled parameters are brought to where they mean something: more patches than a clip has windows would only
-        repeat patches, so the loader's patches are sampled without replacement up to that number anyway, and a
-        warm-up longer than the training would never end.
+        Coupled: a clip of L frames has (L − 64) // stride + 1 windows, and more patches than windows would only be
+        repetitions, so where the clips' length is known (`for_clips`) n_patches is at most that.
         """
-        return TrialConfig.from_flat({**self.fixed, **params, "epochs": epochs, "seed": seed})
+        config = TrialConfig.from_flat({**self.fixed, **params, "epochs": epochs, "seed": seed})
+        if self.clip_frames is None:
+            return config
+        windows = max(1, (self.clip_frames - PATCH_FRAMES) // config.patch.stride + 1)
+        return config.replace(n_patches=min(config.patch.n_patches, windows))
+
+    def for_clips(self, frames: int) -> "Space":
+        """This space over clips of at most so many frames."""
+        return replace(self, clip_frames=frames)
 
     def default_config(self, *, epochs: int, seed: int = 0) -> TrialConfig:
         """The configuration of the project's defaults, with the space's fixed values."""

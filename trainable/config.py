@@ -272,8 +272,12 @@ class DataConfig:
     """Share of the labelled test clips that ASHA and selection may see; the rest is held out."""
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.validation_share < 1.0:
-            raise ConfigError(f"validation_share is {self.validation_share}; it must be between 0 and 1")
+        for name, optional in (("data_root", True), ("machine_type", False), ("norm_stats_path", True)):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (optional and value is None):
+                raise ConfigError(f"{name} is {value!r}; it must be text")
+        if type(self.validation_share) not in (int, float) or not 0.0 < self.validation_share < 1.0:
+            raise ConfigError(f"validation_share is {self.validation_share!r}; it must be a number between 0 and 1")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, the inverse of `from_dict`."""
