@@ -47,6 +47,8 @@ class _Session:
         self.kinds: dict[int, int] = {}
         self.heard: dict[int, float] = {}
         """When each running trial was last heard of (monotonic seconds)."""
+        self.reasons: dict[int, str] = {}
+        """Why each trial that failed did so last."""
         self.error: BaseException | None = None
         self.waiting = conductor.unfinished()
 
@@ -100,7 +102,12 @@ class _ConductorSearcher(Searcher):
         return Searcher.FINISHED if start is None else session.begin(trial_id, start)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The scheduler has told the conductor already."""
+        """Endings are told by the scheduler already, except a crash that Ray does not retry any more."""
+        session = self._session
+        number = session.numbers.pop(trial_id)
+        if error and number in session.conductor.running:
+            session.finish_failed(number, TrialEnd.CRASHED, session.reasons.get(number, "the worker was lost"))
+        session.reasons.pop(number, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is what a resume reads."""
@@ -134,16 +141,14 @@ class _ConductorScheduler(TrialScheduler):
         return str(TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: RayTuneTrial) -> None:
-        """Called for a crash that Ray retries (the trial waits again then) and for the last one."""
+        """A crash. Ray says to the searcher when it was the last one; before that the trial waits to go on."""
         session = self._session
         number = session.number_of(trial)
-        reason = crash_reason(trial)
         session.heard[number] = time.monotonic()
-        if trial.should_recover() and session.conductor.retry(number):
-            logger.warning("trial %d failed and goes on from its checkpoint: %s", number, reason)
-            return
-        if number in session.conductor.running:
-            session.finish_failed(number, TrialEnd.CRASHED, reason)
+        session.reasons[number] = crash_reason(trial)
+        if trial.should_recover():
+            session.conductor.retry(number)
+            logger.warning("trial %d failed and goes on from its checkpoint: %s", number, session.reasons[number])
 
     def on_trial_complete(self, tune_controller: Any, trial: RayTuneTrial, result: dict[str, Any]) -> None:
         """Told in `on_trial_result` already."""
@@ -249,6 +254,7 @@ class RayRunner:
                     storage_path=folder,
                     verbose=0,
                     failure_config=tune.FailureConfig(max_failures=self._options.max_failures),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the trial saves itself
                     callbacks=[_Watch(self._session), *self._callbacks],
                 ),
             )

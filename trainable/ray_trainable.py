@@ -15,7 +15,9 @@ import torch
 from ray import _raylet, tune
 
 from trainable.errors import CheckpointError, NonFiniteError
+from trainable.memory.cap import bytes_left
 from trainable.record import EpochReport, TrialEnd, TrialStart
+from trainable.units import format_bytes
 
 REPORT, ENDED, REASON = "report", "ended", "reason"
 """Keys of a result: an epoch's report as JSON, or how the trial ended by itself and why."""
@@ -42,11 +44,18 @@ class RayTrial(tune.Trainable):
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial in this actor. False if the last one's memory did not come back: Ray replaces the actor."""
-        self.cleanup()
-        if not self._memory_returned():
-            return False
-        self._begin(new_config)
+        """The next trial in this actor.
+
+        Nothing is raised here, where Ray would not retry: what goes wrong is raised by the first `step`.
+        """
+        try:
+            self.cleanup()
+            left_bytes = bytes_left()
+            if left_bytes:
+                raise RuntimeError(f"the trial before left {format_bytes(left_bytes)} in this worker, which is replaced")
+            self._begin(new_config)
+        except Exception as error:
+            self._failed = error
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
@@ -55,6 +64,7 @@ class RayTrial(tune.Trainable):
         self._max_epochs = int(config["max_epochs"])
         self._unsaved = False
         self._ended: dict[str, Any] | None = None
+        self._failed: Exception | None = None
         # Names the process for ps, nvidia-smi and the dashboard, trial by trial.
         _raylet.setproctitle(f"ray::{config['label']}")
         self._guarded(self._make)
@@ -71,6 +81,8 @@ class RayTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """One epoch. The one before is saved first: by now its report is told and durable."""
+        if self._failed is not None:
+            raise self._failed
         if self._ended is None:
             report = self._guarded(self._epoch)
             if report is not None:
@@ -97,11 +109,6 @@ class RayTrial(tune.Trainable):
             reason = f"{type(error).__name__}: {error}"
             self._ended = {ENDED: TrialEnd.OUT_OF_MEMORY.value, REASON: reason, METRIC: float("nan")}
         return None
-
-    def _memory_returned(self) -> bool:
-        from trainable.memory.cap import memory_returned
-
-        return memory_returned()
 
     def cleanup(self) -> None:
         trial, self._trial = self._trial, None
