@@ -70,6 +70,10 @@ def _path(run: RunResults) -> str:
     return shlex.quote(str(run.folder.path))
 
 
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"
+
+
 def _best_row(run: RunResults) -> "pd.Series[Any] | None":
     return None if run.best_number is None else run.ranked.iloc[0]
 
@@ -80,7 +84,7 @@ def _settle_unfinished(run: RunResults) -> list[Advice]:
         return []
     return [
         Advice(
-            f"{count} trials have no ending",
+            f"{_trials(count)} without an ending",
             "The search still runs, or it was interrupted. In the second case it goes on where it stopped.",
             f"python -m search.run --resume {_path(run)}",
         )
@@ -195,17 +199,17 @@ def _failures(run: RunResults) -> list[Advice]:
     if count := counts[TrialEnd.OUT_OF_MEMORY.value]:
         steps.append(
             Advice(
-                f"{count} trials ran out of memory",
-                "The prediction was too low for them, or another process used the GPU. The memory section shows "
+                f"{_trials(count)} ran out of memory",
+                "The prediction was too low, or another process used the GPU. The memory section shows "
                 "predicted against measured peaks.",
             )
         )
     if count := counts[TrialEnd.NON_FINITE.value]:
         steps.append(
-            Advice(f"{count} trials diverged", "Their loss became NaN or infinite; a lower learning_rate avoids that.")
+            Advice(f"{_trials(count)} diverged", "The loss became NaN or infinite; a lower learning_rate avoids that.")
         )
     if count := counts[TrialEnd.CRASHED.value]:
-        steps.append(Advice(f"{count} trials crashed", "Their reasons are in the table of endings."))
+        steps.append(Advice(f"{_trials(count)} crashed", "The table of endings says why."))
     return steps
 
 

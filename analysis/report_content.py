@@ -208,7 +208,7 @@ def _why(run: RunResults, found: Importances) -> str:
         text += f"; the median of all trials is {auc.median():.3f}"
     text += "."
     if found.shares:
-        top = list(found.shares.items())[:3]
+        top = [(name, share) for name, share in found.shares.items() if share >= 0.05][:3]
         text += " What set good trials apart was chiefly " + ", ".join(f"{n} ({s:.0%})" for n, s in top) + "."
     return (
         text + " Validation AUCs of winners are optimistic: the best of many is partly luck, so trust the held-out one."

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.style import BLUE, GREY, PURPLE, panels, styled
 
@@ -46,7 +47,8 @@ def codebook_usage(shares: np.ndarray, epochs: pd.DataFrame) -> Figure:
     usage.legend(loc="upper right")
     history.plot(epochs["epoch"], epochs["perplexity"], color=BLUE, label="perplexity (left)")
     history.set(title="While it learned", xlabel="epoch", ylabel="perplexity (codes)")
-    history.set_ylim(bottom=0)
+    history.set_ylim(0, max(1.0, 1.1 * float(epochs["perplexity"].max())))
+    history.xaxis.set_major_locator(MaxNLocator(integer=True))
     dead = history.twinx()
     dead.plot(
         epochs["epoch"], 100 * epochs["dead_code_share"], color=PURPLE, linestyle="--", label="dead codes (right)"
@@ -54,5 +56,6 @@ def codebook_usage(shares: np.ndarray, epochs: pd.DataFrame) -> Figure:
     dead.set(ylabel="dead codes (%)", ylim=(0, 100))
     dead.grid(False)
     dead.spines["right"].set_visible(True)
-    history.legend(handles=[*history.get_lines(), *dead.get_lines()], loc="center right")
+    handles = [*history.get_lines(), *dead.get_lines()]
+    dead.legend(handles=handles, loc="center right", frameon=True, framealpha=0.85, edgecolor="none")
     return figure

@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.style import (
     BLUE,
@@ -67,14 +68,16 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
     _line(codebook, x, epochs["perplexity"], BLUE, "perplexity (left)")
     codebook.set_title("Codebook", pad=14)
     codebook.set(xlabel="epoch", ylabel="perplexity (codes)")
-    codebook.set_ylim(bottom=0)
+    codebook.set_ylim(0, max(1.0, 1.1 * float(epochs["perplexity"].max())))
     share = codebook.twinx()
     _line(share, x, 100 * epochs["dead_code_share"], PURPLE, "dead codes (right)", "--")
     share.set(ylabel="dead codes (%)", ylim=(0, 100))
     share.grid(False)
     share.spines["right"].set_visible(True)
     lines = [*codebook.get_lines(), *share.get_lines()]
-    codebook.legend(handles=lines, loc="best")
+    # On the axes drawn last, so that no line crosses it.
+    share.legend(handles=lines, loc="center right", frameon=True, framealpha=0.85, edgecolor="none")
+    schedule.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     _line(schedule, x, epochs["commitment_scale"], ORANGE, "commitment scale")
     relative = epochs["learning_rate"] / max(float(epochs["learning_rate"].max()), 1e-12)

@@ -77,10 +77,17 @@ def memory_by_plan(trials: pd.DataFrame, *, budget_bytes: int | None) -> Figure:
             rasterized=len(known) > 300,
         )
     split = known[known["recompute"].astype(bool)]
+    crowded = len(known) >= 200
     axes.scatter(
-        split.index, split["predicted_bytes"] / GIB, s=70, facecolors="none", edgecolors=GREY, linewidths=0.8,
-        label="with recomputation", rasterized=len(split) > 300,
-    )  # fmt: skip
+        split.index,
+        split["predicted_bytes"] / GIB,
+        s=26 if crowded else 70,
+        facecolors="none",
+        edgecolors=GREY,
+        linewidths=0.4 if crowded else 0.8,
+        label="with recomputation",
+        rasterized=len(split) > 300,
+    )
     if budget_bytes:
         axes.axhline(budget_bytes / GIB, color=BLACK, linewidth=1.2, linestyle=":", label="budget")
     if known["predicted_bytes"].max() > 30 * known["predicted_bytes"].min():

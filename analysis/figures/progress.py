@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.style import (
     BLACK,
@@ -78,5 +79,6 @@ def all_curves(epochs: pd.DataFrame, trials: pd.DataFrame, *, highlight: int | N
     axes.autoscale_view()
     axes.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
     axes.set(title="Every trial's curve", xlabel="epoch", ylabel="validation AUC")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right")
     return figure

@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.style import BLUE, VERMILION, panels, styled
 
@@ -33,7 +34,9 @@ def score_histograms(
             axes.hist(part, bins=bins, color=colour, alpha=0.55, hatch=hatch, label=f"{word} ({len(part)})")
         axes.set_title(f"id {machine_id}: AUC {auc_by_id[machine_id]:.3f}", fontweight="normal")
         axes.set(xlabel="anomaly score", ylabel="clips")
-        axes.legend(loc="upper right")
+        axes.set_ylim(top=1.4 * axes.get_ylim()[1])  # room for the legend above the bars
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        axes.legend(loc="upper right", ncols=2)
     for axes in axes_list[len(names) :]:
         axes.set_axis_off()
     return figure

@@ -109,14 +109,14 @@ def test_advice_names_commands_that_hold_the_runs_path(synthetic_run: RunResults
     retrain = steps["Make a detector of the winner"]
     assert retrain.command.startswith(f"python -m analysis.best {synthetic_run.folder.path} --retrain")
     assert "--warm-start" in steps["Begin another search where this one ended"].command
-    assert steps["1 trials ran out of memory"].text
+    assert steps["1 trial ran out of memory"].text
 
 
 def test_advice_for_an_interrupted_search_is_to_resume_it(tmp_path: Path) -> None:
     with patch("os.fsync"):
         run = load_run(make_run(tmp_path / "a run's folder", trials=9, finished=False))
     first = next_steps(run)[0]
-    assert "no ending" in first.title
+    assert "without an ending" in first.title
     assert "--resume" in first.command
     assert str(run.folder.path) in shlex.split(first.command)
 
