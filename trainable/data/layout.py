@@ -74,14 +74,16 @@ def machine_types(root: Path) -> list[str]:
 
 
 def _machine_folder(root: Path, machine_type: str) -> Path:
-    if not root.exists():
-        raise DataError(f"data root {root} does not exist; check --data-root")
-    if not root.is_dir():
-        raise DataError(f"data root {root} is a file; --data-root names the folder that holds the machine types")
     try:
         there = machine_types(root)
-    except PermissionError:
-        raise DataError(f"data root {root} may not be read by this user; change its permissions") from None
+    except FileNotFoundError:
+        raise DataError(f"data root {root} does not exist; check --data-root") from None
+    except NotADirectoryError:
+        raise DataError(
+            f"data root {root} is a file; --data-root names the folder that holds the machine types"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"data root {str(root)!r} cannot be read ({_reason(error)}); check --data-root") from None
     if not there:
         raise DataError(f"data root {root} holds no <machine_type>/train folder; see the layout in docs/data.md")
     if machine_type not in there:
@@ -91,14 +93,18 @@ def _machine_folder(root: Path, machine_type: str) -> Path:
     return root / machine_type
 
 
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def _list_clips(folder: Path, skipped: list[str]) -> list[ClipFile]:
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist; a machine type needs the folders train and test")
     clips = []
     try:
         entries = sorted(folder.iterdir())
-    except PermissionError:
-        raise DataError(f"{folder} may not be read by this user; change its permissions") from None
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({_reason(error)}); change its permissions") from None
     for path in entries:
         if path.name.startswith("."):
             continue

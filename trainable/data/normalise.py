@@ -4,6 +4,7 @@ The file holds a dict: machine type index â†’ ``(mean (64,), std (64,))``, or â†
 DCASE's order; a machine type outside the six uses its own name as key.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +44,22 @@ def stats_key(machine_type: str) -> int | str:
 
 
 def save_stats(path: Path, by_machine: dict[str, NormStats]) -> None:
-    """Writes statistics of one or more machine types."""
+    """Writes statistics of one or more machine types, atomically. Raises DataError where nothing can be written."""
     content = {
         stats_key(name): (torch.from_numpy(stats.mean_F.copy()), torch.from_numpy(stats.std_F.copy()))
         for name, stats in by_machine.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(content, file)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"normalisation statistics cannot be saved as {path}: {error.strerror}") from None
 
 
 def load_stats(path: Path, machine_type: str) -> NormStats:
@@ -69,8 +79,8 @@ def load_stats(path: Path, machine_type: str) -> NormStats:
         mean_F, std_F = (np.asarray(value, dtype=np.float32).reshape(-1) for value in (mean, std))
     except (KeyError, TypeError, ValueError, RuntimeError):
         raise DataError(f"normalisation statistics {path}: entry {key!r} is no pair of mean and std") from None
-    if mean_F.shape != (64,) or std_F.shape != (64,) or not np.isfinite(mean_F).all() or not (std_F > 0).all():
+    if mean_F.shape != (64,) or std_F.shape != (64,) or not np.isfinite([mean_F, std_F]).all() or not (std_F > 0).all():
         raise DataError(
-            f"normalisation statistics {path}: entry {key!r} needs finite mean (64,) and positive std (64,)"
+            f"normalisation statistics {path}: entry {key!r} needs finite mean (64,) and finite, positive std (64,)"
         )
     return NormStats(mean_F, std_F)

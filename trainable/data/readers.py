@@ -1,6 +1,7 @@
 """One file → log-mel features (T, 64), or one DataError that says what is wrong with it."""
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from trainable.errors import DataError
 
 MOST_FRAMES = 1_000_000
 """A clip of more frames than this is refused: at 64 mels and 4 bytes it alone would take 256 MB."""
+WAV_FORMATS = ("WAV", "WAVEX", "RF64")
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+"""Hz; resampling from an absurd rate (a damaged header) would need a filter of billions of taps."""
 
 
 def read_features(path: Path, front_end: FrontEndConfig) -> np.ndarray:
@@ -33,9 +37,10 @@ def lengthen(features_TF: np.ndarray) -> np.ndarray:
 def read_npy(path: Path) -> np.ndarray:
     """A precomputed spectrogram, 64 × T or T × 64, float. A square one is read as 64 mels × 64 frames."""
     try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r")
-        if not isinstance(array, np.ndarray):
-            raise ValueError("it is an archive of several arrays")
+        # Not np.load: that opens archives and pickles too. A header that lies about the size fails here, before memory.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy warns of headers of Python 2 and reads them
+            array = np.lib.format.open_memmap(path, mode="r")
         if array.ndim != 2 or N_MELS not in array.shape:
             raise DataError(f"{path}: has the shape {array.shape}; 64 × T or T × 64 is needed")
         if not np.issubdtype(array.dtype, np.floating):
@@ -43,14 +48,19 @@ def read_npy(path: Path) -> np.ndarray:
         if array.size == 0 or array.size > MOST_FRAMES * N_MELS:
             raise DataError(f"{path}: has {array.size // N_MELS} frames; 1 … {MOST_FRAMES} are accepted")
         mels_first = array.shape[0] == N_MELS
-        return np.ascontiguousarray(array.T if mels_first else array, dtype=np.float32)
-    except (ValueError, OSError, EOFError, SyntaxError, TypeError, MemoryError, OverflowError) as error:
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused as that
+            return np.ascontiguousarray(array.T if mels_first else array, dtype=np.float32)
+    except DataError:
+        raise
+    except Exception as error:  # the header is parsed as Python: numpy lets through whatever tokenizer and dtype raise
         raise DataError(f"{path}: is no readable .npy file ({_first_line(error)})") from None
 
 
 def wav_features(path: Path, front_end: FrontEndConfig) -> np.ndarray:
     """Log-mel features of a recording at any rate and length; channels are averaged."""
     samples = read_wav(path, front_end.sample_rate)
+    if len(samples) > MOST_FRAMES * front_end.hop_length:
+        raise DataError(f"{path}: has more than {MOST_FRAMES} frames of {front_end.hop_length} samples; split it")
     return log_mel(torch.from_numpy(samples), front_end).numpy()
 
 
@@ -63,10 +73,14 @@ def read_wav(path: Path, sample_rate: int) -> np.ndarray:
     try:
         with soundfile.SoundFile(path) as file:
             rate, announced = file.samplerate, file.frames
+            if file.format not in WAV_FORMATS:
+                raise DataError(f"{path}: is a {file.format} file, whatever its name says; convert it to .wav")
+            if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+                raise DataError(f"{path}: has a sample rate of {rate} Hz; {LOWEST_RATE} … {HIGHEST_RATE} are accepted")
             if announced > 3600 * rate:
                 raise DataError(f"{path}: lasts over an hour; split it into clips")
             samples = file.read(dtype="float32", always_2d=True).mean(axis=1)
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
         raise DataError(f"{path}: is no readable .wav file ({_first_line(error)})") from None
     if len(samples) == 0:
         raise DataError(f"{path}: holds no samples")

@@ -14,14 +14,14 @@ from torch import Tensor
 from trainable.config import TrialConfig
 from trainable.data.clips import ClipSet, TrainClips
 from trainable.data.patches import patch_starts
-from trainable.errors import CheckpointError, NonFiniteError
+from trainable.errors import CheckpointError, DataLeakError, NonFiniteError
 from trainable.plan import ExecutionPlan
 from trainable.training.batch import Batch, make_batch
 from trainable.training.encode import EncodedClips, encode_clips
 from trainable.training.phases import PhaseState, learning_rate_at, phase_at
 from trainable.training.seeds import generator_for
 from trainable.training.start import start_codebook
-from trainable.training.state import make_state
+from trainable.training.state import make_scaler, make_state
 from trainable.training.step import StepLosses, train_step
 
 _log = logging.getLogger(__name__)
@@ -71,6 +71,8 @@ class Trainer:
         dtype: torch.dtype = torch.float32,
         next_smaller_plan: NextPlan | None = None,
     ):
+        if not isinstance(train, TrainClips):
+            raise DataLeakError(f"{train.split} clips were offered for training; only train clips may be")
         self.config = config
         self.train = train
         self.plan = plan
@@ -84,9 +86,8 @@ class Trainer:
 
     def _obey(self, plan: ExecutionPlan) -> None:
         self.plan = plan
-        self.state.scaler = torch.amp.GradScaler(
-            self.state.device.type, enabled=plan.precision == "amp_float16" and self.state.device.type == "cuda"
-        )
+        # A new scaler: one that was stopped between unscaling and stepping would refuse to unscale again.
+        self.state.scaler = make_scaler(plan, self.state.device)
 
     def frames(self, clips: ClipSet) -> Tensor:
         """The packed features of some clips where the plan keeps them."""
