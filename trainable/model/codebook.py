@@ -39,6 +39,17 @@ class BatchStatistics:
         self.candidates_KD = torch.where(here_K1, latents_ND[local_K.clamp(0, n_rows - 1)], self.candidates_KD)
 
 
+def distinct_rows(n_rows: int, count: int, generator: torch.Generator) -> Tensor:
+    """Up to `count` different rows (int64), one from each of as many equal stretches of all rows.
+
+    Memory for `count` numbers only, however many rows there are; and no clip is left out by chance.
+    """
+    count = min(count, n_rows)
+    borders = torch.arange(count + 1) * n_rows // count
+    offsets = torch.rand(count, generator=generator, dtype=torch.float64) * (borders[1:] - borders[:-1])
+    return borders[:-1] + offsets.long()
+
+
 class Codebook(nn.Module):
     """K codes of width D, between optional projections from and to latent_dim."""
 
@@ -121,7 +132,7 @@ class Codebook(nn.Module):
             picks = torch.randint(rows_ND.shape[0], (n_codes,), generator=generator).to(device)
             return rows_ND[picks]
 
-        distinct = torch.randperm(rows_ND.shape[0], generator=generator)[:n_codes].to(device)
+        distinct = distinct_rows(rows_ND.shape[0], n_codes, generator).to(device)
         codes_KD = random_rows()
         codes_KD[: distinct.shape[0]] = rows_ND[distinct]
         counts_K = self.ema_counts_K

@@ -44,10 +44,11 @@ def nearest_codes(latents_ND: Tensor, codebook_KD: Tensor, *, chunk_rows: int) -
     ‖x − e‖² is smallest where ½‖e‖² − x·e is: one fused product a chunk, extra memory chunk_rows × K.
     """
     bias_K = half_squared_norms(codebook_KD)
-    codes = [
-        torch.addmm(bias_K, chunk, codebook_KD.T, alpha=-1).argmin(dim=1) for chunk in latents_ND.split(chunk_rows)
-    ]
-    return codes[0] if len(codes) == 1 else torch.cat(codes)
+    # One tensor for all chunks: parts and their concatenation would hold every index twice.
+    codes_N = latents_ND.new_empty(latents_ND.shape[0], dtype=torch.int64)
+    for latents, codes in zip(latents_ND.split(chunk_rows), codes_N.split(chunk_rows), strict=True):
+        torch.argmin(torch.addmm(bias_K, latents, codebook_KD.T, alpha=-1), dim=1, out=codes)
+    return codes_N
 
 
 def code_statistics(latents_ND: Tensor, codes_N: Tensor, num_embeddings: int) -> CodeStatistics:

@@ -6,6 +6,7 @@ import torch
 
 from trainable.config import TrialConfig
 from trainable.model.vqvae import VQVAE, make_model
+from trainable.plan import ExecutionPlan
 
 
 @dataclass
@@ -38,3 +39,10 @@ def make_state(config: TrialConfig, n_ids: int, device: torch.device, dtype: tor
         model.parameters(), lr=config.optim.learning_rate, weight_decay=config.optim.weight_decay, fused=True
     )
     return TrainState(config, model, optimizer, torch.amp.GradScaler(device.type, enabled=False))
+
+
+def make_scaler(plan: ExecutionPlan, device: torch.device) -> torch.amp.GradScaler:
+    """A gradient scaler that begins anew: enabled under float16 on a GPU, and where such a plan is traced."""
+    return torch.amp.GradScaler(
+        device.type, enabled=plan.precision == "amp_float16" and device.type in ("cuda", "meta")
+    )

@@ -1,0 +1,240 @@
+"""The fastest exact plan that fits the budget, or why there is none."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+
+from trainable.config import TrialConfig
+from trainable.data.load import Dataset
+from trainable.errors import BudgetError
+from trainable.memory.predict import DataSizes, Prediction, Predictor
+from trainable.memory.profile import DeviceProfile
+from trainable.plan import ExecutionPlan, Placement, PlanRequest, Precision
+from trainable.training.batch import CODES_PER_PATCH
+from trainable.units import format_bytes
+
+CHUNKS = (16_384, 4_096, 1_024, 256)
+"""Rows of a chunk of distances: above the first no speed is gained, below the last no memory worth naming."""
+STEP_DOWN = 0.9
+"""After an out-of-memory error the next plan must promise this share of the one that failed, if any does."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """A plan that fits, with what it is predicted to need."""
+
+    plan: ExecutionPlan
+    predicted_bytes: int
+    """Everything the process takes on the device, margin included."""
+    prediction: Prediction
+    """The same in parts."""
+
+    @property
+    def breakdown(self) -> Mapping[str, int]:
+        """Bytes by part."""
+        return self.prediction.breakdown
+
+
+@dataclass(frozen=True)
+class DoesNotFit:
+    """No plan of a configuration fits the budget."""
+
+    reason: str
+    """One line."""
+    smallest_plan: ExecutionPlan
+    smallest_bytes: int
+    prediction: Prediction
+    """Of the smallest plan."""
+
+
+class Planner:
+    """Chooses plans for the configurations of one search: one data set, one budget, one kind of device.
+
+    Parameters
+    ----------
+    data
+        Sizes of the data; no recording is needed.
+    budget_bytes
+        What a trial may take of the device, everything counted; None = whatever the fastest plan takes.
+    request
+        The parts of a plan that explicit flags fix.
+
+    Raises
+    ------
+    BudgetError
+        If the budget is smaller than what any process takes before its first tensor.
+    """
+
+    def __init__(
+        self,
+        data: DataSizes,
+        *,
+        budget_bytes: int | None,
+        request: PlanRequest | None = None,
+        profile: DeviceProfile | None = None,
+    ):
+        self.request = request or PlanRequest()
+        self.profile = profile or DeviceProfile()
+        self.budget_bytes = budget_bytes
+        self.data = data
+        self._predictor = Predictor(data, self.profile)
+        if budget_bytes is not None and budget_bytes <= self.profile.outside_bytes:
+            raise BudgetError(
+                f"a budget of {format_bytes(budget_bytes)} is less than the {format_bytes(self.profile.outside_bytes)} "
+                "that CUDA's context and libraries take before the first tensor; give a larger --gpu-memory-budget"
+            )
+
+    @classmethod
+    def for_dataset(
+        cls,
+        dataset: Dataset,
+        *,
+        budget_bytes: int | None,
+        request: PlanRequest | None = None,
+        profile: DeviceProfile | None = None,
+    ) -> "Planner":
+        return cls(DataSizes.of(dataset), budget_bytes=budget_bytes, request=request, profile=profile)
+
+    def __getstate__(self) -> dict[str, object]:
+        """What makes an equal planner elsewhere; traces stay with their process."""
+        return {name: value for name, value in self.__dict__.items() if name != "_predictor"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._predictor = Predictor(self.data, self.profile)
+
+    def plan(self, config: TrialConfig) -> MemoryPlan | DoesNotFit:
+        """The fastest plan that fits; with `memory_saver` the smallest one. Milliseconds, and a trace at first."""
+        candidates = sorted(self.candidates(config), key=lambda plan: self.relative_time(config, plan))
+        if self.budget_bytes is None and not self.request.memory_saver:
+            return self._chosen(candidates[0], self.predict(config, candidates[0]))
+        if not self.request.memory_saver:
+            fastest = self.predict(config, candidates[0])
+            if self._fits(fastest):
+                return self._chosen(candidates[0], fastest)
+        smallest = min(self._lean(candidates), key=lambda plan: self.predict(config, plan).predicted_bytes)
+        least = self.predict(config, smallest)
+        if not self._fits(least):
+            return DoesNotFit(self._why_not(smallest, least), smallest, least.predicted_bytes, least)
+        if self.request.memory_saver:
+            return self._chosen(smallest, least)
+        too_large: list[ExecutionPlan] = [candidates[0]]
+        for plan in candidates[1:]:
+            if any(_no_smaller(plan, other) for other in too_large):
+                continue
+            prediction = self.predict(config, plan)
+            if self._fits(prediction):
+                return self._chosen(plan, prediction)
+            too_large.append(plan)
+        return self._chosen(smallest, least)
+
+    def predict(self, config: TrialConfig, plan: ExecutionPlan) -> Prediction:
+        """The peak of a configuration under any plan."""
+        return self._predictor.predict(config, plan)
+
+    def next_smaller(self, config: TrialConfig, plan: ExecutionPlan) -> ExecutionPlan | None:
+        """The fastest plan that needs clearly less than `plan`, or None if there is none that needs less."""
+        limit = self.predict(config, plan).predicted_bytes - self.profile.outside_bytes
+        needs = [
+            (candidate, self.predict(config, candidate).predicted_bytes - self.profile.outside_bytes)
+            for candidate in self.candidates(config)
+        ]
+        clearly = [candidate for candidate, size in needs if size <= STEP_DOWN * limit]
+        if clearly:
+            return min(clearly, key=lambda candidate: self.relative_time(config, candidate))
+        smaller = [(size, candidate) for candidate, size in needs if size < limit]
+        return min(smaller, key=lambda pair: pair[0])[1] if smaller else None
+
+    def candidates(self, config: TrialConfig) -> Iterator[ExecutionPlan]:
+        """Every plan that the request and the configuration allow."""
+        request, batch = self.request, config.patch.batch_size
+        micro_batches = _halvings(batch)
+        if request.micro_batch_clips is not None:
+            micro_batches = [min(request.micro_batch_clips, batch)]
+        recompute = [(False, False), (True, False), (False, True), (True, True)]
+        if request.recompute is not None:
+            recompute = [(request.recompute, request.recompute)]
+        placements: list[Placement] = ["device", "host"]
+        precisions: list[Precision] = ["float32"]
+        if request.amp:
+            precisions = [self.profile.amp_precision]
+        elif request.amp is None and config.optim.allow_amp:
+            precisions = [self.profile.amp_precision, "float32"]
+        for clips, (encoder, decoder), chunk, placement, precision in product(
+            micro_batches, recompute, CHUNKS, placements, precisions
+        ):
+            yield ExecutionPlan(
+                micro_batch_clips=clips,
+                recompute_encoder=encoder,
+                recompute_decoder=decoder,
+                quantizer_chunk_rows=chunk,
+                data_placement=placement,
+                precision=precision,
+            )
+
+    def relative_time(self, config: TrialConfig, plan: ExecutionPlan) -> float:
+        """Estimated time of a step, in patches trained meanwhile by the fastest plan; only the order matters."""
+        profile, patch = self.profile, config.patch
+        patches = patch.batch_size * patch.n_patches
+        micro_batches = -(-patch.batch_size // plan.micro_batch_clips)
+        rows = CODES_PER_PATCH * patch.n_patches * min(plan.micro_batch_clips, patch.batch_size)
+        chunks = micro_batches * -(-rows // plan.quantizer_chunk_rows)
+        extra = 1.0
+        extra += profile.recompute_encoder_share if plan.recompute_encoder else 0.0
+        extra += profile.recompute_decoder_share if plan.recompute_decoder else 0.0
+        extra += profile.host_share if plan.data_placement == "host" else 0.0
+        computed = patches * extra * (profile.amp_time_share if plan.uses_amp else 1.0)
+        # The last term lets the largest chunk win where all chunks are one.
+        return (
+            computed
+            + micro_batches * profile.micro_batch_patches
+            + chunks * profile.chunk_patches
+            + 1e-3 * CHUNKS.index(plan.quantizer_chunk_rows)
+        )
+
+    def _lean(self, candidates: list[ExecutionPlan]) -> list[ExecutionPlan]:
+        """Candidates of which one is the smallest: the smallest micro-batch and chunk, and every other choice."""
+        clips = min(plan.micro_batch_clips for plan in candidates)
+        chunk = min(plan.quantizer_chunk_rows for plan in candidates)
+        lean = [p for p in candidates if p.micro_batch_clips == clips and p.quantizer_chunk_rows == chunk]
+        for recomputes in ("recompute_encoder", "recompute_decoder"):
+            lean = [plan for plan in lean if getattr(plan, recomputes)] or lean
+        lean = [plan for plan in lean if plan.uses_amp] or lean
+        return [plan for plan in lean if plan.data_placement == "host"] or lean
+
+    def _fits(self, prediction: Prediction) -> bool:
+        return self.budget_bytes is None or prediction.predicted_bytes <= self.budget_bytes
+
+    @staticmethod
+    def _chosen(plan: ExecutionPlan, prediction: Prediction) -> MemoryPlan:
+        return MemoryPlan(plan, prediction.predicted_bytes, prediction)
+
+    def _why_not(self, plan: ExecutionPlan, prediction: Prediction) -> str:
+        assert self.budget_bytes is not None
+        largest = sorted(prediction.breakdown.items(), key=lambda part: -part[1])[:3]
+        parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in largest)
+        return (
+            f"needs {format_bytes(prediction.predicted_bytes)} even with its smallest plan ({plan.describe()}), "
+            f"{format_bytes(prediction.predicted_bytes - self.budget_bytes)} more than the budget of "
+            f"{format_bytes(self.budget_bytes)}; largest parts: {parts}"
+        )
+
+
+def _halvings(batch_size: int) -> list[int]:
+    """batch_size, and as many clips as 2, 4, 8 … equal micro-batches need, down to 1."""
+    sizes = [batch_size]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
+    return sizes
+
+
+def _no_smaller(plan: ExecutionPlan, other: ExecutionPlan) -> bool:
+    """Whether `plan` surely needs no less than `other`: it differs by larger parts alone."""
+    same = (plan.data_placement, plan.precision) == (other.data_placement, other.precision)
+    return (
+        same
+        and plan.micro_batch_clips >= other.micro_batch_clips
+        and plan.quantizer_chunk_rows >= other.quantizer_chunk_rows
+        and plan.recompute_encoder <= other.recompute_encoder
+        and plan.recompute_decoder <= other.recompute_decoder
+    )

@@ -1,0 +1,139 @@
+"""What a device takes beside the tensors of a trace, each quantity named; and how fast it does what a plan asks.
+
+The built-in values are *not measured*: they are documented defaults of PyTorch and CUDA, or estimates where
+nothing is documented, chosen rather too large than too small. `benchmarks/gpu_memory.py` measures them on a GPU,
+`DeviceProfile.save` and `load` keep them, `recalibrated` corrects them by the peaks that trials report.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from trainable.errors import ConfigError
+from trainable.plan import Precision
+from trainable.units import MIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredPeak:
+    """A peak that a trial measured, beside what was predicted for its allocator."""
+
+    predicted_bytes: int
+    """Of the allocator, without margin (`Prediction.allocated_bytes`)."""
+    measured_bytes: int
+    """``torch.cuda.max_memory_allocated``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceProfile:
+    """Quantities of one kind of GPU with one version of PyTorch and CUDA."""
+
+    name: str = "built-in"
+    measured: bool = False
+    """Whether the values come from measurements on this device, or are the built-in ones."""
+
+    total_bytes: int | None = None
+    """Memory of the card; None where unknown."""
+    reserve_bytes: int = 512 * MIB
+    """Left free on a card beside all budgets: driver, display, other processes. Estimate."""
+
+    context_bytes: int = 480 * MIB
+    """CUDA context of a process and the kernels loaded into it, outside of PyTorch's allocator. Estimate."""
+    library_bytes: int = 64 * MIB
+    """Handles of cuBLAS and cuDNN, outside of PyTorch's allocator. Estimate."""
+
+    cublas_workspace_bytes: int = 2 * (2 * 4096 + 8 * 16) * 1024
+    """Workspaces of cuBLAS, from the allocator: ``:4096:2:16:8`` KiB as `cap` pins it, for the thread that runs the
+    forward pass and the one that runs the backward pass. Documented."""
+    cublaslt_workspace_bytes: int = 2 * 8 * MIB
+    """Workspaces of cuBLASLt as `cap` pins them (8 MiB), likewise."""
+    convolution_workspace_share: float = 1.0
+    """Workspace of a convolution that is not depthwise, as a share of its input and output bytes: cuDNN turns both
+    into the layout of its tensor-core kernels. Estimate."""
+
+    block_bytes: int = 512
+    """The allocator rounds every block up to this. Documented (``kMinBlockSize``)."""
+    small_segment_bytes: int = 2 * MIB
+    """Unit in which the allocator reserves memory for blocks up to 1 MiB. Documented (``kSmallBuffer``)."""
+    large_segment_bytes: int = 20 * MIB
+    """Unit in which it reserves memory for larger ones with expandable segments. Documented (``kLargeBuffer``)."""
+    fragmentation_share: float = 0.03
+    """Reserved bytes that no block can use, as a share of those allocated. Estimate."""
+    margin_share: float = 0.03
+    """What a prediction adds to be no under-prediction, as a share of the allocator's bytes. Estimate."""
+
+    amp_precision: Precision = "amp_bfloat16"
+    """What mixed precision means on this device; float16 where it has no bfloat16."""
+
+    micro_batch_patches: float = 32.0
+    """Time of starting one micro-batch's kernels, in patches that could have been trained meanwhile. Estimate."""
+    chunk_patches: float = 0.5
+    """Time of starting one chunk of distances, likewise. Estimate."""
+    recompute_encoder_share: float = 0.15
+    """Time that recomputing the encoder adds, as a share of the step's. Estimate."""
+    recompute_decoder_share: float = 0.18
+    """The same for the decoder. Estimate."""
+    host_share: float = 0.10
+    """Time that cutting patches on the host and copying them adds, likewise. Estimate."""
+    amp_time_share: float = 0.7
+    """Time of a step in mixed precision, as a share of that in float32. Estimate."""
+
+    @property
+    def outside_bytes(self) -> int:
+        """What the process takes outside of PyTorch's allocator."""
+        return self.context_bytes + self.library_bytes
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Workspaces that stay in the allocator once they are made."""
+        return self.cublas_workspace_bytes + self.cublaslt_workspace_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "DeviceProfile":
+        """The profile that `to_dict` gave. Raises ConfigError for an unknown or wrong quantity."""
+        known = {item.name: item.default for item in fields(cls)}
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ConfigError(
+                f"device profile has unknown quantities {', '.join(unknown)}; see trainable.memory.profile"
+            )
+        for name, value in values.items():
+            default = known[name]
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if isinstance(default, (int, float)) and not isinstance(default, bool):
+                if not number or not math.isfinite(value) or value < 0:
+                    raise ConfigError(f"device profile: {name} is {value!r}; it must be a number of at least 0")
+                if isinstance(default, int) and not isinstance(value, int):
+                    raise ConfigError(f"device profile: {name} is {value!r}; it must be a whole number")
+        return cls(**values)
+
+    def save(self, path: Path) -> None:
+        """Writes the profile as JSON."""
+        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "DeviceProfile":
+        """Reads a profile. Raises ConfigError if the file is missing or is none."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"device profile {path} cannot be read: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"device profile {path} holds no JSON object")
+        return cls.from_dict(values)
+
+    def recalibrated(self, peaks: Iterable[MeasuredPeak]) -> "DeviceProfile":
+        """The profile whose margin covers every measured peak: the largest under-prediction, and one percent more.
+
+        Over-predictions leave the margin at that one percent. Without a peak the profile stays as it is.
+        """
+        errors = [peak.measured_bytes / peak.predicted_bytes - 1.0 for peak in peaks if peak.predicted_bytes > 0]
+        if not errors:
+            return self
+        return replace(self, measured=True, margin_share=max(0.0, *errors, 0.0) + 0.01)

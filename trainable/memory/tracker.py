@@ -1,0 +1,161 @@
+"""Follows tensor storages through a computation: who made which, when, and when it was given back.
+
+Works on meta tensors, which have sizes and no memory, and on real ones; a test runs the same step on both.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from trainable.memory.program import Allocation
+
+WORKSPACE = "workspace"
+"""Label of what a library would take beside a convolution's tensors: input and output bytes, to be scaled."""
+BACKWARD = "backward"
+"""Label of gradients of activations and whatever else the backward pass makes on its way."""
+PATCHES = "patches"
+"""Label of a micro-batch's input, and of what is made before the encoder."""
+
+_aten = torch.ops.aten
+_CONVOLUTIONS = frozenset({_aten.convolution.default, _aten.convolution_backward.default})
+
+
+class MemoryTracker(TorchDispatchMode):
+    """Records every storage of one kind of device while it is active.
+
+    Parameters
+    ----------
+    device_type
+        Kind of device whose storages count; those of the host do not, where that is another.
+    """
+
+    def __init__(self, device_type: str):
+        super().__init__()
+        self.device_type = device_type
+        self.allocations: list[Allocation] = []
+        self.order: list[int] = []
+        self.label = PATCHES
+        """Whose the storages are that no module makes."""
+        self._inside: list[str] = []
+        self._live: dict[int, tuple[int, Any]] = {}
+        self._was_backward = False
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self._see(result)
+        elif isinstance(result, (tuple, list)):
+            for item in result:
+                if isinstance(item, Tensor):
+                    self._see(item)
+        if func in _CONVOLUTIONS:
+            self._workspace(func, args)
+        return result
+
+    def hold(self, tensors: Iterable[Tensor | None], label: str) -> None:
+        """Counts tensors that exist already, or names whose they are."""
+        for tensor in tensors:
+            if tensor is not None and tensor.device.type == self.device_type:
+                known = self._live.get(id(tensor.untyped_storage()))
+                if known is None:
+                    self._see(tensor, label)
+                else:
+                    old = self.allocations[known[0]]
+                    self.allocations[known[0]] = Allocation(old.size_bytes, label)
+
+    @contextmanager
+    def watching(
+        self,
+        module: nn.Module,
+        label: str,
+        *,
+        then: str | None = None,
+        recomputing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> Iterator[None]:
+        """Labels what a module makes in its forward pass, and what follows it with `then`.
+
+        `recomputing` makes the context of a forward pass within the backward pass, which leaves its own behind.
+        """
+        contexts: list[AbstractContextManager[Any]] = []
+
+        def enter(*_: Any) -> None:
+            self._inside.append(label)
+            contexts.append(recomputing() if _in_backward() else nullcontext())
+            contexts[-1].__enter__()
+
+        def leave(*_: Any) -> None:
+            self._inside.pop()
+            contexts.pop().__exit__(None, None, None)
+            if then is not None and not self._inside and not _in_backward():
+                self.label = then
+
+        handles = [
+            module.register_forward_pre_hook(enter),
+            # Recomputation stops a segment by an exception once it has what it needs: the hook must run all the same.
+            module.register_forward_hook(leave, always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _whose(self) -> str:
+        backward = _in_backward()
+        if self._was_backward and not backward:
+            self.label = PATCHES  # the next micro-batch begins
+        self._was_backward = backward
+        if self._inside:
+            return self._inside[-1]
+        return BACKWARD if backward else self.label
+
+    def _see(self, tensor: Tensor, label: str | None = None) -> None:
+        if tensor.device.type != self.device_type:
+            return
+        storage = tensor.untyped_storage()
+        key = id(storage)  # PyTorch keeps one Python object a storage for as long as the storage lives
+        if key in self._live:
+            return
+        index = len(self.allocations)
+        self.allocations.append(Allocation(storage.nbytes(), label or self._whose()))
+        self.order.append(index)
+        live = self._live
+
+        def freed(_: Any) -> None:
+            live.pop(key, None)
+            self.order.append(~index)
+
+        self._live[key] = (index, weakref.ref(storage, freed))
+
+    def _workspace(self, func: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        """A moment's memory beside a convolution, as large as its input and output; depthwise ones take none."""
+        backward = func is _aten.convolution_backward.default
+        source, other = (args[1], args[0]) if backward else (args[0], None)
+        groups = args[9] if backward else args[8]
+        if source.device.type != self.device_type or groups != 1:
+            return
+        size_bytes = source.numel() * source.element_size()
+        if other is not None:
+            size_bytes += other.numel() * other.element_size()
+        index = len(self.allocations)
+        self.allocations.append(Allocation(size_bytes, WORKSPACE))
+        self.order += [index, ~index]
+
+    def close(self) -> None:
+        """Forgets what lives on; frees that come later are no part of the record."""
+        self._live.clear()
+
+
+def _in_backward() -> bool:
+    return bool(torch._C._current_graph_task_id() != -1)
