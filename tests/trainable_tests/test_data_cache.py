@@ -1,0 +1,142 @@
+"""Features are computed once, stored under their content, and computed again where the store is damaged."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import trainable.data.recordings as recordings
+from tests.trainable_tests.recording_trees import write_tree, write_wav
+from trainable.config import DataConfig
+from trainable.data.cache import cached, content_key, default_cache_dir
+from trainable.data.load import load_dataset
+
+ARRAYS = {"frames": np.arange(6400, dtype=np.float32).reshape(100, 64), "lengths": np.array([40, 60])}
+NEEDS = ("frames", "lengths")
+
+
+class Maker:
+    """Makes the arrays, and counts how often."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        self.calls += 1
+        return ARRAYS
+
+
+def assert_right(found: object) -> None:
+    assert isinstance(found, dict)
+    for name in NEEDS:
+        np.testing.assert_array_equal(found[name], ARRAYS[name])
+
+
+def test_made_once_and_read_afterwards(tmp_path: Path) -> None:
+    make = Maker()
+    for _ in range(3):
+        assert_right(cached(tmp_path / "deep" / "er", "key", make, needs=NEEDS))
+    assert make.calls == 1
+    cached(tmp_path / "deep" / "er", "other", make, needs=NEEDS)
+    assert make.calls == 2
+    assert sorted(path.name for path in (tmp_path / "deep/er").iterdir()) == ["key.npz", "other.npz"]
+
+
+def test_damage_anywhere_is_noticed_and_repaired(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Every byte in turn would take long: every 499th, and all of the first and last 150, one flipped bit each."""
+    make = Maker()
+    cached(tmp_path, "key", make, needs=NEEDS)
+    path = tmp_path / "key.npz"
+    content = path.read_bytes()
+    places = {*range(150), *range(0, len(content), 499), *range(len(content) - 150, len(content))}
+    noticed = 0
+    for place in sorted(places):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(bytes(damaged))
+        calls = make.calls
+        assert_right(cached(tmp_path, "key", make, needs=NEEDS))
+        noticed += make.calls - calls
+    # Some bytes (a file's date) mean nothing; no damage that means something gets through.
+    assert noticed > len(places) / 2
+    assert "are damaged" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"no archive at all", b"\0" * 5000])
+def test_a_file_that_is_no_cache_is_made_anew(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "key.npz").write_bytes(content)
+    make = Maker()
+    for _ in range(2):
+        assert_right(cached(tmp_path, "key", make, needs=NEEDS))
+    assert make.calls == 1
+
+
+def test_a_truncated_cache_is_made_anew(tmp_path: Path) -> None:
+    make = Maker()
+    cached(tmp_path, "key", make, needs=NEEDS)
+    content = (tmp_path / "key.npz").read_bytes()
+    for length in range(0, len(content), 501):
+        (tmp_path / "key.npz").write_bytes(content[:length])
+        assert_right(cached(tmp_path, "key", make, needs=NEEDS))
+        assert (tmp_path / "key.npz").read_bytes() == content
+
+
+def test_an_unwritable_cache_costs_time_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("in the way")
+    make = Maker()
+    for _ in range(2):
+        assert_right(cached(tmp_path / "file" / "cache", "key", make, needs=NEEDS))
+    assert make.calls == 2
+    assert "cannot be cached" in caplog.text
+
+
+def test_a_failure_while_making_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fail() -> dict[str, np.ndarray]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached(tmp_path, "key", fail, needs=NEEDS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_are_made_of_parts_not_of_their_concatenation() -> None:
+    keys = {content_key("a", "bc"), content_key("ab", "c"), content_key("abc"), content_key("a", "b", "c")}
+    assert len(keys) == 4
+    assert all(len(key) == 32 for key in keys)
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AD_CACHE_DIR", str(tmp_path))
+    assert default_cache_dir() == tmp_path
+    monkeypatch.delenv("AD_CACHE_DIR")
+    assert default_cache_dir() == Path.home() / ".cache" / "vqvae-ad-search"
+
+
+def test_recordings_are_read_again_only_when_content_or_front_end_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    folder = write_tree(tmp_path / "data", write=write_wav)
+    reads: list[str] = []
+    real = recordings.read_features
+    monkeypatch.setattr(
+        recordings, "read_features", lambda path, front: (reads.append(path.name), real(path, front))[1]
+    )
+
+    def reads_of(**options: object) -> int:
+        reads.clear()
+        values = {"data_root": str(tmp_path / "data"), **options}
+        load_dataset(DataConfig.from_dict(values), cache_dir=tmp_path / "cache")
+        return len(reads)
+
+    assert reads_of() == 14
+    assert reads_of() == 0
+    for path in folder.glob("*/*"):
+        path.touch()
+    assert reads_of() == 0, "the date of a file is not its content"
+    assert reads_of(hop_length=256) == 14
+    assert reads_of(validation_share=0.3) == 0, "the split does not change features"
+    write_wav(folder / "test/normal_id_00_00000000", 50)
+    assert reads_of() == 14
+    assert caplog.text == ""

@@ -1,0 +1,132 @@
+"""Normalisation statistics: computed, saved and loaded in the recipe's format."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.trainable_tests.recording_trees import mel_clip, write_tree
+from trainable.config import DataConfig
+from trainable.data.load import load_dataset
+from trainable.data.normalise import SMALLEST_STD, NormStats, compute_stats, load_stats, save_stats, stats_key
+from trainable.errors import DataError
+
+MEAN, STD = torch.arange(64.0), torch.arange(1.0, 65.0)
+
+
+def test_statistics_are_those_of_all_frames_together() -> None:
+    clips = [mel_clip(1, frames=70), mel_clip(2, frames=130)]
+    stats = compute_stats(clips)
+    frames = np.concatenate(clips).astype(np.float64)
+    np.testing.assert_allclose(stats.mean_F, frames.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(stats.std_F, frames.std(axis=0), rtol=1e-6)
+    normalised = stats.apply(np.concatenate(clips))
+    assert normalised.dtype == np.float32
+    np.testing.assert_allclose(normalised.std(axis=0), 1.0, rtol=1e-5)
+
+
+def test_a_bin_that_never_changes_stays_finite() -> None:
+    stats = compute_stats([np.full((70, 64), -156.5, np.float32)])
+    np.testing.assert_array_equal(stats.std_F, np.float32(SMALLEST_STD))
+    np.testing.assert_array_equal(stats.apply(np.full((70, 64), -156.5, np.float32)), 0.0)
+
+
+def test_machine_types_have_dcases_indices() -> None:
+    """DESIGN.md: order ToyCar, ToyConveyor, fan, pump, slider, valve."""
+    names = ["ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve"]
+    assert [stats_key(name) for name in names] == [0, 1, 2, 3, 4, 5]
+    assert stats_key("spindle") == "spindle"
+
+
+def test_saved_statistics_are_the_recipes_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "stats.pt"
+    fan, spindle = (compute_stats([mel_clip(number)]) for number in (1, 2))
+    save_stats(path, {"fan": fan, "spindle": spindle})
+    content = torch.load(path, weights_only=True)
+    assert set(content) == {2, "spindle"}
+    mean, std = content[2]
+    assert mean.shape == std.shape == (64,)
+    for name, stats in (("fan", fan), ("spindle", spindle)):
+        loaded = load_stats(path, name)
+        np.testing.assert_array_equal(loaded.mean_F, stats.mean_F)
+        np.testing.assert_array_equal(loaded.std_F, stats.std_F)
+    assert [entry.name for entry in path.parent.iterdir()] == ["stats.pt"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        (MEAN, STD),
+        [MEAN, STD],
+        {"mean": MEAN, "std": STD},
+        torch.stack([MEAN, STD]),
+        (MEAN.double(), STD.half()),
+        (MEAN[:, None], STD[:, None]),
+        (MEAN.tolist(), STD.tolist()),
+    ],
+    ids=["tuple", "list", "dict", "tensor", "types", "columns", "plain"],
+)
+def test_every_spelling_of_the_format_is_read(tmp_path: Path, entry: object) -> None:
+    torch.save({3: entry}, tmp_path / "stats.pt")
+    stats = load_stats(tmp_path / "stats.pt", "pump")
+    np.testing.assert_array_equal(stats.mean_F, MEAN.numpy())
+    np.testing.assert_array_equal(stats.std_F, STD.numpy())
+    assert stats.mean_F.dtype == stats.std_F.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({2: (MEAN, STD)}, "hold no entry 3 for pump; there is"),
+        ([MEAN, STD], "hold no entry 3 for pump; there is list"),
+        ({3: MEAN}, "is no pair of mean and std"),
+        ({3: (MEAN, STD, STD)}, "is no pair of mean and std"),
+        ({3: {"mean": MEAN, "var": STD}}, "is no pair of mean and std"),
+        ({3: 5}, "is no pair of mean and std"),
+        ({3: ("a", "b")}, "is no pair of mean and std"),
+        ({3: (MEAN[:32], STD)}, "needs finite mean (64,)"),
+        ({3: (MEAN, STD - 1)}, "finite, positive std (64,)"),
+        ({3: (MEAN * torch.nan, STD)}, "needs finite mean (64,)"),
+        ({3: (MEAN, STD * torch.nan)}, "finite, positive std (64,)"),
+        ({3: (MEAN, STD * torch.inf)}, "finite, positive std (64,)"),
+    ],
+)
+def test_unusable_statistics_are_named(tmp_path: Path, content: object, message: str) -> None:
+    path = tmp_path / "stats.pt"
+    torch.save(content, path)
+    with pytest.raises(DataError) as caught:
+        load_stats(path, "pump")
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x80\x02cos\nsystem\n(S'ls'\ntR."])
+def test_a_file_that_is_no_statistics_is_refused_and_never_run(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "stats.pt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        load_stats(path, "pump")
+    assert "\n" not in str(caught.value)
+
+
+def test_statistics_are_computed_once_and_used_from_then_on(tmp_path: Path) -> None:
+    folder = write_tree(tmp_path / "data")
+    path = tmp_path / "stats" / "norm.pt"
+    config = DataConfig(data_root=str(tmp_path / "data"), norm_stats_path=str(path))
+    first = load_dataset(config, cache_dir=tmp_path / "cache").norm
+    for clip in (folder / "train").iterdir():
+        np.save(clip, 10 * mel_clip(8))
+    second = load_dataset(config, cache_dir=tmp_path / "cache").norm
+    np.testing.assert_array_equal(first.mean_F, second.mean_F)
+    fresh = load_dataset(DataConfig(data_root=str(tmp_path / "data")), cache_dir=tmp_path / "cache").norm
+    assert not np.array_equal(first.mean_F, fresh.mean_F)
+
+
+def test_statistics_that_cannot_be_written_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DataError, match=r"cannot be saved as .*file/stats.pt"):
+        save_stats(tmp_path / "file" / "stats.pt", {"fan": NormStats(MEAN.numpy(), STD.numpy())})
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(DataError, match=r"cannot be saved as .*folder"):
+        save_stats(tmp_path / "folder", {"fan": NormStats(MEAN.numpy(), STD.numpy())})
