@@ -9,7 +9,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial, TrialState
@@ -58,6 +58,8 @@ class Conductor:
         What fits the budget, and with which plan.
     listener
         Told of every start, report and ending.
+    initial
+        Parameters to propose first (a warm start), those that do not fit left out.
     clock
         Seconds; only for the time limit.
     """
@@ -71,6 +73,7 @@ class Conductor:
         planning: Planning,
         *,
         listener: Listener | None = None,
+        initial: Sequence[Mapping[str, Any]] = (),
         clock: Callable[[], float] = time.monotonic,
     ):
         self.space, self.options, self.folder, self.study, self.planning = space, options, folder, study, planning
@@ -80,13 +83,15 @@ class Conductor:
             max_epochs=options.max_epochs,
             longest_warmup=space.longest_warmup,
         )
-        self.sampler = BudgetedTPESampler(space, study.optuna_study, seed=options.seed, startup_trials=options.startup)
+        self.sampler = BudgetedTPESampler(
+            space, study.optuna_study, seed=options.seed, startup_trials=options.startup, initial=initial
+        )
         self.stop_reason: str | None = None
         """Why the search ended before its trials were used up; None if it did not."""
         self.counts: dict[TrialEnd, int] = dict.fromkeys(TrialEnd, 0)
         self.best: tuple[float, int] | None = None
         """Highest final validation AUC of a completed trial, and its number."""
-        self._listener = listener
+        self.listener = listener
         self._clock = clock
         self._begin = clock()
         self._starts: dict[int, TrialStart] = {}
@@ -107,8 +112,8 @@ class Conductor:
         """After a resume: trials to go on from their checkpoints, oldest first. Given out once."""
         given, self._unfinished = self._unfinished, []
         for start in given:
-            if self._listener is not None:
-                self._listener.on_start(start, resumed=True)
+            if self.listener is not None:
+                self.listener.on_start(start, resumed=True)
         return given
 
     def next_trial(self) -> TrialStart | None:
@@ -169,8 +174,8 @@ class Conductor:
         if report.epoch >= self.options.max_epochs or (self.exhausted and self.stop_reason is not None):
             decision = Decision.STOP
         decisions[report.epoch] = decision
-        if self._listener is not None:
-            self._listener.on_report(number, report, decision)
+        if self.listener is not None:
+            self.listener.on_report(number, report, decision)
         return decision
 
     def outcome(self, number: int, *, failures: int | None = None) -> TrialOutcome:
@@ -212,8 +217,8 @@ class Conductor:
             number, start.params, self.sampler.distributions(start.params), self._values[number], outcome
         )
         self._ended(observation, outcome)
-        if self._listener is not None:
-            self._listener.on_end(start, outcome)
+        if self.listener is not None:
+            self.listener.on_end(start, outcome)
 
     def stop(self, reason: str) -> None:
         """Nothing new starts from now on, and what runs is stopped at its next report."""
@@ -250,8 +255,8 @@ class Conductor:
         self.folder.write_start(start)
         self._started += 1
         self._run(start, {}, distributions)
-        if self._listener is not None:
-            self._listener.on_start(start, resumed=False)
+        if self.listener is not None:
+            self.listener.on_start(start, resumed=False)
         return start
 
     def _record_over_budget(
@@ -273,8 +278,8 @@ class Conductor:
         self.folder.write_outcome(number, outcome)
         self._known.add(number)
         self.counts[TrialEnd.OVER_BUDGET] += 1
-        if self._listener is not None:
-            self._listener.on_end(start, outcome)
+        if self.listener is not None:
+            self.listener.on_end(start, outcome)
         self._over_budget_in_a_row += 1
         if self._over_budget_in_a_row >= OVER_BUDGET_IN_A_ROW:
             raise BudgetError(
@@ -308,7 +313,11 @@ class Conductor:
         The best epoch of all trials would be a maximum over many more looks at the same clips. Trials that ASHA
         stopped were trained less and do not compete.
         """
-        if outcome.end is TrialEnd.COMPLETED and outcome.final_auc is not None and outcome.final_auc == outcome.final_auc:
+        if (
+            outcome.end is TrialEnd.COMPLETED
+            and outcome.final_auc is not None
+            and outcome.final_auc == outcome.final_auc
+        ):
             key = (outcome.final_auc, -number)
             if self.best is None or key > (self.best[0], -self.best[1]):
                 self.best = (outcome.final_auc, number)

@@ -107,7 +107,9 @@ def _cpu_share(nodes: list[Node], slots: int) -> float:
 
 def _distinguishing(nodes: list[Node], groups: Mapping[int, list[Node]], size: int) -> str:
     shared = frozenset.intersection(*(node.labels for node in nodes))
-    others = frozenset(label for other, group in groups.items() if other != size for node in group for label in node.labels)
+    others = frozenset(
+        label for other, group in groups.items() if other != size for node in group for label in node.labels
+    )
     candidates = sorted(shared - others)
     if not candidates:
         raise RunError(

@@ -64,9 +64,7 @@ def ray_session(options: SearchOptions, *, verbose: bool = False) -> Iterator[Ra
         if options.address:
             context = ray.init(address=options.address, **quiet)
         else:
-            context = ray.init(
-                address="local", num_cpus=max(len(os.sched_getaffinity(0)), options.workers), **quiet
-            )
+            context = ray.init(address="local", num_cpus=max(len(os.sched_getaffinity(0)), options.workers), **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"the cluster at --address {options.address}" if options.address else "Ray on this machine"
         raise RunError(

@@ -11,7 +11,7 @@ History is bounded: the best `BEST` trials and the `RECENT` last ones, however l
 
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,14 +107,25 @@ class BudgetedTPESampler:
         what the uninterrupted one would have proposed.
     startup_trials
         Random proposals before the densities are trusted.
+    initial
+        The first proposals, in this order; one that does not fit is passed over for a drawn one.
     """
 
-    def __init__(self, space: Space, study: Study, *, seed: int, startup_trials: int = 10):
+    def __init__(
+        self,
+        space: Space,
+        study: Study,
+        *,
+        seed: int,
+        startup_trials: int = 10,
+        initial: Sequence[Mapping[str, Any]] = (),
+    ):
         self.space = space
         self.history = History()
         self._study = study
         self._seed = seed
         self._startup = startup_trials
+        self._initial = [dict(params) for params in initial]
         self._tpe = ParzenTPE()
         self._distributions = {parameter.name: to_optuna(parameter.distribution) for parameter in space.parameters}
         # Parameters under the same condition are drawn together; each group in an order that decides its condition.
@@ -131,6 +142,9 @@ class BudgetedTPESampler:
     def propose(self, index: int, fits: Fits) -> Proposal:
         """The proposal number `index`; deterministic in seed, index, history and what fits."""
         rng = np.random.RandomState(np.random.SeedSequence([self._seed, index]).generate_state(4))
+        if index < len(self._initial) and fits(self._initial[index]):
+            params = self._initial[index]
+            return Proposal(params, self.distributions(params), True, 1)
         draws = 0
         if self.history.finished >= self._startup and self.history.kept_feasible:
             for _ in range(BATCHES):

@@ -1,0 +1,128 @@
+"""What a run was asked to do, written before it begins; and what a resume may change of it."""
+
+import dataclasses
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from search.options import SearchOptions
+from search.study import redact
+from spaces.space import Space
+from trainable.errors import RunError
+from trainable.record import RunManifest
+from trainable.units import format_bytes
+
+PACKAGES = ("torch", "ray", "optuna", "numpy", "scikit-learn")
+FREE = frozenset(
+    {"num_samples", "concurrency", "time_limit_seconds", "trial_timeout_seconds", "local", "address", "device"}
+    | {"max_failures", "study_storage"}
+)
+"""Options that a resume may change without a word: they do not change what a trial's result means."""
+
+
+def new_manifest(
+    name: str, space: Space, options: SearchOptions, *, argv: Sequence[str], data_digest: str, device: str
+) -> RunManifest:
+    """The manifest of a run that begins now."""
+    return RunManifest(
+        name=name,
+        command=_command(argv),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=options.seed,
+        space_name=space.name,
+        space_digest=space.digest,
+        data=options.data.to_dict(),
+        data_digest=data_digest,
+        num_samples=options.num_samples,
+        max_epochs=options.max_epochs,
+        gpu_memory_budget_bytes=options.budget_bytes,
+        device=device,
+        study_storage=None if options.study_storage is None else redact(options.study_storage),
+        study_name=options.study_name or name,
+        commit=_commit(),
+        versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        options=options.to_dict(),
+    )
+
+
+def resumed_manifest(
+    old: RunManifest,
+    space: Space,
+    options: SearchOptions,
+    *,
+    argv: Sequence[str],
+    data_digest: str,
+    device: str,
+    allow_changes: bool,
+) -> RunManifest:
+    """The manifest of a run that goes on, with what changed in its history.
+
+    Raises
+    ------
+    RunError
+        If space, data, budget or another option that results depend on differs, unless `allow_changes`.
+    """
+    changes = _changes(old, space, options, data_digest)
+    if changes and not allow_changes:
+        raise RunError(
+            f"the run {old.name} was begun with other settings: {'; '.join(changes)}; "
+            "resume it as it was, or say --allow-changes to go on all the same"
+        )
+    entry: dict[str, Any] = {
+        "resumed": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": _command(argv),
+        "commit": _commit(),
+        "changes": changes,
+    }
+    return dataclasses.replace(
+        old,
+        space_digest=space.digest,
+        data=options.data.to_dict(),
+        data_digest=data_digest,
+        num_samples=options.num_samples,
+        max_epochs=options.max_epochs,
+        gpu_memory_budget_bytes=options.budget_bytes,
+        device=device,
+        options=options.to_dict(),
+        history=(*old.history, entry),
+    )
+
+
+def _changes(old: RunManifest, space: Space, options: SearchOptions, data_digest: str) -> list[str]:
+    changes = []
+    if space.digest != old.space_digest:
+        changes.append(f"space {old.space_name} has other parameters or values")
+    was, now = dict(old.options), options.to_dict()
+    old_data, new_data = was.pop("data", {}), now.pop("data")
+    for key in new_data:
+        if old_data.get(key) != new_data[key]:
+            changes.append(f"{key} {old_data.get(key)!r} → {new_data[key]!r}")
+    if data_digest != old.data_digest and not any(old_data.get(key) != new_data[key] for key in new_data):
+        changes.append("the recordings are not the same as they were")
+    for key, value in now.items():
+        if key not in FREE and key != "space" and was.get(key) != value:
+            shown = [format_bytes(v) if key == "budget_bytes" and v else str(v) for v in (was.get(key), value)]
+            changes.append(f"{key} {shown[0]} → {shown[1]}")
+    return changes
+
+
+def _command(argv: Sequence[str]) -> str:
+    """The command line as it was given, credentials in URLs left out."""
+    shown = [redact(word) if "://" in word else word for word in argv]
+    return shlex.join(["python", "-m", "search.run", *shown])
+
+
+def _commit() -> str:
+    """Commit of this code's repository, empty where it is not in one."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""

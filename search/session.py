@@ -1,0 +1,182 @@
+"""One search from its request to its results: puts data, planner, study, conductor and a runner together."""
+
+import logging
+import os
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+
+from search.conductor import Conductor
+from search.listeners import Listeners
+from search.local_runner import LocalRunner
+from search.manifest import new_manifest, resumed_manifest
+from search.options import SearchOptions
+from search.planning import Planning, planner_plans
+from search.progress import Progress
+from search.study import SearchStudy
+from search.summary import find_winner, print_summary, write_results
+from search.tensorboard import TensorBoardScalars
+from search.trials import TrialFactory
+from search.views import make_view
+from search.warm_start import initial_proposals
+from trainable.data.load import Dataset, load_dataset
+from trainable.errors import ConfigError
+from trainable.memory.planner import Planner
+from trainable.plan import PlanRequest
+from trainable.record import RunManifest
+
+if TYPE_CHECKING:
+    from search.packing import SlotKind
+    from search.ray_session import RaySession
+    from search.run import Request
+
+logger = logging.getLogger(__name__)
+
+
+def run_search(request: "Request", console: Console) -> None:
+    """Runs a new or resumed search to its end and writes its results.
+
+    Raises
+    ------
+    ProjectError
+        For everything that a user can mend, in one line.
+    """
+    begun = time.monotonic()
+    options, folder = request.options, request.folder
+    dataset = load_dataset(options.data)
+    if options.local:
+        _run(request, console, dataset, _local_device(options.device), None, begun)
+        return
+    from search.ray_session import ray_session, token_path
+
+    with ray_session(options, verbose=request.verbose) as ray:
+        if ray.dashboard and not request.quiet:
+            console.print(f"dashboard: http://{ray.dashboard} (its token is in {token_path()})", soft_wrap=True)
+        device = _ray_device(options.device, ray)
+        _run(request, console, dataset, device, ray, begun)
+    logger.info("results of %s are written", folder.path)
+
+
+def _run(
+    request: "Request", console: Console, dataset: Dataset, device: str, ray: "RaySession | None", begun: float
+) -> None:
+    options, folder = request.options, request.folder
+    manifest = _manifest(request, dataset, device)
+    planner = Planner.for_dataset(dataset, budget_bytes=options.budget_bytes, request=_plan_request(request))
+    factory = TrialFactory(dataset, planner, device, options.budget_bytes)
+    slots = None if ray is None else ray.slots(options, device)
+    workers = _workers(options, slots)
+    conductor = Conductor(
+        request.space,
+        options,
+        folder,
+        _study(request, manifest),
+        Planning(request.space, budget_bytes=options.budget_bytes, plans=planner_plans(planner)),
+        initial=manifest.options.get("initial", ()),
+    )
+    folder.write_manifest(manifest)
+    progress = Progress(options, conductor.asha.rung_epochs, workers)
+    progress.take_up(conductor.counts, conductor.best)
+    with (
+        make_view(console, progress, quiet=request.quiet) as view,
+        TensorBoardScalars(folder.path / "tensorboard") as tensorboard,
+    ):
+        conductor.listener = Listeners([progress, view, tensorboard])
+        if slots is None:
+            torch.set_num_threads(max(1, _cores()))
+            LocalRunner(conductor, run_folder=folder, options=options, trial_factory=factory).run()
+        else:
+            from search.ray_runner import RayRunner
+
+            RayRunner(
+                conductor,
+                run_folder=folder,
+                options=options,
+                trial_factory=factory,
+                slots=slots,
+                threads=max(1, _cores() // workers),
+            ).run()
+    winner = find_winner(conductor, replace(factory, device=_local_device("auto")))
+    seconds = time.monotonic() - begun
+    write_results(folder, conductor, winner, seconds=seconds, skipped=len(dataset.skipped))
+    print_summary(console, conductor, winner, seconds=seconds, skipped=len(dataset.skipped))
+
+
+def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:
+    options, folder = request.options, request.folder
+    if request.resumed is not None:
+        return resumed_manifest(
+            request.resumed,
+            request.space,
+            options,
+            argv=request.argv,
+            data_digest=dataset.digest,
+            device=device,
+            allow_changes=request.allow_changes,
+        )
+    name = folder.path.resolve().name
+    manifest = new_manifest(name, request.space, options, argv=request.argv, data_digest=dataset.digest, device=device)
+    if options.warm_start is not None:
+        initial = initial_proposals(options.warm_start, request.space)
+        manifest = replace(manifest, options={**manifest.options, "initial": initial})
+    return manifest
+
+
+def _study(request: "Request", manifest: RunManifest) -> SearchStudy:
+    url = request.options.study_storage
+    if url is None:
+        return SearchStudy.in_folder(request.folder.study_path, manifest.study_name)
+    return SearchStudy(url, manifest.study_name, manifest.name, shared=True)
+
+
+def _plan_request(request: "Request") -> PlanRequest:
+    """The parts of the plan that flags fix. Raises ConfigError if they make no sense for the space."""
+    options, space = request.options, request.space
+    micro = None
+    if options.gradient_accumulation_steps is not None:
+        if "batch_size" in space.names:
+            raise ConfigError("--gradient-accumulation-steps needs one batch size, but the space searches batch_size")
+        batch_size, steps = space.default_config(epochs=1).patch.batch_size, options.gradient_accumulation_steps
+        if steps > batch_size:
+            raise ConfigError(f"--gradient-accumulation-steps is {steps}; it must be in 1 … batch_size ({batch_size})")
+        micro = -(-batch_size // steps)
+    return PlanRequest(
+        micro_batch_clips=micro,
+        recompute=options.use_gradient_checkpointing,
+        amp=options.use_amp,
+        memory_saver=options.memory_saver,
+    )
+
+
+def _workers(options: SearchOptions, slots: "list[SlotKind] | None") -> int:
+    if slots is None:
+        return options.workers
+    count = sum(kind.count for kind in slots)
+    return count if options.concurrency is None else min(count, options.concurrency)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _local_device(name: str) -> str:
+    """The device of this machine that is meant. Raises ConfigError if it is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise ConfigError(f"--device is {name!r}; it must be cpu, cuda or auto")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch sees no CUDA device on this machine; use --device cpu")
+    return name
+
+
+def _ray_device(name: str, ray: "RaySession") -> str:
+    """The device that the cluster's trials use."""
+    if name == "auto":
+        return "cuda" if any(node.gpus for node in ray.nodes) else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise ConfigError(f"--device is {name!r}; it must be cpu, cuda or auto")
+    return name

@@ -1,0 +1,163 @@
+"""How a search ended: the table on the terminal, ``best.yaml`` for retraining, ``summary.json`` for programs."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from search.checkpoints import checkpoint_folder
+from search.conductor import Conductor
+from search.study import start_of
+from trainable.data.clips import Split
+from trainable.errors import CheckpointError
+from trainable.record import RunFolder, TrialEnd, TrialStart, write_json
+from trainable.scoring.evaluate import Evaluation
+from trainable.trial import Trial
+from trainable.units import format_bytes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best configuration and what it is worth."""
+
+    start: TrialStart
+    validation: Evaluation | None
+    """None if its checkpoint cannot be read; the study still has its AUC."""
+    held_out: Evaluation | None
+    validation_auc: float
+    epochs: int
+
+
+def find_winner(conductor: Conductor, make_trial: Callable[[TrialStart], Trial]) -> Winner | None:
+    """The completed trial with the highest final AUC, its held-out clips scored now for the first time.
+
+    None if no trial completed.
+    """
+    if conductor.best is None:
+        return None
+    auc, number = conductor.best
+    start = start_of(next(trial for trial in conductor.study.trials() if trial.number == number))
+    trial = make_trial(start)
+    try:
+        trial.load(checkpoint_folder(conductor.options, conductor.folder, number))
+        validation, held_out = trial.evaluate(Split.VALIDATION), trial.evaluate(Split.HELD_OUT)
+    except CheckpointError as error:
+        logger.warning("the winner's held-out AUC cannot be measured: %s", error)
+        return Winner(start, None, None, auc, conductor.options.max_epochs)
+    finally:
+        trial.release()
+    return Winner(start, validation, held_out, auc, conductor.options.max_epochs)
+
+
+def counts_text(conductor: Conductor) -> str:
+    """``20 trials: 7 completed, 13 pruned``, each ending by its own name; proposals over budget beside them."""
+    counts = conductor.counts
+    parts = [f"{count} {end.value}" for end, count in counts.items() if count and end is not TrialEnd.OVER_BUDGET]
+    text = f"{sum(counts.values()) - counts[TrialEnd.OVER_BUDGET]} trials: {', '.join(parts) or 'none ended'}"
+    if counts[TrialEnd.OVER_BUDGET]:
+        text += f"; {counts[TrialEnd.OVER_BUDGET]} proposals over_budget"
+    return text
+
+
+def print_summary(
+    console: Console, conductor: Conductor, winner: Winner | None, *, seconds: float, skipped: int
+) -> None:
+    """The table at the end of a search."""
+    folder = conductor.folder.path
+    table = Table(title=f"Search {folder.name}", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("trials", counts_text(conductor))
+    table.add_row("time", f"{seconds:.0f} s")
+    if conductor.stop_reason:
+        table.add_row("ended early", conductor.stop_reason)
+    if skipped:
+        table.add_row("skipped recordings", f"{skipped} could not be used")
+    if winner is None:
+        table.add_row("best", "no trial completed; see the trials' reasons in summary.json")
+    else:
+        _add_winner(table, conductor, winner)
+    console.print(table)
+    console.print(f"results: {folder}", soft_wrap=True, highlight=False)
+    if winner is not None:
+        console.print(
+            f"retrain: python -m trainable.train --config {folder / 'best.yaml'}", soft_wrap=True, highlight=False
+        )
+        console.print(f"report:  python -m analysis.report {folder}", soft_wrap=True, highlight=False)
+
+
+def _add_winner(table: Table, conductor: Conductor, winner: Winner) -> None:
+    table.add_row("best trial", f"{winner.start.number} ({winner.epochs} epochs)")
+    for name, value in winner.start.params.items():
+        table.add_row(f"  {name}", f"{value:.4g}" if isinstance(value, float) else str(value))
+    table.add_row("validation AUC", _with_interval(winner.validation_auc, winner.validation))
+    if winner.held_out is not None:
+        table.add_row("held-out AUC", _with_interval(winner.held_out.auc, winner.held_out))
+        by_id = ", ".join(f"{machine_id} {auc:.3f}" for machine_id, auc in winner.held_out.auc_by_id.items())
+        table.add_row("  by machine id", by_id)
+        table.add_row("held-out pAUC", f"{winner.held_out.pauc:.3f}")
+    if winner.start.predicted_bytes:
+        budget = conductor.options.budget_bytes
+        of = f" of {format_bytes(budget)}" if budget else ""
+        table.add_row("GPU memory", f"{format_bytes(winner.start.predicted_bytes)} predicted{of}")
+
+
+def _with_interval(auc: float, evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return f"{auc:.3f}"
+    low, high = evaluation.interval
+    return f"{auc:.3f}  (95 % interval {low:.3f} … {high:.3f})"
+
+
+def write_results(
+    folder: RunFolder, conductor: Conductor, winner: Winner | None, *, seconds: float, skipped: int
+) -> None:
+    """``summary.json``, and ``best.yaml`` if there is a winner."""
+    summary: dict[str, Any] = {
+        "counts": {end.value: count for end, count in conductor.counts.items()},
+        "seconds": round(seconds, 1),
+        "stop_reason": conductor.stop_reason,
+        "skipped_recordings": skipped,
+        "failures": _failures(conductor),
+        "best": None,
+    }
+    if winner is not None:
+        best = {
+            "trial": winner.start.number,
+            "epochs": winner.epochs,
+            "params": winner.start.params,
+            "validation_auc": winner.validation_auc,
+            "validation_interval": None if winner.validation is None else list(winner.validation.interval),
+            "held_out_auc": None if winner.held_out is None else winner.held_out.auc,
+            "held_out_interval": None if winner.held_out is None else list(winner.held_out.interval),
+            "held_out_auc_by_id": None if winner.held_out is None else winner.held_out.auc_by_id,
+            "held_out_pauc": None if winner.held_out is None else winner.held_out.pauc,
+            "predicted_bytes": winner.start.predicted_bytes,
+        }
+        summary["best"] = best
+        content = {
+            "config": winner.start.config,
+            "data": conductor.options.data.to_dict(),
+            "plan": winner.start.plan,
+            "result": {key: value for key, value in best.items() if key != "params"},
+        }
+        temporary = folder.best_path.with_suffix(".tmp")
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        temporary.replace(folder.best_path)
+    write_json(folder.summary_path, summary)
+
+
+def _failures(conductor: Conductor) -> list[dict[str, Any]]:
+    """Trials that ended neither completed nor pruned, with their reasons."""
+    fine = (TrialEnd.COMPLETED.value, TrialEnd.PRUNED.value)
+    return [
+        {"trial": trial.number, "end": trial.user_attrs["end"], "reason": trial.user_attrs.get("reason", "")}
+        for trial in conductor.study.trials()
+        if trial.user_attrs.get("end") not in (None, *fine)
+    ]
