@@ -41,6 +41,7 @@ def search_progress(trials: pd.DataFrame) -> Figure:
     axes.step(best.index, best, where="post", color=BLACK, linewidth=1.3, label="best so far")
     axes.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
     axes.set(title="Progress of the search", xlabel="trial", ylabel="validation AUC at the last epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_below(figure, axes)
     return figure
 

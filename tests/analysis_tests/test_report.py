@@ -179,3 +179,12 @@ def test_a_missing_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_page_that_cannot_be_written_is_one_line(synthetic_path: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be written"):
         report.write_report(synthetic_path, tmp_path / "no" / "page.html", with_model=False)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+def test_a_thousand_trials_stay_below_five_megabytes(tmp_path: Path) -> None:
+    with patch("os.fsync"):
+        path = make_run(tmp_path / "run", trials=1000)
+    report.write_report(path, tmp_path / "report.html", with_model=False)
+    assert (tmp_path / "report.html").stat().st_size < 5_000_000

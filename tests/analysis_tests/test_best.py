@@ -1,0 +1,161 @@
+"""The best configurations: printed, exported, and what they say when something is missing."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import yaml
+
+from analysis import best
+from analysis.model_view import find_checkpoint, load_run_data, load_view
+from analysis.results import load_run
+from analysis.winners import export_winners, find_winners, winners_text
+from tests.analysis_tests.synthetic import make_run
+from trainable import commandline
+from trainable.config import DataConfig, TrialConfig
+from trainable.data.clips import Split
+from trainable.errors import RunError
+from trainable.train import read_config_file
+
+pytestmark = pytest.mark.timeout(30)  # the first to ask for the trained run waits for it
+
+
+def test_winners_are_the_ranking_with_held_out_values(trained_path: Path) -> None:
+    run = load_run(trained_path)
+    winners = find_winners(run, 5)
+    assert [winner.number for winner in winners] == run.ranked.index.tolist()
+    assert [winner.rank for winner in winners] == [1, 2]
+    for winner in winners:
+        assert winner.held_out_auc is not None
+        assert winner.held_out_interval is not None
+        low, high = winner.held_out_interval
+        assert 0.0 <= low <= winner.held_out_auc <= high <= 1.0
+        assert winner.validation_auc == run.records[winner.number].epochs[-1].validation_auc
+        assert winner.missing == ""
+
+
+def test_the_checkpoint_gives_the_recorded_validation_auc(trained_path: Path) -> None:
+    run = load_run(trained_path)
+    for number in run.records:
+        view = load_view(run, number)
+        assert view.epoch == 3
+        assert view.evaluation(Split.VALIDATION).auc == pytest.approx(run.trials["final_auc"].loc[number], abs=1e-9)
+
+
+def test_the_tone_band_is_found_where_it_is(trained_path: Path) -> None:
+    """The fault of the recordings lies at mel bins 40 … 51, frames 96 … 127: rows 5 and 6, columns 12 … 15."""
+    from analysis.figures.surprise import surprise_map
+
+    view = load_view(load_run(trained_path), 1)
+    clips = view.clips(Split.HELD_OUT)
+    faulty = int(clips.labels.argmax())
+    frames_TF, surprise_PHW, starts_P = view.position_scores(Split.HELD_OUT, faulty)
+    surprise = surprise_map(surprise_PHW, starts_P, len(frames_TF))
+    row, frame = divmod(int(surprise.argmax()), surprise.shape[1])
+    assert row in (5, 6)
+    assert 96 <= frame < 128
+
+
+def test_an_exported_configuration_trains_again(trained_path: Path, tmp_path: Path) -> None:
+    run = load_run(trained_path)
+    winners = find_winners(run, 1)
+    paths = export_winners(run, winners, tmp_path / "best")
+    assert [path.name for path in paths] == ["best-1-trial-00001.yaml", "best.json"]
+    config, data = read_config_file(paths[0])
+    assert TrialConfig.from_flat(config) == load_view(run, winners[0].number).config
+    assert DataConfig.from_dict(data) == DataConfig.from_dict(run.manifest.data)
+    content = yaml.safe_load(paths[0].read_text())
+    assert content["result"]["held_out_auc"] == winners[0].held_out_auc
+    assert content["params"] == {"num_embeddings": 32}
+    listed = json.loads(paths[1].read_text())
+    assert listed["best"][0]["number"] == winners[0].number
+
+
+def test_the_command_prints_and_exports(trained_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert best.main([str(trained_path), "--top", "1", "--export", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "num_embeddings=32" in out
+    assert f"wrote {tmp_path / 'out' / 'best.json'}" in out
+    assert "held-out clips took no part in the choice" in out
+    assert sum("num_embeddings=" in line for line in out.splitlines()) == 1
+
+
+def test_columns_stand_under_their_headings(trained_path: Path) -> None:
+    lines = winners_text(find_winners(load_run(trained_path), 2)).splitlines()
+    held_out = lines[0].index("held-out AUC")
+    for line in lines[1:4:2]:
+        assert line[held_out - 1] == " "
+        assert 0.0 <= float(line[held_out : held_out + 5]) <= 1.0
+
+
+def test_without_checkpoints_the_order_stays_and_the_reason_is_said(trained_path: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(trained_path, tmp_path / "run")
+    shutil.rmtree(path / "trials" / "00001" / "checkpoints")
+    winners = find_winners(load_run(path), 2)
+    assert [winner.number for winner in winners] == [1, 0]
+    assert winners[0].held_out_auc is None
+    assert "no checkpoint" in winners[0].missing
+    assert winners[1].held_out_auc is not None
+    assert "no held-out AUC: trial 1" in winners_text(winners)
+
+
+def test_checkpoints_under_a_storage_path_are_found(trained_path: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(trained_path, tmp_path / "run")
+    stored = tmp_path / "storage" / "trained" / "trials" / "00001"
+    stored.mkdir(parents=True)
+    shutil.move(path / "trials" / "00001" / "checkpoints", stored)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["options"] = {"storage_path": str(tmp_path / "storage")}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    run = load_run(path)
+    assert find_checkpoint(run, 1).is_relative_to(tmp_path / "storage")
+    assert load_view(run, 1).epoch == 3
+
+
+def test_recordings_that_changed_are_refused(trained_path: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(trained_path, tmp_path / "run")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "data_digest": "0" * 64}))
+    with pytest.raises(RunError, match="scores would not be comparable"):
+        load_run_data(load_run(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--top", "0"], "--top is 0"),
+        (["--retrain", "--seeds", "0"], "--seeds is 0"),
+        (["--retrain", "--trial", "9"], "holds no trial 9"),
+    ],
+)
+def test_bad_flags_are_one_line(
+    trained_path: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert commandline.run(best.main, [str(trained_path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert words in error
+
+
+def test_a_run_without_an_auc_has_no_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with patch("os.fsync"):
+        path = make_run(tmp_path / "run", trials=8, with_study=False)
+    for file in path.glob("trials/*/epochs.jsonl"):
+        file.unlink()
+    assert commandline.run(best.main, [str(path)]) == 2
+    assert "has finished an epoch" in capsys.readouterr().err
+
+
+def test_measured_memory_is_shown_before_predicted(trained_path: Path) -> None:
+    import dataclasses
+
+    from analysis.winners import memory_text
+
+    winner = dataclasses.replace(find_winners(load_run(trained_path), 1)[0], predicted_bytes=2**30, peak_bytes=2**29)
+    assert memory_text(winner) == "512 MiB measured"
+    assert memory_text(dataclasses.replace(winner, peak_bytes=0)) == "1.00 GiB predicted"
+    assert memory_text(dataclasses.replace(winner, peak_bytes=0, predicted_bytes=0)) == "–"
+    assert math.isfinite(winner.epoch_seconds)

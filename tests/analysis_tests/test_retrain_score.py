@@ -1,0 +1,323 @@
+"""From the winner to a detector, and from a detector to a line a recording."""
+
+import csv
+import gc
+import io
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from analysis import best
+from analysis.model_view import load_run_data
+from analysis.results import load_run
+from analysis.retrain import all_normal_clips
+from tests.analysis_tests.trained import FAULT_FRAMES, spectrogram
+from trainable import commandline, score
+from trainable.data.clips import Split
+from trainable.data.load import Dataset
+from trainable.detector import Calibration, Detector, frame_surprise, most_surprising
+from trainable.errors import CheckpointError, DataError
+from trainable.scoring.evaluate import evaluate
+
+pytestmark = pytest.mark.timeout(60)
+SECONDS_PER_FRAME = 512 / 16_000
+
+
+@pytest.fixture(scope="module")
+def dataset(trained_path: Path) -> Dataset:
+    return load_run_data(load_run(trained_path))
+
+
+@pytest.fixture(scope="module")
+def detector_path(trained_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector as the command makes it: two seeds of the winner."""
+    path = tmp_path_factory.mktemp("detectors") / "detector"
+    assert best.main([str(trained_path), "--top", "1", "--retrain", "--seeds", "2", "--output", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def detector(detector_path: Path) -> Detector:
+    return Detector.load(detector_path)
+
+
+def held_out_files(recordings: Path, dataset: Dataset, label: int) -> list[str]:
+    chosen = dataset.held_out.labels == label
+    return [
+        str(recordings / "grinder" / "test" / name) for name, c in zip(dataset.held_out.names, chosen, strict=True) if c
+    ]
+
+
+def lines_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_training_clips_and_normal_validation_clips_are_trained_on(dataset: Dataset) -> None:
+    clips = all_normal_clips(dataset)
+    normal = [n for n, label in zip(dataset.validation.names, dataset.validation.labels, strict=True) if label == 0]
+    assert sorted(clips.names) == sorted([*dataset.train.names, *normal])
+    held_out = dataset.held_out
+    spared = {held_out.frames_TF[a:b].tobytes() for a, b in itertools.pairwise(held_out.offsets)}
+    trained = {clips.frames_TF[a:b].tobytes() for a, b in itertools.pairwise(clips.offsets)}
+    assert len(spared) == len(held_out)
+    assert not spared & trained
+    assert not any("anomaly" in name for name in clips.names)
+    assert clips.split is Split.TRAIN
+    last = len(clips) - 1  # a name alone is not enough: both folders begin to count at 0
+    begin, end = clips.offsets[last : last + 2]
+    source = dataset.validation.names.index(normal[-1])
+    a, b = dataset.validation.offsets[source : source + 2]
+    assert np.array_equal(clips.frames_TF[begin:end], dataset.validation.frames_TF[a:b])
+
+
+def test_a_detector_says_how_it_was_made(detector: Detector, dataset: Dataset) -> None:
+    made = detector.made
+    assert made["trial"] == 1
+    assert made["epochs"] == 3
+    assert len(detector.members) == 2
+    assert len(set(made["seeds"])) == 2
+    assert made["training_clips"] == 32 + 12
+    assert made["calibration_clips"] == 12
+    assert made["data_digest"] == dataset.digest
+    held_out = evaluate(detector.score_clips(dataset.held_out), dataset.held_out)
+    assert held_out.auc == pytest.approx(made["held_out_auc"], abs=1e-9)
+    assert held_out.auc > 0.9
+
+
+def test_members_differ_by_their_seed(detector: Detector) -> None:
+    first, second = (member.state.model.codebook.codebook_KD for member in detector.members)
+    assert not torch.equal(first, second)
+
+
+def test_files_score_as_their_clips_do(detector: Detector, dataset: Dataset, recordings: Path) -> None:
+    together = detector.score_clips(dataset.held_out)
+    for index, name in list(enumerate(dataset.held_out.names))[::5]:
+        alone = detector.score_file(recordings / "grinder" / "test" / name)
+        assert alone.score == pytest.approx(together[index], abs=1e-4)
+        assert alone.machine_id == dataset.held_out.machine_ids[index]
+
+
+def test_p_values_of_calibration_clips_are_their_ranks(detector: Detector, dataset: Dataset) -> None:
+    scores = detector.score_clips(dataset.held_out)
+    for machine_id, calibration in detector.calibration.items():
+        mine = (np.array(dataset.held_out.machine_ids) == machine_id) & (dataset.held_out.labels == 0)
+        assert np.sort(scores[mine]) == pytest.approx(np.array(calibration.scores), abs=1e-4)
+
+
+def test_p_values_by_hand() -> None:
+    calibration = Calibration((0.0,), (1.0,), (1.0, 2.0, 2.0, 4.0))
+    assert calibration.p_value(5.0) == 1 / 5  # none as high
+    assert calibration.p_value(4.0) == 2 / 5  # one as high
+    assert calibration.p_value(2.0) == 4 / 5
+    assert calibration.p_value(-1.0) == 1.0
+    assert Calibration((1.0, 10.0), (2.0, 5.0), ()).standardise([5.0, 5.0]) == pytest.approx((2.0 - 1.0) / 2)
+
+
+def test_p_values_of_normal_clips_are_uniform() -> None:
+    """Validity: under exchangeability P(p ≤ a) ≤ a (Vovk et al. 2005)."""
+    rng = np.random.default_rng(0)
+    p_values = []
+    for _ in range(2000):
+        scores = np.sort(rng.normal(size=19))
+        p_values.append(Calibration((0.0,), (1.0,), tuple(scores)).p_value(float(rng.normal())))
+    for level in (0.05, 0.1, 0.2, 0.5):
+        share = np.mean(np.array(p_values) <= level + 1e-12)
+        assert abs(share - level) < 4 * np.sqrt(level * (1 - level) / 2000)
+
+
+def test_the_most_surprising_stretch_by_hand() -> None:
+    surprise = np.array([np.nan, 0.0, 0.0, 0.0, 3.0, 8.0, 10.0, 6.0, 1.0, 0.0, 0.0, np.nan])
+    assert most_surprising(surprise) == (5, 8)
+    assert most_surprising(np.ones(4)) == (0, 4)
+
+
+def test_frame_surprise_averages_patches_that_overlap() -> None:
+    patches = np.ones((2, 8, 8))
+    patches[1] *= 3
+    frames = frame_surprise(patches, np.array([0, 32]), 100)
+    assert (frames[:32] == 8).all()
+    assert (frames[32:64] == 16).all()
+    assert (frames[64:96] == 24).all()
+    assert np.isnan(frames[96:]).all()
+
+
+def test_csv_lines(detector_path: Path, recordings: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    normal, faulty = (held_out_files(recordings, dataset, label) for label in (0, 1))
+    assert score.main(["--model", str(detector_path), *normal, *faulty]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    rows = lines_of(captured.out)
+    assert list(rows[0]) == list(score.COLUMNS)
+    assert [row["file"] for row in rows] == [*normal, *faulty]
+    scores = [float(row["score"]) for row in rows]
+    assert max(scores[: len(normal)]) < np.median(scores[len(normal) :])
+    assert all(0 < float(row["p_value"]) <= 1 for row in rows)
+    # Anomalies have the smallest p-value that six calibration clips an id allow, the most of them.
+    assert np.median([float(row["p_value"]) for row in rows[len(normal) :]]) == pytest.approx(1 / 7, abs=1e-3)
+
+
+def test_the_span_holds_the_fault(detector_path: Path, recordings: Path, dataset: Dataset) -> None:
+    detector = Detector.load(detector_path)
+    hits = 0
+    files = held_out_files(recordings, dataset, 1)
+    for file in files:
+        begin, end = detector.score_file(Path(file)).span_seconds
+        assert 0 <= begin < end <= 160 * SECONDS_PER_FRAME + 1e-9
+        middle = (begin + end) / 2 / SECONDS_PER_FRAME
+        hits += FAULT_FRAMES.start <= middle <= FAULT_FRAMES.stop
+    assert hits >= 0.75 * len(files)
+
+
+def test_json_lines(
+    detector_path: Path, recordings: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = held_out_files(recordings, dataset, 1)[:2]
+    assert score.main(["--model", str(detector_path), "--format", "json", *files]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [set(row) for row in rows] == [set(score.COLUMNS)] * 2
+    assert isinstance(rows[0]["p_value"], float)
+    assert rows[0]["machine_id"] == "00"
+
+
+def test_names_from_standard_input(
+    detector_path: Path,
+    recordings: Path,
+    dataset: Dataset,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = held_out_files(recordings, dataset, 0)[:3]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(files) + "\n\n"))
+    assert score.main(["--model", str(detector_path), "-"]) == 0
+    assert [row["file"] for row in lines_of(capsys.readouterr().out)] == files
+
+
+def test_a_line_comes_out_before_the_next_name_goes_in(detector_path: Path, recordings: Path, dataset: Dataset) -> None:
+    """A pipe that stays open: each answer arrives while the program waits for the next name."""
+    files = held_out_files(recordings, dataset, 0)[:2]
+    command = [sys.executable, "-m", "trainable.score", "--model", str(detector_path), "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == ",".join(score.COLUMNS)
+        for file in files:
+            process.stdin.write(file + "\n")
+            process.stdin.flush()
+            assert process.stdout.readline().startswith(file + ",")
+        process.stdin.close()
+        assert process.wait() == 0
+
+
+def broken_files(folder: Path) -> list[Path]:
+    (folder / "normal_id_00_empty.npy").write_bytes(b"")
+    (folder / "normal_id_00_text.wav").write_text("no sound")
+    np.save(folder / "normal_id_00_shape.npy", np.zeros((3, 3), dtype=np.float32))
+    np.save(folder / "normal_id_00_nan.npy", np.full((64, 100), np.nan, dtype=np.float32))
+    np.save(folder / "normal_id_77_unknown.npy", spectrogram(0, 1, faulty=False))
+    np.save(folder / "nameless.npy", spectrogram(0, 1, faulty=False))
+    (folder / "normal_id_00_folder.npy").mkdir()
+    return [*sorted(folder.iterdir()), folder / "normal_id_00_absent.npy"]
+
+
+def test_each_broken_file_is_one_line_and_the_others_are_scored(
+    detector_path: Path, recordings: Path, dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = held_out_files(recordings, dataset, 0)[:2]
+    broken = broken_files(tmp_path)
+    assert score.main(["--model", str(detector_path), good[0], *map(str, broken), good[1]]) == 1
+    captured = capsys.readouterr()
+    assert [row["file"] for row in lines_of(captured.out)] == good
+    errors = captured.err.splitlines()
+    assert len(errors) == len(broken)
+    for path, error in zip(broken, errors, strict=True):
+        assert error.startswith("error: ")
+        assert path.name in error or "id 77" in error
+
+
+def test_a_machine_id_can_be_named(detector_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "nameless.npy"
+    np.save(path, spectrogram(1, 5, faulty=False))
+    assert score.main(["--model", str(detector_path), "--machine-id", "02", str(path)]) == 0
+    assert lines_of(capsys.readouterr().out)[0]["machine_id"] == "02"
+
+
+def test_short_and_long_clips_are_scored(detector: Detector) -> None:
+    long = np.tile(spectrogram(0, 3, faulty=False).T, (10, 1))
+    assert np.isfinite(detector.score_features(long, "00").score)
+    assert np.isfinite(detector.score_features(long[:64], "00").score)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux's /proc")
+def test_memory_stays_constant_over_a_stream(detector: Detector, tmp_path: Path) -> None:
+    """Eighty files after the first thirty take less memory than three of them would if they were kept."""
+    clip = np.tile(spectrogram(0, 3, faulty=False), (1, 10))
+    file = tmp_path / "normal_id_00_0.npy"
+    np.save(file, clip)
+
+    def run(count: int) -> int:
+        with Path(os.devnull).open("w") as output:
+            names = (str(file) for _ in range(count))
+            failed = score.score_files(detector, names, as_json=True, machine_id=None, output=output, errors=output)
+        assert failed == 0
+        gc.collect()
+        return resident_bytes()
+
+    before = run(30)
+    tracemalloc.start()
+    try:
+        run(10)
+        own_before, _ = tracemalloc.get_traced_memory()
+        after = run(70)
+        own_after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert after - before < 3 * clip.nbytes
+    assert own_after - own_before < clip.nbytes
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: (path / "detector.json").unlink(), "cannot be read"),
+        (lambda path: (path / "detector.json").write_text("{}"), "is not the description of a detector"),
+        (lambda path: (path / "member-0.pt").write_bytes(b"damaged"), "checksum"),
+        (lambda path: (path / "member-1.pt").unlink(), "cannot be read"),
+    ],
+)
+def test_a_damaged_detector_is_one_line(
+    detector_path: Path, tmp_path: Path, damage: object, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shutil.copytree(detector_path, tmp_path / "detector")
+    damage(path)  # type: ignore[operator]
+    assert commandline.run(score.main, ["--model", str(path), "x.wav"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+
+
+def test_a_detector_of_a_later_format_is_refused(detector_path: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(detector_path, tmp_path / "detector")
+    content = json.loads((path / "detector.json").read_text())
+    (path / "detector.json").write_text(json.dumps({**content, "format": 99}))
+    with pytest.raises(CheckpointError, match="format 99"):
+        Detector.load(path)
+
+
+def test_an_unknown_machine_id_is_refused(detector: Detector) -> None:
+    with pytest.raises(DataError, match="does not know machine id 09; it knows 00, 02"):
+        detector.score_features(spectrogram(0, 0, faulty=False).T, "09")
