@@ -52,6 +52,10 @@ class _Session:
         self.error: BaseException | None = None
         self.waiting = conductor.unfinished()
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Ray pickles searcher, scheduler and callbacks for its snapshot; of this nothing is to be kept there."""
+        return (object, ())
+
     def begin(self, trial_id: str, start: TrialStart) -> dict[str, Any]:
         number = start.number
         busy = Counter(self.kinds.values())
@@ -90,7 +94,7 @@ class _ConductorSearcher(Searcher):
         super().__init__(metric=METRIC, mode="max")
         self._session = session
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         session = self._session
         if len(session.kinds) >= session.workers:
             return None
@@ -120,7 +124,7 @@ class _ConductorScheduler(TrialScheduler):
     """Passes every report to the conductor and its decision back."""
 
     def __init__(self, session: _Session):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._session = session
 
     def on_trial_add(self, tune_controller: Any, trial: RayTuneTrial) -> None:
@@ -146,7 +150,7 @@ class _ConductorScheduler(TrialScheduler):
         number = session.number_of(trial)
         session.heard[number] = time.monotonic()
         session.reasons[number] = crash_reason(trial)
-        if trial.should_recover():
+        if trial.should_recover():  # type: ignore[no-untyped-call]
             session.conductor.retry(number)
             logger.warning("trial %d failed and goes on from its checkpoint: %s", number, session.reasons[number])
 
@@ -185,9 +189,9 @@ class _Watch(Callback):
         for trial in trials if late else ():
             number = self._session.numbers.get(trial.trial_id)
             actor = trial.temporary_state.ray_actor
-            if number in late and actor is not None:
+            if number is not None and number in late and actor is not None:
                 logger.warning("trial %d was silent for more than %g s; its worker is replaced", number, limit)
-                self._session.heard[number] = now  # type: ignore[index]
+                self._session.heard[number] = now
                 ray.kill(actor)
 
 
@@ -246,7 +250,7 @@ class RayRunner:
                     scheduler=_ConductorScheduler(self._session),
                     num_samples=UNLIMITED,
                     reuse_actors=True,
-                    trial_name_creator=self._name,
+                    trial_name_creator=lambda trial: str(trial.config["label"]),
                     trial_dirname_creator=lambda trial: str(trial.trial_id),
                 ),
                 run_config=tune.RunConfig(
@@ -261,9 +265,6 @@ class RayRunner:
             tuner.fit()
         if self._session.error is not None:
             raise self._session.error
-
-    def _name(self, trial: RayTuneTrial) -> str:
-        return str(trial.config["label"])
 
 
 def label_of(space: str, start: TrialStart) -> str:

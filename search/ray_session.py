@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from search.options import SearchOptions
 from search.packing import GPU_MEMORY, Node, SlotKind, cpu_slots, gpu_slots, nodes_of
@@ -59,7 +60,7 @@ def ray_session(options: SearchOptions, *, verbose: bool = False) -> Iterator[Ra
 
     level = logging.INFO if verbose else logging.ERROR
     logging.getLogger("ray").setLevel(level)
-    quiet = {"logging_level": level, "log_to_driver": verbose, "ignore_reinit_error": False}
+    quiet: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose, "ignore_reinit_error": False}
     try:
         if options.address:
             context = ray.init(address=options.address, **quiet)
@@ -72,7 +73,7 @@ def ray_session(options: SearchOptions, *, verbose: bool = False) -> Iterator[Ra
             "check that it runs (ray status) and that its token is in ~/.ray/auth_token, or use --local"
         ) from None
     try:
-        yield RaySession(context.dashboard_url or None, tuple(nodes_of(ray.nodes(), _gpu_bytes())))
+        yield RaySession(context.dashboard_url or None, tuple(nodes_of(_nodes(), _gpu_bytes())))
     finally:
         ray.shutdown()
 
@@ -80,6 +81,12 @@ def ray_session(options: SearchOptions, *, verbose: bool = False) -> Iterator[Ra
 def token_path() -> Path:
     """Where the dashboard's token is."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+
+
+def _nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return list(ray.nodes())  # type: ignore[no-untyped-call]
 
 
 def _gpu_bytes() -> dict[str, int]:
@@ -94,7 +101,7 @@ def _gpu_bytes() -> dict[str, int]:
         return min(torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
 
     asked = {}
-    for node in ray.nodes():
+    for node in _nodes():
         resources = node["Resources"]
         if node["Alive"] and resources.get("GPU") and GPU_MEMORY not in resources:
             pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)

@@ -41,6 +41,7 @@ class RayTrial(tune.Trainable):
         self._factory = factory
         torch.set_num_threads(threads)
         self._trial: Any = None
+        self._failed: Exception | None = None
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -52,7 +53,9 @@ class RayTrial(tune.Trainable):
             self.cleanup()
             left_bytes = bytes_left()
             if left_bytes:
-                raise RuntimeError(f"the trial before left {format_bytes(left_bytes)} in this worker, which is replaced")
+                raise RuntimeError(
+                    f"the trial before left {format_bytes(left_bytes)} in this worker, which is replaced"
+                )
             self._begin(new_config)
         except Exception as error:
             self._failed = error
@@ -64,9 +67,9 @@ class RayTrial(tune.Trainable):
         self._max_epochs = int(config["max_epochs"])
         self._unsaved = False
         self._ended: dict[str, Any] | None = None
-        self._failed: Exception | None = None
+        self._failed = None
         # Names the process for ps, nvidia-smi and the dashboard, trial by trial.
-        _raylet.setproctitle(f"ray::{config['label']}")
+        _raylet.setproctitle(f"ray::{config['label']}")  # type: ignore[attr-defined]
         self._guarded(self._make)
 
     def _make(self) -> None:
