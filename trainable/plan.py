@@ -6,10 +6,11 @@ as the unsplit step (up to the rounding of sums). The planner (`trainable.memory
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from trainable.errors import ConfigError
+from trainable.typed import build
 
 Precision = Literal["float32", "amp_bfloat16", "amp_float16"]
 Placement = Literal["device", "host"]
@@ -48,12 +49,11 @@ class ExecutionPlan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ExecutionPlan":
-        """The plan that `to_dict` wrote. Raises ConfigError for an unknown field."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"execution plan has unknown fields {unknown}; known are {sorted(known)}")
-        return cls(**values)
+        """The plan that `to_dict` wrote. Raises ConfigError for a field that is unknown, missing or of another type."""
+        try:
+            return build(cls, values)
+        except ValueError as error:
+            raise ConfigError(f"this is no execution plan: {error}; it has {', '.join(cls.__annotations__)}") from None
 
     def describe(self) -> str:
         """One short phrase for tables: ``4 clips, recompute enc+dec, chunk 16384, device, float32``."""

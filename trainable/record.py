@@ -16,13 +16,19 @@ A run's folder::
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trainable.errors import RunError
+from trainable.typed import build
+
+_NUMBER = re.compile(r"[0-9]{5,9}")
+"""Name of a trial's folder."""
 
 
 class TrialEnd(StrEnum):
@@ -90,7 +96,8 @@ class EpochReport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "EpochReport":
-        return cls(**{**values, "events": tuple(values.get("events", ()))})
+        """The report that `to_dict` gave. Raises ValueError where a field is missing, unknown or of another type."""
+        return build(cls, values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,29 +205,33 @@ class RunFolder:
         return self.trial_path(number) / "checkpoints"
 
     def write_manifest(self, manifest: RunManifest) -> None:
-        write_json(self.manifest_path, asdict(manifest))
+        with self._writing():
+            write_json(self.manifest_path, asdict(manifest))
 
     def read_manifest(self) -> RunManifest:
         """Raises RunError if the folder is no run."""
         values = read_json(self.manifest_path, what="a run's manifest")
         try:
-            return RunManifest(**{**values, "history": tuple(values.get("history", ()))})
-        except TypeError as error:
+            return build(RunManifest, values)
+        except ValueError as error:
             raise RunError(f"{self.manifest_path} is not the manifest of a run: {error}") from None
 
     def write_start(self, start: TrialStart) -> None:
-        write_json(self.trial_path(start.number) / "trial.json", asdict(start))
+        with self._writing():
+            write_json(self.trial_path(start.number) / "trial.json", asdict(start))
 
     def append_epoch(self, number: int, report: EpochReport) -> None:
-        """Adds one line and forces it to disk."""
+        """Adds one line and forces it to disk; what a process left half-written there goes first."""
         path = self.trial_path(number) / "epochs.jsonl"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(report.to_dict()) + "\n")
+        with self._writing(), path.open("a+b") as file:
+            _mend_last_line(file)
+            file.write(json.dumps(report.to_dict()).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
     def write_outcome(self, number: int, outcome: TrialOutcome) -> None:
-        write_json(self.trial_path(number) / "end.json", asdict(outcome))
+        with self._writing():
+            write_json(self.trial_path(number) / "end.json", asdict(outcome))
 
     def read_trial(self, number: int) -> TrialRecord:
         """The record of one trial. A half-written last line of epochs.jsonl is left out.
@@ -230,23 +241,50 @@ class RunFolder:
         """
         path = self.trial_path(number)
         try:
-            start = TrialStart(**read_json(path / "trial.json", what="the start of a trial"))
+            start = build(TrialStart, read_json(path / "trial.json", what="the start of a trial"))
+            if start.number != number:
+                raise ValueError(f"trial.json is that of trial {start.number}")
             epochs = {report.epoch: report for report in _read_epochs(path / "epochs.jsonl")}
             outcome = None
             if (path / "end.json").exists():
-                values = read_json(path / "end.json", what="the end of a trial")
-                outcome = TrialOutcome(**{**values, "end": TrialEnd(values["end"])})
-        except (TypeError, ValueError, KeyError) as error:
+                outcome = build(TrialOutcome, read_json(path / "end.json", what="the end of a trial"))
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} does not hold the record of a trial: {error}") from None
         return TrialRecord(start, tuple(epochs[epoch] for epoch in sorted(epochs)), outcome)
 
     def read_trials(self) -> list[TrialRecord]:
-        """All trials in the order of their numbers."""
+        """All trials in the order of their numbers. Raises RunError as `read_trial` does."""
         folder = self.path / "trials"
         if not folder.is_dir():
             return []
-        numbers = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+        numbers = sorted({int(entry.name) for entry in folder.iterdir() if _NUMBER.fullmatch(entry.name)})
         return [self.read_trial(number) for number in numbers if (self.trial_path(number) / "trial.json").exists()]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what the file system refuses (full, read-only, gone) into a RunError."""
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"{error.filename or self.path} cannot be written: {error.strerror}; make room or name another folder"
+            ) from None
+
+
+def _mend_last_line(file: BinaryIO) -> None:
+    """Ends a last line that lacks only its end, and cuts off one that is half of a report."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if size == 0 or file.read() == b"\n":
+        return
+    file.seek(0)
+    whole, _, last = file.read().rpartition(b"\n")
+    try:
+        json.loads(last)
+    except (ValueError, RecursionError):
+        file.truncate(len(whole) + 1 if whole else 0)
+    else:
+        file.write(b"\n")
 
 
 def _read_epochs(path: Path) -> Iterator[EpochReport]:
@@ -257,22 +295,28 @@ def _read_epochs(path: Path) -> Iterator[EpochReport]:
         if not line:
             continue
         try:
-            yield EpochReport.from_dict(json.loads(line))
-        except json.JSONDecodeError:
-            if index >= len(lines) - 1:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            if index == len(lines) - 1:
                 return  # the process died while appending this line
-            raise
+            raise ValueError(f"line {index + 1} of {path.name} is damaged") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"line {index + 1} of {path.name} is no report")
+        yield EpochReport.from_dict(values)
 
 
 def write_json(path: Path, values: Any) -> None:
     """Writes JSON atomically: readers see the old file or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(values, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(values, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path, *, what: str) -> dict[str, Any]:
@@ -281,7 +325,7 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path} does not exist; {what} was expected there") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read as {what}: {error}") from None
     if not isinstance(values, dict):
         raise RunError(f"{path} cannot be read as {what}: it holds no JSON object")

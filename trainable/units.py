@@ -1,6 +1,7 @@
 """Bytes and their names: binary units only, so that nobody divides by 1e9 and calls it GiB."""
 
 import re
+from decimal import Decimal
 
 from trainable.errors import ConfigError
 
@@ -10,7 +11,9 @@ GIB = 1024**3
 TIB = 1024**4
 
 _UNITS = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$")
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+LARGEST = 2**60
+MOST_DIGITS = 40
 
 
 def parse_bytes(text: str) -> int:
@@ -21,13 +24,15 @@ def parse_bytes(text: str) -> int:
     ConfigError
         If the text is no positive size, or its unit is decimal (``GB``) or unknown.
     """
-    match = _SIZE.match(text)
+    match = _SIZE.fullmatch(text)
     if match is None:
         raise ConfigError(f"size {text!r} is not a positive number with a unit; write for example 24GiB or 512MiB")
     number, unit = match.groups()
     if unit and unit not in _UNITS:
         raise ConfigError(f"size {text!r} has the unit {unit!r}; use one of {', '.join(_UNITS)} (binary units)")
-    size_bytes = int(float(number) * _UNITS[unit or "B"])
+    size_bytes = int(Decimal(number) * _UNITS[unit or "B"]) if len(number) <= MOST_DIGITS else LARGEST + 1
+    if size_bytes > LARGEST:
+        raise ConfigError(f"size {text[:40]!r} is beyond every memory; write for example 24GiB or 512MiB")
     if size_bytes <= 0:
         raise ConfigError(f"size {text!r} must be greater than zero")
     return size_bytes

@@ -20,7 +20,7 @@ from trainable.errors import CheckpointError
 _log = logging.getLogger(__name__)
 _MAGIC = b"vqvae-ad checkpoint 1\n"
 _DIGEST_BYTES = 32
-_NAME = re.compile(r"^epoch-(\d{6})\.ckpt$")
+_NAME = re.compile(r"epoch-([0-9]{6,})\.ckpt")
 KEPT_NEWEST = 2
 """The newest may be damaged by a dying disk; the one before it then still stands."""
 
@@ -63,7 +63,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no error type of its own
-        raise CheckpointError(f"checkpoint {path} cannot be loaded: {error}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"checkpoint {path} cannot be loaded: {reason}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"checkpoint {path} holds a {type(state).__name__} where a state was expected")
     return state
@@ -73,7 +74,7 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
     """Epoch → file of the checkpoints in a folder, oldest first; empty if there is none."""
     if not folder.is_dir():
         return {}
-    found = {int(match[1]): entry for entry in folder.iterdir() if (match := _NAME.match(entry.name))}
+    found = {int(match[1]): entry for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name))}
     return dict(sorted(found.items()))
 
 
