@@ -1,8 +1,9 @@
 """Predicted peak memory of a configuration under a plan, from traces that are remembered."""
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,12 +11,14 @@ import numpy as np
 from trainable.config import TrialConfig
 from trainable.data.load import Dataset
 from trainable.memory.profile import DeviceProfile
-from trainable.memory.program import Peak, Program
-from trainable.memory.trace import Form, Pass, sizes_of, trace
+from trainable.memory.program import NotProportionalError, Peak, Program
+from trainable.memory.trace import Form, Pass, sizes_of, trace, trace_exactly
+from trainable.memory.tracker import WORKSPACE
 from trainable.plan import ExecutionPlan
-from trainable.training.batch import CODES_PER_PATCH
 from trainable.training.phases import Phase, phase_of
 from trainable.training.trainer import KMEANS_CLIPS
+
+_log = logging.getLogger(__name__)
 
 MELS = 64
 FLOAT_BYTES = 4
@@ -85,19 +88,41 @@ class Remembered:
         return value
 
 
-_PROGRAMS = Remembered(512)
-"""Traces of this process, about 50 kB each: planners come and go, traces stay true."""
+_PROGRAMS = Remembered(256)
+"""Traces of this process, about 0.1 MB each: planners come and go, traces stay true."""
 
 
-def program_of(config: TrialConfig, n_ids: int, form: Form) -> Program:
-    """The trace of a pass, made once for each architecture."""
+_VERIFIED: set[Hashable] = set()
+"""Kinds of traces that a second one has confirmed."""
+
+
+def architecture_of(config: TrialConfig, n_ids: int) -> tuple[Hashable, Hashable]:
+    """What a trace depends on; the sizes that a program is a function of are not among it."""
     model, quantizer = config.model, config.quantizer
-    architecture = (
-        (model.latent_dim, model.width, model.head_hidden, n_ids, config.optim.gradient_clip > 0),
-        (quantizer.num_embeddings, quantizer.codebook_dim, quantizer.distance, quantizer.code_gradient),
-        quantizer.revival,
+    projected = quantizer.codebook_dim not in (0, model.latent_dim)
+    return (
+        (model.width, n_ids, quantizer.codebook_dim if projected else 0),
+        (config.optim.gradient_clip > 0, projected, quantizer.distance, quantizer.code_gradient, quantizer.revival),
     )
-    return _PROGRAMS.get((architecture, form), lambda: trace(config, n_ids, form))
+
+
+def program_of(config: TrialConfig, n_ids: int, form: Form) -> Program | None:
+    """The trace of a pass, made once for each architecture; None where it must be traced for each size."""
+
+    def make() -> Program | None:
+        structure = (
+            architecture_of(config, n_ids)[1],
+            form,
+        )  # widths change sizes, never which storages there are: one verification for all
+        try:
+            program = trace(config, n_ids, form, verify=structure not in _VERIFIED)
+            _VERIFIED.add(structure)
+            return program
+        except NotProportionalError as error:
+            _log.warning("%s; it is traced again for each of them", error)
+            return None
+
+    return _PROGRAMS.get((architecture_of(config, n_ids), form), make)
 
 
 class Predictor:
@@ -171,34 +196,34 @@ class Predictor:
         split: bool,
     ) -> Peak:
         sample = min(KMEANS_CLIPS, self.data.train_clips) if kind == "codebook_start" else 0
-        rows = CODES_PER_PATCH * n_patches * (sample or clips)
         step = kind == "step"
         form = Form(
             kind=kind,
             phase=phase,
-            split=split,
-            chunked=plan.quantizer_chunk_rows < rows,
             recompute_encoder=step and plan.recompute_encoder,
             recompute_decoder=step and plan.recompute_decoder,
-            placement=plan.data_placement,
             precision=plan.precision,
         )
-        program = program_of(config, self.data.n_ids, form)
-        sizes = sizes_of(
-            clips,
-            n_patches,
-            plan.quantizer_chunk_rows,
-            sample_clips=sample,
-            rest_clips=min(clips, sample - clips) if split and sample else 0,
-        )
-        key = (id(program), tuple(sizes.values()))
+        # Where there is one micro-batch, what follows it finds the leftovers of all clips, not of the last ones.
+        rest = (min(clips, sample - clips) if split else clips) if sample else 0
+        sizes = sizes_of(config, clips, n_patches, plan.quantizer_chunk_rows, sample_clips=sample, rest_clips=rest)
         profile = self.profile
-        return self._peaks.get(
-            key,
-            lambda: program.peak(
-                sizes, round_to=profile.block_bytes, scales={"workspace": profile.convolution_workspace_share}
-            ),
-        )
+
+        def make() -> Peak:
+            program = program_of(config, self.data.n_ids, form)
+            if program is None:
+                held = replace(plan, micro_batch_clips=clips)
+                total = sample or (2 * clips if split else clips)
+                program = trace_exactly(config, self.data.n_ids, form, held, total, n_patches)
+            return program.peak(
+                sizes,
+                whole=not split,
+                round_to=profile.block_bytes,
+                scales={WORKSPACE: profile.convolution_workspace_share},
+            )
+
+        key = (architecture_of(config, self.data.n_ids), form, tuple(sizes.values()), split)
+        return self._peaks.get(key, make)
 
     def _with_device(self, peak: Peak, name: str, plan: ExecutionPlan) -> Prediction:
         """Adds what the trace does not see, part by part."""

@@ -1,12 +1,13 @@
-"""What a traced pass allocates and frees, in order, with sizes that are known for every batch.
+"""What a traced pass allocates and frees, in order, with sizes that are known for every batch and every model.
 
 A pass is traced once, at sizes no real batch has: the number of clips, of patches and so on are primes above every
-width a model may have (`SIZES`). The bytes of an allocation that is divisible by such a prime are proportional to that
-size, and nothing else is, so one trace tells what the pass allocates for every batch size and number of patches. A
-second trace at other primes verifies it (`verify`).
+width that a model may have, and codes, latent width and hidden width are primes of their own. The bytes of a storage
+that are divisible by such a prime are proportional to that size and the others are not, so one trace tells what the
+pass allocates for every batch size, number of patches, codebook size and latent width. A second trace at other primes
+must tell the same (`Program.same_as`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,8 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
-CONSTANT = "constant"
 
-
-class NotProportional(Exception):
+class NotProportionalError(Exception):
     """The allocations of a pass are not proportional to the sizes it was traced at: trace at the real ones."""
 
 
@@ -27,7 +26,17 @@ class Allocation:
 
     size_bytes: int
     label: str
-    """Whose it is: a part of `breakdown`."""
+    """Whose it is: a part of the breakdown."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The sizes at which a pass is traced."""
+
+    batch: Mapping[str, int]
+    """Sizes of which a storage is proportional to at most one, products of others first."""
+    model: Mapping[str, int]
+    """Sizes of which it may be proportional to each, once."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +47,10 @@ class Peak:
     """Sum of all blocks, each rounded as the allocator rounds it."""
     parts: Mapping[str, int]
     """Bytes by label; their sum is `allocated_bytes`."""
-    largest_bytes: int
-    """The largest single block of the whole pass."""
 
 
 class Program:
-    """The allocations of a pass as functions of sizes such as clips and patches.
+    """The allocations of a pass as functions of its sizes.
 
     Parameters
     ----------
@@ -52,21 +59,23 @@ class Program:
     order
         ``i`` where storage i is made, ``~i`` where it is freed.
     probe
-        Size name → value at which the pass was traced, the most specific (products) first.
+        The sizes of the trace. With none, the program holds for the traced sizes alone.
+    repeated
+        Where in `order` the second micro-batch begins and ends; empty if there was one only.
     """
 
-    def __init__(self, allocations: list[Allocation], order: list[int], probe: Mapping[str, int]):
-        self.names = (*probe, CONSTANT)
+    def __init__(
+        self, allocations: Sequence[Allocation], order: Sequence[int], probe: Probe, repeated: tuple[int, int] = (0, 0)
+    ):
+        self.repeated = repeated
+        self._batch_names, self._model_names = tuple(probe.batch), tuple(probe.model)
         self.labels = tuple(sorted({allocation.label for allocation in allocations}))
         codes = {label: code for code, label in enumerate(self.labels)}
         self._label: Ints = np.array([codes[allocation.label] for allocation in allocations], dtype=np.int64)
-        factors, sizes = [], []
-        for allocation in allocations:
-            name, factor = _proportional_to(allocation.size_bytes, probe)
-            sizes.append(self.names.index(name))
-            factors.append(factor)
-        self._size: Ints = np.array(sizes, dtype=np.int64)
-        self._factor: Ints = np.array(factors, dtype=np.int64)
+        split = [_factors(allocation.size_bytes, probe) for allocation in allocations]
+        self._factor: Ints = np.array([factor for factor, _, _ in split], dtype=np.int64)
+        self._batch: Ints = np.array([index for _, index, _ in split], dtype=np.int64)
+        self._model: Ints = np.array([powers for _, _, powers in split], dtype=np.int64).reshape(len(split), -1)
         steps = np.array(order, dtype=np.int64)
         made = steps >= 0
         self._storage: Ints = np.where(made, steps, ~steps)
@@ -79,59 +88,78 @@ class Program:
     def __len__(self) -> int:
         return len(self._storage)
 
-    def blocks(self, sizes: Mapping[str, int], round_to: int, scales: Mapping[str, float] | None = None) -> Ints:
+    def blocks(self, sizes: Mapping[str, int], round_to: int, scales: Mapping[str, float]) -> Ints:
         """Bytes of every storage at the given sizes, rounded up to the allocator's unit."""
-        values = np.array([sizes[name] for name in self.names[:-1]] + [1], dtype=np.int64)
-        raw = self._factor * values[self._size]
-        for label, scale in (scales or {}).items():
+        batch = np.array([*(sizes[name] for name in self._batch_names), 1], dtype=np.int64)
+        raw: Ints = self._factor * batch[self._batch]
+        for column, name in enumerate(self._model_names):
+            raw = raw * np.where(self._model[:, column] == 1, sizes[name], 1)
+        for label, scale in scales.items():
             if label in self.labels:
                 mine = self._label == self.labels.index(label)
                 raw = np.where(mine, np.ceil(raw * scale).astype(np.int64), raw)
-        return -(-raw // round_to) * round_to
+        return np.asarray(-(-raw // round_to) * round_to)
 
-    def peak(self, sizes: Mapping[str, int], *, round_to: int = 512, scales: Mapping[str, float] | None = None) -> Peak:
+    def peak(
+        self,
+        sizes: Mapping[str, int],
+        *,
+        whole: bool = False,
+        round_to: int = 512,
+        scales: Mapping[str, float] | None = None,
+    ) -> Peak:
         """The largest sum of live blocks at the given sizes.
 
         Parameters
         ----------
         sizes
             A value for each name of the probe.
+        whole
+            The pass has one micro-batch: the second of the trace does not happen.
         round_to
             Bytes to a multiple of which every block is rounded up.
         scales
             Factors on the bytes of some labels, such as a workspace of which a profile knows the share.
         """
-        blocks = self.blocks(sizes, round_to, scales)
+        blocks = self.blocks(sizes, round_to, scales or {})
         live = np.cumsum(blocks[self._storage] * self._sign)
+        if whole:
+            live[slice(*self.repeated)] = -1
         moment = int(np.argmax(live))
         alive = (self._begin <= moment) & (self._end > moment)
         by_label = np.zeros(len(self.labels), dtype=np.int64)
         np.add.at(by_label, self._label[alive], blocks[alive])
         parts = {label: int(size) for label, size in zip(self.labels, by_label, strict=True) if size}
-        return Peak(int(live[moment]), parts, int(blocks.max()))
+        return Peak(int(live[moment]), parts)
 
-    def requests(self, sizes: Mapping[str, int], *, scales: Mapping[str, float] | None = None) -> list[tuple[int, int]]:
-        """(storage, bytes) in order, bytes 0 where the storage is freed: what an allocator is asked for."""
+    def requests(self, sizes: Mapping[str, int], scales: Mapping[str, float]) -> list[tuple[int, int]]:
+        """(storage, bytes) in order, bytes −1 where the storage is freed: what an allocator is asked for."""
         blocks = self.blocks(sizes, 1, scales)
         return [
-            (int(storage), int(blocks[storage]) if sign > 0 else 0)
+            (int(storage), int(blocks[storage]) if sign > 0 else -1)
             for storage, sign in zip(self._storage, self._sign, strict=True)
         ]
 
     def same_as(self, other: "Program") -> bool:
         """Whether two traces at different sizes told the same story."""
-        mine = (self._storage, self._sign, self._size, self._factor, self._label)
-        theirs = (other._storage, other._sign, other._size, other._factor, other._label)
-        return self.labels == other.labels and all(
+        mine = (self._storage, self._sign, self._factor, self._batch, self._model, self._label)
+        theirs = (other._storage, other._sign, other._factor, other._batch, other._model, other._label)
+        return (self.labels, self.repeated) == (other.labels, other.repeated) and all(
             one.shape == another.shape and bool((one == another).all())
             for one, another in zip(mine, theirs, strict=True)
         )
 
 
-def _proportional_to(size_bytes: int, probe: Mapping[str, int]) -> tuple[str, int]:
-    """The first size of the probe that divides the bytes, and the bytes for one of it."""
-    if size_bytes:
-        for name, value in probe.items():
-            if size_bytes % value == 0:
-                return name, size_bytes // value
-    return CONSTANT, size_bytes
+def _factors(size_bytes: int, probe: Probe) -> tuple[int, int, list[int]]:
+    """The constant factor of some bytes, the index of the batch size in it, and which model sizes are in it."""
+    factor, index, powers = size_bytes, len(probe.batch), [0] * len(probe.model)
+    if not size_bytes:
+        return factor, index, powers
+    for candidate, value in enumerate(probe.batch.values()):
+        if value > 1 and factor % value == 0:
+            factor, index = factor // value, candidate
+            break
+    for column, value in enumerate(probe.model.values()):
+        if factor % value == 0:
+            factor, powers[column] = factor // value, 1
+    return factor, index, powers

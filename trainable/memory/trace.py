@@ -1,7 +1,7 @@
 """Traces the passes of a trial on meta tensors: the very functions that train, encode and start the codebook.
 
-A pass is traced in the few forms in which its allocations differ in kind, not in size: whole or in several
-micro-batches, distances in one chunk or in several.
+A pass is traced in two micro-batches and two chunks of distances; those after the second need no more memory, and
+one alone is found in the same trace (`Program.peak`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from trainable.config import TrialConfig
-from trainable.memory.program import Allocation, NotProportional, Program
+from trainable.memory.program import Allocation, NotProportionalError, Probe, Program
 from trainable.memory.tracker import PATCHES, MemoryTracker
+from trainable.model.codebook import Codebook
 from trainable.model.transforms import PATCH, TransformDraws
-from trainable.plan import ExecutionPlan, Placement, Precision
+from trainable.plan import ExecutionPlan, Precision
 from trainable.training.batch import CODES_PER_PATCH, VIEW_SHARE, Batch
 from trainable.training.encode import encode_clips
 from trainable.training.phases import Phase, PhaseState
@@ -31,11 +32,26 @@ from trainable.training.step import mixed_precision, train_step
 Pass = Literal["step", "validation", "codebook_start"]
 META = torch.device("meta")
 
-_PROBES: tuple[Mapping[str, int], ...] = (
-    {"clips": 65_551, "n_patches": 262_153, "rest_clips": 65_537},
-    {"clips": 65_543, "n_patches": 262_313, "rest_clips": 65_539},
+_SIZES: tuple[Mapping[str, int], ...] = (
+    {
+        "clips": 65_551,
+        "n_patches": 262_153,
+        "rest_clips": 65_537,
+        "codes": 65_521,
+        "latent_dim": 1_021,
+        "hidden": 4_093,
+    },
+    {
+        "clips": 65_543,
+        "n_patches": 262_313,
+        "rest_clips": 65_539,
+        "codes": 65_519,
+        "latent_dim": 1_013,
+        "hidden": 4_091,
+    },
 )
-"""Primes above every width of a model (65,536 codes); a quarter of `n_patches`, rounded up, is prime too."""
+"""Two sets of primes. Those of a batch are above every width of a model (65,536 codes), and so is a quarter of
+`n_patches`, rounded up, which is prime too; those of a model divide no channel count (multiples of 8 up to 1536)."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +61,21 @@ class Form:
     kind: Pass
     phase: Phase
     """Phase of a step; 1 for the other passes."""
-    split: bool
-    """Several micro-batches instead of one."""
-    chunked: bool
-    """Several chunks of distances instead of one."""
     recompute_encoder: bool
     recompute_decoder: bool
-    placement: Placement
     precision: Precision
 
 
 def sizes_of(
-    clips: int, n_patches: int, chunk_rows: int, *, sample_clips: int = 0, rest_clips: int = 0
+    config: TrialConfig,
+    clips: int,
+    n_patches: int,
+    chunk_rows: int,
+    *,
+    sample_clips: int = 0,
+    rest_clips: int = 0,
 ) -> dict[str, int]:
-    """Every size that allocations may be proportional to, products first.
+    """Every size that allocations may be proportional to.
 
     Parameters
     ----------
@@ -71,15 +88,21 @@ def sizes_of(
     rest_clips
         Clips of the sample that the last micro-batch holds.
     """
+    batch = _batch_sizes(clips, n_patches, chunk_rows, sample_clips, rest_clips)
+    return batch | _model_sizes(config)
+
+
+def _batch_sizes(clips: int, n_patches: int, chunk_rows: int, sample_clips: int, rest_clips: int) -> dict[str, int]:
     rows = CODES_PER_PATCH * n_patches * (sample_clips or clips)
     views = -(-n_patches // VIEW_SHARE)
     chunk = min(chunk_rows, rows)
-    sizes = {
+    return {
         "sample_patches": sample_clips * n_patches,
         "patches": clips * n_patches,
         "rest_patches": rest_clips * n_patches,
         "views": clips * views,
         "chunk_rows": chunk,
+        # The second chunk; those after it need no more. One chunk alone is a second one of no rows.
         "rest_rows": min(chunk, rows - chunk),
         "sample_clips": sample_clips,
         "clips": clips,
@@ -87,51 +110,82 @@ def sizes_of(
         "n_patches": n_patches,
         "n_views": views,
     }
-    return sizes
 
 
-def trace(config: TrialConfig, n_ids: int, form: Form) -> Program:
-    """The program of a pass, traced at sizes of which none can be mistaken for another.
+def _model_sizes(config: TrialConfig) -> dict[str, int]:
+    return {
+        "codes": config.quantizer.num_embeddings,
+        "latent_dim": config.model.latent_dim,
+        "hidden": config.model.head_hidden,
+    }
+
+
+def trace(config: TrialConfig, n_ids: int, form: Form, *, verify: bool = True) -> Program:
+    """The program of a pass for every batch size, number of patches, codebook size, latent and hidden width.
 
     Raises
     ------
-    NotProportional
-        If a second trace at other sizes tells another story: some allocation is no multiple of one size.
+    NotProportionalError
+        If a second trace at other sizes (`verify`) tells another story: some allocation is no multiple of one size.
     """
-    programs = [_trace_at(config, n_ids, form, probe) for probe in _PROBES]
-    if not programs[0].same_as(programs[1]):
-        raise NotProportional(f"the allocations of {form} are not proportional to its sizes")
-    return programs[0]
+    first = _trace_symbolic(config, n_ids, form, _SIZES[0])
+    if verify and not first.same_as(_trace_symbolic(config, n_ids, form, _SIZES[1])):
+        raise NotProportionalError(f"the allocations of {form} are not proportional to its sizes")
+    return first
 
 
-def _trace_at(config: TrialConfig, n_ids: int, form: Form, probe: Mapping[str, int]) -> Program:
-    clips, n_patches = probe["clips"], probe["n_patches"]
+def trace_exactly(
+    config: TrialConfig, n_ids: int, form: Form, plan: ExecutionPlan, clips: int, n_patches: int
+) -> Program:
+    """The program of a pass of `clips` clips at its very own sizes: what always works, but for these sizes alone."""
+    allocations, order, _ = _run(config, n_ids, form, plan, clips, n_patches)
+    return Program(allocations, order, Probe({}, {}))
+
+
+def _trace_symbolic(config: TrialConfig, n_ids: int, form: Form, sizes: Mapping[str, int]) -> Program:
+    """Two micro-batches, two chunks of distances."""
+    projected = config.quantizer.codebook_dim not in (0, config.model.latent_dim)
+    config = config.replace(
+        num_embeddings=sizes["codes"],
+        latent_dim=sizes["latent_dim"],
+        head_hidden=sizes["hidden"],
+        codebook_dim=config.quantizer.codebook_dim if projected else 0,
+    )
+    clips, n_patches = sizes["clips"], sizes["n_patches"]
     starts_codebook = form.kind == "codebook_start"
-    rest = probe["rest_clips"] if starts_codebook and form.split else 0
-    sample = (clips + rest) if starts_codebook else 0
-    rows = CODES_PER_PATCH * n_patches * (sample or clips)
-    chunk_rows = rows // 2 + 1_000_003 if form.chunked else rows
+    rest = sizes["rest_clips"] if starts_codebook else 0
+    sample = clips + rest if starts_codebook else 0
+    chunk_rows = CODES_PER_PATCH * n_patches * (sample or clips) // 2 + 1_000_003
     plan = ExecutionPlan(
         micro_batch_clips=clips,
         recompute_encoder=form.recompute_encoder,
         recompute_decoder=form.recompute_decoder,
         quantizer_chunk_rows=chunk_rows,
-        data_placement=form.placement,
         precision=form.precision,
     )
-    sizes = sizes_of(clips, n_patches, chunk_rows, sample_clips=sample, rest_clips=rest)
+    batch = _batch_sizes(clips, n_patches, chunk_rows, sample, rest)
+    allocations, order, repeated = _run(config, n_ids, form, plan, sample or 2 * clips, n_patches)
+    named = [_relabelled(allocation, batch) for allocation in allocations]
+    return Program(named, order, Probe(batch, _model_sizes(config)), repeated)
+
+
+def _run(
+    config: TrialConfig, n_ids: int, form: Form, plan: ExecutionPlan, clips: int, n_patches: int
+) -> tuple[list[Allocation], list[int], tuple[int, int]]:
+    """Allocations, their order, and where in it the second micro-batch begins and ends."""
     with fused_optimizer_on_meta():
-        state = meta_state(config, n_ids, plan, trained=not starts_codebook)
+        state = meta_state(config, n_ids, plan, trained=form.kind != "codebook_start")
         tracker = MemoryTracker("meta")
-        total_clips = sample if starts_codebook else clips * (2 if form.split else 1)
-        record(state, form, plan, total_clips, n_patches, tracker)
-    allocations = [_relabelled(allocation, sizes) for allocation in tracker.allocations]
-    return Program(allocations, tracker.order, {name: size for name, size in sizes.items() if size > 1})
+        record(state, form, plan, clips, n_patches, tracker)
+    order = list(tracker.order)
+    begins = tracker.marks[1] if len(tracker.marks) > 1 else len(order)
+    ends = {"step": tracker.after_backward[-1:], "validation": [len(order)], "codebook_start": tracker.marks[-1:]}
+    return tracker.allocations, order, (begins, ends[form.kind][0])
 
 
-def _relabelled(allocation: Allocation, sizes: Mapping[str, int]) -> Allocation:
+def _relabelled(allocation: Allocation, batch: Mapping[str, int]) -> Allocation:
     """What is made outside of modules and is no multiple of any batch size belongs to the codebook's update."""
-    if allocation.label != PATCHES or any(size > 1 and allocation.size_bytes % size == 0 for size in sizes.values()):
+    if allocation.label != PATCHES or any(size > 1 and allocation.size_bytes % size == 0 for size in batch.values()):
         return allocation
     return Allocation(allocation.size_bytes, "codebook update")
 
@@ -139,17 +193,18 @@ def _relabelled(allocation: Allocation, sizes: Mapping[str, int]) -> Allocation:
 def record(
     state: TrainState, form: Form, plan: ExecutionPlan, clips: int, n_patches: int, tracker: MemoryTracker
 ) -> None:
-    """Runs a pass of `clips` clips under a tracker; `tracker` then holds what it allocated."""
-    device = state.device
-    frames_TF = torch.empty(1, PATCH).expand(2 * PATCH, PATCH)
-    if form.placement == "device":
-        frames_TF = torch.empty(2 * PATCH, PATCH, device=device)
-    model = state.model
+    """Runs a pass of `clips` clips under a tracker; `tracker` then holds what it allocated.
+
+    Features lie on the device. From the host a micro-batch's patches are copied over, as large as when they are cut
+    here; only the indices of their first frames stay behind, 8 bytes for each patch of 16 KiB.
+    """
+    device, model = state.device, state.model
+    frames_TF = torch.zeros(2 * PATCH, PATCH, device=device, dtype=state.dtype)
     starts_BP = torch.zeros(1, 1, dtype=torch.int64).expand(clips, n_patches)
     batch = placeholder_batch(state.config, clips, n_patches) if form.kind == "step" else None
     watched = ((model.encoder, "encoder", "quantizer"), (model.decoder, "decoder", "losses"))
     # What the trainer holds beside: sums of losses and code counts of the epoch, and those of the last step.
-    held = [torch.zeros(5, device=device), torch.zeros(5, device=device)]
+    held = [torch.zeros(5, device=device) for _ in range(2)]
     held += [torch.zeros(state.config.quantizer.num_embeddings, device=device) for _ in range(2)]
     with ExitStack() as stack:
         for module, label, then in watched:
@@ -165,7 +220,8 @@ def record(
         tracker.hold(held, "losses")
         tracker.hold(optimizer_tensors(state), "optimizer")
         tracker.hold((parameter.grad for parameter in model.parameters()), "gradients")
-        stack.enter_context(_CopiesToHost())
+        stack.enter_context(_Marks(tracker, n_patches))
+        stack.enter_context(_marked_start(model.codebook, tracker))
         stack.enter_context(tracker)
         if batch is not None:
             train_step(state, frames_TF, batch, plan, PhaseState(form.phase, 1.0))
@@ -226,20 +282,44 @@ def placeholder_batch(config: TrialConfig, clips: int, n_patches: int) -> Batch:
     )
 
 
-class _CopiesToHost(TorchFunctionMode):
-    """What a pass copies to the host takes none of the device's memory; a meta tensor has nothing to copy."""
+class _Marks(TorchFunctionMode):
+    """Marks where a micro-batch begins, and lets meta tensors be copied to the host.
+
+    A micro-batch begins where its patches' first frames are sent to the features. What a pass copies to the host
+    takes none of the device's memory, and a meta tensor has nothing to copy.
+    """
+
+    def __init__(self, tracker: MemoryTracker, n_patches: int):
+        super().__init__()
+        self._tracker = tracker
+        self._n_patches = n_patches
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func is Tensor.cpu and args[0].device.type == "meta":
             return torch.empty(0, dtype=args[0].dtype, device="cpu")
+        if func is Tensor.to and args[0].dim() == 2 and args[0].shape[1] == self._n_patches:
+            self._tracker.mark()
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _marked_start(codebook: Codebook, tracker: MemoryTracker) -> Iterator[None]:
+    """Marks where k-means begins, after the last micro-batch is encoded."""
+    start_from = codebook.start_from
+
+    def marked(*args: Any, **kwargs: Any) -> None:
+        tracker.mark()
+        start_from(*args, **kwargs)
+
+    with mock.patch.object(codebook, "start_from", marked):
+        yield
 
 
 @contextmanager
 def fused_optimizer_on_meta() -> Iterator[None]:
     """Lets fused AdamW run on meta tensors: its kernel has a meta form, only a list of devices leaves it out."""
-    supported = torch_optimizer._get_fused_kernels_supported_devices
-    with mock.patch.object(torch_optimizer, "_get_fused_kernels_supported_devices", lambda: [*supported(), "meta"]):
+    supported = [*torch_optimizer._get_fused_kernels_supported_devices(), "meta"]  # type: ignore[attr-defined]
+    with mock.patch.object(torch_optimizer, "_get_fused_kernels_supported_devices", side_effect=lambda: [*supported]):
         yield

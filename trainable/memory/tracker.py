@@ -44,6 +44,10 @@ class MemoryTracker(TorchDispatchMode):
         self._inside: list[str] = []
         self._live: dict[int, tuple[int, Any]] = {}
         self._was_backward = False
+        self.marks: list[int] = []
+        """Places in `order` that `mark` was called at."""
+        self.after_backward: list[int] = []
+        """Places in `order` at which a backward pass was over."""
 
     def __torch_dispatch__(
         self,
@@ -60,7 +64,7 @@ class MemoryTracker(TorchDispatchMode):
                 if isinstance(item, Tensor):
                     self._see(item)
         if func in _CONVOLUTIONS:
-            self._workspace(func, args)
+            self._workspace(func, args, result)
         return result
 
     def hold(self, tensors: Iterable[Tensor | None], label: str) -> None:
@@ -73,6 +77,10 @@ class MemoryTracker(TorchDispatchMode):
                 else:
                     old = self.allocations[known[0]]
                     self.allocations[known[0]] = Allocation(old.size_bytes, label)
+
+    def mark(self) -> None:
+        """Remembers how far the record has come."""
+        self.marks.append(len(self.order))
 
     @contextmanager
     def watching(
@@ -115,6 +123,7 @@ class MemoryTracker(TorchDispatchMode):
         backward = _in_backward()
         if self._was_backward and not backward:
             self.label = PATCHES  # the next micro-batch begins
+            self.after_backward.append(len(self.order))
         self._was_backward = backward
         if self._inside:
             return self._inside[-1]
@@ -138,19 +147,16 @@ class MemoryTracker(TorchDispatchMode):
 
         self._live[key] = (index, weakref.ref(storage, freed))
 
-    def _workspace(self, func: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        """A moment's memory beside a convolution, as large as its input and output; depthwise ones take none."""
+    def _workspace(self, func: Callable[..., Any], args: tuple[Any, ...], result: Any) -> None:
+        """A moment's memory beside a convolution, as large as its input and its output; depthwise ones take none."""
         backward = func is _aten.convolution_backward.default
-        source, other = (args[1], args[0]) if backward else (args[0], None)
-        groups = args[9] if backward else args[8]
+        source, output, groups = (args[1], args[0], args[9]) if backward else (args[0], result, args[8])
         if source.device.type != self.device_type or groups != 1:
             return
-        size_bytes = source.numel() * source.element_size()
-        if other is not None:
-            size_bytes += other.numel() * other.element_size()
-        index = len(self.allocations)
-        self.allocations.append(Allocation(size_bytes, WORKSPACE))
-        self.order += [index, ~index]
+        first = len(self.allocations)
+        for tensor in (source, output):
+            self.allocations.append(Allocation(tensor.numel() * tensor.element_size(), WORKSPACE))
+        self.order += [first, first + 1, ~first, ~(first + 1)]
 
     def close(self) -> None:
         """Forgets what lives on; frees that come later are no part of the record."""

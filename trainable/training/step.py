@@ -16,7 +16,7 @@ from trainable.data.patches import gather_patches
 from trainable.memory.autocast import CudaAutocastOnMeta
 from trainable.model.codebook import BatchStatistics
 from trainable.model.heads import clip_latents
-from trainable.model.transforms import PATCH, apply_transforms
+from trainable.model.transforms import apply_transforms
 from trainable.plan import ExecutionPlan
 from trainable.training.batch import CODES_PER_PATCH, Batch
 from trainable.training.phases import PhaseState
@@ -68,9 +68,6 @@ def mixed_precision(plan: ExecutionPlan, device: torch.device) -> Iterator[None]
 
 def load_patches(frames_TF: Tensor, starts_BP: Tensor, state: TrainState) -> Tensor:
     """Patches (B, P, 64, 64) on the model's device, cut where the features live."""
-    if state.device.type == "meta" and frames_TF.device.type == "cpu":
-        # Traced with data on the host: what is cut there takes no memory of the device.
-        return torch.empty(*starts_BP.shape, PATCH, PATCH, device=state.device, dtype=state.dtype)
     patches_BPFT = gather_patches(frames_TF, starts_BP.to(frames_TF.device))
     return patches_BPFT.to(device=state.device, dtype=state.dtype, non_blocking=True)
 
