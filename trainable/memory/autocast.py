@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-_LOWER: frozenset[Callable[..., Any]] = frozenset(
+_LOWER: frozenset[Any] = frozenset(
     {torch.conv1d, torch.conv2d, torch.conv_transpose2d, F.linear, torch.addmm, torch.mm, torch.matmul, torch.bmm}
     | {Tensor.addmm, Tensor.mm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm}
 )
 """Operators whose inputs are cast to the lower precision."""
-_FLOAT32: frozenset[Callable[..., Any]] = frozenset(
+_FLOAT32: frozenset[Any] = frozenset(
     {torch.group_norm, torch.layer_norm, torch.mse_loss if hasattr(torch, "mse_loss") else F.mse_loss, F.mse_loss}
     | {torch.softmax, torch.log_softmax, F.softmax, F.log_softmax, F.cross_entropy, torch.norm, Tensor.norm}
     | {torch.sum, Tensor.sum, torch.prod, torch.cumsum, torch.exp, torch.log, torch.pow, Tensor.pow, F.normalize}

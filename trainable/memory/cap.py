@@ -1,41 +1,97 @@
 """Keeps a process within its budget on the GPU: allocator cap, pinned workspaces, and a check that all came back."""
 
 import gc
+import logging
 import os
+from collections.abc import MutableMapping
 
 import torch
 
+from trainable.errors import BudgetError
+from trainable.memory.profile import CUBLAS_WORKSPACE_CONFIG, CUBLASLT_WORKSPACE_KIB, DeviceProfile
+from trainable.units import format_bytes
+
+_log = logging.getLogger(__name__)
+
 ALLOCATOR_SETTINGS = "PYTORCH_ALLOC_CONF"
 """torch's environment variable since 2.9; read when the allocator starts, so set before the first CUDA tensor."""
+OLD_ALLOCATOR_SETTINGS = "PYTORCH_CUDA_ALLOC_CONF"
+"""Its name before. Where it is set, torch 2.13 reads it and not the new one (``CUDAAllocatorConfig.h``)."""
+EXPANDABLE = "expandable_segments:True"
 CUBLAS_SETTINGS = "CUBLAS_WORKSPACE_CONFIG"
+CUBLASLT_SETTINGS = "CUBLASLT_WORKSPACE_SIZE"
 
 
-def cap_process_memory(budget_bytes: int | None, device: str | torch.device) -> None:
+def pin_settings(environment: MutableMapping[str, str]) -> None:
+    """Sets what prediction and training must have in common; another setting of the user's is replaced, and said.
+
+    Settings of the allocator other than expandable segments stay.
+    """
+    name = OLD_ALLOCATOR_SETTINGS if environment.get(OLD_ALLOCATOR_SETTINGS) else ALLOCATOR_SETTINGS
+    others = [part for part in environment.get(name, "").split(",") if part and "expandable_segments" not in part]
+    wanted = {
+        name: ",".join([*others, EXPANDABLE]),
+        CUBLAS_SETTINGS: CUBLAS_WORKSPACE_CONFIG,
+        CUBLASLT_SETTINGS: str(CUBLASLT_WORKSPACE_KIB),
+    }
+    for name, value in wanted.items():
+        given = environment.get(name)
+        if given and name in (CUBLAS_SETTINGS, CUBLASLT_SETTINGS) and given != value:
+            _log.warning("%s is %s; set to %s, which memory was predicted for", name, given, value)
+        environment[name] = value
+
+
+def allocator_cap_bytes(budget_bytes: int, profile: DeviceProfile) -> int:
+    """What of a budget is left for PyTorch's allocator. Raises BudgetError if nothing is."""
+    cap_bytes = budget_bytes - profile.outside_bytes
+    if cap_bytes <= 0:
+        raise BudgetError(
+            f"a budget of {format_bytes(budget_bytes)} leaves nothing beside the {format_bytes(profile.outside_bytes)} "
+            "of CUDA's context and libraries; give a larger --gpu-memory-budget"
+        )
+    return cap_bytes
+
+
+def cap_process_memory(
+    budget_bytes: int | None, device: str | torch.device, profile: DeviceProfile | None = None
+) -> None:
     """Bounds torch's caching allocator in this process to the budget less what is not its own; nothing on a CPU.
 
     The cap leaks: context and libraries are outside it (the device profile counts them), and cuDNN picks algorithms
-    by free memory, so its benchmark mode is off and cuBLAS's workspace is fixed, in prediction and training alike.
+    by free memory, so its benchmark mode is off and workspaces are fixed, in prediction and training alike.
 
     Raises
     ------
     BudgetError
-        If the budget is larger than the GPU.
+        If the budget is larger than the GPU, or smaller than CUDA's context.
     """
     device = torch.device(device)
     if device.type != "cuda":
         return
-    os.environ.setdefault(ALLOCATOR_SETTINGS, "expandable_segments:True")
-    os.environ.setdefault(CUBLAS_SETTINGS, ":4096:2:16:8")
+    pin_settings(os.environ)
     torch.backends.cudnn.benchmark = False
-    if budget_bytes is not None:
-        total_bytes = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, budget_bytes / total_bytes), device)
+    if budget_bytes is None:
+        return
+    total_bytes = torch.cuda.get_device_properties(device).total_memory
+    if budget_bytes > total_bytes:
+        raise BudgetError(
+            f"a budget of {format_bytes(budget_bytes)} is more than the {format_bytes(total_bytes)} of {device}; "
+            "give a smaller --gpu-memory-budget"
+        )
+    fraction = allocator_cap_bytes(budget_bytes, profile or DeviceProfile()) / total_bytes
+    torch.cuda.set_per_process_memory_fraction(fraction, device)
 
 
 def bytes_left() -> int:
-    """Bytes of CUDA tensors still alive in this process after everything was released; 0 on a CPU."""
+    """Bytes of CUDA tensors still alive in this process after everything was released; 0 on a CPU.
+
+    Workspaces of cuBLAS, which PyTorch keeps in the same allocator for as long as the process lives, are given back
+    first: they are no trial's.
+    """
     if not torch.cuda.is_available() or not torch.cuda.is_initialized():
         return 0
     gc.collect()
+    torch.cuda.synchronize()
+    torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
-    return int(torch.cuda.memory_allocated())
+    return sum(int(torch.cuda.memory_allocated(index)) for index in range(torch.cuda.device_count()))

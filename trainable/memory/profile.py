@@ -17,6 +17,11 @@ from trainable.plan import Precision
 from trainable.units import MIB
 
 
+CUBLAS_WORKSPACE_CONFIG = ":4096:2:16:8"
+"""Two workspaces of 4096 KiB and eight of 16 KiB, cuBLAS's own default before Hopper; on Hopper it would be 32 MiB."""
+CUBLASLT_WORKSPACE_KIB = 8192
+
+
 @dataclass(frozen=True, kw_only=True)
 class MeasuredPeak:
     """A peak that a trial measured, beside what was predicted for its allocator."""
@@ -46,10 +51,10 @@ class DeviceProfile:
     """Handles of cuBLAS and cuDNN, outside of PyTorch's allocator. Estimate."""
 
     cublas_workspace_bytes: int = 2 * (2 * 4096 + 8 * 16) * 1024
-    """Workspaces of cuBLAS, from the allocator: ``:4096:2:16:8`` KiB as `cap` pins it, for the thread that runs the
-    forward pass and the one that runs the backward pass. Documented."""
-    cublaslt_workspace_bytes: int = 2 * 8 * MIB
-    """Workspaces of cuBLASLt as `cap` pins them (8 MiB), likewise."""
+    """Workspaces of cuBLAS, from the allocator: `CUBLAS_WORKSPACE_CONFIG` as `cap` pins it, for the thread that runs
+    the forward pass and the one that runs the backward pass. Documented."""
+    cublaslt_workspace_bytes: int = 2 * CUBLASLT_WORKSPACE_KIB * 1024
+    """Workspaces of cuBLASLt as `cap` pins them, likewise."""
     convolution_workspace_share: float = 1.0
     """Workspace of a convolution that is not depthwise, as a share of its input and output bytes: cuDNN turns both
     into the layout of its tensor-core kernels. Estimate."""

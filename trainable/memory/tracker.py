@@ -35,7 +35,7 @@ class MemoryTracker(TorchDispatchMode):
     """
 
     def __init__(self, device_type: str):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.device_type = device_type
         self.allocations: list[Allocation] = []
         self.order: list[int] = []
