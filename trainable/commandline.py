@@ -76,10 +76,27 @@ def add_knob_flags(parser: argparse.ArgumentParser, *, leave_out: Iterable[str] 
             _add_knob(group, spec)
 
 
+class _Switch(argparse.BooleanOptionalAction):
+    """``--name`` and ``--no-name``; the negation too with hyphens and with underscores."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
+        super().__init__(option_strings, dest, **options)
+        self.option_strings = [*self.option_strings, *(f"--no_{each[2:]}" for each in option_strings if "_" in each)]
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, not (option_string or "").startswith(("--no-", "--no_")))
+
+
 def _add_knob(group: Any, spec: Knob) -> None:
     text = f"{spec.doc} (default: {spec.default})".replace("%", "%%")
     if spec.type is bool:
-        add_flag(group, spec.name, action=argparse.BooleanOptionalAction, default=None, help=text)
+        add_flag(group, spec.name, action=_Switch, default=None, help=text)
     elif spec.choices is not None:
         add_flag(group, spec.name, choices=spec.choices, help=text)
     else:

@@ -12,7 +12,7 @@ from tests.noise_clips import IDS, noise_train_clips
 from trainable.config import TrialConfig
 from trainable.errors import CheckpointError
 from trainable.plan import ExecutionPlan
-from trainable.training.checkpoint import list_checkpoints, load_newest, read_checkpoint, save_checkpoint
+from trainable.training.checkpoint import load_newest, save_checkpoint
 from trainable.training.trainer import Trainer
 
 CONFIG = TrialConfig.from_flat(
@@ -86,35 +86,3 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_name() -> None:
     other = new_trainer(CONFIG.replace(learning_rate=0.01))
     with pytest.raises(CheckpointError, match="differs in learning_rate"):
         new_trainer().load_state_dict(other.state_dict())
-
-
-def test_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
-    for epoch in range(1, 7):
-        save_checkpoint(tmp_path, epoch, {"epoch": epoch}, best_epoch=min(epoch, 2))
-    assert list(list_checkpoints(tmp_path)) == [2, 5, 6]
-    assert list(tmp_path.iterdir()) == list(tmp_path.glob("epoch-*.ckpt")), "no temporary file stays behind"
-
-
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "foreign"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    save_checkpoint(tmp_path, 1, {"value": torch.arange(3)})
-    newest = save_checkpoint(tmp_path, 2, {"value": torch.arange(4)})
-    content = newest.read_bytes()
-    flipped = bytearray(content)
-    flipped[-5] ^= 1
-    newest.write_bytes(
-        {"truncated": content[:-7], "flipped": bytes(flipped), "emptied": b"", "foreign": b"PK\x03\x04" * 30}[damage]
-    )
-    epoch, state = load_newest(tmp_path)
-    assert epoch == 1
-    assert torch.equal(state["value"], torch.arange(3))
-    assert "going back to the one before" in caplog.text
-
-
-def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        read_checkpoint(tmp_path / "epoch-000001.ckpt")
-    with pytest.raises(CheckpointError, match="no intact checkpoint"):
-        load_newest(tmp_path / "nowhere")

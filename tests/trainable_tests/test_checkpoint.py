@@ -1,0 +1,149 @@
+"""Checkpoints survive: whole or not there, checksummed, the one before still stands."""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainable.errors import CheckpointError
+from trainable.training.checkpoint import (
+    list_checkpoints,
+    load_newest,
+    read_checkpoint,
+    save_checkpoint,
+    write_checkpoint,
+)
+
+STATE = {"weights": torch.arange(5), "epoch": 3, "names": ["a", "b"], "nested": {"loss": 0.5, "none": None}}
+
+
+def ours(payload: bytes) -> bytes:
+    """A file with our magic and a right checksum around anything."""
+    return b"vqvae-ad checkpoint 1\n" + hashlib.sha256(payload).digest() + payload
+
+
+def test_what_is_written_is_read_back_in_its_types(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "new" / "one.ckpt", STATE)
+    state = read_checkpoint(tmp_path / "new" / "one.ckpt")
+    assert torch.equal(state.pop("weights"), torch.arange(5))
+    assert state == {name: value for name, value in STATE.items() if name != "weights"}
+
+
+def test_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
+    for epoch in range(1, 7):
+        save_checkpoint(tmp_path, epoch, {"epoch": epoch}, best_epoch=min(epoch, 2))
+    assert list(list_checkpoints(tmp_path)) == [2, 5, 6]
+    assert read_checkpoint(list_checkpoints(tmp_path)[2]) == {"epoch": 2}
+    assert list(tmp_path.iterdir()) == list(tmp_path.glob("epoch-*.ckpt")), "no temporary file stays behind"
+    save_checkpoint(tmp_path, 7, {"epoch": 7}, best_epoch=6)
+    assert list(list_checkpoints(tmp_path)) == [6, 7], "the best is the newest but one"
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    path = save_checkpoint(tmp_path, 1, {"value": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os if call == "fsync" else Path, call, full)
+        for epoch in (1, 2):
+            with pytest.raises(OSError, match="No space left"):
+                save_checkpoint(tmp_path, epoch, {"value": 2})
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    assert load_newest(tmp_path) == (1, {"value": 1})
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "foreign", "header", "folder"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_checkpoint(tmp_path, 1, {"value": torch.arange(3)})
+    newest = save_checkpoint(tmp_path, 2, {"value": torch.arange(4)})
+    content = newest.read_bytes()
+    flipped = bytearray(content)
+    flipped[-5] ^= 1
+    newest.unlink()
+    if damage == "folder":
+        newest.mkdir()
+    else:
+        contents = {"truncated": content[:-7], "flipped": bytes(flipped), "header": content[:30], "emptied": b""}
+        newest.write_bytes(contents.get(damage, b"PK\x03\x04" * 30))
+    epoch, state = load_newest(tmp_path)
+    assert epoch == 1
+    assert torch.equal(state["value"], torch.arange(3))
+    assert str(newest) in caplog.text
+    assert "going back to the one before" in caplog.text
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "one.ckpt"
+    write_checkpoint(path, {"value": 1})
+    content = path.read_bytes()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(bytes(damaged))
+        with pytest.raises(CheckpointError):
+            read_checkpoint(path)
+
+
+def saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+class Trap:
+    """Unpickled with a full pickle reader, it would make a file."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("trap",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not one of ours"),
+        (b"vqvae-ad checkpoint 1\n short", "is not one of ours"),
+        (b"vqvae-ad checkpoint 1\n" + b"0" * 40, "is damaged: its checksum does not match"),
+        (ours(b""), "cannot be loaded"),
+        (ours(b"no pickle at all"), "cannot be loaded"),
+        (ours(saved([1, 2])), "holds a list where a state was expected"),
+        (ours(saved({"trap": Trap()})), "cannot be loaded"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused_and_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.ckpt").write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path / "one.ckpt")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "trap").exists()
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be read: No such file"):
+        read_checkpoint(tmp_path / "epoch-000001.ckpt")
+    with pytest.raises(CheckpointError, match=r"no intact checkpoint \(0 damaged\)"):
+        load_newest(tmp_path / "nowhere")
+    for epoch in (1, 2):
+        save_checkpoint(tmp_path, epoch, {}).write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"no intact checkpoint \(2 damaged\)"):
+        load_newest(tmp_path)
+
+
+def test_only_checkpoints_are_listed_in_the_order_of_their_epochs(tmp_path: Path) -> None:
+    for epoch in (20, 3, 1_000_000, 100):
+        write_checkpoint(tmp_path / f"epoch-{epoch:06d}.ckpt", {})
+    for stranger in (".epoch-000004.ckpt.123.tmp", "epoch-5.ckpt", "epoch-00000².ckpt", "epoch-000006.ckpt\n", "best"):
+        (tmp_path / stranger).write_text("")
+    assert list(list_checkpoints(tmp_path)) == [3, 20, 100, 1_000_000]
+    assert list_checkpoints(tmp_path / "nowhere") == {}

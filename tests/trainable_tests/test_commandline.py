@@ -1,0 +1,165 @@
+"""Flags in both spellings, errors as one line and an exit status."""
+
+import argparse
+import logging
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from trainable.commandline import (
+    INTERRUPTED,
+    add_data_flags,
+    add_flag,
+    add_knob_flags,
+    add_plan_flags,
+    data_config,
+    given_knobs,
+    plan_request,
+    run,
+    set_up_logging,
+)
+from trainable.config import DataConfig, TrialConfig, knobs
+from trainable.errors import ConfigError, DataError, ProjectError
+from trainable.plan import PlanRequest
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="train")
+    add_data_flags(parser)
+    add_plan_flags(parser)
+    add_knob_flags(parser, leave_out=["seed"])
+    add_flag(parser, "gpu-memory-budget")
+    return parser.parse_args(arguments)
+
+
+def both(name: str) -> list[str]:
+    return ["--" + name, "--" + name.replace("_", "-")]
+
+
+@pytest.mark.parametrize("spelling", [0, 1])
+def test_the_recipes_flags_are_known_in_both_spellings(spelling: int) -> None:
+    """The flags that a user of the original recipe knows."""
+    values = {"data_root": "/d", "machine_type": "pump", "batch_size": "4", "epochs": "3", "norm_stats_path": "/n.pt"}
+    values |= {"n_patches": "6", "stride": "8", "gradient_accumulation_steps": "2"}
+    words = [word for name, value in values.items() for word in (both(name)[spelling], value)]
+    switches = [both(name)[spelling] for name in ("use_amp", "use_gradient_checkpointing", "memory_saver")]
+    arguments = parse(*words, *switches)
+    assert given_knobs(arguments) == {"batch_size": 4, "epochs": 3, "n_patches": 6, "stride": 8}
+    data = data_config(arguments)
+    assert (data.data_root, data.machine_type, data.norm_stats_path) == ("/d", "pump", "/n.pt")
+    request = plan_request(arguments, batch_size=4)
+    assert request == PlanRequest(micro_batch_clips=2, recompute=True, amp=True, memory_saver=True)
+    assert parse(both("gpu_memory_budget")[spelling], "8GiB").gpu_memory_budget == "8GiB"
+
+
+@pytest.mark.parametrize("word", ["--no-density-per-id", "--no_density_per_id", "--no-density_per_id"])
+def test_a_switch_is_switched_off_in_both_spellings(word: str) -> None:
+    assert given_knobs(parse(word)) == {"density_per_id": False}
+    assert given_knobs(parse("--density_per_id")) == {"density_per_id": True}
+    assert given_knobs(parse("--density-per-id")) == {"density_per_id": True}
+    assert given_knobs(parse("--no-revival", "--kmeans-start")) == {"revival": False, "kmeans_start": True}
+
+
+def test_every_knob_has_a_flag_that_takes_its_default() -> None:
+    for spec in knobs():
+        if spec.name == "seed":
+            continue
+        hyphens = both(spec.name)[1]
+        words = (
+            [hyphens]
+            if spec.default is True
+            else [f"--no{hyphens[1:]}"]
+            if spec.default is False
+            else [hyphens, str(spec.default)]
+        )
+        assert given_knobs(parse(*words)) == {spec.name: spec.default}
+        assert TrialConfig.from_flat(given_knobs(parse(*words))) == TrialConfig()
+
+
+def test_what_is_not_given_is_not_there() -> None:
+    assert given_knobs(parse()) == {}
+    assert data_config(parse()) == DataConfig()
+    assert plan_request(parse(), batch_size=4) == PlanRequest()
+
+
+def test_flags_go_over_what_a_space_or_a_saved_run_says() -> None:
+    saved = {"machine_type": "valve", "n_fft": 512, "hop_length": 256}
+    data = data_config(parse("--hop_length", "128"), saved)
+    assert (data.machine_type, data.front_end.n_fft, data.front_end.hop_length) == ("valve", 512, 128)
+    with pytest.raises(ConfigError, match="unknown data parameter 'machine'"):
+        data_config(parse(), {"machine": "valve"})
+    with pytest.raises(ConfigError, match="machine_type is 3; it must be text"):
+        data_config(parse(), {"machine_type": 3})
+
+
+@pytest.mark.parametrize(("steps", "batch_size", "clips"), [(1, 16, 16), (3, 16, 6), (16, 16, 1), (1, 1, 1)])
+def test_accumulation_steps_become_whole_clips(steps: int, batch_size: int, clips: int) -> None:
+    arguments = parse("--gradient-accumulation-steps", str(steps))
+    assert plan_request(arguments, batch_size).micro_batch_clips == clips
+
+
+@pytest.mark.parametrize("steps", [0, -1, 17])
+def test_impossible_accumulation_is_refused(steps: int) -> None:
+    with pytest.raises(ConfigError, match=r"must be in 1 … batch_size \(16\)"):
+        plan_request(parse("--gradient-accumulation-steps", str(steps)), 16)
+
+
+@pytest.mark.parametrize("words", [["--stride", "many"], ["--density", "count"], ["--nothing"], ["--epochs"]])
+def test_a_mistyped_flag_ends_with_status_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(*words)
+    assert caught.value.code == 2
+    assert words[0] in capsys.readouterr().err
+
+
+def test_help_tells_every_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(spec.doc.split(";")[0] in text for spec in knobs() if spec.name != "seed")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (DataError("no data"), 2, "error: no data"),
+        (ConfigError("bad value"), 2, "error: bad value"),
+        (KeyboardInterrupt(), INTERRUPTED, "stopped by Ctrl-C"),
+    ],
+)
+def test_an_error_is_one_line_and_a_status(
+    error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(argv: Sequence[str] | None) -> int:
+        raise error
+
+    assert run(main, []) == status
+    captured = capsys.readouterr()
+    assert captured.err == line + "\n"
+    assert captured.out == ""
+
+
+def test_a_mistake_of_ours_is_not_hidden() -> None:
+    def main(argv: Sequence[str] | None) -> int:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(main, [])
+    assert run(lambda argv: len(argv or []), ["a", "b"]) == 2
+    assert all(each.exit_status != 0 for each in ProjectError.__subclasses__())
+
+
+@pytest.fixture
+def levels() -> Iterator[None]:
+    packages = [logging.getLogger(name) for name in ("trainable", "search", "spaces", "analysis")]
+    before = [package.level for package in packages]
+    yield
+    for package, level in zip(packages, before, strict=True):
+        package.setLevel(level)
+
+
+@pytest.mark.usefixtures("levels")
+def test_verbose_and_quiet_decide_what_is_logged() -> None:
+    for options, level in (({}, logging.WARNING), ({"verbose": True}, logging.DEBUG), ({"quiet": True}, logging.ERROR)):
+        set_up_logging(**options)
+        assert {logging.getLogger(name).level for name in ("trainable", "search", "spaces", "analysis")} == {level}
