@@ -10,6 +10,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 from analysis.importance import FEW_TRIALS
 from analysis.results import PARAM, RunResults
+from analysis.tables import Table
 from trainable.record import TrialEnd
 
 EDGE_SHARE = 0.05
@@ -63,6 +64,11 @@ def next_steps(run: RunResults) -> list[Advice]:
             Advice("Look at how trials ended", "No trial has finished an epoch; the reasons are in the table.")
         )
     return steps
+
+
+def advice_table(run: RunResults) -> Table:
+    """The advice of `next_steps` as rows."""
+    return Table(("what", "why", "command"), tuple((s.title, s.text, s.command) for s in next_steps(run)))
 
 
 def _path(run: RunResults) -> str:

@@ -1,15 +1,11 @@
 """What the report says: headline, sections, tables and pictures, before any HTML."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.advice import Advice, next_steps
-from analysis.figures.anomaly_codes import anomaly_codes, code_contrast
-from analysis.figures.codebook import codebook_usage, usage_shares
 from analysis.figures.curves import learning_curves
 from analysis.figures.densities import density_comparison
 from analysis.figures.ends import trial_ends
@@ -19,22 +15,16 @@ from analysis.figures.memory import memory_by_plan, predicted_against_measured
 from analysis.figures.parallel import parallel_coordinates
 from analysis.figures.pareto import auc_against_memory, auc_against_time
 from analysis.figures.progress import all_curves, search_progress
-from analysis.figures.roc import roc_curves
 from analysis.figures.rungs import asha_rungs
-from analysis.figures.scores import score_histograms
-from analysis.figures.surprise import spectrogram_with_surprise
 from analysis.importance import Importances, importances
-from analysis.model_view import ModelView, load_view
 from analysis.pruning import pruning_savings
 from analysis.results import RunResults
 from analysis.tables import Table, ends_table, plans_table, run_table, searched_table, top_table
+from analysis.winner_model import WinnerModel, bring_back
 from trainable.data.clips import Split
-from trainable.errors import ProjectError
 from trainable.record import TrialEnd
 from trainable.scoring.evaluate import Evaluation
 from trainable.units import format_bytes
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,17 +66,18 @@ def report_content(run: RunResults, *, with_model: bool = True, device: str = "c
     Without the winner's checkpoint or its recordings (or with `with_model=False`) the sections that need them say
     why they are short; the others are complete.
     """
-    view, why_not = _winner(run, device) if with_model else (None, "It was left out on request (--no-model).")
-    held_out = view.evaluation(Split.HELD_OUT) if view else None
+    left_out = WinnerModel(run, None, "It was left out on request (--no-model).")
+    winner = bring_back(run, device=device) if with_model else left_out
+    held_out = winner.view.evaluation(Split.HELD_OUT) if winner.view else None
     found = importances(run)
     sections = [
         _searched(run),
-        _won(run, found, view),
-        _held_out(view, held_out, why_not),
+        _won(run, found),
+        _held_out(winner),
         _ended(run),
         _mattered(run, found),
         _memory(run),
-        _codebook(run, view, why_not),
+        _codebook(winner),
         Section("What to do next", advice=next_steps(run)),
     ]
     return ReportContent(
@@ -96,16 +87,6 @@ def report_content(run: RunResults, *, with_model: bool = True, device: str = "c
         sections=tuple(sections),
         notes=run.notes,
     )
-
-
-def _winner(run: RunResults, device: str) -> tuple[ModelView | None, str]:
-    if run.best_number is None:
-        return None, "No trial has finished an epoch yet."
-    try:
-        return load_view(run, run.best_number, device=device), ""
-    except ProjectError as error:
-        _log.warning("%s", error)
-        return None, f"The winner could not be brought back: {error}."
 
 
 def summary_sentence(run: RunResults, held_out: Evaluation | None) -> str:
@@ -162,7 +143,7 @@ def _searched(run: RunResults) -> Section:
     return section
 
 
-def _won(run: RunResults, found: Importances, view: ModelView | None) -> Section:
+def _won(run: RunResults, found: Importances) -> Section:
     section = Section("What won, and why")
     number = run.best_number
     if number is None:
@@ -170,9 +151,12 @@ def _won(run: RunResults, found: Importances, view: ModelView | None) -> Section
         return section
     section.text.append(_why(run, found))
     section.tables.append(top_table(run))
-    epochs = run.epochs[run.epochs["number"] == number]
     section.pictures.append(
-        Picture(learning_curves(epochs, title=f"Trial {number}"), "The winner's epochs; its phases shaded.", wide=True)
+        Picture(
+            learning_curves(run.epochs_of(number), title=f"Trial {number}"),
+            "The winner's epochs; its phases shaded.",
+            wide=True,
+        )
     )
     section.pictures.append(
         Picture(all_curves(run.epochs, run.trials, highlight=number), "The winner's curve among all trials'.")
@@ -215,35 +199,26 @@ def _why(run: RunResults, found: Importances) -> str:
     )
 
 
-def _held_out(view: ModelView | None, held_out: Evaluation | None, why_not: str) -> Section:
+def _held_out(winner: WinnerModel) -> Section:
     section = Section("How well it detects on held-out clips")
-    if view is None or held_out is None:
-        section.text.append(why_not)
+    if winner.view is None:
+        section.text.append(winner.why_not)
         return section
-    clips = view.clips(Split.HELD_OUT)
-    rows = [(i, f"{a:.3f}", f"{held_out.pauc_by_id[i]:.3f}") for i, a in held_out.auc_by_id.items()]
-    rows.append(("mean", f"{held_out.auc:.3f}", f"{held_out.pauc:.3f}"))
-    section.tables.append(Table(("machine id", "AUC", "pAUC"), tuple(rows)))
+    clips = winner.view.clips(Split.HELD_OUT)
+    section.tables.append(winner.held_out_table())
     section.text.append(
-        f"Scored at the checkpoint of epoch {view.epoch}, on {len(clips)} clips "
+        f"Scored at the checkpoint of epoch {winner.view.epoch}, on {len(clips)} clips "
         f"({int(clips.labels.sum())} anomalous). pAUC looks at false-alarm rates up to 10 % only; 0.5 is chance "
         "for both."
     )
-    section.pictures.append(
+    section.pictures += [
         Picture(
-            score_histograms(
-                held_out.scores, held_out.labels, clips.machine_ids, held_out.auc_by_id, title="Held-out scores"
-            ),
+            winner.score_histograms(),
             "Anomaly scores of normal and anomalous held-out clips, by machine id.",
             wide=True,
-        )
-    )
-    section.pictures.append(
-        Picture(
-            roc_curves(held_out.scores, held_out.labels, clips.machine_ids, title="Held-out ROC"),
-            "ROC curves by machine id.",
-        )
-    )
+        ),
+        Picture(winner.roc(), "ROC curves by machine id."),
+    ]
     return section
 
 
@@ -296,48 +271,20 @@ def _memory(run: RunResults) -> Section:
     return section
 
 
-def _codebook(run: RunResults, view: ModelView | None, why_not: str) -> Section:
+def _codebook(winner: WinnerModel) -> Section:
     section = Section("What the codes say")
-    if view is None:
-        section.text.append(why_not)
+    if winner.view is None:
+        section.text.append(winner.why_not)
         return section
-    size = view.config.quantizer.num_embeddings
-    shares = usage_shares(view.train_codes.codes_BPHW.numpy(), size)
-    epochs = run.epochs[run.epochs["number"] == view.number]
-    section.pictures.append(Picture(codebook_usage(shares, epochs), "How the codebook is used.", wide=True))
-    codes = view.codes(Split.VALIDATION).codes_BPHW.numpy()
-    contrast = code_contrast(codes, view.clips(Split.VALIDATION).labels, size)
-    section.pictures.append(
-        Picture(anomaly_codes(contrast), "Codes that anomalies use more than normal clips.", wide=True)
-    )
-    section.pictures += surprise_examples(view)
+    section.pictures += [
+        Picture(winner.codebook_usage(), "How the codebook is used.", wide=True),
+        Picture(winner.anomaly_codes(), "Codes that anomalies use more than normal clips.", wide=True),
+    ]
+    section.pictures += [
+        Picture(figure, f"Spectrogram and code surprise: {name}.", wide=True) for name, figure in winner.surprise()
+    ]
     section.text.append(
         "Each position of a patch (8 mel bins × 8 frames) has one code. Bright places in the lower spectrograms are "
-        f"where the code surprises the density model ({view.map_density.name.replace('_', ' ')})."
+        f"where the code surprises the density model ({winner.view.map_density.name.replace('_', ' ')})."
     )
     return section
-
-
-def surprise_examples(view: ModelView) -> list[Picture]:
-    """The validation anomaly that scores highest, and the normal clip in the middle, on one scale of colours."""
-    clips, evaluation = view.clips(Split.VALIDATION), view.evaluation(Split.VALIDATION)
-    anomalies, normals = np.flatnonzero(clips.labels == 1), np.flatnonzero(clips.labels == 0)
-    loudest = int(anomalies[np.argmax(evaluation.scores[anomalies])])
-    ordered = normals[np.argsort(evaluation.scores[normals])]
-    middle = int(ordered[len(ordered) // 2])
-    surprises = {index: view.position_scores(Split.VALIDATION, index) for index in (loudest, middle)}
-    low = float(np.median(surprises[middle][1]))
-    high = float(np.quantile(surprises[loudest][1], 0.98))
-    pictures = []
-    for index, word in ((loudest, "anomaly with the highest score"), (middle, "normal clip with the median score")):
-        frames, surprise, starts = surprises[index]
-        figure = spectrogram_with_surprise(
-            frames,
-            surprise,
-            starts,
-            seconds_per_frame=view.seconds_per_frame,
-            title=f"{clips.names[index]}: {word}",
-            scale=(low, max(high, low + 1e-9)),
-        )
-        pictures.append(Picture(figure, f"Spectrogram and code surprise: {word}.", wide=True))
-    return pictures

@@ -82,6 +82,10 @@ class RunResults:
         ]
         return pd.DataFrame(rows, columns=["number", *_EPOCH_SCALARS])
 
+    def epochs_of(self, number: int) -> pd.DataFrame:
+        """The rows of `epochs` of one trial, in order."""
+        return self.epochs[self.epochs["number"] == number]
+
     @cached_property
     def ids(self) -> pd.DataFrame:
         """Long form: one row a trial, epoch and machine id, with validation ``auc`` and ``pauc``."""

@@ -1,11 +1,13 @@
 """Tables for readers: rounded, with units, in words. Rows of strings, so that a page and a terminal show the same."""
 
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from analysis.pruning import pruning_savings
 from analysis.results import PARAM, RunResults
 from trainable.record import TrialEnd
 from trainable.units import format_bytes
@@ -17,6 +19,15 @@ class Table:
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it."""
+        head = "".join(f'<th style="text-align:left">{escape(name)}</th>' for name in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row) + "</tr>"
+            for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def text_of(value: Any) -> str:
@@ -143,6 +154,21 @@ def plans_table(run: RunResults) -> Table:
         )
     rows.sort(key=lambda row: -int(row[1]))
     return Table(("execution plan", "trials", "largest predicted peak", "median epoch"), tuple(rows[:12]))
+
+
+def savings_table(run: RunResults) -> Table:
+    """What ASHA saved, in trials, epochs and hours."""
+    savings = pruning_savings(run.trials, run.manifest.max_epochs)
+    return Table(
+        ("what", "value"),
+        (
+            ("trials stopped early", str(savings.pruned)),
+            ("epochs trained", f"{savings.trained_epochs:,}"),
+            ("epochs saved", f"{savings.saved_epochs:,} ({savings.saved_share:.0%} of all)"),
+            ("hours trained, summed over trials", f"{savings.trained_hours:.3g}"),
+            ("hours saved, at each trial's own pace", f"{savings.saved_hours:.3g}"),
+        ),
+    )
 
 
 def run_table(run: RunResults) -> Table:

@@ -115,8 +115,8 @@ def test_held_out_numbers_are_the_evaluations(trained_path: Path) -> None:
     content = report_content(run)
     assert content.tiles[0][:2] == ("held-out AUC", f"{held_out.auc:.3f}")
     table = next(s for s in content.sections if s.title.startswith("How well")).tables[0]
-    assert [row[0] for row in table.rows] == ["00", "02", "mean"]
-    assert table.rows[-1][1] == f"{held_out.auc:.3f}"
+    assert [row[0] for row in table.rows] == ["00", "02", "mean", "95 % interval of the mean"]
+    assert table.rows[-2][1] == f"{held_out.auc:.3f}"
     assert f"{held_out.auc:.3f} (95 % interval" in content.summary
 
 

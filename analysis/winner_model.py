@@ -1,0 +1,127 @@
+"""The winner brought back for pictures and tables that need its model. Where that is impossible each one says why."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis.figures.anomaly_codes import anomaly_codes, code_contrast
+from analysis.figures.codebook import codebook_usage, usage_shares
+from analysis.figures.roc import roc_curves
+from analysis.figures.scores import score_histograms
+from analysis.figures.surprise import spectrogram_with_surprise
+from analysis.model_view import ModelView, load_view
+from analysis.results import RunResults
+from analysis.style import message_figure
+from analysis.tables import Table
+from trainable.data.clips import Split
+from trainable.errors import ProjectError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WinnerModel:
+    """A trial's model, or the reason why there is none."""
+
+    run: RunResults
+    view: ModelView | None
+    why_not: str
+    """Empty where there is a model."""
+
+    def held_out_table(self) -> Table:
+        """AUC and pAUC of each machine id on held-out clips, their mean, and the mean's 95 % interval."""
+        columns = ("machine id", "AUC", "pAUC")
+        if self.view is None:
+            return Table(columns, ((self.why_not, "–", "–"),))
+        held_out = self.view.evaluation(Split.HELD_OUT)
+        low, high = held_out.interval
+        rows = [(i, f"{a:.3f}", f"{held_out.pauc_by_id[i]:.3f}") for i, a in held_out.auc_by_id.items()]
+        rows.append(("mean", f"{held_out.auc:.3f}", f"{held_out.pauc:.3f}"))
+        rows.append(("95 % interval of the mean", f"{low:.3f} … {high:.3f}", ""))
+        return Table(columns, tuple(rows))
+
+    def score_histograms(self, split: Split = Split.HELD_OUT) -> Figure:
+        """Scores of normal and anomalous clips, a panel a machine id."""
+        title = f"{_word(split)} scores"
+        if self.view is None:
+            return message_figure(title, self.why_not)
+        found, clips = self.view.evaluation(split), self.view.clips(split)
+        return score_histograms(found.scores, found.labels, clips.machine_ids, found.auc_by_id, title=title)
+
+    def roc(self, split: Split = Split.HELD_OUT) -> Figure:
+        """ROC curves, a line a machine id, with the region of the pAUC."""
+        title = f"{_word(split)} ROC"
+        if self.view is None:
+            return message_figure(title, self.why_not)
+        found, clips = self.view.evaluation(split), self.view.clips(split)
+        return roc_curves(found.scores, found.labels, clips.machine_ids, title=title)
+
+    def codebook_usage(self) -> Figure:
+        """How often normal training clips use each code; dead codes over the epochs."""
+        if self.view is None:
+            return message_figure("Codebook", self.why_not)
+        shares = usage_shares(self.view.train_codes.codes_BPHW.numpy(), self.view.config.quantizer.num_embeddings)
+        return codebook_usage(shares, self.run.epochs_of(self.view.number))
+
+    def anomaly_codes(self) -> Figure:
+        """Which codes anomalous validation clips use more than normal ones."""
+        if self.view is None:
+            return message_figure("Codes used", self.why_not)
+        codes = self.view.codes(Split.VALIDATION).codes_BPHW.numpy()
+        labels = self.view.clips(Split.VALIDATION).labels
+        return anomaly_codes(code_contrast(codes, labels, self.view.config.quantizer.num_embeddings))
+
+    def surprise(self, *, anomalies: int = 1) -> list[tuple[str, Figure]]:
+        """What each example is, and its spectrogram with the surprise of its codes.
+
+        First the `anomalies` highest-scoring anomalies, then the normal clip of median score; all validation clips,
+        all on one scale of colours.
+        """
+        view = self.view
+        if view is None:
+            return [("", message_figure("Surprise of codes", self.why_not))]
+        clips, scores = view.clips(Split.VALIDATION), view.evaluation(Split.VALIDATION).scores
+        ordered = np.argsort(-scores, kind="stable")
+        faulty = [int(i) for i in ordered if clips.labels[i] == 1][:anomalies]
+        normal = [int(i) for i in ordered[::-1] if clips.labels[i] == 0]
+        middle = normal[len(normal) // 2]
+        names = {index: f"anomaly with the {_rank(rank)} score" for rank, index in enumerate(faulty)}
+        names[middle] = "normal clip with the median score"
+        maps = {index: view.position_scores(Split.VALIDATION, index) for index in names}
+        low = float(np.median(maps[middle][1]))
+        high = float(np.quantile(maps[faulty[0]][1], 0.98))
+        pictures = []
+        for index, name in names.items():
+            frames, surprise, starts = maps[index]
+            figure = spectrogram_with_surprise(
+                frames,
+                surprise,
+                starts,
+                seconds_per_frame=view.seconds_per_frame,
+                title=f"{clips.names[index]}: {name}",
+                scale=(low, max(high, low + 1e-9)),
+            )
+            pictures.append((name, figure))
+        return pictures
+
+
+def bring_back(run: RunResults, number: int | None = None, *, device: str = "cpu") -> WinnerModel:
+    """The model of a trial (the winner by default) from its newest checkpoint, with the reason where it has none."""
+    number = run.best_number if number is None else number
+    if number is None:
+        return WinnerModel(run, None, "No trial has finished an epoch yet.")
+    try:
+        return WinnerModel(run, load_view(run, number, device=device), "")
+    except ProjectError as error:
+        _log.warning("%s", error)
+        return WinnerModel(run, None, f"The winner could not be brought back: {error}.")
+
+
+def _word(split: Split) -> str:
+    return "Held-out" if split is Split.HELD_OUT else "Validation"
+
+
+def _rank(rank: int) -> str:
+    return "highest" if rank == 0 else f"{('second', 'third', 'fourth', 'fifth')[rank - 1]} highest"
