@@ -44,4 +44,5 @@ class TrialFactory:
             device=self.device,
             predicted_bytes=start.predicted_bytes,
             next_smaller_plan=lambda plan: self.planner.next_smaller(config, plan),
+            predict=lambda plan: self.planner.predict(config, plan).predicted_bytes,
         )

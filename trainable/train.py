@@ -68,11 +68,13 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     # Imported here so that --help and a mistyped flag answer at once.
     from trainable.data.clips import Split
     from trainable.data.load import load_dataset
+    from trainable.memory.cap import cap_process_memory
     from trainable.memory.planner import DoesNotFit, Planner
     from trainable.trial import Trial
 
     device = _device(arguments.device)
     budget_bytes = parse_bytes(arguments.gpu_memory_budget) if arguments.gpu_memory_budget else None
+    cap_process_memory(budget_bytes, device)
     dataset = load_dataset(data)
     planner = Planner.for_dataset(
         dataset, budget_bytes=budget_bytes, request=plan_request(arguments, config.patch.batch_size)
@@ -92,6 +94,7 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
         device=device,
         predicted_bytes=choice.predicted_bytes,
         next_smaller_plan=lambda plan: planner.next_smaller(config, plan),
+        predict=lambda plan: planner.predict(config, plan).predicted_bytes,
     )
     folder = Path(arguments.output) / "checkpoints" if arguments.output else None
     if folder is not None and folder.is_dir() and any(folder.iterdir()):

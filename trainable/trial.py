@@ -31,6 +31,8 @@ class Trial:
         Predicted peak of `plan`, handed through to the reports; 0 where no prediction was made.
     next_smaller_plan
         Asked after an out-of-memory error; without it the error ends the trial.
+    predict
+        Predicted peak (bytes) of any plan, so that reports after a recovery name that of the plan in use.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class Trial:
         device: str | torch.device = "cpu",
         predicted_bytes: int = 0,
         next_smaller_plan: Callable[[ExecutionPlan], ExecutionPlan | None] | None = None,
+        predict: Callable[[ExecutionPlan], int] | None = None,
         dtype: torch.dtype = torch.float32,
     ):
         self.config = config
         self.dataset = dataset
         self.device = torch.device(device)
-        self.predicted_bytes = predicted_bytes
+        self._planned = plan, predicted_bytes
+        self._predict = predict
         self.best_auc = float("-inf")
         self.best_epoch = 0
         self._trainer: Trainer | None = Trainer(
@@ -58,7 +62,16 @@ class Trial:
             device=self.device,
             dtype=dtype,
             next_smaller_plan=next_smaller_plan,
+            predict=predict,
         )
+
+    @property
+    def predicted_bytes(self) -> int:
+        """Predicted peak of the plan in use; 0 where none was made."""
+        plan, planned_bytes = self._planned
+        if self.trainer.plan == plan:
+            return planned_bytes
+        return self._predict(self.trainer.plan) if self._predict is not None else 0
 
     @property
     def trainer(self) -> Trainer:

@@ -16,7 +16,6 @@ from trainable.errors import ConfigError
 from trainable.plan import Precision
 from trainable.units import MIB
 
-
 CUBLAS_WORKSPACE_CONFIG = ":4096:2:16:8"
 """Two workspaces of 4096 KiB and eight of 16 KiB, cuBLAS's own default before Hopper; on Hopper it would be 32 MiB."""
 CUBLASLT_WORKSPACE_KIB = 8192

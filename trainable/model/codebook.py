@@ -39,6 +39,15 @@ class BatchStatistics:
         self.candidates_KD = torch.where(here_K1, latents_ND[local_K.clamp(0, n_rows - 1)], self.candidates_KD)
 
 
+@dataclass(frozen=True)
+class CodebookValues:
+    """Everything that an update changes."""
+
+    codes_KD: Tensor
+    counts_K: Tensor
+    sums_KD: Tensor
+
+
 def distinct_rows(n_rows: int, count: int, generator: torch.Generator) -> Tensor:
     """Up to `count` different rows (int64), one from each of as many equal stretches of all rows.
 
@@ -102,25 +111,42 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def update(self, batch: BatchStatistics) -> None:
         """One EMA update for the whole effective batch, then revival of dead codes."""
-        decay = self.config.ema_decay
-        self.ema_counts_K.lerp_(batch.counts_K, 1 - decay)
-        self.ema_sums_KD.lerp_(batch.sums_KD, 1 - decay)
-        total = self.ema_counts_K.sum()
-        smoothed_K = (self.ema_counts_K + SMOOTHING) * (total / (total + SMOOTHING * self.config.num_embeddings))
-        codes_KD = self.ema_sums_KD / smoothed_K[:, None]
-        # A code that nothing has chosen for long has sums near zero; it keeps its place instead of drifting to 0.
-        used_K1 = (self.ema_counts_K > SMOOTHING)[:, None]
-        self.codebook_KD.copy_(self._comparable(torch.where(used_K1, codes_KD, self.codebook_KD)))
-        if self.config.revival:
-            self._revive(self._comparable(batch.candidates_KD), total / self.config.num_embeddings)
+        self.take(self.updated(batch))
 
-    def _revive(self, candidates_KD: Tensor, mean_count: Tensor) -> None:
+    @torch.no_grad()
+    def updated(self, batch: BatchStatistics) -> "CodebookValues":
+        """What `update` makes of the codebook, which stays as it is.
+
+        All memory an update needs is taken here, so that running out of it cannot leave half an update behind.
+        """
+        decay = self.config.ema_decay
+        counts_K = self.ema_counts_K.lerp(batch.counts_K, 1 - decay)
+        sums_KD = self.ema_sums_KD.lerp(batch.sums_KD, 1 - decay)
+        total = counts_K.sum()
+        smoothed_K = (counts_K + SMOOTHING) * (total / (total + SMOOTHING * self.config.num_embeddings))
+        # A code that nothing has chosen for long has sums near zero; it keeps its place instead of drifting to 0.
+        used_K1 = (counts_K > SMOOTHING)[:, None]
+        codes_KD = self._comparable(torch.where(used_K1, sums_KD / smoothed_K[:, None], self.codebook_KD))
+        values = CodebookValues(codes_KD, counts_K, sums_KD)
+        if not self.config.revival:
+            return values
+        return self._revived(values, self._comparable(batch.candidates_KD), total / self.config.num_embeddings)
+
+    def take(self, values: "CodebookValues") -> None:
+        """Takes over new values; needs no memory."""
+        self.codebook_KD.copy_(values.codes_KD)
+        self.ema_counts_K.copy_(values.counts_K)
+        self.ema_sums_KD.copy_(values.sums_KD)
+
+    def _revived(self, values: "CodebookValues", candidates_KD: Tensor, mean_count: Tensor) -> "CodebookValues":
         """Dead codes become latents of this batch (Dhariwal et al. 2020, Jukebox) with an average code's weight."""
-        dead_K = self.ema_counts_K < self.config.dead_threshold * mean_count
+        dead_K = values.counts_K < self.config.dead_threshold * mean_count
         dead_K1 = dead_K[:, None]
-        self.codebook_KD.copy_(torch.where(dead_K1, candidates_KD, self.codebook_KD))
-        self.ema_counts_K.copy_(torch.where(dead_K, mean_count, self.ema_counts_K))
-        self.ema_sums_KD.copy_(torch.where(dead_K1, candidates_KD * mean_count, self.ema_sums_KD))
+        return CodebookValues(
+            torch.where(dead_K1, candidates_KD, values.codes_KD),
+            torch.where(dead_K, mean_count, values.counts_K),
+            torch.where(dead_K1, candidates_KD * mean_count, values.sums_KD),
+        )
 
     @torch.no_grad()
     def start_from(self, rows_ND: Tensor, generator: torch.Generator, *, chunk_rows: int) -> None:

@@ -46,3 +46,10 @@ def make_scaler(plan: ExecutionPlan, device: torch.device) -> torch.amp.GradScal
     return torch.amp.GradScaler(
         device.type, enabled=plan.precision == "amp_float16" and device.type in ("cuda", "meta")
     )
+
+
+def drop_half_made_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Forgets what a first step that ran out of memory began to make; moments that are complete stay."""
+    for parameter in list(optimizer.state):
+        if "exp_avg_sq" not in optimizer.state[parameter]:
+            del optimizer.state[parameter]

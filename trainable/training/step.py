@@ -77,8 +77,8 @@ def train_step(
 ) -> StepLosses:
     """One optimizer step and one codebook update on an effective batch, executed as `plan` says.
 
-    Until the last micro-batch is done only gradients have changed, so a step that ran out of memory on the way can
-    be repeated under a smaller plan as if nothing had happened.
+    Until all memory is taken only gradients have changed, so a step that ran out of it on the way can be repeated
+    under a smaller plan as if nothing had happened.
     """
     model = state.model
     state.optimizer.zero_grad(set_to_none=True)
@@ -92,9 +92,10 @@ def train_step(
         state.scaler.scale(terms[0] * share).backward()
         sums += torch.stack([term.detach().to(sums.dtype) for term in terms]) * share
         del terms
+    update = None if phase.codebook_frozen else model.codebook.updated(statistics)
     _apply_gradients(state)
-    if not phase.codebook_frozen:
-        model.codebook.update(statistics)
+    if update is not None:
+        model.codebook.take(update)
     total, reconstruction, commitment, machine_id, transform = sums.unbind()
     return StepLosses(total, reconstruction, commitment, machine_id, transform, statistics.counts_K)
 

@@ -21,12 +21,15 @@ from trainable.training.encode import EncodedClips, encode_clips
 from trainable.training.phases import PhaseState, learning_rate_at, phase_at
 from trainable.training.seeds import generator_for
 from trainable.training.start import start_codebook
-from trainable.training.state import make_scaler, make_state
+from trainable.training.state import drop_half_made_moments, make_scaler, make_state
 from trainable.training.step import StepLosses, train_step
+from trainable.units import format_bytes
 
 _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 NextPlan = Callable[[ExecutionPlan], ExecutionPlan | None]
+Predict = Callable[[ExecutionPlan], int]
+"""Predicted peak (bytes) of a plan."""
 
 KMEANS_CLIPS = 64
 """Clips whose latents start the codebook: enough rows for K = 512 at 8 patches (64 · 8 · 64 = 32,768)."""
@@ -70,6 +73,7 @@ class Trainer:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         next_smaller_plan: NextPlan | None = None,
+        predict: Predict | None = None,
     ):
         if not isinstance(train, TrainClips):
             raise DataLeakError(f"{train.split} clips were offered for training; only train clips may be")
@@ -79,6 +83,7 @@ class Trainer:
         self.epoch = 0
         self.events: list[str] = []
         self._next_smaller_plan = next_smaller_plan
+        self._predict = predict
         self.state = make_state(config, len(ids), device, dtype)
         self._id_labels = torch.tensor([ids.index(machine_id) for machine_id in train.machine_ids])
         self._placed: dict[str, Tensor] = {}
@@ -87,7 +92,9 @@ class Trainer:
     def _obey(self, plan: ExecutionPlan) -> None:
         self.plan = plan
         # A new scaler: one that was stopped between unscaling and stepping would refuse to unscale again.
-        self.state.scaler = make_scaler(plan, self.state.device)
+        before, self.state.scaler = self.state.scaler, make_scaler(plan, self.state.device)
+        if before.is_enabled() and self.state.scaler.is_enabled():
+            self.state.scaler.load_state_dict(before.state_dict())
 
     def frames(self, clips: ClipSet) -> Tensor:
         """The packed features of some clips where the plan keeps them."""
@@ -201,15 +208,26 @@ class Trainer:
                 reason = str(error).split("\n")[0]
             self.events.append(
                 f"epoch {self.epoch + 1}: out of memory under ({failed.describe()}), "
-                f"went on with ({smaller.describe()}): {reason}"
+                f"went on with ({smaller.describe()}): {reason}{self._missed_by(failed)}"
             )
             _log.warning("%s", self.events[-1])
             self.state.optimizer.zero_grad(set_to_none=True)
+            drop_half_made_moments(self.state.optimizer)
             self._placed.clear()
             gc.collect()
             if self.state.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._obey(smaller)
+
+    def _missed_by(self, failed: ExecutionPlan) -> str:
+        """What was predicted for a plan that ran out of memory, beside what the allocator held at most."""
+        if self._predict is None:
+            return ""
+        text = f"; predicted {format_bytes(self._predict(failed))}"
+        if self.state.device.type == "cuda":
+            held = torch.cuda.max_memory_reserved(self.state.device)
+            text += f", the allocator had reserved {format_bytes(held)} when it failed"
+        return text
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how training goes on: tensors and plain values only."""
@@ -236,7 +254,17 @@ class Trainer:
             self.epoch = int(saved["epoch"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint does not hold a training state: {error}") from None
-        # A plan that was already found too large must not be tried again; a caller's smaller one stands.
-        self._obey(replace(plan, data_placement=self.plan.data_placement) if plan != self.plan else self.plan)
+        self._obey(self._smaller_of(self.plan, plan))
         if self.state.scaler.is_enabled() and saved["scaler"]:
             self.state.scaler.load_state_dict(saved["scaler"])
+
+    def _smaller_of(self, mine: ExecutionPlan, saved: ExecutionPlan) -> ExecutionPlan:
+        """The plan to go on with: one found too large before is not tried again, nor one too large for this device.
+
+        Where nothing can be predicted the saved plan stands, with the data where this run wants them.
+        """
+        if mine == saved:
+            return mine
+        if self._predict is None:
+            return replace(saved, data_placement=mine.data_placement)
+        return min((mine, saved), key=self._predict)
