@@ -1,0 +1,192 @@
+"""What a memory budget allows, without training: ``python -m search.plan --space ad_tuning --gpu-memory-budget 8GiB``.
+
+Prints the share of the space that fits, and for sampled or given configurations where their memory goes, the chosen
+plan, and why none fits where none does. Needs no GPU.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from spaces.loader import load_space
+from spaces.space import Space
+from trainable.commandline import (
+    add_data_flags,
+    add_flag,
+    add_knob_flags,
+    add_plan_flags,
+    data_config,
+    given_knobs,
+    plan_request,
+    run,
+)
+from trainable.config import TrialConfig
+from trainable.errors import ConfigError
+from trainable.train import read_config_file
+from trainable.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from trainable.memory.planner import DoesNotFit, MemoryPlan, Planner
+
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "parameters": ("parameters", "gradients"),
+    "optimizer": ("optimizer",),
+    "encoder": ("encoder",),
+    "quantizer": ("quantizer", "codebook", "codebook update"),
+    "decoder": ("decoder",),
+    "heads": ("heads", "losses"),
+    "backward": ("backward",),
+    "workspace": ("workspace",),
+    "data": ("data", "patches"),
+    "device": ("context", "libraries", "fragmentation", "margin"),
+}
+"""Columns of the table, and the parts of a prediction that each one adds up."""
+UNATTENDED_WIDTH = 220
+"""Characters a line where no terminal says how many there are."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One configuration and what the planner says of it."""
+
+    values: Mapping[str, Any]
+    """What tells it from the others."""
+    choice: "MemoryPlan | DoesNotFit"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m search.plan", description=__doc__)
+    add_flag(
+        parser, "space", metavar="NAME_OR_PATH", help="search space: ad_tuning, ad_smoke, ad_losses or a YAML file"
+    )
+    add_flag(parser, "config", metavar="FILE", help="plan this configuration (such as best.yaml) instead of a space")
+    add_flag(parser, "gpu_memory_budget", metavar="SIZE", help="memory of each trial, such as 24GiB")
+    add_flag(parser, "samples", type=int, default=256, metavar="N", help="configurations drawn for the share (256)")
+    add_flag(parser, "rows", type=int, default=12, metavar="N", help="of them in the table (12)")
+    add_flag(parser, "seed", type=int, default=0, metavar="N", help="of the draws (0)")
+    add_flag(parser, "profile", metavar="FILE", help="device profile (JSON) that benchmarks/gpu_memory.py measured")
+    add_data_flags(parser)
+    add_plan_flags(parser)
+    add_knob_flags(parser, leave_out=("seed",))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    if (arguments.space is None) == (arguments.config is None):
+        raise ConfigError("name what to plan: either --space NAME or --config FILE")
+    for flag in ("samples", "rows"):
+        if getattr(arguments, flag) < 1:
+            raise ConfigError(f"--{flag} is {getattr(arguments, flag)}; it must be at least 1")
+    given = given_knobs(arguments)
+    given.pop("seed", None)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else UNATTENDED_WIDTH)
+    if arguments.config is not None:
+        saved, saved_data = read_config_file(Path(arguments.config))
+        config = TrialConfig.from_flat({**saved, **given})
+        planner = _planner(arguments, saved_data, config.patch.batch_size)
+        named = given or {"file": Path(arguments.config).name}
+        print_table(console, [Planned(named, planner.plan(config))])
+        return 0
+    space = load_space(arguments.space)
+    sample = draw(space, arguments.samples, arguments.seed)
+    configs = [space.config(params, epochs=1_000).replace(**given) for params in sample]
+    planner = _planner(arguments, space.data, configs[0].patch.batch_size)
+    planned = [Planned(params, planner.plan(config)) for params, config in zip(sample, configs, strict=True)]
+    print_share(console, space, planned, planner)
+    print_table(console, planned[: arguments.rows])
+    return 0
+
+
+def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
+    """Uniform draws of a space's parameters, as the search makes them before it has learned anything."""
+    import numpy as np
+    import optuna
+
+    from search.sampler import BudgetedTPESampler
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = BudgetedTPESampler(space, optuna.create_study(direction="maximize"), seed=seed)
+    rng = np.random.RandomState(seed)
+    return [sampler.random(rng) for _ in range(count)]
+
+
+def _planner(arguments: argparse.Namespace, data: Mapping[str, Any], batch_size: int) -> "Planner":
+    # Imported here so that --help and a mistyped flag answer at once.
+    from trainable.data.load import load_dataset
+    from trainable.memory.planner import Planner
+    from trainable.memory.profile import DeviceProfile
+
+    budget_bytes = parse_bytes(arguments.gpu_memory_budget) if arguments.gpu_memory_budget else None
+    request = plan_request(arguments, batch_size)
+    profile = DeviceProfile.load(Path(arguments.profile)) if arguments.profile else None
+    dataset = load_dataset(data_config(arguments, dict(data)))
+    return Planner.for_dataset(dataset, budget_bytes=budget_bytes, request=request, profile=profile)
+
+
+def print_share(console: Console, space: Space, planned: Sequence[Planned], planner: "Planner") -> None:
+    """How much of the space fits, by which plans, and what the smallest and the largest need."""
+    from trainable.memory.planner import MemoryPlan
+
+    fitting = [item.choice for item in planned if isinstance(item.choice, MemoryPlan)]
+    budget = "no budget" if planner.budget_bytes is None else f"a budget of {format_bytes(planner.budget_bytes)}"
+    measured = "measured" if planner.profile.measured else "not measured on a GPU"
+    console.print(
+        f"space {space.name}, {budget}: {len(fitting)} of {len(planned)} sampled configurations fit "
+        f"({len(fitting) / len(planned):.0%})\n"
+        f"device profile: {planner.profile.name} ({measured})"
+    )
+    sizes = [_bytes(item.choice) for item in planned]
+    console.print(
+        f"predicted peaks of the chosen or smallest plans: {format_bytes(min(sizes))} to {format_bytes(max(sizes))}"
+    )
+    for description, count in Counter(choice.plan.describe() for choice in fitting).most_common():
+        console.print(f"  {count / len(planned):4.0%}  {description}")
+
+
+def print_table(console: Console, planned: Sequence[Planned]) -> None:
+    """Where the memory of each configuration goes; of the smallest plan where none fits."""
+    from trainable.memory.planner import DoesNotFit
+
+    table = Table(title="predicted peak memory on a GPU", title_justify="left")
+    table.add_column("configuration", ratio=2, min_width=24)
+    for name in COLUMNS:
+        table.add_column(name, justify="right")
+    table.add_column("total", justify="right", style="bold")
+    table.add_column("plan, or why not", ratio=3, min_width=30)
+    for item in planned:
+        choice = item.choice
+        parts = choice.prediction.breakdown
+        sums = [sum(parts.get(part, 0) for part in names) for names in COLUMNS.values()]
+        told = (
+            choice.reason
+            if isinstance(choice, DoesNotFit)
+            else f"{choice.plan.describe()}; {choice.prediction.peak_pass}"
+        )
+        table.add_row(
+            ", ".join(f"{name} {_short(value)}" for name, value in item.values.items()),
+            *(format_bytes(size) for size in sums),
+            format_bytes(_bytes(choice)),
+            told,
+            style="red" if isinstance(choice, DoesNotFit) else None,
+        )
+    console.print(table)
+
+
+def _bytes(choice: "MemoryPlan | DoesNotFit") -> int:
+    return choice.prediction.predicted_bytes
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
