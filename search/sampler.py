@@ -127,10 +127,12 @@ class BudgetedTPESampler:
         self._startup = startup_trials
         self._initial = [dict(params) for params in initial]
         self._tpe = ParzenTPE()
-        self._distributions = {parameter.name: to_optuna(parameter.distribution) for parameter in space.parameters}
+        # By name, not as the file has them: a space means the same whatever the order of its lines.
+        by_name = sorted(space.parameters, key=lambda parameter: parameter.name)
+        self._distributions = {parameter.name: to_optuna(parameter.distribution) for parameter in by_name}
         # Parameters under the same condition are drawn together; each group in an order that decides its condition.
         groups: dict[str, list[str]] = {}
-        for parameter in space.parameters:
+        for parameter in by_name:
             groups.setdefault(repr(parameter.when), []).append(parameter.name)
         self._groups = list(groups.values())
         self._parameters = {parameter.name: parameter for parameter in space.parameters}

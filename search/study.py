@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -42,7 +42,10 @@ FAILURE_VIOLATION = 1.0
 
 def redact(url: str) -> str:
     """A storage URL as it may be shown: without user, password and query."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as an IPv6 address without its closing bracket
+        return re.sub(r"//.*@", "//***@", url.split("?")[0])
     if not parts.scheme or not parts.netloc:
         return re.sub(r"//[^@]*@", "//***@", url.split("?")[0])
     host = parts.netloc.rpartition("@")
@@ -197,8 +200,15 @@ def start_of(trial: FrozenTrial) -> TrialStart:
 
 
 def _without_secrets(text: str, url: str) -> str:
-    parts = urlsplit(url)
-    for secret in (parts.password, parts.username):
-        if secret:
-            text = text.replace(secret, "***")
+    """The text without what `redact` hides of the URL, as it stands there or decoded."""
+    try:
+        parts = urlsplit(url)
+        # A name of one or two letters is no secret, and striking it out would strike out half of the sentence.
+        user = parts.username if len(parts.username or "") > 2 else None
+        secrets = [parts.password, user, *(value for _, value in parse_qsl(parts.query))]
+    except ValueError:
+        secrets = [url]
+    for secret in secrets:
+        for spelling in {secret, unquote(secret)} if secret else ():
+            text = text.replace(spelling, "***")
     return text
