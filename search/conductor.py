@@ -337,7 +337,7 @@ class Conductor:
             end=end,
             reason=reason,
             epochs=max(values, default=0),
-            best_auc=max(values.values(), default=None),
+            best_auc=max((value for value in values.values() if value == value), default=None),
             final_auc=values[max(values)] if values else None,
             failures=self._failures.get(number, 0) if failures is None else failures,
         )
