@@ -1,16 +1,15 @@
 """The best configurations of a run: ``python -m analysis.best RUN [--top 5] [--export DIR] [--retrain]``."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainable.commandline import add_flag, run, set_up_logging
+from trainable.commandline import Parser, add_flag, run, set_up_logging
 from trainable.errors import ConfigError
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m analysis.best", description=__doc__)
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m analysis.best", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished, running or interrupted search")
     add_flag(parser, "top", type=int, default=5, metavar="N", help="how many configurations (default: 5)")
     add_flag(parser, "export", metavar="DIR", help="write them as YAML, for python -m trainable.train --config")

@@ -3,7 +3,6 @@
 The page is a single HTML file without scripts; pictures are vector graphics inside it.
 """
 
-import argparse
 import base64
 import io
 import os
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainable.commandline import add_flag, run, set_up_logging
+from trainable.commandline import Parser, add_flag, run, set_up_logging
 from trainable.errors import RunError
 
 if TYPE_CHECKING:
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
     from analysis.results import RunResults
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m analysis.report", description=__doc__)
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m analysis.report", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished, running or interrupted search")
     add_flag(parser, "output", metavar="FILE", help="where the page goes (default: RUN/report.html)")
     add_flag(

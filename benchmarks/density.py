@@ -9,7 +9,6 @@ over clips, the same clips drawn for every seed and every detector. `share` is f
 clips in units of the training time of one epoch, measured in the same run.
 """
 
-import argparse
 import csv
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainable.commandline import add_data_flags, add_flag, add_knob_flags, data_config, given_knobs, run
+from trainable.commandline import Parser, add_data_flags, add_flag, add_knob_flags, data_config, given_knobs, run
 from trainable.config import TrialConfig
 from trainable.data.clips import TestClips
 from trainable.data.load import Dataset, load_dataset
@@ -114,7 +113,7 @@ def rows(table: dict[str, Measured]) -> list[dict[str, str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.density", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.density", description=__doc__.split("\n")[0])
     add_flag(parser, "seeds", type=int, default=5, help="trainings, with seeds 0, 1, … (5)")
     add_flag(parser, "autoencoder_epochs", type=int, default=10, help="epochs of the DCASE-like autoencoder (10)")
     add_flag(parser, "output", metavar="FILE", help="also write the table as CSV")

@@ -6,7 +6,7 @@ from typing import Any
 
 from search.options import SearchOptions
 from spaces.space import Space
-from trainable.commandline import add_data_flags, add_flag, add_plan_flags, data_config
+from trainable.commandline import Parser, add_data_flags, add_flag, add_plan_flags, data_config
 from trainable.errors import ConfigError
 from trainable.units import parse_bytes
 
@@ -14,8 +14,8 @@ _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?\s*$")
 _SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         prog="python -m search.run",
         description="Searches hyperparameters of VQ-VAE anomaly detectors under a GPU memory budget.",
     )

@@ -23,6 +23,9 @@ from trainable.record import RunFolder, RunManifest
 
 logger = logging.getLogger(__name__)
 
+NOTHING_COMPLETED = 1
+"""Exit status of a search that ended without a best configuration."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -49,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Imported here, so that --help and a mistyped flag answer at once.
             from search.session import run_search
 
-            run_search(request, Console(highlight=False))
+            completed = run_search(request, Console(highlight=False))
     except KeyboardInterrupt:
         print(
             f"\nstopped by Ctrl-C after {time.monotonic() - begun:.0f} s; nothing that was reported is lost; "
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException:
         _remove_if_empty(request)
         raise
-    return 0
+    return 0 if completed else NOTHING_COMPLETED
 
 
 def read_request(arguments: argparse.Namespace, argv: tuple[str, ...]) -> Request:

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def run_search(request: "Request", console: Console) -> None:
-    """Runs a new or resumed search to its end and writes its results.
+def run_search(request: "Request", console: Console) -> bool:
+    """Runs a new or resumed search to its end and writes its results; whether any trial completed.
 
     Raises
     ------
@@ -45,24 +45,22 @@ def run_search(request: "Request", console: Console) -> None:
         For everything that a user can mend, in one line.
     """
     begun = time.monotonic()
-    options, folder = request.options, request.folder
+    options = request.options
     dataset = load_dataset(options.data)
     if options.local:
-        _run(request, console, dataset, _local_device(options.device), None, begun)
-        return
+        return _run(request, console, dataset, _local_device(options.device), None, begun)
     from search.ray_session import ray_session, token_path
 
     with ray_session(options, verbose=request.verbose) as ray:
         if ray.dashboard and not request.quiet:
             console.print(f"dashboard: http://{ray.dashboard} (its token is in {token_path()})", soft_wrap=True)
         device = _ray_device(options.device, ray)
-        _run(request, console, dataset, device, ray, begun)
-    logger.info("results of %s are written", folder.path)
+        return _run(request, console, dataset, device, ray, begun)
 
 
 def _run(
     request: "Request", console: Console, dataset: Dataset, device: str, ray: "RaySession | None", begun: float
-) -> None:
+) -> bool:
     options, folder = request.options, request.folder
     manifest = _manifest(request, dataset, device)
     planner = Planner.for_dataset(dataset, budget_bytes=options.budget_bytes, request=_plan_request(request))
@@ -103,6 +101,7 @@ def _run(
     seconds = time.monotonic() - begun
     write_results(folder, conductor, winner, seconds=seconds, skipped=len(dataset.skipped))
     print_summary(console, conductor, winner, seconds=seconds, skipped=len(dataset.skipped))
+    return winner is not None
 
 
 def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:

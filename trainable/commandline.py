@@ -2,9 +2,10 @@
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from trainable.config import DataConfig, Knob, knobs
 from trainable.errors import ConfigError, ProjectError
@@ -12,6 +13,25 @@ from trainable.plan import PlanRequest
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistyped command line in one line, as every other mistake; takes ``--size -1GiB`` for a value."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        given = list(sys.argv[1:] if args is None else args)
+        joined: list[str] = []
+        for word in given:
+            before = joined[-1] if joined else ""
+            if re.match(r"-\d", word) and before.startswith("--") and "=" not in before:
+                joined[-1] = f"{before}={word}"
+            else:
+                joined.append(word)
+        return super().parse_known_args(joined, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ConfigError instead of printing the usage."""
+        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def add_flag(parser: Any, name: str, **options: Any) -> None:

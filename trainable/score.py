@@ -4,7 +4,6 @@
 gives one line on standard error; the rest is scored, and the exit status is 1 at the end.
 """
 
-import argparse
 import csv
 import json
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from trainable.commandline import add_flag, run, set_up_logging
+from trainable.commandline import Parser, add_flag, run, set_up_logging
 from trainable.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ SOME_FAILED = 1
 """Exit status when at least one file could not be scored."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trainable.score", description=__doc__)
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m trainable.score", description=__doc__)
     add_flag(
         parser, "model", metavar="DIR", required=True, help="folder of a detector (python -m analysis.best --retrain)"
     )

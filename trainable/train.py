@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainable.commandline import (
+    Parser,
     add_data_flags,
     add_flag,
     add_knob_flags,
@@ -23,8 +24,8 @@ from trainable.record import EpochReport
 from trainable.units import format_bytes, parse_bytes
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m trainable.train", description=__doc__)
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m trainable.train", description=__doc__)
     add_flag(parser, "config", metavar="FILE", help="configuration to train, such as a search's best.yaml")
     add_flag(parser, "device", default="auto", help="cpu, cuda, cuda:1 …; auto takes a GPU where there is one")
     add_flag(parser, "gpu_memory_budget", metavar="SIZE", help="for example 8GiB: the plan must fit it")

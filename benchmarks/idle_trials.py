@@ -1,0 +1,87 @@
+"""Trials that do nothing, and a conductor for them: what is measured is the search itself."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search.conductor import Conductor
+from search.options import SearchOptions
+from search.planning import Planning
+from search.study import SearchStudy
+from spaces.loader import load_space
+from spaces.space import Space
+from trainable.record import EpochReport, RunFolder, TrialStart
+
+ZEROS = dict.fromkeys(
+    (
+        "reconstruction_loss",
+        "commitment_loss",
+        "id_loss",
+        "transform_loss",
+        "validation_pauc",
+        "dead_code_share",
+        "epoch_seconds",
+        "train_seconds",
+        "score_seconds",
+    ),
+    0.0,
+)
+
+
+def idle_space() -> Space:
+    return load_space("ad_tuning")
+
+
+def idle_auc(config: dict[str, Any], epoch: int) -> float:
+    """A made-up AUC: best at a learning rate of 2e-3, rising with the epochs."""
+    distance = abs(float(config["learning_rate"]) - 2e-3) * 100
+    return 0.9 - 0.2 * min(1.0, distance) - 0.2 * 0.5**epoch
+
+
+class IdleTrial:
+    """Reports at once and keeps nothing."""
+
+    def __init__(self, start: TrialStart):
+        self._config = start.config
+        self._epoch = 0
+        self._tensor = torch.zeros(1)
+
+    def step(self) -> EpochReport:
+        self._epoch += 1
+        return EpochReport(
+            epoch=self._epoch,
+            phase=1,
+            loss=0.0,
+            commitment_scale=1.0,
+            learning_rate=1e-3,
+            validation_auc=idle_auc(self._config, self._epoch),
+            perplexity=1.0,
+            peak_bytes=0,
+            predicted_bytes=0,
+            **ZEROS,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Nothing to save."""
+
+    def load(self, folder: Path) -> int:
+        return self._epoch
+
+    def release(self) -> None:
+        """Nothing to give back."""
+
+
+def idle_conductor(path: Path, *, trials: int, slots: int, epochs: int) -> Conductor:
+    """A whole conductor over a real folder and a real study, with ASHA's first rung at the first epoch it may."""
+    space = idle_space()
+    options = SearchOptions(space=space.name, num_samples=trials, max_epochs=epochs, grace_period=1, concurrency=slots)
+    path.mkdir(parents=True)
+    folder = RunFolder(path)
+    return Conductor(
+        space,
+        options,
+        folder,
+        SearchStudy.in_folder(folder.study_path, path.name),
+        Planning(space, budget_bytes=None),
+    )

@@ -1,0 +1,168 @@
+"""The command ``python -m search.run``: whole searches on tiny recordings, and every kind of bad input."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from search.run import main
+from tests.analysis_tests.trained import write_recordings
+from trainable.commandline import run
+from trainable.record import RunFolder, TrialEnd
+
+SPACE = """
+parameters:
+  num_embeddings: {choices: [4, 8]}
+  learning_rate: {low: 1.0e-3, high: 1.0e-2, log: true}
+fixed:
+  width: 0.25
+  latent_dim: 4
+  batch_size: 4
+  n_patches: 1
+  stride: 32
+  head_hidden: 8
+  density: counts
+search: {num_samples: 4, max_epochs: 3, grace_period: 1, reduction_factor: 3}
+"""
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recordings(tmp_path_factory.mktemp("machines"), machine_type="press")
+
+
+@pytest.fixture
+def arguments(machine: Path, tmp_path: Path) -> list[str]:
+    space = tmp_path / "space.yaml"
+    space.write_text(SPACE)
+    return ["--space", str(space), "--data-root", str(machine), "--machine-type", "press", "--local"]
+
+
+def table(path: Path) -> list[tuple]:
+    return [
+        (record.start.params, record.outcome, [report.validation_auc for report in record.epochs])
+        for record in RunFolder(path).read_trials()
+    ]
+
+
+@pytest.mark.timeout(120)
+def test_a_search_ends_with_a_best_configuration_that_train_takes(arguments, tmp_path, capsys):
+    assert main([*arguments, "--output", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert "4 trials:" in shown
+    assert "held-out AUC" in shown
+    best = yaml.safe_load((tmp_path / "run/best.yaml").read_text())
+    assert best["config"]["num_embeddings"] in (4, 8)
+    assert f"{best['result']['validation_auc']:.3f}" in shown
+    from trainable.train import main as train
+
+    assert train(["--config", str(tmp_path / "run/best.yaml"), "--epochs", "1"]) == 0
+    assert "epoch   1/1" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(120)
+def test_same_seed_twice_gives_the_same_table_and_another_seed_another(arguments, tmp_path):
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        main([*arguments, "--seed", seed, "--quiet", "--output", str(tmp_path / name)])
+    assert table(tmp_path / "a") == table(tmp_path / "b")
+    assert table(tmp_path / "a") != table(tmp_path / "c")
+
+
+@pytest.mark.timeout(120)
+def test_resume_after_ctrl_c_loses_and_repeats_nothing(arguments, tmp_path):
+    main([*arguments, "--quiet", "--output", str(tmp_path / "whole")])
+    command = [sys.executable, "-m", "search.run", *arguments, "--output", str(tmp_path / "cut")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while not list((tmp_path / "cut").glob("trials/00001/epochs.jsonl")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in message
+    assert "Traceback" not in message
+    assert main(["--resume", str(tmp_path / "cut"), "--quiet"]) == 0
+    assert table(tmp_path / "cut") == table(tmp_path / "whole")
+    assert RunFolder(tmp_path / "cut").read_manifest().history[0]["changes"] == []
+
+
+@pytest.mark.timeout(120)
+def test_resume_with_other_settings_is_refused_with_the_difference_or_recorded(arguments, tmp_path, capsys):
+    path = str(tmp_path / "run")
+    main([*arguments, "--quiet", "--num-samples", "2", "--output", path])
+    capsys.readouterr()
+    assert run(main, ["--resume", path, "--gpu-memory-budget", "2GiB"]) == 2
+    assert "budget_bytes None → 2.00 GiB" in capsys.readouterr().err
+    assert run(main, ["--resume", path, "--quiet", "--gpu-memory-budget", "2GiB", "--allow-changes"]) == 0
+    assert RunFolder(path).read_manifest().history[0]["changes"] == ["budget_bytes None → 2.00 GiB"]
+    assert run(main, ["--resume", path, "--quiet", "--gpu-memory-budget", "2GiB", "--num-samples", "3"]) == 0
+    ends = [record.outcome.end for record in RunFolder(path).read_trials()]
+    assert len(ends) == 3
+    assert set(ends) <= {TrialEnd.COMPLETED, TrialEnd.PRUNED}
+
+
+@pytest.mark.timeout(120)
+def test_a_warm_start_proposes_the_old_winner_first(arguments, tmp_path):
+    main([*arguments, "--quiet", "--output", str(tmp_path / "old")])
+    best = yaml.safe_load((tmp_path / "old/best.yaml").read_text())["config"]
+    more = ["--seed", "9", "--num-samples", "1", "--warm-start", str(tmp_path / "old")]
+    main([*arguments, *more, "--quiet", "--output", str(tmp_path / "new")])
+    assert RunFolder(tmp_path / "new").read_trial(0).start.params == {
+        name: best[name] for name in ("num_embeddings", "learning_rate")
+    }
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--space", "ad_tunning"], "did you mean 'ad_tuning'?"),
+        (["--space", "ad_smoke", "--data-root", "/nowhere"], "/nowhere"),
+        (["--space", "ad_smoke", "--gpu-memory-budget", "-1GiB"], "'-1GiB'"),
+        (["--space", "ad_smoke", "--gpu-memory-budget", "24GB"], "GiB"),
+        (["--space", "ad_smoke", "--gpu-memory-budget", "64MiB"], "budget"),
+        (["--space", "ad_smoke", "--num-samples", "0"], "--num-samples is 0"),
+        (["--space", "ad_smoke", "--time-limit", "soon"], "'soon'"),
+        (["--space", "ad_smoke", "--resume", "/nowhere/run"], "/nowhere/run is not a folder"),
+        (["--space", "ad_smoke", "--warm-start", "/nowhere/run"], "/nowhere/run"),
+        (["--space", "ad_smoke", "--device", "tpu"], "'tpu'"),
+        (["--space", "ad_smoke", "--study-storage", "sqlite:////nowhere/x.db", "--study-name", "s"], "sqlite"),
+        (["--space", "ad_smoke", "--num-samples", "many"], "'many'"),
+        (["--spaces", "ad_smoke", "--nonsense", "1"], "--nonsense"),
+        ([], "--space is missing"),
+    ],
+)
+def test_bad_input_gets_one_clear_line_and_leaves_no_folder(tmp_path, monkeypatch, capsys, flags, expected):
+    monkeypatch.chdir(tmp_path)
+    assert run(main, ["--local", *flags]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert expected in lines[0]
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_an_output_that_is_a_file_or_full_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine").write_text("mine")
+    for name, words in (("file", "is a file"), ("full", "is not empty")):
+        assert run(main, ["--space", "ad_smoke", "--local", "--output", str(tmp_path / name)]) == 2
+        assert words in capsys.readouterr().err
+    assert (tmp_path / "full/mine").read_text() == "mine"
+
+
+@pytest.mark.timeout(60)
+def test_two_drivers_do_not_share_a_folder(arguments, tmp_path, capsys):
+    from search.folder import held
+
+    main([*arguments, "--quiet", "--num-samples", "1", "--output", str(tmp_path / "run")])
+    capsys.readouterr()
+    with held(tmp_path / "run"):
+        assert run(main, ["--resume", str(tmp_path / "run")]) == 2
+    assert "another search is running" in capsys.readouterr().err
