@@ -2,3 +2,8 @@
 
 Reads a run's folder through `trainable.record` and the study through optuna; never imports the search.
 """
+
+import warnings
+
+# Optuna imports tqdm.auto, which in a notebook without ipywidgets warns of a progress bar that nothing here shows.
+warnings.filterwarnings("ignore", message="IProgress not found")

@@ -1,5 +1,6 @@
 """What the report says: headline, sections, tables and pictures, before any HTML."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -25,6 +26,8 @@ from trainable.data.clips import Split
 from trainable.record import TrialEnd
 from trainable.scoring.evaluate import Evaluation
 from trainable.units import format_bytes
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ def report_content(run: RunResults, *, with_model: bool = True, device: str = "c
     """
     left_out = WinnerModel(run, None, "It was left out on request (--no-model).")
     winner = bring_back(run, device=device) if with_model else left_out
+    if with_model and winner.view is None:
+        _log.warning("%s", winner.why_not)
     held_out = winner.view.evaluation(Split.HELD_OUT) if winner.view else None
     found = importances(run)
     sections = [

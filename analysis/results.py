@@ -18,6 +18,7 @@ from analysis.study import StudyContent, read_study
 from trainable.errors import ConfigError, RunError
 from trainable.plan import ExecutionPlan
 from trainable.record import EpochReport, RunFolder, RunManifest, TrialEnd, TrialRecord, read_json
+from trainable.units import format_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -125,6 +126,23 @@ class RunResults:
         """The winner, the first of `ranked`; None before the first epoch."""
         ranked = self.ranked
         return int(ranked.index[0]) if len(ranked) else None
+
+    @property
+    def best_epochs(self) -> int:
+        """Epochs that the winner trained; 0 where there is none."""
+        return 0 if self.best_number is None else int(self.trials["epochs"].loc[self.best_number])
+
+    @property
+    def optimised_density(self) -> str:
+        """The density model whose AUC the winner was judged by; empty where there is no winner."""
+        number = self.best_number
+        return "" if number is None else str(self.records[number].start.config.get("density", ""))
+
+    @property
+    def budget_text(self) -> str:
+        """The memory budget in words."""
+        budget = self.manifest.gpu_memory_budget_bytes
+        return format_bytes(budget) if budget else "none"
 
     def end_counts(self) -> dict[str, int]:
         """How many trials ended in each way, every way named."""

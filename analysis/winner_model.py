@@ -1,6 +1,5 @@
 """The winner brought back for pictures and tables that need its model. Where that is impossible each one says why."""
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +16,6 @@ from analysis.style import message_figure
 from analysis.tables import Table
 from trainable.data.clips import Split
 from trainable.errors import ProjectError
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,6 @@ def bring_back(run: RunResults, number: int | None = None, *, device: str = "cpu
     try:
         return WinnerModel(run, load_view(run, number, device=device), "")
     except ProjectError as error:
-        _log.warning("%s", error)
         return WinnerModel(run, None, f"The winner could not be brought back: {error}.")
 
 

@@ -1,0 +1,32 @@
+"""Four notebooks about a run, and the command that executes them: ``python -m analysis.notebooks RUN``.
+
+They hold no computing of their own: every cell calls functions of `analysis`, which have tests.
+"""
+
+import os
+from pathlib import Path
+
+from trainable.errors import RunError
+
+NAMES = ("best_configs", "search_behaviour", "memory", "codebook")
+FOLDER = Path(__file__).parent
+
+
+def chosen_run() -> str:
+    """Path of the run to read: the environment's ``AD_RUN``, else the newest below ``runs/``.
+
+    ``runs/`` is looked for in the current folder and in those above it, because a notebook's current folder is its
+    own. Raises RunError if there is none.
+    """
+    named = os.environ.get("AD_RUN")
+    if named:
+        return named
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        manifests = list((folder / "runs").glob("*/manifest.json"))
+        if manifests:
+            newest = max(manifests, key=lambda path: path.stat().st_mtime)
+            return os.path.relpath(newest.parent)
+    raise RunError(
+        "no run was found below runs/; begin one with: python -m search.run --space ad_tuning, or name its folder in "
+        "the first cell"
+    )

@@ -1,0 +1,56 @@
+"""Runs a notebook in a kernel of its own and keeps its outputs."""
+
+import os
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from analysis.notebooks import FOLDER
+from trainable.errors import RunError
+
+CELL_SECONDS = 600
+"""A cell that takes longer hangs: the slowest one scores a few thousand clips."""
+
+
+def execute(name: str, run: Path, target: Path) -> Path:
+    """Executes one of the notebooks on a run and gives the path it was written to.
+
+    The kernel works in the current folder, so a relative path of the run stays relative in what is written. A file
+    is replaced only when every cell has succeeded.
+
+    Raises
+    ------
+    RunError
+        If a cell fails: its last line of error; or if the file cannot be written.
+    """
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    metadata = dict(notebook.metadata)
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_SECONDS,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": os.getcwd()}},
+    )
+    if os.name == "posix":
+        # Sockets in a folder of this user's alone, instead of ports that others on the machine can listen to.
+        client.create_kernel_manager().transport = "ipc"
+    try:
+        client.execute(env={**os.environ, "AD_RUN": str(run)})
+    except CellExecutionError as error:
+        raise RunError(f"{name}.ipynb failed on {run}: {error.ename}: {error.evalue}") from None
+    except (CellTimeoutError, DeadKernelError) as error:
+        raise RunError(f"{name}.ipynb failed on {run}: {' '.join(str(error).split())}") from None
+    # The kernel adds its Python's patch version; the same run should give the same file.
+    notebook.metadata.clear()
+    notebook.metadata.update(metadata)
+    path = target / f"{name}.ipynb"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}") from None
+    return path
