@@ -18,7 +18,7 @@ INTERRUPTED = 130
 class Parser(argparse.ArgumentParser):
     """Answers a mistyped command line in one line, as every other mistake; takes ``--size -1GiB`` for a value."""
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         given = list(sys.argv[1:] if args is None else args)
         joined: list[str] = []
         for word in given:

@@ -111,5 +111,5 @@ def quantize(
     if code_gradient == "rotation":
         vectors_ND = rotate_to(latents_ND, chosen_ND)
     else:
-        vectors_ND = _StraightThrough.apply(latents_ND, chosen_ND)
+        vectors_ND = _StraightThrough.apply(latents_ND, chosen_ND)  # type: ignore[no-untyped-call]
     return Quantized(vectors_ND, codes_N, commitment_loss)
