@@ -57,7 +57,9 @@ class MemoryTracker(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):
+        if func is _aten.mse_loss.default:
+            self._squares(args, result)
+        elif isinstance(result, Tensor):
             self._see(result)
         elif isinstance(result, (tuple, list)):
             for item in result:
@@ -129,7 +131,15 @@ class MemoryTracker(TorchDispatchMode):
             return self._inside[-1]
         return BACKWARD if backward else self.label
 
-    def _see(self, tensor: Tensor, label: str | None = None) -> None:
+    def _squares(self, args: tuple[Any, ...], loss: Tensor) -> None:
+        """PyTorch's kernel makes every square twice: once for the sum, and once in the storage of the loss itself,
+        which it shrinks to a scalar without giving memory back (``Loss.cpp``). On meta tensors neither is made."""
+        size_bytes = args[0].numel() * loss.element_size()
+        self._see(loss, size_bytes=max(size_bytes, loss.untyped_storage().nbytes()))
+        if loss.device.type == self.device_type and loss.dim() == 0:
+            self._moment([size_bytes], self._whose())
+
+    def _see(self, tensor: Tensor, label: str | None = None, size_bytes: int | None = None) -> None:
         if tensor.device.type != self.device_type:
             return
         storage = tensor.untyped_storage()
@@ -137,7 +147,7 @@ class MemoryTracker(TorchDispatchMode):
         if key in self._live:
             return
         index = len(self.allocations)
-        self.allocations.append(Allocation(storage.nbytes(), label or self._whose()))
+        self.allocations.append(Allocation(size_bytes or storage.nbytes(), label or self._whose()))
         self.order.append(index)
         live = self._live
 
@@ -153,10 +163,13 @@ class MemoryTracker(TorchDispatchMode):
         source, output, groups = (args[1], args[0], args[9]) if backward else (args[0], result, args[8])
         if source.device.type != self.device_type or groups != 1:
             return
-        first = len(self.allocations)
-        for tensor in (source, output):
-            self.allocations.append(Allocation(tensor.numel() * tensor.element_size(), WORKSPACE))
-        self.order += [first, first + 1, ~first, ~(first + 1)]
+        self._moment([tensor.numel() * tensor.element_size() for tensor in (source, output)], WORKSPACE)
+
+    def _moment(self, sizes_bytes: list[int], label: str) -> None:
+        """Storages that a kernel makes for itself and frees before it ends."""
+        indices = range(len(self.allocations), len(self.allocations) + len(sizes_bytes))
+        self.allocations += [Allocation(size_bytes, label) for size_bytes in sizes_bytes]
+        self.order += [*indices, *(~index for index in indices)]
 
     def close(self) -> None:
         """Forgets what lives on; frees that come later are no part of the record."""

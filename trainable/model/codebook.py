@@ -96,7 +96,10 @@ class Codebook(nn.Module):
 
     def grid(self, vectors_ND: Tensor) -> Tensor:
         """Rows of code vectors back to the decoder's grid (X, latent_dim, 8, 8)."""
-        return self.project_out(vectors_ND).unflatten(0, (-1, 8, 8)).permute(0, 3, 1, 2)
+        grid_XDHW = self.project_out(vectors_ND).unflatten(0, (-1, 8, 8)).permute(0, 3, 1, 2)
+        # Its channels lie last, which suits oneDNN. CUDA's kernels for depthwise convolution and group norm would copy
+        # every grid of the decoder back behind our back; one copy of the smallest grid spares them that.
+        return grid_XDHW if grid_XDHW.device.type == "cpu" else grid_XDHW.contiguous()
 
     def new_statistics(self) -> BatchStatistics:
         zeros = torch.zeros_like(self.codebook_KD)
