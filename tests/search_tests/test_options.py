@@ -1,0 +1,66 @@
+"""Options of a search, validated at the door."""
+
+import json
+from typing import Any
+
+import pytest
+
+from search.options import SearchOptions
+from trainable.config import DataConfig
+from trainable.errors import BudgetError, ConfigError, ProjectError
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_samples": 0}, "--num-samples is 0; it must be an integer in 1 … 1000000"),
+        ({"num_samples": 2.5}, "--num-samples is 2.5"),
+        ({"num_samples": True}, "--num-samples is True"),
+        ({"max_epochs": -1}, "--max-epochs is -1"),
+        ({"grace_period": 0}, "--grace-period is 0"),
+        ({"reduction_factor": 1}, "--reduction-factor is 1; it must be an integer in 2 … 1000"),
+        ({"concurrency": 0}, "--concurrency is 0"),
+        ({"seed": -1}, "--seed is -1; it must be an integer in 0 … 2147483647"),
+        ({"max_failures": -1}, "--max-failures is -1"),
+        ({"gradient_accumulation_steps": 0}, "--gradient-accumulation-steps is 0"),
+        ({"startup_trials": 0}, "--startup-trials is 0"),
+        ({"time_limit_seconds": 0.0}, "--time-limit is 0 s; it must be greater than zero"),
+        ({"time_limit_seconds": -5.0}, "--time-limit is -5 s"),
+        ({"time_limit_seconds": float("nan")}, "--time-limit is nan s"),
+        ({"time_limit_seconds": float("inf")}, "--time-limit is inf s"),
+        ({"local": True, "address": "auto"}, "--local runs in this process and --address joins a cluster"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_its_flag(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SearchOptions(space="ad_smoke", **values)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("budget_bytes", [0, -1])
+def test_a_budget_is_positive(budget_bytes: int) -> None:
+    with pytest.raises(BudgetError, match=f"--gpu-memory-budget is {budget_bytes} bytes; it must be greater") as caught:
+        SearchOptions(space="ad_smoke", budget_bytes=budget_bytes)
+    assert isinstance(caught.value, ProjectError)
+
+
+@pytest.mark.parametrize(("samples", "startup"), [(1, 4), (12, 4), (20, 6), (30, 10), (1000, 10)])
+def test_a_third_of_the_trials_are_random_between_4_and_10(samples: int, startup: int) -> None:
+    assert SearchOptions(space="x", num_samples=samples).startup == startup
+    assert SearchOptions(space="x", num_samples=samples, startup_trials=7).startup == 7
+
+
+def test_one_trial_at_a_time_in_this_process_unless_asked() -> None:
+    assert SearchOptions(space="x", local=True).workers == 1
+    assert SearchOptions(space="x", local=True, concurrency=3).workers == 3
+    assert SearchOptions(space="x").workers >= 1
+
+
+def test_a_manifest_holds_the_options_but_no_password() -> None:
+    options = SearchOptions(
+        space="x", study_storage="postgresql://bob:hunter2@db/ad", data=DataConfig(machine_type="pump")
+    )
+    text = json.dumps(options.to_dict())
+    assert "hunter2" not in text
+    assert json.loads(text)["data"]["machine_type"] == "pump"
+    assert json.loads(text)["num_samples"] == 20

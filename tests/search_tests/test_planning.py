@@ -1,0 +1,77 @@
+"""What fits, asked once and remembered; and the budget that would do."""
+
+import pytest
+
+from search.planning import REMEMBERED, Choice, Planning, unplanned
+from tests.search_tests.synthetic import small_space, synthetic_bytes, synthetic_plans
+from trainable.config import TrialConfig
+from trainable.errors import BudgetError
+from trainable.plan import ExecutionPlan
+from trainable.units import MIB, parse_bytes
+
+SMALL = {"num_embeddings": 32, "latent_dim": 8}
+LARGE = {"num_embeddings": 256, "latent_dim": 64}
+
+
+class Asked:
+    """A planner that writes down what it was asked."""
+
+    def __init__(self, budget_bytes: int, factor: int = 1):
+        self.configs: list[TrialConfig] = []
+        self._budget_bytes, self._factor = budget_bytes, factor
+
+    def __call__(self, config: TrialConfig) -> Choice:
+        self.configs.append(config)
+        predicted = synthetic_bytes(config) * self._factor
+        return Choice(ExecutionPlan(micro_batch_clips=1), predicted, predicted <= self._budget_bytes, "too large")
+
+
+def test_without_a_budget_nobody_is_asked() -> None:
+    asked = Asked(0)
+    planning = Planning(small_space(), budget_bytes=None, plans=asked)
+    assert planning.fits(LARGE)
+    planning.require([LARGE])
+    assert asked.configs == []
+
+
+def test_the_same_parameters_are_asked_about_once_in_any_order() -> None:
+    asked = Asked(1000)
+    planning = Planning(small_space(), budget_bytes=1000, plans=asked)
+    assert planning.fits(SMALL)
+    assert planning.fits(dict(reversed(SMALL.items())))
+    assert not planning.fits(LARGE)
+    assert planning.choose(LARGE).reason == "too large"
+    assert len(asked.configs) == planning.draws_asked == 2
+    assert planning.smallest_bytes == 256
+    assert asked.configs[0].patch.n_patches == 4, "the space's fixed values hold"
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    planning = Planning(small_space(), budget_bytes=10**9, plans=synthetic_plans(10**9))
+    for index in range(REMEMBERED + 100):
+        planning.choose({"learning_rate": 1e-4 + index * 1e-8})
+    assert len(planning._remembered) == REMEMBERED
+    assert planning.draws_asked == REMEMBERED + 100
+
+
+def test_no_more_is_asked_once_something_fits() -> None:
+    asked = Asked(1000)
+    Planning(small_space(), budget_bytes=1000, plans=asked).require([LARGE, SMALL, {**SMALL, "latent_dim": 9}])
+    assert len(asked.configs) == 2
+
+
+def test_a_budget_that_nothing_fits_is_told_which_would() -> None:
+    planning = Planning(small_space(), budget_bytes=10 * MIB, plans=Asked(10 * MIB, factor=100_000))
+    with pytest.raises(BudgetError) as caught:
+        planning.require([LARGE, SMALL])
+    message = str(caught.value)
+    assert "nothing in space 'synthetic' fits 10.0 MiB" in message
+    assert "(1 clips, chunk 16384, device, float32)" in message
+    enough = parse_bytes(message.rsplit(" ", 1)[1])
+    assert 256 * 100_000 <= enough < 256 * 100_000 + MIB
+    Planning(small_space(), budget_bytes=enough, plans=Asked(enough, factor=100_000)).require([LARGE, SMALL])
+
+
+def test_without_a_planner_the_whole_batch_runs_at_once() -> None:
+    choice = unplanned(TrialConfig.from_flat({"batch_size": 24}))
+    assert choice == Choice(ExecutionPlan(micro_batch_clips=24), 0, True)
