@@ -1,10 +1,11 @@
 """Trains a single configuration: ``python -m trainable.train --machine_type fan --epochs 20``. No Ray, no Optuna."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainable.commandline import (
     Parser,
@@ -19,9 +20,12 @@ from trainable.commandline import (
     set_up_logging,
 )
 from trainable.config import DataConfig, TrialConfig
-from trainable.errors import BudgetError, ConfigError
+from trainable.errors import BudgetError, ConfigError, NonFiniteError, RunError
 from trainable.record import EpochReport
 from trainable.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from trainable.trial import Trial
 
 
 def build_parser() -> Parser:
@@ -74,6 +78,7 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     from trainable.trial import Trial
 
     device = _device(arguments.device)
+    folder = _checkpoint_folder(arguments.output) if arguments.output else None
     budget_bytes = parse_bytes(arguments.gpu_memory_budget) if arguments.gpu_memory_budget else None
     cap_process_memory(budget_bytes, device)
     dataset = load_dataset(data)
@@ -97,17 +102,44 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
         next_smaller_plan=lambda plan: planner.next_smaller(config, plan),
         predict=lambda plan: planner.predict(config, plan).predicted_bytes,
     )
-    folder = Path(arguments.output) / "checkpoints" if arguments.output else None
-    if folder is not None and folder.is_dir() and any(folder.iterdir()):
+    if folder is not None and any(folder.iterdir()):
         print(f"continuing from epoch {trial.load(folder)} in {folder}")
     while not trial.done:
-        print(_line(trial.step(), config.phase.epochs), flush=True)
+        print(_line(_step(trial), config.phase.epochs), flush=True)
         if folder is not None:
             trial.save(folder)
     if arguments.held_out:
         held_out = trial.evaluate(Split.HELD_OUT)
         low, high = held_out.interval
         print(f"held-out AUC {held_out.auc:.3f} (95 % interval {low:.3f} … {high:.3f}), pAUC {held_out.pauc:.3f}")
+
+
+def _checkpoint_folder(output: str) -> Path:
+    """Where checkpoints go, made before anything is computed. Raises RunError if nothing can be written there."""
+    folder = Path(output).expanduser() / "checkpoints"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"--output {output} cannot be used: {reason}; name a folder you may write to") from None
+    if not os.access(folder, os.W_OK):
+        raise RunError(f"--output {output} is read-only; name a folder you may write to")
+    return folder
+
+
+def _step(trial: "Trial") -> EpochReport:
+    """One epoch; how it may fail becomes an error of the command line."""
+    import torch
+
+    try:
+        return trial.step()
+    except NonFiniteError as error:
+        raise ConfigError(f"training diverged after epoch {trial.epoch}: {error}; lower --learning-rate") from None
+    except torch.OutOfMemoryError:
+        raise BudgetError(
+            f"the device ran out of memory after epoch {trial.epoch} and no smaller plan exists; "
+            "lower --batch-size or --n-patches, or give --memory-saver"
+        ) from None
 
 
 def _device(name: str) -> str:
