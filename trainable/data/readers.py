@@ -79,7 +79,8 @@ def read_wav(path: Path, sample_rate: int) -> np.ndarray:
                 raise DataError(f"{path}: has a sample rate of {rate} Hz; {LOWEST_RATE} … {HIGHEST_RATE} are accepted")
             if announced > 3600 * rate:
                 raise DataError(f"{path}: lasts over an hour; split it into clips")
-            samples = file.read(dtype="float32", always_2d=True).mean(axis=1)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+                samples = file.read(dtype="float32", always_2d=True).mean(axis=1)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
         raise DataError(f"{path}: is no readable .wav file ({_first_line(error)})") from None
     if len(samples) == 0:
@@ -92,7 +93,8 @@ def read_wav(path: Path, sample_rate: int) -> np.ndarray:
         raise DataError(f"{path}: is silent; every sample is zero")
     if rate != sample_rate:
         divisor = math.gcd(rate, sample_rate)
-        samples = resample_poly(samples, sample_rate // divisor, rate // divisor).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # samples near the largest float become infinite features
+            samples = resample_poly(samples, sample_rate // divisor, rate // divisor).astype(np.float32)
     return np.ascontiguousarray(samples)
 
 
