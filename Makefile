@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN_ARGS ?=
 
-.PHONY: search test test-long lint types house format bench clean setup
+.PHONY: search test test-long bench lint types house format clean setup
 
 search: setup
 	$(BIN)/python -m search.run --space ad_tuning $(RUN_ARGS)

@@ -60,6 +60,7 @@ def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(group, "device", help="cpu or cuda; auto takes GPUs where there are some")
     add_flag(group, "storage_path", metavar="DIR", help="checkpoints in this shared folder instead of the run's")
     add_flag(group, "study_storage", metavar="URL", help="shared study, such as postgresql://user@host/db")
+    add_flag(group, "mlflow", metavar="URI", help="log trials to this MLflow server too (needs pip install mlflow)")
     add_flag(group, "study_name", metavar="NAME", help="study in it; drivers that name the same one work together")
 
 
@@ -88,6 +89,7 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "study_storage",
         "study_name",
         "warm_start",
+        "mlflow",
         "use_amp",
         "use_gradient_checkpointing",
         "gradient_accumulation_steps",

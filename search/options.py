@@ -35,6 +35,8 @@ class SearchOptions:
     study_name: str | None = None
     """Study in `study_storage`; None = the run's name. Drivers that name the same one share their results."""
     warm_start: str | None = None
+    mlflow: str | None = None
+    """Tracking address of an MLflow server to log trials to as well. On Ray only."""
     max_failures: int = 2
     """Restarts of one trial from its checkpoint before it counts as crashed."""
     trial_timeout_seconds: float | None = 3600.0
@@ -70,6 +72,8 @@ class SearchOptions:
                 raise ConfigError(f"{flag} is {seconds:g} s; it must be greater than zero")
         if self.budget_bytes is not None and self.budget_bytes <= 0:
             raise BudgetError(f"--gpu-memory-budget is {self.budget_bytes} bytes; it must be greater than zero")
+        if self.local and self.mlflow:
+            raise ConfigError("--mlflow goes through Ray's callback; leave out --local or --mlflow")
         if self.local and self.address:
             raise ConfigError("--local runs in this process and --address joins a cluster; give one of them")
 

@@ -1,5 +1,6 @@
 """One search from its request to its results: puts data, planner, study, conductor and a runner together."""
 
+import importlib.util
 import logging
 import os
 import time
@@ -10,7 +11,7 @@ import torch
 from rich.console import Console
 
 from search.conductor import Conductor
-from search.listeners import Listeners
+from search.listeners import Listeners, Silence
 from search.local_runner import LocalRunner
 from search.manifest import new_manifest, resumed_manifest
 from search.options import SearchOptions
@@ -29,6 +30,8 @@ from trainable.plan import PlanRequest
 from trainable.record import RunManifest
 
 if TYPE_CHECKING:
+    from ray.tune import Callback
+
     from search.packing import SlotKind
     from search.ray_session import RaySession
     from search.run import Request
@@ -62,17 +65,19 @@ def _run(
     request: "Request", console: Console, dataset: Dataset, device: str, ray: "RaySession | None", begun: float
 ) -> bool:
     options, folder = request.options, request.folder
+    # With the clips known, no proposal keeps more patches than its stride yields.
+    space = request.space.for_clips(int(dataset.train.lengths.max()))
     manifest = _manifest(request, dataset, device)
     planner = Planner.for_dataset(dataset, budget_bytes=options.budget_bytes, request=_plan_request(request))
     factory = TrialFactory(dataset, planner, device, options.budget_bytes)
     slots = None if ray is None else ray.slots(options, device)
     workers = _workers(options, slots)
     conductor = Conductor(
-        request.space,
+        space,
         options,
         folder,
         _study(request, manifest),
-        Planning(request.space, budget_bytes=options.budget_bytes, plans=planner_plans(planner)),
+        Planning(space, budget_bytes=options.budget_bytes, plans=planner_plans(planner)),
         initial=manifest.options.get("initial", ()),
     )
     folder.write_manifest(manifest)
@@ -82,7 +87,9 @@ def _run(
         make_view(console, progress, quiet=request.quiet) as view,
         TensorBoardScalars(folder.path / "tensorboard") as tensorboard,
     ):
-        conductor.listener = Listeners([progress, view, tensorboard])
+        conductor.listener = Listeners(
+            [progress, view, tensorboard, *_metrics(folder.path.resolve().name, progress, ray)]
+        )
         if slots is None:
             torch.set_num_threads(max(1, _cores()))
             LocalRunner(conductor, run_folder=folder, options=options, trial_factory=factory).run()
@@ -96,6 +103,7 @@ def _run(
                 trial_factory=factory,
                 slots=slots,
                 threads=max(1, _cores() // workers),
+                callbacks=_mlflow(options.mlflow, manifest.name),
             ).run()
     winner = find_winner(conductor, replace(factory, device=_local_device("auto")))
     seconds = time.monotonic() - begun
@@ -122,6 +130,25 @@ def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:
         initial = initial_proposals(options.warm_start, request.space)
         manifest = replace(manifest, options={**manifest.options, "initial": initial})
     return manifest
+
+
+def _metrics(run: str, progress: Progress, ray: "RaySession | None") -> list[Silence]:
+    if ray is None:
+        return []
+    from search.ray_metrics import RayMetrics
+
+    return [RayMetrics(run, progress)]
+
+
+def _mlflow(uri: str | None, experiment: str) -> "list[Callback]":
+    """Ray's logger for MLflow. Raises ConfigError if MLflow is not installed."""
+    if uri is None:
+        return []
+    if importlib.util.find_spec("mlflow") is None:
+        raise ConfigError("--mlflow needs MLflow, which is not installed; pip install mlflow")
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    return [MLflowLoggerCallback(tracking_uri=uri, experiment_name=experiment)]
 
 
 def _study(request: "Request", manifest: RunManifest) -> SearchStudy:
