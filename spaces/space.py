@@ -106,6 +106,10 @@ class Space:
     clip_frames: int | None = None
     """Frames of the longest clip, where the data is known: n_patches is then bounded by what stride yields."""
 
+    def named(self, name: str) -> "Space":
+        """The same space under another name."""
+        return replace(self, name=name)
+
     @property
     def digest(self) -> str:
         """SHA-256 of what the space means; comments and order of lines do not change it."""
