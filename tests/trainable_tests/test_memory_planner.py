@@ -1,0 +1,176 @@
+"""The planner picks the fastest plan that fits, says why none does, and always finds a smaller one or ends."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trainable.config import TrialConfig
+from trainable.data.load import Dataset
+from trainable.errors import BudgetError, ConfigError
+from trainable.memory.cap import allocator_cap_bytes, cap_process_memory, pin_settings
+from trainable.memory.planner import DoesNotFit, MemoryPlan, Planner
+from trainable.memory.predict import DataSizes
+from trainable.memory.profile import DeviceProfile, MeasuredPeak
+from trainable.plan import ExecutionPlan, PlanRequest
+from trainable.units import GIB, MIB
+
+DATA = DataSizes(train_frames=1_000_000, test_frames=250_000, train_clips=3_500, test_clips=400, n_ids=4)
+WIDE = TrialConfig.from_flat({"width": 4.0, "n_patches": 16})
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+
+configs = st.builds(
+    lambda **flat: TrialConfig.from_flat(flat),
+    width=st.sampled_from([0.5, 4.0]),
+    latent_dim=st.integers(2, 1024),
+    num_embeddings=st.integers(2, 65_536),
+    batch_size=st.integers(1, 64),
+    n_patches=st.integers(1, 32),
+)
+
+
+def planner(budget_bytes: int | None = None, **request: object) -> Planner:
+    return Planner(DATA, budget_bytes=budget_bytes, request=PlanRequest(**request))  # type: ignore[arg-type]
+
+
+def test_without_a_budget_the_whole_batch_is_trained_at_once() -> None:
+    choice = planner().plan(WIDE)
+    assert isinstance(choice, MemoryPlan)
+    assert choice.plan == ExecutionPlan(micro_batch_clips=16)
+    assert sum(choice.breakdown.values()) == choice.predicted_bytes > GIB
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(config=configs, budget_mib=st.integers(600, 20_000))
+def test_the_choice_fits_and_no_faster_plan_does(config: TrialConfig, budget_mib: int) -> None:
+    asked = planner(budget_mib * MIB)
+    choice = asked.plan(config)
+    predicted = {plan: asked.predict(config, plan).predicted_bytes for plan in asked.candidates(config)}
+    if isinstance(choice, DoesNotFit):
+        assert choice.smallest_bytes == min(predicted.values()) > budget_mib * MIB
+        assert "\n" not in choice.reason
+        assert choice.smallest_plan.describe() in choice.reason
+        return
+    assert choice.predicted_bytes == predicted[choice.plan] <= budget_mib * MIB
+    time = asked.relative_time(config, choice.plan)
+    faster = [plan for plan in predicted if asked.relative_time(config, plan) < time]
+    assert all(predicted[plan] > budget_mib * MIB for plan in faster)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(config=configs)
+def test_smaller_plans_need_less(config: TrialConfig) -> None:
+    asked = planner()
+    peak = {plan: asked.predict(config, plan).predicted_bytes for plan in asked.candidates(config)}
+    for plan, size in peak.items():
+        for other, other_size in peak.items():
+            same = (plan.recompute_encoder, plan.recompute_decoder) == (
+                other.recompute_encoder,
+                other.recompute_decoder,
+            )
+            if same and plan.data_placement == other.data_placement and plan.precision == other.precision:
+                smaller = plan.micro_batch_clips <= other.micro_batch_clips
+                if smaller and plan.quantizer_chunk_rows <= other.quantizer_chunk_rows:
+                    assert size <= other_size + _gradients_bytes(config, asked)
+
+
+def _gradients_bytes(config: TrialConfig, asked: Planner) -> int:
+    """Splitting a batch keeps gradients while activations are made; where those are few it may need that much more."""
+    return asked.predict(config, ExecutionPlan(micro_batch_clips=1)).breakdown["parameters"] * 2
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(config=configs)
+def test_next_smaller_falls_until_there_is_none(config: TrialConfig) -> None:
+    asked = planner()
+    plan: ExecutionPlan | None = ExecutionPlan(micro_batch_clips=config.patch.batch_size)
+    sizes = []
+    while plan is not None:
+        sizes.append(asked.predict(config, plan).predicted_bytes)
+        plan = asked.next_smaller(config, plan)
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == len(sizes)
+    assert sizes[-1] <= min(asked.predict(config, plan).predicted_bytes for plan in asked.candidates(config))
+
+
+def test_explicit_flags_fix_their_part() -> None:
+    choice = planner(8 * GIB, micro_batch_clips=2, recompute=True).plan(WIDE)
+    assert isinstance(choice, MemoryPlan)
+    assert (choice.plan.micro_batch_clips, choice.plan.recompute_encoder, choice.plan.recompute_decoder) == (
+        2,
+        True,
+        True,
+    )
+    smaller = planner(micro_batch_clips=2, recompute=True).next_smaller(WIDE, choice.plan)
+    while smaller is not None:
+        assert (smaller.micro_batch_clips, smaller.recompute_encoder) == (2, True)
+        smaller = planner(micro_batch_clips=2, recompute=True).next_smaller(WIDE, smaller)
+
+
+def test_memory_saver_takes_the_smallest_plan() -> None:
+    saver = planner(memory_saver=True)
+    choice = saver.plan(WIDE)
+    assert isinstance(choice, MemoryPlan)
+    assert choice.predicted_bytes == min(saver.predict(WIDE, plan).predicted_bytes for plan in saver.candidates(WIDE))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "requested", "amp"),
+    [(False, None, False), (True, None, True), (True, False, False), (False, True, True), (False, False, False)],
+)
+def test_amp_only_where_allowed_or_asked_for(allowed: bool, requested: bool | None, amp: bool) -> None:
+    choice = planner(amp=requested).plan(WIDE.replace(allow_amp=allowed))
+    assert isinstance(choice, MemoryPlan)
+    assert choice.plan.uses_amp is amp
+
+
+def test_planner_travels_and_agrees_with_itself(tiny_dataset: Dataset) -> None:
+    here = Planner.for_dataset(tiny_dataset, budget_bytes=2 * GIB)
+    there = pickle.loads(pickle.dumps(here))
+    assert there.plan(WIDE) == here.plan(WIDE)
+    assert len(pickle.dumps(here)) < 10_000
+
+
+def test_a_budget_below_the_context_is_refused() -> None:
+    with pytest.raises(BudgetError, match="context"):
+        planner(100 * MIB)
+
+
+def test_profile_survives_its_file_and_names_what_is_wrong(tmp_path: Path) -> None:
+    profile = DeviceProfile(name="a card", context_bytes=123, margin_share=0.5)
+    profile.save(tmp_path / "profile.json")
+    assert DeviceProfile.load(tmp_path / "profile.json") == profile
+    (tmp_path / "bad.json").write_text('{"context_bytes": "many"}')
+    with pytest.raises(ConfigError, match="context_bytes"):
+        DeviceProfile.load(tmp_path / "bad.json")
+    (tmp_path / "odd.json").write_text('{"contexts": 1}')
+    with pytest.raises(ConfigError, match="contexts"):
+        DeviceProfile.load(tmp_path / "odd.json")
+
+
+def test_recalibration_covers_the_largest_under_prediction() -> None:
+    peaks = [MeasuredPeak(predicted_bytes=100, measured_bytes=size) for size in (90, 104, 99)]
+    assert DeviceProfile().recalibrated(peaks).margin_share == pytest.approx(0.05)
+    assert DeviceProfile().recalibrated([]) == DeviceProfile()
+
+
+def test_cap_leaves_context_and_libraries_outside() -> None:
+    profile = DeviceProfile(context_bytes=3 * MIB, library_bytes=MIB)
+    assert allocator_cap_bytes(10 * MIB, profile) == 6 * MIB
+    with pytest.raises(BudgetError):
+        allocator_cap_bytes(4 * MIB, profile)
+    cap_process_memory(1, "cpu")  # nothing to cap
+
+
+def test_settings_join_those_of_the_user() -> None:
+    environment = {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64,expandable_segments:False"}
+    pin_settings(environment)
+    assert environment["PYTORCH_CUDA_ALLOC_CONF"] == "max_split_size_mb:64,expandable_segments:True"
+    assert "PYTORCH_ALLOC_CONF" not in environment, "torch reads the old name where both are set"
+    fresh: dict[str, str] = {}
+    pin_settings(fresh)
+    assert fresh["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert fresh["CUBLAS_WORKSPACE_CONFIG"] == ":4096:2:16:8"

@@ -1,0 +1,159 @@
+"""An out-of-memory error at any point of a trial leaves no trace in what it learns."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from trainable.config import TrialConfig
+from trainable.data.load import Dataset
+from trainable.memory.planner import Planner
+from trainable.model.codebook import Codebook
+from trainable.model.decoder import Decoder
+from trainable.model.encoder import Encoder
+from trainable.plan import ExecutionPlan
+from trainable.training import step as step_module
+from trainable.trial import Trial
+
+TOLERANCE = 1e-10
+CONFIG = TrialConfig.from_flat(
+    {"width": 0.25, "latent_dim": 8, "head_hidden": 8, "batch_size": 8, "n_patches": 2, "num_embeddings": 16}
+    | {"epochs": 3, "vq_only_share": 0.34, "frozen_share": 0.34, "density": "counts"}
+)
+WHOLE = ExecutionPlan(micro_batch_clips=8)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+
+
+@contextmanager
+def failing(owner: Any, name: str, on_call: int, times: int = 1) -> Iterator[list[int]]:
+    """Lets some calls of a function run out of memory, beginning with call number `on_call` (from 1)."""
+    real: Callable[..., Any] = getattr(owner, name)
+    calls = [0]
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if on_call <= calls[0] < on_call + times:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB (injected)")
+        return real(*args, **kwargs)
+
+    with mock.patch.object(owner, name, wrapped):
+        yield calls
+
+
+def trained(dataset: Dataset, planner: Planner | None) -> tuple[Trial, list[Any]]:
+    trial = Trial(
+        CONFIG,
+        dataset,
+        plan=WHOLE,
+        predicted_bytes=planner.predict(CONFIG, WHOLE).predicted_bytes if planner else 0,
+        next_smaller_plan=(lambda plan: planner.next_smaller(CONFIG, plan)) if planner else None,
+        predict=(lambda plan: planner.predict(CONFIG, plan).predicted_bytes) if planner else None,
+        dtype=torch.float64,
+    )
+    return trial, [trial.step() for _ in range(CONFIG.phase.epochs)]
+
+
+@pytest.fixture(scope="module")
+def planner(tiny_dataset: Dataset) -> Planner:
+    planner = Planner.for_dataset(tiny_dataset, budget_bytes=None)
+    for plan in planner.candidates(CONFIG):
+        planner.predict(CONFIG, plan)  # traced now: an injected error must hit the trial, not the planner's trace
+    return planner
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_dataset: Dataset) -> Trial:
+    return trained(tiny_dataset, None)[0]
+
+
+def differences(one: Trial, other: Trial) -> float:
+    mine, theirs = one.trainer.state, other.trainer.state
+    pairs = list(zip(mine.model.state_dict().values(), theirs.model.state_dict().values(), strict=True))
+    for parameter, its in zip(mine.model.parameters(), theirs.model.parameters(), strict=True):
+        pairs += [
+            (mine.optimizer.state[parameter][key], theirs.optimizer.state[its][key]) for key in ("exp_avg", "step")
+        ]
+    return max(float((left - right).abs().max()) for left, right in pairs)
+
+
+# 24 clips in batches of 8: three steps an epoch; each epoch begins phase 1, 2, 3 in turn.
+POINTS = {
+    "k-means start": (Codebook, "start_from", 1),
+    "first batch, forward": (Decoder, "forward", 1),
+    "first batch, codebook update": (Codebook, "updated", 1),
+    "first optimizer step": (step_module, "_apply_gradients", 1),
+    "in backward": (torch.Tensor, "backward", 2),
+    "phase 2's first step": (step_module, "_transform_logits", 1),
+    "phase 3": (step_module, "_apply_gradients", 8),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_result_is_that_of_the_undisturbed_run(
+    point: str, tiny_dataset: Dataset, planner: Planner, undisturbed: Trial
+) -> None:
+    owner, name, on_call = POINTS[point]
+    with failing(owner, name, on_call) as calls:
+        trial, reports = trained(tiny_dataset, planner)
+    assert calls[0] > on_call, "the error should have been injected and the call repeated"
+    assert differences(trial, undisturbed) < TOLERANCE
+    events = [event for report in reports for event in report.events]
+    assert len(events) == 1
+    assert "out of memory" in events[0]
+    assert "predicted" in events[0]
+    assert reports[-1].plan != WHOLE.to_dict()
+    assert 0 < reports[-1].predicted_bytes < planner.predict(CONFIG, WHOLE).predicted_bytes
+
+
+def test_an_error_in_validation(tiny_dataset: Dataset, planner: Planner, undisturbed: Trial) -> None:
+    with failing(Encoder, "forward", 5) as calls:  # k-means 24 clips in 3 calls … the first epoch's steps follow
+        trial, reports = trained(tiny_dataset, planner)
+    assert calls[0] > 5
+    assert differences(trial, undisturbed) < TOLERANCE
+    with failing(Codebook, "quantize", 4):  # three steps of training, then the scoring pass
+        trial, reports = trained(tiny_dataset, planner)
+    assert differences(trial, undisturbed) < TOLERANCE
+    assert len(reports[0].events) == 1
+
+
+def test_half_made_moments_are_made_again(tiny_dataset: Dataset, planner: Planner, undisturbed: Trial) -> None:
+    """The first optimizer step runs out of memory between one parameter's moments and the next."""
+    with failing(torch, "zeros_like", 12) as calls:
+        trial, reports = trained(tiny_dataset, planner)
+    assert calls[0] > 12
+    assert sum(len(report.events) for report in reports) == 1
+    assert differences(trial, undisturbed) < TOLERANCE
+
+
+def test_it_ends_only_when_no_smaller_plan_exists(tiny_dataset: Dataset, planner: Planner) -> None:
+    with failing(Decoder, "forward", 1, times=10_000) as calls, pytest.raises(torch.OutOfMemoryError):
+        trained(tiny_dataset, planner)
+    chain, plan = 0, WHOLE
+    while plan is not None:
+        chain, plan = chain + 1, planner.next_smaller(CONFIG, plan)  # type: ignore[assignment]
+    assert calls[0] == chain > 2
+
+
+def test_without_a_planner_the_error_is_the_trials_end(tiny_dataset: Dataset) -> None:
+    with failing(Decoder, "forward", 1), pytest.raises(torch.OutOfMemoryError):
+        trained(tiny_dataset, None)
+
+
+def test_a_resumed_trial_keeps_to_the_smaller_plan(tiny_dataset: Dataset, planner: Planner, tmp_path: Any) -> None:
+    with failing(Decoder, "forward", 1):
+        trial, _ = trained(tiny_dataset, planner)
+    trial.save(tmp_path)
+    again = Trial(
+        CONFIG,
+        tiny_dataset,
+        plan=WHOLE,
+        predict=lambda plan: planner.predict(CONFIG, plan).predicted_bytes,
+        dtype=torch.float64,
+    )
+    again.load(tmp_path)
+    assert again.trainer.plan == trial.trainer.plan != WHOLE
+    assert again.predicted_bytes == planner.predict(CONFIG, trial.trainer.plan).predicted_bytes
