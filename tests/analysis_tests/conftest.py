@@ -5,6 +5,7 @@ from unittest.mock import patch
 
 import pytest
 
+from analysis.report import render
 from analysis.results import RunResults, load_run
 from tests.analysis_tests.synthetic import make_run
 from tests.analysis_tests.trained import train_run, write_recordings
@@ -30,6 +31,18 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained_path(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> Path:
     root = tmp_path_factory.mktemp("trained")
     return train_run(root / "trained", recordings, root / "cache")
+
+
+@pytest.fixture(scope="session")
+def synthetic_page(synthetic_run: RunResults) -> str:
+    """The report of the synthetic run, without the parts that need a model."""
+    return render(synthetic_run, with_model=False)
+
+
+@pytest.fixture(scope="session")
+def trained_page(trained_path: Path) -> str:
+    """The whole report of the trained run."""
+    return render(load_run(trained_path))
 
 
 @pytest.fixture(autouse=True)

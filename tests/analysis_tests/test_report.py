@@ -52,16 +52,6 @@ class Page(HTMLParser):
             self.undescribed += 1
 
 
-@pytest.fixture(scope="module")
-def synthetic_page(synthetic_run: RunResults) -> str:
-    return report.render(synthetic_run, with_model=False)
-
-
-@pytest.fixture(scope="module")
-def trained_page(trained_path: Path) -> str:
-    return report.render(load_run(trained_path))
-
-
 @pytest.mark.timeout(30)
 def test_a_page_needs_nothing_but_itself(synthetic_page: str) -> None:
     page = Page(synthetic_page)
@@ -88,11 +78,6 @@ def test_sections_and_headline(synthetic_page: str, synthetic_run: RunResults) -
     assert "40 configurations" in synthetic_page
     assert f"trial {synthetic_run.best_number}" in synthetic_page
     assert "It was left out on request (--no-model)." in synthetic_page
-
-
-@pytest.mark.timeout(30)
-def test_the_same_run_gives_the_same_page(synthetic_page: str, synthetic_run: RunResults) -> None:
-    assert report.render(synthetic_run, with_model=False) == synthetic_page
 
 
 @pytest.mark.timeout(30)
@@ -154,6 +139,8 @@ def test_a_run_that_has_not_begun_to_train_has_a_page(tmp_path: Path) -> None:
 def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     with patch("os.fsync"):
         path = make_run(tmp_path / "run", trials=8, with_study=False)
+    for file in path.glob("trials/*/epochs.jsonl"):  # nothing to draw: the words are what matters
+        file.unlink()
     manifest = path / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"name": "synthetic"', '"name": "<script>alert(1)</script>"'))
     page = report.render(load_run(path), with_model=False)
@@ -161,10 +148,12 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(30)
-def test_the_command_writes_the_page(synthetic_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_same_page_for_the_same_run(
+    synthetic_page: str, synthetic_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "page.html"
     assert report.main([str(synthetic_path), "--output", str(output), "--no-model"]) == 0
-    assert output.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert output.read_text(encoding="utf-8") == synthetic_page
     assert str(output) in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [output]
 

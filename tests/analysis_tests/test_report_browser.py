@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from analysis.report import write_report
 from tests.analysis_tests.browser import file_url, open_browser
 
 if TYPE_CHECKING:
@@ -27,9 +26,8 @@ def browser() -> "Iterator[Browser]":
 def page_path(
     request: pytest.FixtureRequest, browser: "Browser", tmp_path_factory: pytest.TempPathFactory
 ) -> Path:  # the browser comes first: without one nothing is drawn
-    run = request.getfixturevalue(f"{request.param}_path")
     output = tmp_path_factory.mktemp("pages") / f"{request.param}.html"
-    write_report(run, output)
+    output.write_text(request.getfixturevalue(f"{request.param}_page"), encoding="utf-8")
     return output
 
 
