@@ -155,7 +155,7 @@ class TrialConfig:
         for name, value in values.items():
             spec = by_name.get(name)
             if spec is None:
-                raise ConfigError(f"unknown parameter {name!r}{nearest(name, by_name)}")
+                raise ConfigError(f"unknown parameter {_shown(name)}{nearest(name, by_name)}")
             sections.setdefault(spec.section, {})[name] = _coerce(spec, value)
         top = sections.pop("", {})
         types = get_type_hints(cls)
@@ -215,29 +215,37 @@ def knobs() -> tuple[Knob, ...]:
 
 def nearest(name: str, valid: Any) -> str:
     """`` (did you mean 'x'?)`` for the closest valid name, or the empty string."""
-    close = difflib.get_close_matches(name, list(valid), n=1)
+    close = difflib.get_close_matches(str(name)[:80], list(valid), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _coerce(spec: Knob, value: Any) -> Any:
     """An int where a float is meant is a float; anything else keeps its type and is checked as it is."""
-    if spec.type is float and isinstance(value, int) and not isinstance(value, bool):
+    if spec.type is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**53:
         return float(value)
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value as a message quotes it: of a long or nested one its kind, since writing it out may never end."""
+    if value is None or isinstance(value, str | float | bool) or (isinstance(value, int) and abs(value) <= 2**63):
+        text = repr(value)
+        return text if len(text) <= 80 else text[:80] + " …"
+    return f"a {type(value).__name__}"
 
 
 def _check(spec: Knob, value: Any) -> None:
     if spec.choices is not None:
         if value not in spec.choices:
             raise ConfigError(
-                f"{spec.name} is {value!r}; it must be one of {', '.join(spec.choices)}"
-                f"{nearest(str(value), spec.choices)}"
+                f"{spec.name} is {_shown(value)}; it must be one of {', '.join(spec.choices)}"
+                f"{nearest(_shown(value), spec.choices)}"
             )
         return
     if type(value) is not spec.type:
-        raise ConfigError(f"{spec.name} is {value!r}; it must be of type {spec.type.__name__}")
+        raise ConfigError(f"{spec.name} is {_shown(value)}; it must be of type {spec.type.__name__}")
     if spec.low is not None and not spec.low <= value <= (spec.high if spec.high is not None else value):
-        raise ConfigError(f"{spec.name} is {value!r}; it must be in {spec.low:g} … {spec.high:g}")
+        raise ConfigError(f"{spec.name} is {_shown(value)}; it must be in {spec.low:g} … {spec.high:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +261,7 @@ class FrontEndConfig:
         for name in ("sample_rate", "n_fft", "hop_length"):
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= 1_000_000:
-                raise ConfigError(f"{name} is {value!r}; it must be an integer in 1 … 1000000")
+                raise ConfigError(f"{name} is {_shown(value)}; it must be an integer in 1 … 1000000")
         if self.hop_length > self.n_fft:
             raise ConfigError(f"hop_length {self.hop_length} exceeds n_fft {self.n_fft}; frames would skip samples")
 
@@ -275,9 +283,11 @@ class DataConfig:
         for name, optional in (("data_root", True), ("machine_type", False), ("norm_stats_path", True)):
             value = getattr(self, name)
             if not isinstance(value, str) and not (optional and value is None):
-                raise ConfigError(f"{name} is {value!r}; it must be text")
+                raise ConfigError(f"{name} is {_shown(value)}; it must be text")
         if type(self.validation_share) not in (int, float) or not 0.0 < self.validation_share < 1.0:
-            raise ConfigError(f"validation_share is {self.validation_share!r}; it must be a number between 0 and 1")
+            raise ConfigError(
+                f"validation_share is {_shown(self.validation_share)}; it must be a number between 0 and 1"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, the inverse of `from_dict`."""
@@ -297,7 +307,7 @@ class DataConfig:
         known = cls().to_dict()
         for name in values:
             if name not in known:
-                raise ConfigError(f"unknown data parameter {name!r}{nearest(name, known)}")
+                raise ConfigError(f"unknown data parameter {_shown(name)}{nearest(name, known)}")
         front_end_names = {item.name for item in fields(FrontEndConfig)}
         front_end = FrontEndConfig(**{k: v for k, v in values.items() if k in front_end_names})
         return cls(front_end=front_end, **{k: v for k, v in values.items() if k not in front_end_names})

@@ -48,8 +48,9 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from None
+    except Exception as error:  # beside YAMLError whatever int(), float() and deep recursion raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ConfigError(f"--config {path} cannot be read: {reason}") from None
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
         raise ConfigError(f"--config {path} holds no configuration; it needs a mapping under the key 'config'")
     data = content.get("data") or {}

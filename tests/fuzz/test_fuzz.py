@@ -18,17 +18,19 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
 from spaces.loader import builtin_spaces, load_space, space_from_text
 from spaces.space import Space
 from tests.fuzz.mutation import mutated
 from tests.trainable_tests.recording_trees import mel_clip, tone
 from tests.trainable_tests.test_record import MANIFEST, OUTCOME, START, report
-from trainable.config import FrontEndConfig
+from trainable.config import DataConfig, FrontEndConfig, TrialConfig
 from trainable.data.normalise import load_stats
 from trainable.data.readers import read_features
 from trainable.errors import ProjectError
 from trainable.record import RunFolder, RunManifest, TrialRecord, write_json
+from trainable.train import read_config_file
 from trainable.training.checkpoint import read_checkpoint
 
 SHORT, FULL = 120, 4_000
@@ -91,6 +93,31 @@ def spaces() -> Target:
         "? ",
     )
     return Target(texts, [word.encode() for word in (*words.split("|"), *extra)], read, lambda space: bool(space.names))
+
+
+def configurations() -> Target:
+    """A search's best.yaml, as the train command takes it."""
+
+    def read(content: bytes, folder: Path) -> TrialConfig:
+        (folder / "best.yaml").write_bytes(content)
+        flat, data = read_config_file(folder / "best.yaml")
+        DataConfig.from_dict(data)
+        return TrialConfig.from_flat(flat)
+
+    flat = yaml.safe_dump({"config": TrialConfig().flat(), "data": DataConfig().to_dict()}).encode()
+    bomb = b"&a [" + b"&b [x, x], " + b"*b, " * 9 + b"]"
+    words = (
+        b"!!bool x",
+        b"!!int ''",
+        b"9" * 5000,
+        b"1" + b"0" * 400,
+        b"0x" + b"F" * 5000,
+        b"3: 4\n",
+        b"[[[[",
+        b".nan",
+        bomb,
+    )
+    return Target([flat], words, read, lambda config: config == TrialConfig.from_flat(config.flat()))
 
 
 def features(suffix: str, good: Sequence[bytes], words: Sequence[bytes]) -> Target:
@@ -218,9 +245,8 @@ def _bytes(save: Callable[[Any, Any], object], value: Any) -> bytes:
     return buffer.getvalue()
 
 
-TARGETS = {
-    make.__name__: make for make in (spaces, npy, wav, checkpoints, unsigned_checkpoints, statistics, manifests, trials)
-}
+READERS = (spaces, configurations, npy, wav, checkpoints, unsigned_checkpoints, statistics, manifests, trials)
+TARGETS = {make.__name__: make for make in READERS}
 
 
 def fuzz(name: str, folder: Path, count: int) -> None:

@@ -52,7 +52,7 @@ def test_a_write_that_fails_leaves_the_one_before(tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(os if call == "fsync" else Path, call, full)
         for epoch in (1, 2):
-            with pytest.raises(OSError, match="No space left"):
+            with pytest.raises(CheckpointError, match="cannot be written: No space left on device; make room"):
                 save_checkpoint(tmp_path, epoch, {"value": 2})
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     assert load_newest(tmp_path) == (1, {"value": 1})

@@ -26,10 +26,21 @@ KEPT_NEWEST = 2
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint atomically: temporary file, fsync, rename, fsync of the folder."""
+    """Writes a checkpoint atomically: temporary file, fsync, rename, fsync of the folder.
+
+    Raises CheckpointError where the file system refuses it; what was there before still is.
+    """
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-    payload = buffer.getbuffer()
+    try:
+        _write_atomically(path, buffer.getbuffer())
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be written: {error.strerror}; make room or name another folder"
+        ) from None
+
+
+def _write_atomically(path: Path, payload: memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
