@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from trainable.config import DataConfig, FrontEndConfig, Knob, TrialConfig, knobs
 from trainable.errors import ConfigError
-from trainable.units import format_bytes, parse_bytes
 
 
 def values_of(spec: Knob) -> st.SearchStrategy[object]:
@@ -74,16 +73,22 @@ def test_data_configuration_round_trips_and_names_mistakes() -> None:
         FrontEndConfig(n_fft=256, hop_length=512)
 
 
-@given(st.integers(1, 2**50))
-def test_bytes_round_trip(size: int) -> None:
-    assert parse_bytes(str(size)) == size
-    assert parse_bytes(f"{size} B") == size
+@pytest.mark.parametrize(
+    "value",
+    [10**400, 16**5000, [[[]] * 9] * 9, {"a": 1}, None, "x" * 100_000, -(2**70)],
+    ids=["float", "digits", "lists", "mapping", "none", "text", "negative"],
+)
+@pytest.mark.parametrize("name", ["stride", "learning_rate", "density", "revival"])
+def test_any_wrong_value_is_refused_in_a_short_line(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name} is ") as caught:
+        TrialConfig.from_flat({name: value})
+    assert len(str(caught.value)) < 400
+    with pytest.raises(ConfigError, match="validation_share is "):
+        DataConfig.from_dict({"validation_share": value})
 
 
-def test_sizes_are_binary() -> None:
-    assert parse_bytes("24GiB") == 24 * 2**30
-    assert format_bytes(24 * 2**30) == "24.0 GiB"
-    assert format_bytes(1536) == "1.50 KiB"
-    for wrong in ("24GB", "-3GiB", "0", "much", "1e9", ""):
-        with pytest.raises(ConfigError, match="size"):
-            parse_bytes(wrong)
+def test_a_name_that_is_no_text_is_unknown() -> None:
+    with pytest.raises(ConfigError, match="unknown parameter 3"):
+        TrialConfig.from_flat({3: 4})  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match="unknown data parameter None"):
+        DataConfig.from_dict({None: 4})  # type: ignore[dict-item]
