@@ -1,5 +1,6 @@
 """The one door to data: three layouts in, one kind of data set out, or one clear sentence."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,16 @@ def test_strange_names_and_trained_anomalies_are_skipped_and_counted(tmp_path: P
     assert len(dataset.skipped) == 2
     assert len(dataset.train) == 6
     assert any("an anomaly among the training clips" in sentence for sentence in dataset.skipped)
+
+
+def test_what_is_no_file_is_skipped_and_never_waited_for(tmp_path: Path) -> None:
+    folder = write_tree(tmp_path / "data")
+    (folder / "train/normal_id_00_00000010.wav").mkdir()
+    (folder / "train/normal_id_00_00000011.wav").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(folder / "test/normal_id_00_00000012.wav")
+    dataset = load(tmp_path / "data")
+    assert [sentence.rpartition(": ")[2] for sentence in dataset.skipped] == ["is no file"] * 3
+    assert len(dataset.train) == 6
 
 
 def test_many_broken_recordings_are_a_broken_data_set(tmp_path: Path) -> None:

@@ -112,5 +112,8 @@ def _list_clips(folder: Path, skipped: list[str]) -> list[ClipFile]:
         if match is None:
             skipped.append(f"{path}: its name is not {{normal,anomaly}}_id_NN_SSSSSSSS.{{npy,wav}}")
             continue
+        if not path.is_file():  # a folder, a dangling link, or a pipe that would be waited for
+            skipped.append(f"{path}: is no file")
+            continue
         clips.append(ClipFile(path, match[2], 1 if match[1] == "anomaly" else 0))
     return clips
