@@ -33,6 +33,8 @@ DISTRIBUTIONS = {
     "density_per_id": to_optuna(Choices((True, False))),
 }
 CONFIG = {"width": 0.5, "seed": 3}
+pytestmark = pytest.mark.timeout(30)
+"""Each test makes a database and forces every commit to a disk that may be busy."""
 
 
 def open_study(path: Path, run: str = "run", **options: Any) -> SearchStudy:
