@@ -1,0 +1,72 @@
+"""``python -m search.plan``: what fits, where the memory goes, and why not."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from search.plan import COLUMNS, draw, main
+from spaces.loader import load_space
+from trainable.commandline import run
+from trainable.memory.planner import Planner
+from trainable.memory.predict import DataSizes
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+
+
+def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 0
+    return capsys.readouterr().out
+
+
+def test_share_and_table_of_a_space(capsys: pytest.CaptureFixture[str]) -> None:
+    text = planned(capsys, "--space", "ad_smoke", "--gpu-memory-budget", "8GiB", "--samples", "20", "--rows", "3")
+    assert "20 of 20 sampled configurations fit (100%)" in text
+    assert "not measured on a GPU" in text
+    for column in (*COLUMNS, "total"):
+        assert column in text
+    assert len(re.findall("num_embeddings", text)) == 3
+
+
+def test_says_why_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("--samples", "5", "--rows", "1", "--width", "8", "--gpu_memory_budget", "580MiB")
+    text = " ".join(planned(capsys, "--space", "ad_smoke", *given).split())
+    assert "0 of 5 sampled configurations fit (0%)" in text
+    assert "even with its" in text
+
+
+def test_one_configuration_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "best.yaml").write_text("config: {width: 0.25, n_patches: 2}\ndata: {machine_type: pump}\n")
+    text = planned(capsys, "--config", str(tmp_path / "best.yaml"), "--latent-dim", "32", "--memory-saver")
+    assert "latent_dim 32" in text
+    assert "1 clips" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--space"),
+        (("--space", "ad_smoke", "--config", "x.yaml"), "either"),
+        (("--space", "ad_smok"), "ad_smoke"),
+        (("--space", "ad_smoke", "--samples", "0"), "--samples"),
+        (("--space", "ad_smoke", "--gpu-memory-budget", "8GB"), "GB"),
+        (("--space", "ad_smoke", "--gpu-memory-budget", "10MiB"), "budget"),
+        (("--space", "ad_smoke", "--profile", "nowhere.json"), "nowhere.json"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(main, arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert words in error
+
+
+def test_every_part_of_a_prediction_has_its_column() -> None:
+    data = DataSizes(train_frames=10_000, test_frames=10_000, train_clips=32, test_clips=16, n_ids=2)
+    planner = Planner(data, budget_bytes=None)
+    space = load_space("ad_tuning")
+    columns = {part for parts in COLUMNS.values() for part in parts}
+    for params in draw(space, 8, seed=1):
+        config = space.config(params, epochs=1_000)
+        for plan in planner.candidates(config):
+            assert set(planner.predict(config, plan).breakdown) <= columns
