@@ -117,7 +117,7 @@ def find_checkpoint(run: RunResults, number: int) -> Path:
         checkpoints = list_checkpoints(folder)
         if checkpoints:
             return checkpoints[max(checkpoints)]
-    raise RunError(f"trial {number} of {run.folder.path} has no checkpoint (looked in {folders[0]})")
+    raise RunError(f"trial {number} of {run.folder.path} has no checkpoint in {folders[0]}")
 
 
 def load_view(run: RunResults, number: int, *, dataset: Dataset | None = None, device: str = "cpu") -> ModelView:

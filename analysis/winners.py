@@ -66,7 +66,7 @@ def find_winners(run: RunResults, top: int, *, device: str = "cpu") -> list[Winn
             evaluation = load_view(run, number, dataset=dataset, device=device).evaluation(Split.HELD_OUT)
             auc, pauc, interval = evaluation.auc, evaluation.pauc, evaluation.interval
         except (CheckpointError, RunError) as error:
-            missing = str(error)
+            missing = f"{error}; --retrain --trial {number} trains it again and says"
             _log.warning("held-out AUC of trial %d: %s", number, error)
         winners.append(
             Winner(

@@ -100,6 +100,7 @@ def test_without_checkpoints_the_order_stays_and_the_reason_is_said(trained_path
     assert "no checkpoint" in winners[0].missing
     assert winners[1].held_out_auc is not None
     assert "no held-out AUC: trial 1" in winners_text(winners)
+    assert "--retrain --trial 1" in winners[0].missing
 
 
 def test_checkpoints_under_a_storage_path_are_found(trained_path: Path, tmp_path: Path) -> None:
