@@ -52,7 +52,7 @@ class Page(HTMLParser):
             self.undescribed += 1
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 def test_a_page_needs_nothing_but_itself(synthetic_page: str) -> None:
     page = Page(synthetic_page)
     assert len(page.loads) > 10
@@ -64,14 +64,14 @@ def test_a_page_needs_nothing_but_itself(synthetic_page: str) -> None:
     assert len(synthetic_page.encode()) < 5 * 1024**2
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 def test_links_lead_to_the_sections(synthetic_page: str) -> None:
     page = Page(synthetic_page)
     assert len(page.targets) == len(SECTIONS)
     assert all(target.removeprefix("#") in page.names for target in page.targets)
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 def test_sections_and_headline(synthetic_page: str, synthetic_run: RunResults) -> None:
     assert tuple(re.findall(r"<h2>(.*?)</h2>", synthetic_page)) == SECTIONS
     assert "<h1>Search synthetic</h1>" in synthetic_page
@@ -80,7 +80,7 @@ def test_sections_and_headline(synthetic_page: str, synthetic_run: RunResults) -
     assert "It was left out on request (--no-model)." in synthetic_page
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 def test_a_trained_run_shows_held_out_clips_and_codes(trained_page: str) -> None:
     text = re.sub(r'src="data:[^"]*"', "", trained_page)
     assert "held-out AUC" in text
@@ -90,7 +90,7 @@ def test_a_trained_run_shows_held_out_clips_and_codes(trained_page: str) -> None
     assert len(trained_page.encode()) < 5 * 1024**2
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 def test_held_out_numbers_are_the_evaluations(trained_path: Path) -> None:
     from analysis.model_view import load_view
     from trainable.data.clips import Split
@@ -105,7 +105,7 @@ def test_held_out_numbers_are_the_evaluations(trained_path: Path) -> None:
     assert f"{held_out.auc:.3f} (95 % interval" in content.summary
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 def test_a_checkpoint_that_is_gone_is_said(synthetic_run: RunResults) -> None:
     content = report_content(synthetic_run)
     section = next(s for s in content.sections if s.title.startswith("How well"))
@@ -123,7 +123,7 @@ def test_the_summary_before_the_first_epoch(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 def test_a_run_that_has_not_begun_to_train_has_a_page(tmp_path: Path) -> None:
     with patch("os.fsync"):
         path = make_run(tmp_path / "run", trials=8, with_study=False)
@@ -135,7 +135,7 @@ def test_a_run_that_has_not_begun_to_train_has_a_page(tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b|\bNone\b", words.replace("None has finished", ""))
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     with patch("os.fsync"):
         path = make_run(tmp_path / "run", trials=8, with_study=False)
@@ -147,7 +147,7 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     assert "script" not in Page(page).tags
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(120)
 def test_the_command_writes_the_same_page_for_the_same_run(
     synthetic_page: str, synthetic_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from tests.analysis_tests.browser import file_url, open_browser
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
 DESK, PHONE = (1280, 800), (390, 844)
 

@@ -28,7 +28,7 @@ from trainable.detector import Calibration, Detector, frame_surprise, most_surpr
 from trainable.errors import CheckpointError, DataError
 from trainable.scoring.evaluate import evaluate
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(120)
 SECONDS_PER_FRAME = 512 / 16_000
 
 
