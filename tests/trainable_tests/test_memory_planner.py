@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from trainable.config import TrialConfig
 from trainable.data.load import Dataset
 from trainable.errors import BudgetError, ConfigError
+from trainable.memory import predict
 from trainable.memory.cap import allocator_cap_bytes, cap_process_memory, pin_settings
 from trainable.memory.planner import DoesNotFit, MemoryPlan, Planner
 from trainable.memory.predict import DataSizes
 from trainable.memory.profile import DeviceProfile, MeasuredPeak
+from trainable.memory.program import NotProportionalError
 from trainable.plan import ExecutionPlan, PlanRequest
 from trainable.units import GIB, MIB
 
@@ -174,3 +176,18 @@ def test_settings_join_those_of_the_user() -> None:
     pin_settings(fresh)
     assert fresh["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
     assert fresh["CUBLAS_WORKSPACE_CONFIG"] == ":4096:2:16:8"
+
+
+def test_where_one_trace_does_not_hold_it_is_traced_at_real_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrialConfig.from_flat({"width": 0.5, "n_patches": 4})
+    plans = [ExecutionPlan(micro_batch_clips=16), ExecutionPlan(micro_batch_clips=4, quantizer_chunk_rows=1_024)]
+    usual = [planner().predict(config, plan) for plan in plans]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NotProportionalError("not proportional (injected)")
+
+    monkeypatch.setattr(predict, "trace", refuse)
+    monkeypatch.setattr(predict, "_PROGRAMS", predict.Remembered(8))
+    asked = planner()
+    for plan, expected in zip(plans, usual, strict=True):
+        assert asked.predict(config, plan).allocated_bytes == expected.allocated_bytes

@@ -118,13 +118,14 @@ class Planner:
             return DoesNotFit(self._why_not(smallest, least), smallest, least.predicted_bytes, least)
         if self.request.memory_saver:
             return self._chosen(smallest, least)
+        assert self.budget_bytes is not None
         too_large: list[ExecutionPlan] = [candidates[0]]
         for plan in candidates[1:]:
-            if any(_no_smaller(plan, other) for other in too_large):
+            # The last ones found too large are the most alike.
+            if any(_no_smaller(plan, other) for other in reversed(too_large)):
                 continue
-            prediction = self.predict(config, plan)
-            if self._fits(prediction):
-                return self._chosen(plan, prediction)
+            if self._predictor.fits(config, plan, self.budget_bytes):
+                return self._chosen(plan, self.predict(config, plan))
             too_large.append(plan)
         return self._chosen(smallest, least)
 

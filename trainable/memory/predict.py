@@ -145,6 +145,13 @@ class Predictor:
         assert largest is not None
         return self._with_device(*largest, plan)
 
+    def fits(self, config: TrialConfig, plan: ExecutionPlan, budget_bytes: int) -> bool:
+        """Whether the prediction is within a budget; asks no further pass once one is not."""
+        return all(
+            self._with_device(peak, name, plan).predicted_bytes <= budget_bytes
+            for name, peak in self.passes(config, plan)
+        )
+
     def passes(self, config: TrialConfig, plan: ExecutionPlan) -> Iterator[tuple[str, Peak]]:
         """Name and peak of each pass."""
         patch, clips = config.patch, min(plan.micro_batch_clips, config.patch.batch_size, self.data.train_clips)

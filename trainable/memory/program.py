@@ -132,14 +132,6 @@ class Program:
         parts = {label: int(size) for label, size in zip(self.labels, by_label, strict=True) if size}
         return Peak(int(live[moment]), parts)
 
-    def requests(self, sizes: Mapping[str, int], scales: Mapping[str, float]) -> list[tuple[int, int]]:
-        """(storage, bytes) in order, bytes −1 where the storage is freed: what an allocator is asked for."""
-        blocks = self.blocks(sizes, 1, scales)
-        return [
-            (int(storage), int(blocks[storage]) if sign > 0 else -1)
-            for storage, sign in zip(self._storage, self._sign, strict=True)
-        ]
-
     def same_as(self, other: "Program") -> bool:
         """Whether two traces at different sizes told the same story."""
         mine = (self._storage, self._sign, self._factor, self._batch, self._model, self._label)
