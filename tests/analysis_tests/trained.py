@@ -87,8 +87,6 @@ def train_run(path: Path, recordings: Path, cache: Path, *, trials: int = 2) -> 
             trial.save(folder.checkpoint_path(number))
         folder.write_outcome(
             number,
-            TrialOutcome(
-                end=TrialEnd.COMPLETED, reason="", epochs=EPOCHS, best_auc=max(aucs), final_auc=aucs[-1]
-            ),
+            TrialOutcome(end=TrialEnd.COMPLETED, reason="", epochs=EPOCHS, best_auc=max(aucs), final_auc=aucs[-1]),
         )
     return path
