@@ -58,7 +58,8 @@ def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(group, "local", action="store_true", help="in this very process, without Ray")
     add_flag(group, "address", metavar="ADDRESS", help="join a running Ray cluster, such as auto or 10.0.0.1:6379")
     add_flag(group, "device", help="cpu or cuda; auto takes GPUs where there are some")
-    add_flag(group, "storage_path", metavar="DIR", help="checkpoints in this shared folder instead of the run's")
+    add_flag(group, "storage_path", metavar="PLACE", help="checkpoints in this shared folder or at this s3:// address")
+    add_flag(group, "checkpoint_limit", metavar="SIZE", help="ceiling on the checkpoints of trials that ended")
     add_flag(group, "study_storage", metavar="URL", help="shared study, such as postgresql://user@host/db")
     add_flag(group, "mlflow", metavar="URI", help="log trials to this MLflow server too (needs pip install mlflow)")
     add_flag(group, "study_name", metavar="NAME", help="study in it; drivers that name the same one work together")
@@ -97,6 +98,8 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.gpu_memory_budget is not None:
         given["budget_bytes"] = parse_bytes(arguments.gpu_memory_budget)
+    if arguments.checkpoint_limit is not None:
+        given["checkpoint_limit_bytes"] = parse_bytes(arguments.checkpoint_limit)
     if arguments.time_limit is not None:
         given["time_limit_seconds"] = parse_duration(arguments.time_limit, "--time-limit")
     if arguments.trial_timeout is not None:

@@ -1,42 +1,47 @@
-"""Where trials' checkpoints lie, and which of them stay: those that run, and the best completed one."""
+"""Where trials' checkpoints lie, and which of them stay: those that run, and the best completed ones."""
 
-import shutil
-from pathlib import Path
+from collections.abc import Sequence
 
 from search.options import SearchOptions
-from trainable.errors import ConfigError
+from trainable.checkpoint_place import CheckpointPlace
 from trainable.record import RunFolder
 
 
-def checkpoint_folder(options: SearchOptions, folder: RunFolder, number: int) -> Path:
-    """Folder of a trial's checkpoints: in the run's folder, or under ``--storage-path``.
-
-    Raises
-    ------
-    ConfigError
-        If the storage path is a URL: object storage is read through Ray only.
-    """
+def checkpoint_place(options: SearchOptions, folder: RunFolder, number: int) -> CheckpointPlace:
+    """Place of a trial's checkpoints: in the run's folder, or under ``--storage-path``."""
     if options.storage_path is None:
-        return folder.checkpoint_path(number)
-    if "://" in options.storage_path:
-        raise ConfigError(f"--storage-path {options.storage_path} is no folder; --local needs one")
-    return Path(options.storage_path) / folder.path.name / f"{number:05d}"
+        return CheckpointPlace(str(folder.checkpoint_path(number)))
+    return CheckpointPlace(f"{options.storage_path.rstrip('/')}/{folder.path.resolve().name}/{number:05d}")
 
 
 class CheckpointKeeper:
-    """Removes checkpoints that nobody will load again: losers' when they end, the old winner's when it is beaten."""
+    """Removes checkpoints that nobody will load again: losers' when they end, old leaders' when they are beaten.
 
-    def __init__(self, options: SearchOptions, folder: RunFolder):
+    With a ceiling (``--checkpoint-limit``) the last of the leaders go too, until the leaders' checkpoints fit it
+    together; the best one always stays.
+    """
+
+    def __init__(self, options: SearchOptions, folder: RunFolder, leaders: Sequence[tuple[float, int]]):
         self._options, self._folder = options, folder
-        self._kept: int | None = None
+        self._kept = {number for _, number in leaders}
 
-    def ended(self, number: int, best: int | None) -> None:
-        """Trial `number` ended; `best` is the best completed trial now."""
-        if self._kept is not None and self._kept != best:
-            self._remove(self._kept)
-        if number != best:
-            self._remove(number)
-        self._kept = best
+    def ended(self, number: int, leaders: Sequence[tuple[float, int]]) -> None:
+        """Trial `number` ended; `leaders` are the best completed trials now, best first."""
+        keep = self._within_ceiling([leader for _, leader in leaders])
+        for other in (self._kept | {number}) - keep:
+            self._place(other).remove()
+        self._kept = keep
 
-    def _remove(self, number: int) -> None:
-        shutil.rmtree(checkpoint_folder(self._options, self._folder, number), ignore_errors=True)
+    def _within_ceiling(self, numbers: list[int]) -> set[int]:
+        ceiling = self._options.checkpoint_limit_bytes
+        if ceiling is None:
+            return set(numbers)
+        total, keep = 0, set(numbers[:1])
+        for number in numbers:
+            total += self._place(number).size_bytes()
+            if total <= ceiling:
+                keep.add(number)
+        return keep
+
+    def _place(self, number: int) -> CheckpointPlace:
+        return checkpoint_place(self._options, self._folder, number)

@@ -31,6 +31,8 @@ __all__ = ["Conductor", "Decision", "Listener"]
 
 SAME_FAILURES = 5
 """If the first so many trials all fail in the same way, the mistake is not in their parameters."""
+LEADERS = 5
+"""Completed trials whose checkpoints are kept, so that their held-out clips can be scored afterwards."""
 OVER_BUDGET_IN_A_ROW = 20
 """Proposals in a row that fit no plan, each after hundreds of draws, before the search gives up."""
 
@@ -89,8 +91,8 @@ class Conductor:
         self.stop_reason: str | None = None
         """Why the search ended before its trials were used up; None if it did not."""
         self.counts: dict[TrialEnd, int] = dict.fromkeys(TrialEnd, 0)
-        self.best: tuple[float, int] | None = None
-        """Highest final validation AUC of a completed trial, and its number."""
+        self.leaders: list[tuple[float, int]] = []
+        """Final validation AUCs of the best completed trials and their numbers, best first, at most `LEADERS`."""
         self.listener = listener
         self._clock = clock
         self._begin = clock()
@@ -143,6 +145,11 @@ class Conductor:
     def done(self) -> bool:
         """Nothing runs and nothing more will be started."""
         return not self._starts and self.exhausted
+
+    @property
+    def best(self) -> tuple[float, int] | None:
+        """Highest final validation AUC of a completed trial, and its number."""
+        return self.leaders[0] if self.leaders else None
 
     @property
     def running(self) -> tuple[int, ...]:
@@ -318,9 +325,9 @@ class Conductor:
             and outcome.final_auc is not None
             and outcome.final_auc == outcome.final_auc
         ):
-            key = (outcome.final_auc, -number)
-            if self.best is None or key > (self.best[0], -self.best[1]):
-                self.best = (outcome.final_auc, number)
+            self.leaders.append((outcome.final_auc, number))
+            self.leaders.sort(key=lambda leader: (-leader[0], leader[1]))
+            del self.leaders[LEADERS:]
 
     def _watch_first_endings(self, outcome: TrialOutcome) -> None:
         if len(self._first_endings) >= SAME_FAILURES:

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import torch
 
-from search.checkpoints import CheckpointKeeper, checkpoint_folder
+from search.checkpoints import CheckpointKeeper, checkpoint_place
 from search.conductor import Conductor, Decision
 from search.options import SearchOptions
-from trainable.errors import CheckpointError, NonFiniteError
+from trainable.checkpoint_place import CheckpointPlace, begin_or_resume
+from trainable.errors import NonFiniteError
 from trainable.record import EpochReport, RunFolder, TrialEnd, TrialStart
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ TrialFactory = Callable[[TrialStart], TrialLike]
 class _Slot:
     start: TrialStart
     trial: TrialLike
+    place: CheckpointPlace
 
 
 class LocalRunner:
@@ -58,7 +60,7 @@ class LocalRunner:
         self._folder = run_folder
         self._options = options
         self._make = trial_factory
-        self._keeper = CheckpointKeeper(options, run_folder)
+        self._keeper = CheckpointKeeper(options, run_folder, conductor.leaders)
         self._slots: list[_Slot] = []
 
     def run(self) -> None:
@@ -77,25 +79,15 @@ class LocalRunner:
             for slot in self._slots:
                 slot.trial.release()
 
-    def _checkpoints(self, number: int) -> Path:
-        return checkpoint_folder(self._options, self._folder, number)
-
     def _begin(self, start: TrialStart) -> None:
         """Fills a slot; a trial that was interrupted goes on from its newest intact checkpoint."""
+        place = checkpoint_place(self._options, self._folder, start.number)
         try:
-            trial = self._make(start)
-            path = self._checkpoints(start.number)
-            if path.is_dir() and any(path.iterdir()):
-                try:
-                    trial.load(path)
-                except CheckpointError as error:
-                    logger.warning("trial %d starts again from its first epoch: %s", start.number, error)
-                    trial.release()
-                    trial = self._make(start)
+            trial = begin_or_resume(lambda: self._make(start), place)
         except Exception as error:
             self._failed(start, error)
             return
-        self._slots.append(_Slot(start, trial))
+        self._slots.append(_Slot(start, trial, place))
 
     def _step(self, slot: _Slot) -> None:
         number = slot.start.number
@@ -110,12 +102,16 @@ class LocalRunner:
         if decision is Decision.STOP:
             outcome = self._conductor.outcome(number)
             if outcome.end is TrialEnd.COMPLETED:
-                slot.trial.save(self._checkpoints(number))
+                self._save(slot)
             self._close(slot)
             self._conductor.finish(number, outcome)
             self._ended(number)
         else:
-            slot.trial.save(self._checkpoints(number))
+            self._save(slot)
+
+    def _save(self, slot: _Slot) -> None:
+        slot.trial.save(slot.place.folder)
+        slot.place.push()
 
     def _failed(self, start: TrialStart, error: Exception) -> None:
         """Retries a crash from the trial's checkpoint, or ends the trial with the reason."""
@@ -137,7 +133,7 @@ class LocalRunner:
     def _close(self, slot: _Slot) -> None:
         self._slots.remove(slot)
         slot.trial.release()
+        slot.place.forget_copy()
 
     def _ended(self, number: int) -> None:
-        best = self._conductor.best
-        self._keeper.ended(number, None if best is None else best[1])
+        self._keeper.ended(number, self._conductor.leaders)

@@ -35,6 +35,8 @@ class SearchOptions:
     study_name: str | None = None
     """Study in `study_storage`; None = the run's name. Drivers that name the same one share their results."""
     warm_start: str | None = None
+    checkpoint_limit_bytes: int | None = None
+    """Ceiling on the bytes of the checkpoints that stay when their trials have ended; None = five trials' worth."""
     mlflow: str | None = None
     """Tracking address of an MLflow server to log trials to as well. On Ray only."""
     max_failures: int = 2

@@ -125,6 +125,19 @@ def cpu_slots(cpus: float, concurrency: int | None) -> SlotKind:
     return SlotKind({"CPU": max(1 / GRAIN, min(1.0, math.floor(cpus / count * 100) / 100))}, count, 0)
 
 
+def counts_now(kinds: Iterable[SlotKind], nodes: Iterable[Node]) -> list[int]:
+    """How many slots of each kind the nodes offer that are there now."""
+    there = list(nodes)
+    counts = []
+    for kind in kinds:
+        if kind.gpu_bytes:
+            gpus = sum(node.gpus for node in there if node.gpu_bytes == kind.gpu_bytes)
+            counts.append(round(1 / kind.request["GPU"]) * gpus)
+        else:
+            counts.append(int(sum(node.cpus for node in there) / kind.request["CPU"]))
+    return counts
+
+
 def nodes_of(described: Iterable[Mapping[str, Any]], gpu_bytes: Mapping[str, int]) -> list[Node]:
     """Nodes as ``ray.nodes()`` describes them, with the GPU memory that was declared or asked for."""
     nodes = []

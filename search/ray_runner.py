@@ -11,19 +11,20 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune import Callback, PlacementGroupFactory
 from ray.tune.experiment import Trial as RayTuneTrial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from search.checkpoints import CheckpointKeeper, checkpoint_folder
+from search.checkpoints import CheckpointKeeper, checkpoint_place
 from search.conductor import Conductor, Decision
 from search.options import SearchOptions
-from search.packing import SlotKind
+from search.packing import Node, SlotKind, counts_now
 from trainable.errors import ProjectError
 from trainable.ray_trainable import ENDED, METRIC, REASON, REPORT, RayTrial, trial_config
 from trainable.record import EpochReport, RunFolder, TrialEnd, TrialStart
@@ -36,13 +37,27 @@ UNLIMITED = 10**9
 """Samples that Ray may ask for: the conductor knows when it is enough."""
 
 
+NODES_SECONDS = 2.0
+"""How often the cluster is asked which nodes are still there."""
+
+
 class _Session:
     """What searcher, scheduler and watch share: which of Ray's trials is which of ours, and where it runs."""
 
-    def __init__(self, conductor: Conductor, folder: RunFolder, options: SearchOptions, slots: list[SlotKind]):
+    def __init__(
+        self,
+        conductor: Conductor,
+        folder: RunFolder,
+        options: SearchOptions,
+        slots: list[SlotKind],
+        nodes_now: Callable[[], list[Node]] | None,
+    ):
         self.conductor, self.folder, self.options, self.slots = conductor, folder, options, slots
-        self.keeper = CheckpointKeeper(options, folder)
-        self.workers = min(sum(kind.count for kind in slots), options.concurrency or UNLIMITED)
+        self.counts = [kind.count for kind in slots]
+        self._nodes_now = nodes_now
+        self._asked = time.monotonic()
+        self.starts: dict[int, TrialStart] = {}
+        self.keeper = CheckpointKeeper(options, folder, conductor.leaders)
         self.numbers: dict[str, int] = {}
         self.kinds: dict[int, int] = {}
         self.heard: dict[int, float] = {}
@@ -59,27 +74,51 @@ class _Session:
     def begin(self, trial_id: str, start: TrialStart) -> dict[str, Any]:
         number = start.number
         busy = Counter(self.kinds.values())
-        kind = next((k for k, slot in enumerate(self.slots) if busy[k] < slot.count), 0)
+        free = [count - busy[kind] for kind, count in enumerate(self.counts)]
+        kind = next(kind for kind, slots in enumerate(free) if slots > 0)
+        self.starts[number] = start
         self.numbers[trial_id], self.kinds[number] = number, kind
         self.heard[number] = time.monotonic()
         return {
             KIND: kind,
             **trial_config(
                 start,
-                checkpoints=checkpoint_folder(self.options, self.folder, number),
+                checkpoints=checkpoint_place(self.options, self.folder, number).address,
                 max_epochs=self.options.max_epochs,
                 label=label_of(self.conductor.space.name, start),
             ),
         }
 
+    @property
+    def workers(self) -> int:
+        """Trials at a time, by the nodes that are there."""
+        return min(sum(self.counts), self.options.concurrency or UNLIMITED)
+
+    def lost_kinds(self) -> set[int]:
+        """Kinds of slots of which no node is there any more; the cluster is asked every few seconds."""
+        if self._nodes_now is None or time.monotonic() - self._asked < NODES_SECONDS:
+            return set()
+        self._asked = time.monotonic()
+        now = counts_now(self.slots, self._nodes_now())
+        if not any(now):
+            return set()  # nothing is left to go to: wait for the cluster to come back
+        self.counts = now
+        return {kind for kind, count in enumerate(now) if count == 0}
+
     def number_of(self, trial: RayTuneTrial) -> int:
         return self.numbers[trial.trial_id]
 
+    def wait_again(self, number: int) -> None:
+        """The trial lost its slot; it takes the next free one, before any new trial."""
+        self.waiting.append(self.starts[number])
+        self.kinds.pop(number)
+        self.heard.pop(number)
+
     def ended(self, number: int) -> None:
         self.kinds.pop(number, None)
+        self.starts.pop(number, None)
         self.heard.pop(number, None)
-        best = self.conductor.best
-        self.keeper.ended(number, None if best is None else best[1])
+        self.keeper.ended(number, self.conductor.leaders)
 
     def finish_failed(self, number: int, end: TrialEnd, reason: str) -> None:
         logger.warning("trial %d ended, %s: %s", number, end, " ".join(reason.split())[:300])
@@ -103,15 +142,23 @@ class _ConductorSearcher(Searcher):
         except ProjectError as error:
             session.error = error
             start = None
-        return Searcher.FINISHED if start is None else session.begin(trial_id, start)
+        if start is not None:
+            return session.begin(trial_id, start)
+        # Not finished while anything runs: it may lose its worker and then wait for a slot again.
+        return None if session.kinds else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Endings are told by the scheduler already, except a crash that Ray does not retry any more."""
+        """Endings are told by the scheduler already, except a crash: the trial goes on from its checkpoint, or not."""
         session = self._session
         number = session.numbers.pop(trial_id)
-        if error and number in session.conductor.running:
-            session.finish_failed(number, TrialEnd.CRASHED, session.reasons.get(number, "the worker was lost"))
-        session.reasons.pop(number, None)
+        reason = session.reasons.pop(number, "the worker was lost")
+        if not error or number not in session.conductor.running:
+            return
+        if session.conductor.retry(number):
+            logger.warning("trial %d failed and goes on from its checkpoint: %s", number, reason)
+            session.wait_again(number)
+        else:
+            session.finish_failed(number, TrialEnd.CRASHED, reason)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is what a resume reads."""
@@ -145,14 +192,8 @@ class _ConductorScheduler(TrialScheduler):
         return str(TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: RayTuneTrial) -> None:
-        """A crash. Ray says to the searcher when it was the last one; before that the trial waits to go on."""
-        session = self._session
-        number = session.number_of(trial)
-        session.heard[number] = time.monotonic()
-        session.reasons[number] = crash_reason(trial)
-        if trial.should_recover():  # type: ignore[no-untyped-call]
-            session.conductor.retry(number)
-            logger.warning("trial %d failed and goes on from its checkpoint: %s", number, session.reasons[number])
+        """A crash; Ray tells the searcher next."""
+        self._session.reasons[self._session.number_of(trial)] = crash_reason(trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: RayTuneTrial, result: dict[str, Any]) -> None:
         """Told in `on_trial_result` already."""
@@ -161,7 +202,20 @@ class _ConductorScheduler(TrialScheduler):
         """Trials are never paused."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> RayTuneTrial | None:
-        """None: Ray starts pending trials in their order by itself."""
+        """None: Ray starts pending trials in their order by itself.
+
+        Asked at each of Ray's steps, so this is where trials are seen that wait for a kind of slot whose nodes are
+        all gone; they are taken back and begin again elsewhere, from their checkpoints.
+        """
+        session = self._session
+        lost = session.lost_kinds()
+        for trial in list(tune_controller.get_live_trials()) if lost else ():
+            number = session.numbers.get(trial.trial_id)
+            if trial.status == RayTuneTrial.PENDING and number is not None and session.kinds[number] in lost:
+                logger.warning("trial %d waits for a machine that is gone; it goes on elsewhere", number)
+                session.wait_again(number)
+                trial.init_local_path()  # Ray's table of results wants one of each trial, started or not
+                tune_controller.stop_trial(trial)
         return None
 
     def debug_string(self) -> str:
@@ -208,6 +262,8 @@ class RayRunner:
         CPU threads of torch in each slot.
     callbacks
         Of Ray Tune's kind, such as its MLflow logger.
+    nodes_now
+        Which nodes are there; without it nobody notices that all nodes of a kind are gone.
     """
 
     def __init__(
@@ -220,10 +276,11 @@ class RayRunner:
         slots: list[SlotKind],
         threads: int = 1,
         callbacks: list[Callback] | None = None,
+        nodes_now: Callable[[], list[Node]] | None = None,
     ):
         self._conductor = conductor
         self._options = options
-        self._session = _Session(conductor, run_folder, options, slots)
+        self._session = _Session(conductor, run_folder, options, slots, nodes_now)
         self._factory = trial_factory
         self._threads = threads
         self._callbacks = callbacks or []
@@ -257,7 +314,8 @@ class RayRunner:
                     name=self._session.folder.path.name,
                     storage_path=folder,
                     verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=self._options.max_failures),
+                    # Retried by us: Ray gives up at once where an actor dies between two trials.
+                    failure_config=tune.FailureConfig(max_failures=0),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the trial saves itself
                     callbacks=[_Watch(self._session), *self._callbacks],
                 ),
@@ -273,17 +331,17 @@ def label_of(space: str, start: TrialStart) -> str:
     return f"{space} {start.number:05d} " + " ".join(shown)
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def crash_reason(trial: RayTuneTrial) -> str:
     """Type and message of what ended a trial's actor or step, without the traceback."""
-    error = trial.get_pickled_error()
+    path = Path(trial.pickled_error_file or "")
+    if not path.is_file():
+        return "the worker was lost"
+    error = cloudpickle.loads(path.read_bytes())  # this process has just written it
     cause = getattr(error, "cause", None) or error
-    if cause is None:
-        text = str(trial.get_error() or "the worker was lost").strip()
-        return text.splitlines()[-1]
-    lines = [line for line in str(cause).splitlines() if line.strip()]
-    first = lines[0].strip() if lines else ""
-    return first if first.startswith(type(cause).__name__) else f"{type(cause).__name__}: {first}"
+    name = "the worker was lost" if isinstance(cause, ray.exceptions.RayActorError) else type(cause).__name__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{name}: {' '.join(lines[:3])}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

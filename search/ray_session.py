@@ -2,9 +2,10 @@
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ class RaySession:
     dashboard: str | None
     """Address of the dashboard, None where there is none."""
     nodes: tuple[Node, ...]
+    gpu_bytes: dict[str, int] = field(default_factory=dict)
+    """Memory of a GPU, by node, where the node does not declare it."""
+
+    def nodes_now(self) -> list[Node]:
+        """The nodes of the beginning that are still alive (or back)."""
+        known = {node.node_id for node in self.nodes}
+        return [node for node in nodes_of(_nodes(), defaultdict(int, self.gpu_bytes)) if node.node_id in known]
 
     def slots(self, options: SearchOptions, device: str) -> list[SlotKind]:
         """What trials may ask for. Raises BudgetError or RunError if the machines do not suit the search."""
@@ -73,7 +81,8 @@ def ray_session(options: SearchOptions, *, verbose: bool = False) -> Iterator[Ra
             "check that it runs (ray status) and that its token is in ~/.ray/auth_token, or use --local"
         ) from None
     try:
-        yield RaySession(context.dashboard_url or None, tuple(nodes_of(_nodes(), _gpu_bytes())))
+        asked = _gpu_bytes()
+        yield RaySession(context.dashboard_url or None, tuple(nodes_of(_nodes(), asked)), asked)
     finally:
         ray.shutdown()
 

@@ -103,6 +103,7 @@ def _run(
                 trial_factory=factory,
                 slots=slots,
                 threads=max(1, _cores() // workers),
+                nodes_now=ray.nodes_now if ray is not None else None,
                 callbacks=_mlflow(options.mlflow, manifest.name),
             ).run()
     winner = find_winner(conductor, replace(factory, device=_local_device("auto")))

@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from search.checkpoints import checkpoint_folder
+from search.checkpoints import checkpoint_place
 from search.conductor import Conductor
 from search.study import start_of
 from trainable.data.clips import Split
@@ -45,7 +45,10 @@ def find_winner(conductor: Conductor, make_trial: Callable[[TrialStart], Trial])
     start = start_of(next(trial for trial in conductor.study.trials() if trial.number == number))
     trial = make_trial(start)
     try:
-        trial.load(checkpoint_folder(conductor.options, conductor.folder, number))
+        place = checkpoint_place(conductor.options, conductor.folder, number)
+        place.fetch()
+        trial.load(place.folder)
+        place.forget_copy()
         validation, held_out = trial.evaluate(Split.VALIDATION), trial.evaluate(Split.HELD_OUT)
     except CheckpointError as error:
         logger.warning("the winner's held-out AUC cannot be measured: %s", error)

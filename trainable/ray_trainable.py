@@ -6,15 +6,14 @@ imports, CUDA context and data are paid once a slot.
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from ray import _raylet, tune
 
-from trainable.errors import CheckpointError, NonFiniteError
+from trainable.checkpoint_place import CheckpointPlace, begin_or_resume
+from trainable.errors import NonFiniteError
 from trainable.memory.cap import bytes_left
 from trainable.record import EpochReport, TrialEnd, TrialStart
 from trainable.units import format_bytes
@@ -63,24 +62,14 @@ class RayTrial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._start = TrialStart(**config["start"])
-        self._checkpoints = Path(config["checkpoints"])
+        self._place = CheckpointPlace(config["checkpoints"])
         self._max_epochs = int(config["max_epochs"])
         self._unsaved = False
         self._ended: dict[str, Any] | None = None
         self._failed = None
         # Names the process for ps, nvidia-smi and the dashboard, trial by trial.
         _raylet.setproctitle(f"ray::{config['label']}")  # type: ignore[attr-defined]
-        self._guarded(self._make)
-
-    def _make(self) -> None:
-        self._trial = self._factory(self._start)
-        if self._checkpoints.is_dir() and any(self._checkpoints.iterdir()):
-            try:
-                self._trial.load(self._checkpoints)
-            except CheckpointError:
-                # Both checkpoints are damaged: the first epoch again, rather than no trial at all.
-                self._trial.release()
-                self._trial = self._factory(self._start)
+        self._trial = self._guarded(lambda: begin_or_resume(lambda: self._factory(self._start), self._place))
 
     def step(self) -> dict[str, Any]:
         """One epoch. The one before is saved first: by now its report is told and durable."""
@@ -95,12 +84,16 @@ class RayTrial(tune.Trainable):
 
     def _epoch(self) -> EpochReport:
         if self._unsaved:
-            self._trial.save(self._checkpoints)
+            self._save()
         report: EpochReport = self._trial.step()
         self._unsaved = True
         if report.epoch >= self._max_epochs:
-            self._trial.save(self._checkpoints)
+            self._save()
         return report
+
+    def _save(self) -> None:
+        self._trial.save(self._place.folder)
+        self._place.push()
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
         """Runs `work`; endings that a restart cannot mend become a result, all else is Ray's to retry."""
@@ -117,16 +110,17 @@ class RayTrial(tune.Trainable):
         trial, self._trial = self._trial, None
         if trial is not None:
             trial.release()
+        self._place.forget_copy()
 
     def __repr__(self) -> str:
         return str(self.config.get("label", "slot"))
 
 
-def trial_config(start: TrialStart, *, checkpoints: Path, max_epochs: int, label: str) -> dict[str, Any]:
+def trial_config(start: TrialStart, *, checkpoints: str, max_epochs: int, label: str) -> dict[str, Any]:
     """What `RayTrial` needs to know of a trial."""
     return {
         "start": dataclasses.asdict(start),
-        "checkpoints": os.fspath(checkpoints),
+        "checkpoints": checkpoints,
         "max_epochs": max_epochs,
         "label": label,
     }
