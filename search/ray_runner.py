@@ -7,6 +7,7 @@ complete at every moment.
 
 import json
 import logging
+import os
 import tempfile
 import time
 from collections import Counter
@@ -294,6 +295,8 @@ class RayRunner:
             If nothing in the space fits the budget.
         """
         slots = self._session.slots
+        # All slots' actors start at once; Ray's default for a custom searcher is one after the other.
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self._session.workers)
         trainable = tune.with_resources(
             tune.with_parameters(RayTrial, factory=self._factory, threads=self._threads),
             lambda config: PlacementGroupFactory([slots[config[KIND]].request]),

@@ -92,7 +92,8 @@ class _Slower(SlowTrial):
         return super().step()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.long  # Ray takes a minute to declare a node dead
+@pytest.mark.timeout(600)
 def test_a_cluster_loses_a_node_and_no_trial(tmp_path):
     """A head and two workers, each its own raylet; one worker is killed; GPUs are declared, not there."""
     from ray.cluster_utils import Cluster
