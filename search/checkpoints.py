@@ -1,17 +1,27 @@
 """Where trials' checkpoints lie, and which of them stay: those that run, and the best completed ones."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from search.options import SearchOptions
-from trainable.checkpoint_place import CheckpointPlace
+from trainable.checkpoint_place import CheckpointPlace, place_under
+from trainable.errors import CheckpointError
 from trainable.record import RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 def checkpoint_place(options: SearchOptions, folder: RunFolder, number: int) -> CheckpointPlace:
-    """Place of a trial's checkpoints: in the run's folder, or under ``--storage-path``."""
+    """Place of a trial's checkpoints: in the run's folder, or under ``--storage-path``.
+
+    Always absolute: Ray's workers run in folders of their own, where a relative path would mean another place.
+    """
     if options.storage_path is None:
-        return CheckpointPlace(str(folder.checkpoint_path(number)))
-    return CheckpointPlace(f"{options.storage_path.rstrip('/')}/{folder.path.resolve().name}/{number:05d}")
+        return CheckpointPlace(str(folder.checkpoint_path(number).absolute()))
+    root = options.storage_path.rstrip("/")
+    if "://" not in root:
+        root = str(Path(root).expanduser().absolute())
+    return CheckpointPlace(f"{root}/{folder.path.resolve().name}/{number:05d}")
 
 
 class CheckpointKeeper:
@@ -26,11 +36,20 @@ class CheckpointKeeper:
         self._kept = {number for _, number in leaders}
 
     def ended(self, number: int, leaders: Sequence[tuple[float, int]]) -> None:
-        """Trial `number` ended; `leaders` are the best completed trials now, best first."""
-        keep = self._within_ceiling([leader for _, leader in leaders])
-        for other in (self._kept | {number}) - keep:
-            self._place(other).remove()
-        self._kept = keep
+        """Trial `number` ended; `leaders` are the best completed trials now, best first.
+
+        A store that cannot be reached just now does not end the search: what should have gone then stays, and is
+        tried again at the next ending.
+        """
+        self._kept |= {number}
+        try:
+            keep = self._within_ceiling([leader for _, leader in leaders])
+            for other in self._kept - keep:
+                self._place(other).remove()
+        except CheckpointError as error:
+            logger.warning("checkpoints that nobody needs stay for now: %s", error)
+        else:
+            self._kept = keep
 
     def _within_ceiling(self, numbers: list[int]) -> set[int]:
         ceiling = self._options.checkpoint_limit_bytes
