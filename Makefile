@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN_ARGS ?=
+JOBS ?= 2
 
 .PHONY: search test test-long bench lint types house format clean setup
 
@@ -20,7 +21,7 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $(STAMP)
 
 test: setup
-	$(BIN)/python -m pytest -m "not long" $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not long" $(TEST_ARGS)
 
 test-long: setup
 	$(BIN)/python -m pytest -m "long" $(TEST_ARGS)

@@ -4,6 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# Before torch is imported, and for the processes that tests start: tiny tensors on many threads only wait for them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from tests.fixtures_data import make_tiny_dataset

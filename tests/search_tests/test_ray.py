@@ -14,7 +14,10 @@ from trainable.errors import NonFiniteError
 from trainable.record import TrialEnd, TrialStart
 from trainable.units import MIB
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of its own modules
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # Ray's own, of its own modules
+    pytest.mark.xdist_group("ray"),
+]
 
 
 class Faulty(SyntheticTrial):
