@@ -1,10 +1,11 @@
 """Where trials' checkpoints lie, and which of them stay: those that run, and the best completed ones."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from search.options import SearchOptions
-from trainable.checkpoint_place import CheckpointPlace, place_under
+from trainable.checkpoint_place import CheckpointPlace, is_url, place_under
 from trainable.errors import CheckpointError
 from trainable.record import RunFolder
 
@@ -18,10 +19,10 @@ def checkpoint_place(options: SearchOptions, folder: RunFolder, number: int) -> 
     """
     if options.storage_path is None:
         return CheckpointPlace(str(folder.checkpoint_path(number).absolute()))
-    root = options.storage_path.rstrip("/")
-    if "://" not in root:
+    root = options.storage_path
+    if not is_url(root):
         root = str(Path(root).expanduser().absolute())
-    return CheckpointPlace(f"{root}/{folder.path.resolve().name}/{number:05d}")
+    return CheckpointPlace(place_under(root, folder.path.resolve().name, f"{number:05d}"))
 
 
 class CheckpointKeeper:

@@ -4,6 +4,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from trainable.checkpoint_place import check_address
 from trainable.config import DataConfig
 from trainable.errors import BudgetError, ConfigError
 
@@ -74,6 +75,8 @@ class SearchOptions:
                 raise ConfigError(f"{flag} is {seconds:g} s; it must be greater than zero")
         if self.budget_bytes is not None and self.budget_bytes <= 0:
             raise BudgetError(f"--gpu-memory-budget is {self.budget_bytes} bytes; it must be greater than zero")
+        if self.storage_path is not None:
+            check_address(self.storage_path)
         if self.local and self.mlflow:
             raise ConfigError("--mlflow goes through Ray's callback; leave out --local or --mlflow")
         if self.local and self.address:

@@ -3,11 +3,13 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
-from trainable.errors import CheckpointError
+from trainable.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +25,10 @@ class CheckpointPlace:
 
     def __init__(self, address: str):
         self.address = address
-        self._is_url = "://" in address
+        self._is_url = is_url(address)
         self._copy: Path | None = None
+        self._stored: dict[str, tuple[int, int]] = {}
+        """Files of the copy that the store holds already: name → size (bytes) and time of change (ns)."""
 
     @property
     def folder(self) -> Path:
@@ -46,16 +50,14 @@ class CheckpointPlace:
         if self._is_url:
             from pyarrow import fs
 
-            store, path = self._store()
-            try:
+            with self._store("read") as (store, path):
                 if store.get_file_info(path).type == fs.FileType.Directory:
                     fs.copy_files(path, str(self.folder), source_filesystem=store)
-            except OSError as error:
-                raise CheckpointError(f"checkpoints at {self.address} cannot be read: {_first_line(error)}") from None
+            self._stored = self._saved()
         return self.folder.is_dir() and any(self.folder.iterdir())
 
     def push(self) -> None:
-        """Stores what was saved to `folder`, and only then removes what is not there any more.
+        """Stores what was saved to `folder` since the last time, and only then removes what is not there any more.
 
         Raises
         ------
@@ -66,53 +68,98 @@ class CheckpointPlace:
             return
         from pyarrow import fs
 
-        store, path = self._store()
-        try:
+        saved = self._saved()
+        with self._store("written") as (store, path):
             store.create_dir(path, recursive=True)
-            fs.copy_files(str(self.folder), path, destination_filesystem=store)
-            kept = {entry.name for entry in self.folder.iterdir()}
+            for name, state in saved.items():
+                if self._stored.get(name) != state:
+                    fs.copy_files(str(self.folder / name), f"{path}/{name}", destination_filesystem=store)
+                    self._stored[name] = state
             for info in store.get_file_info(fs.FileSelector(path)):
-                if info.base_name not in kept:
+                if info.base_name not in saved:
                     store.delete_file(info.path)
-        except OSError as error:
-            raise CheckpointError(f"checkpoints at {self.address} cannot be written: {_first_line(error)}") from None
+        self._stored = saved
 
     def size_bytes(self) -> int:
-        """Bytes stored."""
+        """Bytes stored. Raises CheckpointError if the store cannot be reached."""
         if not self._is_url:
             return sum(entry.stat().st_size for entry in self.folder.glob("*")) if self.folder.is_dir() else 0
         from pyarrow import fs
 
-        store, path = self._store()
-        selector = fs.FileSelector(path, allow_not_found=True)
-        return sum(info.size or 0 for info in store.get_file_info(selector))
+        with self._store("read") as (store, path):
+            selector = fs.FileSelector(path, allow_not_found=True)
+            return sum(info.size or 0 for info in store.get_file_info(selector))
 
     def remove(self) -> None:
-        """Removes everything, here and there."""
+        """Removes everything, here and there. Raises CheckpointError if the store cannot be reached."""
         self.forget_copy()
         if not self._is_url:
             shutil.rmtree(self.folder, ignore_errors=True)
             return
         from pyarrow import fs
 
-        store, path = self._store()
-        if store.get_file_info(path).type == fs.FileType.Directory:
-            store.delete_dir(path)
+        with self._store("removed") as (store, path):
+            if store.get_file_info(path).type == fs.FileType.Directory:
+                store.delete_dir(path)
 
     def forget_copy(self) -> None:
         """Removes the local copy of a URL's checkpoints."""
+        self._stored = {}
         if self._copy is not None:
             shutil.rmtree(self._copy, ignore_errors=True)
             self._copy = None
 
-    def _store(self) -> tuple[Any, str]:
+    def _saved(self) -> dict[str, tuple[int, int]]:
+        return {entry.name: ((found := entry.stat()).st_size, found.st_mtime_ns) for entry in self.folder.iterdir()}
+
+    @contextmanager
+    def _store(self, verb: str) -> Iterator[tuple[Any, str]]:
+        """The store and the path in it; its errors become CheckpointErrors."""
         from pyarrow import ArrowInvalid, fs
 
         try:
             store, path = fs.FileSystem.from_uri(self.address)
         except (ArrowInvalid, OSError) as error:
-            raise CheckpointError(f"{self.address} is no address of a store: {_first_line(error)}") from None
-        return store, path
+            raise CheckpointError(f"{self.address} is no address of a store: {_one_line(error)}") from None
+        try:
+            yield store, path
+        except OSError as error:
+            raise CheckpointError(f"checkpoints at {self.address} cannot be {verb}: {_one_line(error)}") from None
+
+
+def is_url(address: str) -> bool:
+    """Whether an address is one of an object store and not a folder's path."""
+    return "://" in address
+
+
+def place_under(address: str, *names: str) -> str:
+    """Address of a place below another; of a URL the query stays at its end."""
+    if not is_url(address):
+        return "/".join((address.rstrip("/") or "", *names))
+    path, mark, query = address.partition("?")
+    return "/".join((path.rstrip("/"), *names)) + mark + query
+
+
+def check_address(address: str) -> None:
+    """Refuses a URL with a password, which would come to stand in manifests, logs and dashboards.
+
+    Raises
+    ------
+    ConfigError
+        If there is one, or the URL cannot be read.
+    """
+    if not is_url(address):
+        return
+    scheme = address.partition("://")[0]
+    try:
+        password = urlsplit(address).password
+    except ValueError as error:
+        raise ConfigError(f"--storage-path is no address of a store ({scheme}://…): {error}") from None
+    if password is not None:
+        raise ConfigError(
+            f"--storage-path ({scheme}://…) holds a password; leave it out and give it by the environment "
+            "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or ~/.aws/credentials"
+        )
 
 
 class Resumable(Protocol):
@@ -127,10 +174,17 @@ T = TypeVar("T", bound=Resumable)
 
 
 def begin_or_resume(make: Callable[[], T], place: CheckpointPlace) -> T:
-    """A trial at its newest intact checkpoint; at its first epoch where there is none, or all are damaged."""
+    """A trial at its newest intact checkpoint; at its first epoch where there is none, or all are damaged.
+
+    Raises
+    ------
+    CheckpointError
+        If the store cannot be reached: to begin again would overwrite what lies there.
+    """
+    stored = place.fetch()
     trial = make()
     try:
-        if place.fetch():
+        if stored:
             trial.load(place.folder)
     except CheckpointError as error:
         logger.warning("a trial starts again from its first epoch: %s", error)
@@ -139,5 +193,5 @@ def begin_or_resume(make: Callable[[], T], place: CheckpointPlace) -> T:
     return trial
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
