@@ -1,0 +1,246 @@
+"""Where checkpoints lie: folders, and an S3-compatible server on this machine; a whole search that resumes from it."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from search.run import main
+from tests.analysis_tests.trained import write_recordings
+from tests.search_tests.test_run import SPACE
+from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, check_address, place_under
+from trainable.commandline import run
+from trainable.errors import CheckpointError, ConfigError
+from trainable.record import RunFolder
+
+BUCKET = "checkpoints"
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Address (host:port) of an S3-compatible server with one bucket; the environment holds its credentials."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        running.start()
+        host, port = running.get_host_and_port()
+        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
+        client.create_bucket(Bucket=BUCKET)
+        client.close()
+        yield f"{host}:{port}"
+        running.stop()
+
+
+@pytest.fixture
+def root(server: str, request: pytest.FixtureRequest) -> str:
+    """A prefix of its own for each test."""
+    return f"s3://{BUCKET}/{request.node.name.partition('[')[0]}?endpoint_override={server}&scheme=http"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "store/00001")
+    return place_under(request.getfixturevalue("root"), "00001")
+
+
+def put(place: CheckpointPlace, **files: str) -> None:
+    place.folder.mkdir(parents=True, exist_ok=True)
+    for path in place.folder.iterdir():
+        if path.stem not in files:
+            path.unlink()
+    for name, text in files.items():
+        (place.folder / f"{name}.ckpt").write_text(text)
+    place.push()
+
+
+def held(address: str) -> dict[str, str]:
+    place = CheckpointPlace(address)
+    found = {path.stem: path.read_text() for path in place.folder.iterdir()} if place.fetch() else {}
+    place.forget_copy()
+    return found
+
+
+def test_what_was_pushed_is_fetched_by_another_process(address):
+    assert held(address) == {}
+    place = CheckpointPlace(address)
+    put(place, one="1", two="22")
+    assert held(address) == {"one": "1", "two": "22"}
+    put(place, two="22", three="333")
+    put(place, two="new", three="333")
+    assert held(address) == {"two": "new", "three": "333"}
+    assert CheckpointPlace(address).size_bytes() == len("new") + len("333")
+    place.remove()
+    assert held(address) == {}
+    assert CheckpointPlace(address).size_bytes() == 0
+    CheckpointPlace(address).remove()  # nothing there: nothing to do
+
+
+def test_neighbours_are_left_alone(address):
+    other = address.replace("00001", "00002")
+    put(CheckpointPlace(address), one="1")
+    put(CheckpointPlace(other), two="2")
+    CheckpointPlace(address).remove()
+    assert held(other) == {"two": "2"}
+
+
+def test_old_checkpoints_go_only_after_the_new_ones_are_there(root, monkeypatch):
+    from pyarrow import fs
+
+    place = CheckpointPlace(place_under(root, "00001"))
+    put(place, one="1")
+    copy = fs.copy_files
+
+    def refuse(*arguments, **options):
+        raise OSError("no room")
+
+    monkeypatch.setattr(fs, "copy_files", refuse)
+    with pytest.raises(CheckpointError, match=r"cannot be written: no room"):
+        put(place, two="2")
+    monkeypatch.setattr(fs, "copy_files", copy)
+    assert held(place.address) == {"one": "1"}
+    place.push()
+    assert held(place.address) == {"two": "2"}
+
+
+def test_only_new_files_travel(root, monkeypatch):
+    from pyarrow import fs
+
+    address = place_under(root, "00001")
+    put(CheckpointPlace(address), one="1", two="2")
+    place = CheckpointPlace(address)
+    assert place.fetch()
+    sent = []
+    copy = fs.copy_files
+    monkeypatch.setattr(
+        fs, "copy_files", lambda source, *rest, **options: sent.append(source) or copy(source, *rest, **options)
+    )
+    (place.folder / "three.ckpt").write_text("3")
+    place.push()
+    assert [Path(path).name for path in sent] == ["three.ckpt"]
+    monkeypatch.undo()
+    assert held(address) == {"one": "1", "two": "2", "three": "3"}
+    place.forget_copy()
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("action", ["fetch", "push", "size_bytes", "remove"])
+def test_an_unreachable_store_is_one_line(server, action):
+    place = CheckpointPlace(f"s3://{BUCKET}/x?endpoint_override=127.0.0.1:{closed_port()}&scheme=http")
+    with pytest.raises(CheckpointError, match=f"s3://{BUCKET}/x") as caught:
+        getattr(place, action)()
+    assert "\n" not in str(caught.value)
+    place.forget_copy()
+
+
+def test_a_bucket_that_is_missing_or_a_scheme_that_nobody_knows_is_one_line(server):
+    for address in (f"s3://nowhere/x?endpoint_override={server}&scheme=http", "carrier-pigeon://roof/1"):
+        place = CheckpointPlace(address)
+        place.folder.joinpath("one.ckpt").write_text("1")
+        with pytest.raises(CheckpointError) as caught:
+            place.push()
+        assert "\n" not in str(caught.value)
+        place.forget_copy()
+
+
+class Counted:
+    """A trial that only says what it loaded."""
+
+    def __init__(self) -> None:
+        self.loaded: list[str] = []
+
+    def load(self, folder: Path) -> int:
+        self.loaded = sorted(path.read_text() for path in folder.iterdir())
+        if "damaged" in self.loaded:
+            raise CheckpointError("damaged")
+        return 1
+
+    def release(self) -> None:
+        self.loaded = ["released"]
+
+
+def test_a_trial_begins_again_if_its_checkpoints_are_damaged_but_not_if_the_store_is_away(address, server, caplog):
+    assert begin_or_resume(Counted, CheckpointPlace(address)).loaded == []
+    place = CheckpointPlace(address)
+    put(place, one="fine")
+    assert begin_or_resume(Counted, CheckpointPlace(address)).loaded == ["fine"]
+    put(place, one="damaged")
+    assert begin_or_resume(Counted, CheckpointPlace(address)).loaded == []
+    assert "starts again from its first epoch" in caplog.text
+    away = CheckpointPlace(f"s3://{BUCKET}/x?endpoint_override=127.0.0.1:{closed_port()}&scheme=http")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        begin_or_resume(Counted, away)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("/store", "/store/run/1"),
+        ("/store/", "/store/run/1"),
+        ("/", "/run/1"),
+        ("s3://bucket", "s3://bucket/run/1"),
+        ("s3://bucket/a/", "s3://bucket/a/run/1"),
+        ("s3://bucket/a?region=eu&scheme=http", "s3://bucket/a/run/1?region=eu&scheme=http"),
+    ],
+)
+def test_a_place_below_another_keeps_the_query_at_the_end(address, expected):
+    assert place_under(address, "run", "1") == expected
+
+
+def test_passwords_in_addresses_are_refused_and_not_repeated():
+    for address in ("s3://key:secret@bucket/x", "s3://key:se%2Fcret@bucket/x?region=eu"):
+        with pytest.raises(ConfigError, match="AWS_SECRET_ACCESS_KEY") as caught:
+            check_address(address)
+        assert "secret@" not in str(caught.value)
+        assert "key" not in str(caught.value)
+    check_address("gs://anonymous@bucket/x")
+    check_address("/a/folder")
+
+
+def test_a_whole_search_keeps_its_checkpoints_in_s3_and_resumes_from_there(root, tmp_path, monkeypatch, capsys):
+    from trainable.trial import Trial
+
+    machine = write_recordings(tmp_path / "machines", machine_type="press")
+    space = tmp_path / "space.yaml"
+    space.write_text(SPACE)
+    arguments = ["--space", str(space), "--data-root", str(machine), "--machine-type", "press", "--local", "--quiet"]
+    main([*arguments, "--output", str(tmp_path / "whole")])
+
+    steps, step, loaded, load = [], Trial.step, [], Trial.load
+
+    def interrupted(trial: Trial):
+        steps.append(trial)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return step(trial)
+
+    monkeypatch.setattr(Trial, "step", interrupted)
+    assert run(main, [*arguments, "--storage-path", root, "--output", str(tmp_path / "cut")]) == 130
+    monkeypatch.setattr(Trial, "step", step)
+    monkeypatch.setattr(Trial, "load", lambda trial, folder: loaded.append(load(trial, folder)) or loaded[-1])
+    assert main(["--resume", str(tmp_path / "cut"), "--quiet"]) == 0
+    assert loaded[0] == 2  # the interrupted trial went on after its second epoch; later ones are the winner's
+
+    def table(name: str):
+        records = RunFolder(tmp_path / name).read_trials()
+        return [(each.start.params, each.outcome, [epoch.validation_auc for epoch in each.epochs]) for each in records]
+
+    assert table("cut") == table("whole")
+    assert not list((tmp_path / "cut").glob("trials/*/checkpoints"))
+    completed = [each.number for each in RunFolder(tmp_path / "cut").read_trials() if each.outcome.end == "completed"]
+    stored = {number for number in range(4) if CheckpointPlace(place_under(root, "cut", f"{number:05d}")).size_bytes()}
+    assert stored == set(completed)
+    assert "held-out AUC" in capsys.readouterr().out
