@@ -146,15 +146,12 @@ class SearchStudy:
         self._writer.report(number, epoch, value)
 
     def finish(self, number: int, outcome: TrialOutcome) -> None:
-        """Ends a trial. The word of its ending is written before its state: a killed driver can finish the job."""
-        self._writer.set_user_attr(number, "outcome", asdict(outcome))
-        self._writer.set_user_attr(number, "end", outcome.end.value)
+        """Ends a trial: the word of its ending and its state in one transaction."""
+        attrs = {"outcome": asdict(outcome), "end": outcome.end.value}
         if outcome.reason:
-            self._writer.set_user_attr(number, "reason", outcome.reason)
-        if outcome.end in FAILURES:
-            self._writer.set_constraint(number, "failure", FAILURE_VIOLATION)
-        state, value = state_of(outcome)
-        self._writer.finish(number, state, value)
+            attrs["reason"] = outcome.reason
+        constraints = {"failure": FAILURE_VIOLATION} if outcome.end in FAILURES else {}
+        self._writer.finish(number, *state_of(outcome), attrs, constraints)
 
     def adopt(self, trial: FrozenTrial) -> None:
         """Takes over a trial that an earlier process of this run left running."""

@@ -278,14 +278,15 @@ def test_killed_between_study_and_folder_everything_is_brought_together(tmp_path
     assert told(resumed, number, 0.8) == [CONTINUE]
 
 
-def test_killed_between_the_word_of_an_ending_and_its_state(tmp_path: Path) -> None:
+def test_a_word_of_an_ending_without_its_state_is_finished(tmp_path: Path) -> None:
+    """As versions left it that wrote the two apart."""
     conductor = make_conductor(tmp_path)
     number = begin(conductor)
     told(conductor, number, 0.7)
     outcome = conductor.failed(number, TrialEnd.NON_FINITE, "loss is nan")
-    conductor.study._writer.set_user_attr(
-        number, "outcome", {**outcome.__dict__, "end": outcome.end.value}
-    )  # killed here
+    trial_id = conductor.study.trials()[number]._trial_id
+    storage = conductor.study.optuna_study._storage
+    storage.set_trial_user_attr(trial_id, "outcome", {**outcome.__dict__, "end": outcome.end.value})
     resumed = make_conductor(tmp_path)
     assert resumed.unfinished() == []
     assert resumed.folder.read_trial(number).outcome == outcome

@@ -1,0 +1,215 @@
+"""How the driver's cost grows with the number of trials: CPU time, memory, study size, time of a suggestion.
+
+    python -m benchmarks.driver_scale --trials 10000 --output benchmarks/results/driver_scale.csv
+    python -m benchmarks.driver_scale --trials 1000 --runner ray
+
+Trials report two epochs that take no time, so all that is measured is the search: sampler, ASHA, durable study and
+folder, progress, plain lines and TensorBoard scalars, as `search.run` puts them together. ``--runner local`` is the
+conductor in this process with several trials alive at once; ``--runner ray`` adds Ray Tune, its actors in other
+processes. CPU seconds are those of the driver's process (all its threads); wall seconds also hold what it waits for:
+several forced writes to disk a trial, so that nothing that was told is ever lost.
+"""
+
+import argparse
+import csv
+import io
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.idle_trials import IdleTrial, idle_conductor
+from search.conductor import Conductor
+from search.listeners import Listeners, Silence
+from search.local_runner import LocalRunner
+from search.packing import cpu_slots
+from search.progress import Progress
+from search.sampler import Fits, Proposal
+from search.tensorboard import TensorBoardScalars
+from search.views import PlainLines
+from trainable.commandline import add_flag, run
+from trainable.errors import ConfigError
+from trainable.record import TrialOutcome, TrialStart
+
+EPOCHS = 2
+MARKS = (100, 1_000, 10_000)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The state of a search when so many trials had ended."""
+
+    runner: str
+    trials: int
+    cpu_ms_a_trial: float
+    """Of the driver, mean since the beginning."""
+    late_cpu_ms_a_trial: float
+    """Likewise, mean of the trials since the mark before."""
+    wall_ms_a_trial: float
+    late_wall_ms_a_trial: float
+    suggestion_ms: float
+    """Median of the last 100 suggestions."""
+    slowest_suggestion_ms: float
+    """Largest of the last 100."""
+    resident_mib: float
+    study_mib: float
+
+
+class Meter(Silence):
+    """Looks at clocks, memory and the study's size when enough trials have ended."""
+
+    def __init__(self, runner: str, conductor: Conductor):
+        self.marks: list[Mark] = []
+        self._runner, self._conductor = runner, conductor
+        self._ended = 0
+        self._suggestions: list[float] = []
+        self._last = (0, 0.0, 0.0)
+        self._begin = time.process_time(), time.perf_counter()
+        self._propose = conductor.sampler.propose
+        conductor.sampler.propose = self._timed  # type: ignore[method-assign]
+
+    def _timed(self, index: int, fits: Fits) -> Proposal:
+        begin = time.perf_counter()
+        proposal = self._propose(index, fits)
+        self._suggestions.append(time.perf_counter() - begin)
+        del self._suggestions[:-100]
+        return proposal
+
+    def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
+        self._ended += 1
+        if self._ended in MARKS or self._ended == self._conductor.options.num_samples:
+            self._mark()
+
+    def _mark(self) -> None:
+        cpu, wall = time.process_time() - self._begin[0], time.perf_counter() - self._begin[1]
+        before, cpu_before, wall_before = self._last
+        study = self._conductor.folder.study_path
+        mark = Mark(
+            runner=self._runner,
+            trials=self._ended,
+            cpu_ms_a_trial=1e3 * cpu / self._ended,
+            late_cpu_ms_a_trial=1e3 * (cpu - cpu_before) / (self._ended - before),
+            wall_ms_a_trial=1e3 * wall / self._ended,
+            late_wall_ms_a_trial=1e3 * (wall - wall_before) / (self._ended - before),
+            suggestion_ms=1e3 * median(self._suggestions),
+            slowest_suggestion_ms=1e3 * max(self._suggestions),
+            resident_mib=resident_bytes() / 2**20,
+            study_mib=sum(path.stat().st_size for path in study.parent.glob(f"{study.name}*")) / 2**20,
+        )
+        self._last = self._ended, cpu, wall
+        self.marks.append(mark)
+        print(line_of(mark), flush=True)
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def line_of(mark: Mark) -> str:
+    return (
+        f"{mark.runner:5s} {mark.trials:6d} trials: CPU {mark.cpu_ms_a_trial:6.1f} ms a trial "
+        f"(since the mark before {mark.late_cpu_ms_a_trial:6.1f}), wall {mark.wall_ms_a_trial:6.1f} "
+        f"({mark.late_wall_ms_a_trial:6.1f}), suggestion {mark.suggestion_ms:5.1f} ms (slowest of 100: "
+        f"{mark.slowest_suggestion_ms:5.1f}), resident {mark.resident_mib:6.1f} MiB, study {mark.study_mib:6.2f} MiB"
+    )
+
+
+def measure(runner: str, trials: int, workers: int) -> list[Mark]:
+    """A whole search of so many trials, `workers` of them alive at a time."""
+    with tempfile.TemporaryDirectory() as folder:
+        conductor = idle_conductor(Path(folder) / "run", trials=trials, slots=workers, epochs=EPOCHS)
+        options, run_folder = conductor.options, conductor.folder
+        progress = Progress(options, conductor.asha.rung_epochs, workers)
+        lines = PlainLines(Console(file=_Nowhere()), progress)
+        with TensorBoardScalars(run_folder.path / "tensorboard") as tensorboard:
+            if runner == "local":
+                meter = _listen(runner, conductor, progress, lines, tensorboard)
+                LocalRunner(conductor, run_folder=run_folder, options=options, trial_factory=IdleTrial).run()
+                return meter.marks
+            from search.ray_runner import RayRunner
+            from search.ray_session import ray_session
+
+            with ray_session(options):
+                meter = _listen(runner, conductor, progress, lines, tensorboard)
+                RayRunner(
+                    conductor,
+                    run_folder=run_folder,
+                    options=options,
+                    trial_factory=IdleTrial,
+                    slots=[cpu_slots(workers, workers)],
+                ).run()
+                return meter.marks
+
+
+def _listen(runner: str, conductor: Conductor, *listeners: Silence | Progress) -> Meter:
+    """The listeners that a search has, and the meter; its clocks begin here."""
+    meter = Meter(runner, conductor)
+    conductor.listener = Listeners([*listeners, meter])
+    return meter
+
+
+class _Nowhere(io.TextIOBase):
+    """Takes the plain lines, which are made and not kept."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.driver_scale", description=__doc__.split("\n")[0])
+    add_flag(parser, "trials", type=int, default=1_000, metavar="N", help="in all (1000)")
+    add_flag(parser, "workers", type=int, default=8, metavar="N", help="trials alive at once (8)")
+    add_flag(parser, "runner", default="local", help="local (the conductor alone) or ray")
+    add_flag(parser, "output", metavar="FILE", help="write the table as CSV; rows of another runner there stay")
+    arguments = parser.parse_args(argv)
+    if arguments.runner not in ("local", "ray"):
+        raise ConfigError(f"--runner is {arguments.runner!r}; it must be local or ray")
+    marks = measure(arguments.runner, arguments.trials, arguments.workers)
+    if arguments.output:
+        _write(marks, Path(arguments.output), sys.argv[1:] if argv is None else argv)
+    return 0
+
+
+def _write(marks: Sequence[Mark], path: Path, argv: Sequence[str]) -> None:
+    """The table; of a table that is there, the other runner's rows and commands stay."""
+    import optuna
+    import ray
+
+    runner = marks[0].runner
+    comments, rows = [], []
+    if path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = file.readlines()
+        comments = [line for line in lines if line.startswith("# python") and f"--runner {runner}" not in line]
+        rows = [row for row in csv.DictReader(line for line in lines if line[0] != "#") if row["runner"] != runner]
+    shown = list(argv) if "--runner" in argv else ["--runner", runner, *argv]
+    header = [
+        *comments,
+        f"# python -m benchmarks.driver_scale {' '.join(shown)}\n",
+        f"# {len(os.sched_getaffinity(0))} CPU cores, no GPU used; Python {platform.python_version()}, "
+        f"Optuna {optuna.__version__}, Ray {ray.__version__}\n",
+    ]
+    new: list[dict[str, Any]] = [
+        {name: f"{value:.2f}" if isinstance(value, float) else value for name, value in asdict(mark).items()}
+        for mark in marks
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(header)
+        writer = csv.DictWriter(file, [field.name for field in fields(Mark)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*rows, *new])
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
