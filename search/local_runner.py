@@ -126,7 +126,7 @@ class LocalRunner:
                 logger.warning("trial %d failed and goes on from its checkpoint: %s", start.number, reason)
                 self._begin(start)
                 return
-        logger.warning("trial %d ended, %s: %s", start.number, end, reason, exc_info=logger.isEnabledFor(10))
+        logger.info("trial %d ended, %s: %s", start.number, end, reason, exc_info=logger.isEnabledFor(logging.DEBUG))
         self._conductor.finish(start.number, self._conductor.failed(start.number, end, reason))
         self._ended(start.number)
 

@@ -27,12 +27,16 @@ class Progress:
     options: SearchOptions
     rung_epochs: tuple[int, ...]
     workers: int
+    """Epochs that are trained at a time."""
     clock: Callable[[], float] = time.monotonic
     running: dict[int, Running] = field(default_factory=dict)
     counts: dict[TrialEnd, int] = field(default_factory=lambda: dict.fromkeys(TrialEnd, 0))
     best: tuple[float, int, int] | None = None
     """Highest validation AUC heard so far, of which trial and after how many epochs."""
+    ended_here: int = 0
+    """Trials that ended in this process; `counts` holds those of before a resume too."""
     epochs_of_ended: int = 0
+    """Epochs of the trials that ended in this process."""
     epoch_seconds: float = 0.0
     epochs: int = 0
 
@@ -51,13 +55,14 @@ class Progress:
         self.running[number].report = report
         self.epoch_seconds += report.epoch_seconds
         self.epochs += 1
-        if self.best is None or report.validation_auc > self.best[0]:
+        if report.validation_auc > (-1.0 if self.best is None else self.best[0]):  # never NaN
             self.best = (report.validation_auc, number, report.epoch)
 
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
         self.running.pop(start.number, None)
         self.counts[outcome.end] += 1
         if outcome.end is not TrialEnd.OVER_BUDGET:
+            self.ended_here += 1
             self.epochs_of_ended += outcome.epochs
 
     @property
@@ -74,7 +79,7 @@ class Progress:
         if not self.epochs:
             return None
         expected = expected_epochs(self.rung_epochs, self.options.reduction_factor, self.options.max_epochs)
-        a_trial = (PRIOR_TRIALS * expected + self.epochs_of_ended) / (PRIOR_TRIALS + self.ended)
+        a_trial = (PRIOR_TRIALS * expected + self.epochs_of_ended) / (PRIOR_TRIALS + self.ended_here)
         done = [entry.report.epoch if entry.report else 0 for entry in self.running.values()]
         left = sum(max(1.0, a_trial - epochs) for epochs in done)
         left += max(0, self.options.num_samples - self.ended - len(self.running)) * a_trial

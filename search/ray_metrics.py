@@ -35,17 +35,22 @@ class RayMetrics(Silence):
         self._slots[start.number] = slot
         self._set_slot(slot, start.predicted_bytes, 0)
         self._count()
+        self._best()
 
     def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
         self._set_slot(self._slots[number], report.predicted_bytes, report.peak_bytes)
-        if self._progress.best is not None:
-            self._gauges["search_best_auc"].set(self._progress.best[0], self._tags)
+        self._best()
 
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
         slot = self._slots.pop(start.number, None)
         if slot is not None:
             self._set_slot(slot, 0, 0)
         self._count()
+
+    def _best(self) -> None:
+        """None before the first epoch; after a resume it is known from the start."""
+        if self._progress.best is not None:
+            self._gauges["search_best_auc"].set(self._progress.best[0], self._tags)
 
     def _count(self) -> None:
         states = {"running": len(self._progress.running)}

@@ -122,7 +122,7 @@ class _Session:
         self.keeper.ended(number, self.conductor.leaders)
 
     def finish_failed(self, number: int, end: TrialEnd, reason: str) -> None:
-        logger.warning("trial %d ended, %s: %s", number, end, " ".join(reason.split())[:300])
+        logger.info("trial %d ended, %s: %s", number, end, " ".join(reason.split())[:300])
         self.conductor.finish(number, self.conductor.failed(number, end, reason))
         self.ended(number)
 

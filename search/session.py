@@ -81,7 +81,8 @@ def _run(
         initial=manifest.options.get("initial", ()),
     )
     folder.write_manifest(manifest)
-    progress = Progress(options, conductor.asha.rung_epochs, workers)
+    # In this process trials take turns, however many are alive.
+    progress = Progress(options, conductor.asha.rung_epochs, 1 if slots is None else workers)
     progress.take_up(conductor.counts, conductor.best)
     with (
         make_view(console, progress, quiet=request.quiet) as view,

@@ -24,6 +24,8 @@ SCALARS = (
     "peak_bytes",
     "predicted_bytes",
 )
+FLUSH_SECONDS = 5
+"""How long a scalar may wait before it can be seen; the library's own default is two minutes."""
 
 
 class TensorBoardScalars(Silence):
@@ -36,7 +38,9 @@ class TensorBoardScalars(Silence):
     def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
         writer = self._writers.get(number)
         if writer is None:
-            writer = self._writers[number] = SummaryWriter(str(self._folder / f"{number:05d}"))
+            writer = self._writers[number] = SummaryWriter(
+                str(self._folder / f"{number:05d}"), flush_secs=FLUSH_SECONDS
+            )
         for name in SCALARS:
             writer.add_scalar(name, getattr(report, name), report.epoch)
 

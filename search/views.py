@@ -1,5 +1,9 @@
 """What the person at the terminal sees while a search runs: a live table, or plain lines where there is no terminal."""
 
+import logging
+import sys
+from typing import Any
+
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -7,7 +11,8 @@ from rich.text import Text
 
 from search.asha import Decision
 from search.listeners import Silence
-from search.progress import Progress, duration_text
+from search.progress import Progress, Running, duration_text
+from search.study import FAILURES
 from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
 from trainable.units import format_bytes
 
@@ -20,41 +25,93 @@ class LiveView(Silence):
 
     def __init__(self, console: Console, progress: Progress):
         self._progress = progress
-        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=2, transient=True)
+        # Where stderr is a file it stays one; on the same terminal its lines go above the table, not through it.
+        self._live = Live(
+            console=console,
+            get_renderable=self._draw,
+            refresh_per_second=2,
+            transient=True,
+            redirect_stderr=sys.stderr.isatty(),
+        )
+        self._redirected: list[logging.StreamHandler[Any]] = []
 
     def __enter__(self) -> "LiveView":
+        stderr = sys.stderr
         self._live.start()
+        if sys.stderr is not stderr:
+            for handler in logging.getLogger().handlers:
+                if isinstance(handler, logging.StreamHandler) and handler.stream is stderr:
+                    handler.setStream(sys.stderr)
+                    self._redirected.append(handler)
         return self
 
     def close(self) -> None:
         self._live.stop()
+        for handler in self._redirected:
+            handler.setStream(sys.stderr)
+        self._redirected.clear()
+
+    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
+        for event in report.events:
+            self._live.console.print(Text(f"trial {number}: {event}"))
 
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
-        if outcome.end not in (TrialEnd.COMPLETED, TrialEnd.PRUNED, TrialEnd.OVER_BUDGET):
+        if outcome.end in FAILURES:
             self._live.console.print(Text(_end_line(start, outcome), style="yellow"))
 
     def _draw(self) -> Group:
         progress = self._progress
-        table = Table(box=None, pad_edge=False)
-        for name, right in (
-            ("trial", True), ("epoch", True), ("phase", True), ("AUC", True), ("memory", True), ("parameters", False),
-        ):  # fmt: skip
-            table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
         running = sorted(progress.running.copy().values(), key=lambda entry: entry.start.number)
-        for entry in running[:SHOWN_TRIALS]:
-            report = entry.report
-            table.add_row(
-                str(entry.start.number),
-                f"{report.epoch if report else 0}/{progress.options.max_epochs}",
-                str(report.phase) if report else "–",
-                f"{report.validation_auc:.3f}" if report else "–",
-                memory_text(entry.start, report),
-                params_text(entry.start),
-            )
-        lines: list[Text | Table] = [Text(headline(progress), style="bold"), table]
+        lines: list[Text | Table] = [Text(line, style="bold", overflow="fold") for line in _headlines(progress)]
+        if running:
+            lines.append(_running_table(progress, running[:SHOWN_TRIALS]))
         if len(running) > SHOWN_TRIALS:
             lines.append(Text(f"and {len(running) - SHOWN_TRIALS} more"))
         return Group(*lines)
+
+
+def _headlines(progress: Progress) -> list[str]:
+    """Counts; then the best so far and the time. Pruned and failed are there even while there are none."""
+    counts = progress.counts
+    failed = sum(counts[end] for end in FAILURES)
+    parts = [
+        f"{progress.ended} of {progress.options.num_samples} trials ended: {counts[TrialEnd.COMPLETED]} completed",
+        f"{counts[TrialEnd.PRUNED]} pruned",
+        f"{failed} failed",
+    ]
+    if counts[TrialEnd.OVER_BUDGET]:
+        parts.append(f"{counts[TrialEnd.OVER_BUDGET]} proposals over budget")
+    if progress.best is None:
+        best = "no epoch has ended yet"
+    else:
+        auc, number, epochs = progress.best
+        best = f"best so far: AUC {auc:.3f}, trial {number} after {epochs_text(epochs)}"
+    times = f"{duration_text(progress.seconds)} so far"
+    left = progress.seconds_left()
+    if left is not None and progress.ended < progress.options.num_samples:
+        times += f", about {duration_text(left)} left"
+    return [", ".join(parts), f"{best}; {times}"]
+
+
+def _running_table(progress: Progress, running: list[Running]) -> Table:
+    measured = any(entry.report is not None and entry.report.peak_bytes for entry in running)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name, right in (
+        ("trial", True), ("epoch", True), ("phase", True), ("AUC", True),
+        ("GPU memory used / predicted" if measured else "GPU memory predicted", True), ("parameters", False),
+    ):  # fmt: skip
+        table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    for entry in running:
+        report = entry.report
+        table.add_row(
+            str(entry.start.number),
+            f"{report.epoch if report else 0}/{progress.options.max_epochs}",
+            str(report.phase) if report else "–",
+            f"{report.validation_auc:.3f}" if report else "–",
+            memory_text(entry.start, report),
+            params_text(entry.start),
+        )
+    return table
 
 
 class PlainLines(Silence):
@@ -73,7 +130,7 @@ class PlainLines(Silence):
             self._say(f"trial {number}: {event}")
         if report.validation_auc > self._best:
             self._best = report.validation_auc
-            self._say(f"best so far: AUC {report.validation_auc:.3f}, trial {number} after {report.epoch} epochs")
+            self._say(f"best so far: AUC {report.validation_auc:.3f}, trial {number} after {epochs_text(report.epoch)}")
 
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
         self._say(f"{_end_line(start, outcome)} | {headline(self._progress)}")
@@ -102,11 +159,14 @@ def headline(progress: Progress) -> str:
 
 
 def memory_text(start: TrialStart, report: EpochReport | None) -> str:
-    """Used of predicted bytes; predicted alone on a CPU."""
+    """Used and predicted bytes; predicted alone on a CPU and before the first epoch."""
     predicted = report.predicted_bytes if report else start.predicted_bytes
-    if report and report.peak_bytes:
-        return f"{format_bytes(report.peak_bytes)} of {format_bytes(predicted)}"
-    return f"{format_bytes(predicted)} predicted" if predicted else "–"
+    shown = format_bytes(predicted) if predicted else "–"
+    return f"{format_bytes(report.peak_bytes)} / {shown}" if report and report.peak_bytes else shown
+
+
+def epochs_text(epochs: int) -> str:
+    return f"{epochs} epoch" if epochs == 1 else f"{epochs} epochs"
 
 
 def params_text(start: TrialStart) -> str:
@@ -115,6 +175,6 @@ def params_text(start: TrialStart) -> str:
 
 def _end_line(start: TrialStart, outcome: TrialOutcome) -> str:
     auc = "" if outcome.final_auc is None else f", AUC {outcome.final_auc:.3f}"
-    epochs = f" after {outcome.epochs} epochs" if outcome.epochs else ""
+    epochs = f" after {epochs_text(outcome.epochs)}" if outcome.epochs else ""
     reason = f": {outcome.reason}" if outcome.reason else ""
     return f"trial {start.number} {outcome.end.value}{epochs}{auc}{reason}"

@@ -213,9 +213,9 @@ def test_passwords_in_addresses_are_refused_and_not_repeated():
 def test_a_whole_search_keeps_its_checkpoints_in_s3_and_resumes_from_there(root, tmp_path, monkeypatch, capsys):
     from trainable.trial import Trial
 
-    machine = write_recordings(tmp_path / "machines", machine_type="press")
+    machine = write_recordings(tmp_path / "machines", machine_type="press", train=6, test=4)
     space = tmp_path / "space.yaml"
-    space.write_text(SPACE)
+    space.write_text(SPACE.replace("width: 0.25", "width: 0.125"))
     arguments = ["--space", str(space), "--data-root", str(machine), "--machine-type", "press", "--local", "--quiet"]
     main([*arguments, "--output", str(tmp_path / "whole")])
 
