@@ -52,8 +52,8 @@ class RaySession:
 
 
 @contextmanager
-def ray_session(options: SearchOptions, *, verbose: bool = False) -> Iterator[RaySession]:
-    """Ray for the time of a search.
+def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool = False) -> Iterator[RaySession]:
+    """Ray for the time of a search, which appears as `title` in the dashboard's list of jobs.
 
     Token authentication stays as Ray has it (on; the token is in ``~/.ray/auth_token``) and the dashboard listens on
     this machine alone.
@@ -64,16 +64,21 @@ def ray_session(options: SearchOptions, *, verbose: bool = False) -> Iterator[Ra
         If the cluster at ``--address`` cannot be joined.
     """
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
+    if options.address and token_path().is_file():
+        # Ray itself looks for a token at --address auto and not at an address in full.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     level = logging.INFO if verbose else logging.ERROR
     logging.getLogger("ray").setLevel(level)
     quiet: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose, "ignore_reinit_error": False}
     try:
-        if options.address:
-            context = ray.init(address=options.address, **quiet)
-        else:
-            context = ray.init(address="local", num_cpus=max(len(os.sched_getaffinity(0)), options.workers), **quiet)
+        with _job_title(title):
+            if options.address:
+                context = ray.init(address=options.address, **quiet)
+            else:
+                cpus = max(len(os.sched_getaffinity(0)), options.workers)
+                context = ray.init(address="local", num_cpus=cpus, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"the cluster at --address {options.address}" if options.address else "Ray on this machine"
         raise RunError(
@@ -85,6 +90,19 @@ def ray_session(options: SearchOptions, *, verbose: bool = False) -> Iterator[Ra
         yield RaySession(context.dashboard_url or None, tuple(nodes_of(_nodes(), asked)), asked)
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _job_title(title: str) -> Iterator[None]:
+    """What Ray shows as this driver's entrypoint; by itself it takes the whole command line, passwords included."""
+    import ray._private.utils as utils
+
+    own = utils.get_entrypoint_name
+    utils.get_entrypoint_name = lambda: title
+    try:
+        yield
+    finally:
+        utils.get_entrypoint_name = own
 
 
 def token_path() -> Path:
