@@ -31,7 +31,7 @@ def new_manifest(
     """The manifest of a run that begins now."""
     return RunManifest(
         name=name,
-        command=_command(argv),
+        command=command_line(argv),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=options.seed,
         space_name=space.name,
@@ -75,7 +75,7 @@ def resumed_manifest(
         )
     entry: dict[str, Any] = {
         "resumed": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": _command(argv),
+        "command": command_line(argv),
         "commit": _commit(),
         "changes": changes,
     }
@@ -111,7 +111,7 @@ def _changes(old: RunManifest, space: Space, options: SearchOptions, data_digest
     return changes
 
 
-def _command(argv: Sequence[str]) -> str:
+def command_line(argv: Sequence[str]) -> str:
     """The command line as it was given, credentials in URLs left out."""
     shown = [redact(word) if "://" in word else word for word in argv]
     return shlex.join(["python", "-m", "search.run", *shown])

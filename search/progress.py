@@ -99,7 +99,7 @@ def expected_epochs(rung_epochs: tuple[int, ...], reduction_factor: int, max_epo
 
 def duration_text(seconds: float) -> str:
     """``45 s``, ``12 min``, ``3 h 20 min``."""
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -13,7 +13,7 @@ from rich.console import Console
 from search.conductor import Conductor
 from search.listeners import Listeners, Silence
 from search.local_runner import LocalRunner
-from search.manifest import new_manifest, resumed_manifest
+from search.manifest import command_line, new_manifest, resumed_manifest
 from search.options import SearchOptions
 from search.planning import Planning, planner_plans
 from search.progress import Progress
@@ -54,7 +54,8 @@ def run_search(request: "Request", console: Console) -> bool:
         return _run(request, console, dataset, _local_device(options.device), None, begun)
     from search.ray_session import ray_session, token_path
 
-    with ray_session(options, verbose=request.verbose) as ray:
+    title = f"{request.folder.path.resolve().name}: {command_line(request.argv)}"
+    with ray_session(options, title=title, verbose=request.verbose) as ray:
         if ray.dashboard and not request.quiet:
             console.print(f"dashboard: http://{ray.dashboard} (its token is in {token_path()})", soft_wrap=True)
         device = _ray_device(options.device, ray)

@@ -1,7 +1,6 @@
 """Scalars of every trial for TensorBoard: ``tensorboard --logdir RUN/tensorboard``."""
 
 import time
-import time
 from pathlib import Path
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -28,8 +27,6 @@ SCALARS = (
     "peak_bytes",
     "predicted_bytes",
 )
-FLUSH_SECONDS = 5
-"""How long a scalar may wait before it can be seen; the library's own default is two minutes."""
 
 
 class TensorBoardScalars(Silence):

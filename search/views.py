@@ -95,12 +95,12 @@ def _headlines(progress: Progress) -> list[str]:
 
 def _running_table(progress: Progress, running: list[Running]) -> Table:
     measured = any(entry.report is not None and entry.report.peak_bytes for entry in running)
+    memory = "used / predicted" if measured else "predicted"
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, right in (
-        ("trial", True), ("epoch", True), ("phase", True), ("AUC", True),
-        ("GPU memory used / predicted" if measured else "GPU memory predicted", True), ("parameters", False),
-    ):  # fmt: skip
-        table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    for name in ("trial", "epoch", "phase", "AUC", f"GPU memory {memory}"):
+        table.add_column(name, justify="right", no_wrap=True)
+    # The one column that gives way where the terminal is narrow.
+    table.add_column("parameters")
     for entry in running:
         report = entry.report
         table.add_row(
@@ -109,7 +109,7 @@ def _running_table(progress: Progress, running: list[Running]) -> Table:
             str(report.phase) if report else "–",
             f"{report.validation_auc:.3f}" if report else "–",
             memory_text(entry.start, report),
-            params_text(entry.start),
+            Text(params_text(entry.start), no_wrap=True, overflow="ellipsis"),
         )
     return table
 

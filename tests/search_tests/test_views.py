@@ -1,0 +1,150 @@
+"""What the person at the terminal sees: the live table, plain lines where there is no terminal, or nothing."""
+
+import io
+import logging
+import sys
+
+import pytest
+from rich.console import Console
+
+from search.asha import Decision
+from search.listeners import Silence
+from search.views import SHOWN_TRIALS, LiveView, PlainLines, headline, make_view
+from tests.search_tests.test_progress import ended, make, report, start
+from trainable.record import TrialEnd
+
+GIB = 2**30
+
+
+def console(*, terminal: bool, width: int = 110) -> Console:
+    return Console(
+        file=io.StringIO(), force_terminal=terminal, width=width, height=50, highlight=False, color_system=None
+    )
+
+
+def drawn(view: LiveView, width: int = 110) -> str:
+    """The table as it stands now, without the terminal's control codes."""
+    flat = console(terminal=False, width=width)
+    flat.print(view._draw())
+    return flat.file.getvalue()
+
+
+def a_search():
+    """Two trials run, one of them measured; one completed, one was pruned, one crashed, one was over the budget."""
+    progress = make()
+    for number, end in ((0, TrialEnd.COMPLETED), (1, TrialEnd.PRUNED), (2, TrialEnd.CRASHED)):
+        progress.on_start(start(number), resumed=False)
+        progress.on_report(number, report(1, 0.6 + 0.1 * number), Decision.CONTINUE)
+        progress.on_end(start(number), ended(end, 1))
+    progress.on_end(start(3), ended(TrialEnd.OVER_BUDGET, 0, None))
+    progress.on_start(start(4, num_embeddings=64, learning_rate=0.0023456), resumed=False)
+    progress.on_start(start(5, num_embeddings=32), resumed=False)
+    progress.on_report(
+        4, report(7, 0.752, phase=2, peak_bytes=2 * GIB, predicted_bytes=int(2.5 * GIB)), Decision.CONTINUE
+    )
+    return progress
+
+
+def test_the_live_table_says_what_runs_how_well_and_how_long_still():
+    progress = a_search()
+    text = drawn(LiveView(console(terminal=True), progress))
+    lines = text.splitlines()
+    assert lines[0].strip() == "3 of 6 trials ended: 1 completed, 1 pruned, 1 failed, 1 proposals over budget"
+    assert lines[1].startswith("best so far: AUC 0.800, trial 2 after 1 epoch; 0 s so far, about ")
+    assert lines[1].rstrip().endswith("left")
+    words = [" ".join(line.split()) for line in lines]
+    assert words[2] == "trial epoch phase AUC GPU memory used / predicted parameters"
+    assert words[3] == "4 7/9 2 0.752 2.00 GiB / 2.50 GiB num_embeddings=64 learning_rate=0.00235"
+    assert words[4] == "5 0/9 – – 3.00 GiB num_embeddings=32"
+    assert len(lines) == 5
+
+
+def test_a_search_that_has_not_begun_has_no_table():
+    lines = drawn(LiveView(console(terminal=True), make())).splitlines()
+    assert lines == ["0 of 6 trials ended: 0 completed, 0 pruned, 0 failed", "no epoch has ended yet; 0 s so far"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_live_table_keeps_to_the_width_of_the_terminal(width):
+    progress = a_search()
+    progress.on_start(start(6, **{f"parameter_{index}": index / 7 for index in range(20)}), resumed=False)
+    lines = drawn(LiveView(console(terminal=True), progress), width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert [line.split()[:2] for line in lines[-3:]] == [["4", "7/9"], ["5", "0/9"], ["6", "0/9"]]
+    assert "2.00 GiB / 2.50 GiB" in lines[-3]
+
+
+def test_of_many_slots_the_first_are_shown_and_the_rest_counted():
+    progress = make(num_samples=100)
+    for number in range(SHOWN_TRIALS + 3):
+        progress.on_start(start(number), resumed=False)
+    lines = drawn(LiveView(console(terminal=True), progress)).splitlines()
+    assert lines[-1] == "and 3 more"
+    assert len(lines) == 2 + 1 + SHOWN_TRIALS + 1
+
+
+def test_failures_and_recoveries_stay_on_the_screen_above_the_live_table():
+    shown = console(terminal=True)
+    progress = a_search()
+    with LiveView(shown, progress) as view:
+        view.on_report(4, report(8, 0.7, events=("epoch 8: out of memory, micro-batch 8 → 4",)), Decision.CONTINUE)
+        view.on_end(start(4), ended(TrialEnd.CRASHED, 8, reason="ValueError: [bold]no[/bold]"))
+        view.on_end(start(5), ended(TrialEnd.PRUNED, 1, reason="not among the best"))
+    text = shown.file.getvalue()
+    assert "trial 4: epoch 8: out of memory, micro-batch 8 → 4" in text
+    assert "trial 4 crashed after 8 epochs, AUC 0.700: ValueError: [bold]no[/bold]" in text
+    assert "not among the best" not in text
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_log_lines_go_above_the_live_table_and_into_a_file_where_stderr_is_one(monkeypatch):
+    root = logging.getLogger()
+    for stderr, redirected in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stderr)
+        handler = logging.StreamHandler()
+        root.addHandler(handler)
+        try:
+            shown = console(terminal=True)
+            with LiveView(shown, make()):
+                logging.getLogger("search").warning("look here")
+            assert ("look here" in shown.file.getvalue()) is redirected
+            assert ("look here" in stderr.getvalue()) is not redirected
+            assert sys.stderr is stderr
+            assert handler.stream is stderr
+        finally:
+            root.removeHandler(handler)
+
+
+def test_plain_lines_tell_bests_endings_and_recoveries():
+    progress, told = make(), console(terminal=False, width=20)
+    view = PlainLines(told, progress)
+    epochs = (report(1, 0.6), report(2, 0.5), report(3, 0.7, events=("recovered [1]",)))
+    for listener in (progress, view):
+        listener.on_start(start(0), resumed=True)
+    for epoch in epochs:
+        for listener in (progress, view):
+            listener.on_report(0, epoch, Decision.CONTINUE)
+    for listener in (progress, view):
+        listener.on_end(start(0), ended(TrialEnd.OUT_OF_MEMORY, 3, 0.7, "no plan fits"))
+    lines = told.file.getvalue().splitlines()
+    assert lines[:4] == [
+        "trial 0 goes on from its checkpoint",
+        "best so far: AUC 0.600, trial 0 after 1 epoch",
+        "trial 0: recovered [1]",
+        "best so far: AUC 0.700, trial 0 after 3 epochs",
+    ]
+    assert lines[4].startswith("trial 0 out_of_memory after 3 epochs, AUC 0.700: no plan fits | ")
+    assert lines[4].endswith(headline(progress))
+    assert len(lines) == 5
+
+
+def test_the_view_suits_where_the_output_goes():
+    assert isinstance(make_view(console(terminal=True), make(), quiet=False), LiveView)
+    assert isinstance(make_view(console(terminal=False), make(), quiet=False), PlainLines)
+    for terminal in (True, False):
+        quiet = make_view(console(terminal=terminal), make(), quiet=True)
+        assert type(quiet) is Silence
