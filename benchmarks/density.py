@@ -26,6 +26,7 @@ from trainable.scoring.baselines import Autoencoder, LogMelMahalanobis
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.metrics import bootstrap_aucs, groups_by_id, mean_auc, pauc, percentile_interval
 from trainable.scoring.registry import DENSITIES, make_density
+from trainable.train import read_config_file
 from trainable.training.seeds import derived_seed
 from trainable.trial import Trial, default_plan
 
@@ -116,12 +117,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.density", description=__doc__.split("\n")[0])
     add_flag(parser, "seeds", type=int, default=5, help="trainings, with seeds 0, 1, … (5)")
     add_flag(parser, "autoencoder_epochs", type=int, default=10, help="epochs of the DCASE-like autoencoder (10)")
+    add_flag(parser, "config", metavar="FILE", help="a configuration and its data, such as a search's best.yaml")
     add_flag(parser, "output", metavar="FILE", help="also write the table as CSV")
     add_data_flags(parser)
     add_knob_flags(parser)
     arguments = parser.parse_args(argv)
-    config = TrialConfig.from_flat(given_knobs(arguments))
-    dataset = load_dataset(data_config(arguments))
+    saved_config, saved_data = read_config_file(Path(arguments.config)) if arguments.config else ({}, {})
+    config = TrialConfig.from_flat({**saved_config, **given_knobs(arguments)})
+    dataset = load_dataset(data_config(arguments, saved_data))
     default = TrialConfig().flat()
     changed = {name: value for name, value in config.flat().items() if value != default[name]}
     print(
