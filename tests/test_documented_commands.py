@@ -1,0 +1,340 @@
+"""Every command that README.md, CONTRIBUTING.md and docs/ print is run, or listed here with the reason why not.
+
+A document's commands run in their order in a folder of its own, which holds what documents suppose a reader to have
+(see `reader`). Flags that make a command cheap are *appended* to it, see `CHEAP`; nothing of it is replaced.
+"""
+
+import glob
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from trainable.data.embedded import EmbeddedClip, embedded_sound
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+pytestmark = pytest.mark.timeout(150)
+
+TINY_DATA = "--data-root recordings --machine-type fan"
+"""The reader's recordings instead of the embedded machines, which take longer to make than all of these tests."""
+CHEAP = {
+    "search.run --resume": "--local --quiet --num-samples 3",
+    "search.run": f"--local --quiet --num-samples 1 --max-epochs 1 {TINY_DATA}",
+    "search.plan": f"--samples 4 --rows 2 {TINY_DATA}",
+    "trainable.train": f"--epochs 1 {TINY_DATA}",
+    "trainable.train --help": "",
+    "analysis.notebooks": "--only memory",
+    "analysis.dcase_table": "--epochs 1 --quiet",
+    "analysis.report": "",
+    "analysis.best": "",
+    "trainable.score": "",
+}
+"""What is appended to ``python -m MODULE …``; the longest key whose words all occur decides."""
+SHARED_FOLDER = "/mnt/shared/checkpoints"
+"""There is none here: ``--storage-path shared`` is appended to a command that names it."""
+
+NOT_RUN = {
+    r"python -m search\.run .*--address ": "joins a cluster",
+    r"python -m search\.run .*s3://": "needs an object store (tests/search_tests/test_checkpoint_place.py has one)",
+    r"python -m search\.run .*postgresql://": "needs a database server",
+    r"python -m search\.run .*--mlflow ": "needs a server of MLflow",
+    r"python -m benchmarks\.": "takes minutes, and some a GPU",
+    r"ray (get-auth-token|start|up|down|dashboard|rsync-up|rsync-down|job submit) ": "needs other machines, or stays",
+    r"pip install ": "installs",
+    r"tensorboard ": "serves until it is stopped",
+    r"optuna-dashboard ": "serves until it is stopped",
+}
+"""Commands that are not run, and why; their flags are checked, see `check_flags`."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line of a document."""
+
+    document: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.document}: {self.text}"
+
+
+def shown(document: Path) -> list[Command]:
+    """The commands of its ``sh`` blocks, comments left out."""
+    blocks = re.findall(r"```sh\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [re.sub(r"(^|\s)#.*", "", line).strip() for block in blocks for line in block.splitlines()]
+    return [Command(document.name, line) for line in lines if line]
+
+
+def inline(document: Path) -> list[Command]:
+    """The commands within its text, whose flags are checked."""
+    text = document.read_text(encoding="utf-8")
+    return [Command(document.name, line) for line in re.findall(r"`(python -m [^`…]+)`", text)]
+
+
+def reason_not_to_run(command: Command) -> str | None:
+    return next((reason for pattern, reason in NOT_RUN.items() if re.match(pattern, command.text)), None)
+
+
+# ---- what the documents suppose a reader to have -------------------------------------------------------------------
+
+SPACE = """
+parameters:
+  num_embeddings: {choices: [4, 8]}
+fixed: {width: 0.25, latent_dim: 4, batch_size: 8, n_patches: 1, stride: 32, head_hidden: 8, density: counts}
+search: {num_samples: 2, max_epochs: 2, grace_period: 2}
+"""
+SECONDS = 2.2
+"""69 frames: a patch has 64."""
+
+
+def write_clip(folder: Path, clip: EmbeddedClip) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    sound = embedded_sound("fan", clip)[: int(16_000 * SECONDS)]
+    soundfile.write(folder / clip.name, sound.astype(np.float32), 16_000)
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with recordings of a fan, a space, and a small finished search of it under two names."""
+    folder = tmp_path_factory.mktemp("reader")
+    for machine_id in ("00", "02"):
+        for number in range(8):
+            write_clip(folder / "recordings/fan/train", EmbeddedClip(machine_id, "train", 0, number))
+        for number in range(4):
+            for label in (0, 1):
+                write_clip(folder / "recordings/fan/test", EmbeddedClip(machine_id, "test", label, number))
+    for path in (folder / "recordings/fan/test").iterdir():
+        shutil.copy(path, folder / "recordings")
+    shutil.copytree(folder / "recordings/fan", folder / "data/fan")
+    (folder / "my_space.yaml").write_text(SPACE)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        run_module(
+            [
+                "search.run",
+                "--space",
+                "my_space.yaml",
+                "--output",
+                "runs/first",
+                "--local",
+                "--quiet",
+                *TINY_DATA.split(),
+            ]
+        )
+        shutil.copytree("runs/first", "runs/fan")
+        shutil.copy("runs/first/best.yaml", "best.yaml")
+        yield folder
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def own_folder(reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it for one document."""
+    folder = tmp_path / "reader"
+    shutil.copytree(reader, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+# ---- how commands are run ------------------------------------------------------------------------------------------
+
+
+def run_module(words: list[str]) -> None:
+    """``python -m words…`` in this interpreter, so that torch is imported once and not by each command."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(sys, "argv", words)
+        # runpy: the module was imported before, and is now run a second time as __main__.
+        warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
+        try:
+            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            status = end.code
+        else:
+            status = None
+    assert status in (None, 0), f"{shlex.join(words)}: exit status {status}"
+
+
+def appended(text: str) -> str:
+    """The flags that make a ``python -m`` command cheap. Raises StopIteration for a module that no key names."""
+    words = text.split()
+    key = next(key for key in sorted(CHEAP, key=len, reverse=True) if set(key.split()) <= set(words))
+    return CHEAP[key] + (" --storage-path shared" if SHARED_FOLDER in text else "")
+
+
+def run_python(command: Command) -> None:
+    words = shlex.split(f"{command.text} {appended(command.text)}")
+    run_module([name for word in words[2:] for name in (sorted(glob.glob(word)) if "*" in word else [word])])
+
+
+def run_shell(command: Command, folder: Path) -> None:
+    """In a shell where ``python`` is this interpreter."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command.text, shell=True, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    assert done.stdout.strip(), f"{command}: printed nothing"
+
+
+def run(command: Command, folder: Path) -> None:
+    """Runs a command, or checks what can be checked of it; fails if it is of no known kind."""
+    words = shlex.split(command.text)
+    if command.text == ". .venv/bin/activate":
+        assert "VENV := .venv\n" in (ROOT / "Makefile").read_text()
+    elif words[0] == "make":
+        subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True, timeout=20)
+    elif reason_not_to_run(command) is not None:
+        check_flags(command, words)
+    elif words[0] == "export":
+        assert re.fullmatch(r"[A-Z_]+=\w+", words[1])
+    elif words[0] == "grep":
+        run_shell(command, ROOT)
+    elif "|" in words:
+        run_shell(command, folder)
+    elif words[:2] == ["python", "-m"]:
+        run_python(command)
+    else:
+        pytest.fail(f"{command}: of no kind that this test knows; add it to one")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_work_in_the_order_of_their_document(document: Path, own_folder: Path) -> None:
+    commands = shown(document)
+    for command in commands:
+        # What a document makes itself is not there before.
+        for made in re.findall(r"--output (\S+)", command.text):
+            shutil.rmtree(own_folder / made, ignore_errors=True)
+    for command in commands:
+        try:
+            run(command, own_folder)
+        except (Exception, SystemExit) as error:
+            raise AssertionError(f"{command}: {type(error).__name__}: {error}") from error
+
+
+@pytest.mark.parametrize("command", [each for path in DOCUMENTS for each in inline(path)], ids=str)
+def test_commands_within_text_have_real_flags(command: Command) -> None:
+    check_python_flags(shlex.split(command.text))
+
+
+# ---- what is checked of commands that are not run ------------------------------------------------------------------
+
+
+def check_flags(command: Command, words: list[str]) -> None:
+    if words[0] == "python":
+        check_python_flags(words)
+    elif words[0] == "ray":
+        check_ray(words[1:])
+    elif words[0] == "pip":
+        extras = re.findall(r"\.\[(\w+)\]", command.text)
+        known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert set(extras) <= set(known), f"{command}: no such extra"
+    elif words[0] == "tensorboard":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of what TensorBoard brings along
+            from tensorboard import program
+
+            configured = program.TensorBoard().configure(argv=tuple(words))
+        assert Path(configured["logdir"]).is_dir()
+    elif words[0] == "optuna-dashboard":
+        import optuna
+
+        assert optuna.get_all_study_summaries(words[1]), f"{command}: no study there"
+    else:
+        pytest.fail(f"{command}: nothing is checked of it")
+
+
+def check_python_flags(words: list[str]) -> None:
+    """The flags are those of the module's parser, and a search's go together."""
+    module = words[2]
+    if module.startswith("benchmarks."):
+        done = subprocess.run(
+            [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        )
+        for flag in (word for word in words if word.startswith("--")):
+            assert flag in done.stdout, f"{module} has no {flag}"
+        return
+    place = {"analysis.notebooks": "analysis.notebooks.__main__", "search.run": "search.arguments"}.get(module, module)
+    arguments = import_module(place).build_parser().parse_args(words[3:])
+    if module == "search.run" and arguments.space:
+        from search.arguments import new_options
+        from spaces.loader import load_space
+
+        assert new_options(arguments, load_space(arguments.space)).num_samples >= 1
+
+
+def check_ray(words: list[str]) -> None:
+    """Ray's own command line accepts the flags."""
+    import click
+    from ray.scripts.scripts import cli
+
+    group: click.Command = cli
+    context = click.Context(group)
+    while isinstance(group, click.Group):
+        name = words.pop(0)
+        found = group.get_command(context, name)
+        assert found is not None, f"ray has no command {name}"
+        group = found
+    group.make_context(group.name, list(words))
+
+
+def test_the_cluster_file_is_one_that_ray_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    import yaml
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    monkeypatch.chdir(ROOT)
+    config = prepare_config(yaml.safe_load((ROOT / "docs/cluster.yaml").read_text()))
+    validate_config(config)
+    assert config["max_workers"] == config["available_node_types"]["worker"]["min_workers"], "no autoscaling"
+
+
+# ---- other things that documents show ------------------------------------------------------------------------------
+
+
+def test_the_format_of_spaces_is_a_space() -> None:
+    from spaces.loader import space_from_text
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/spaces.md").read_text(), flags=re.DOTALL)
+    space = space_from_text(text)
+    assert {"top_k_share", "commitment_warmup_start", "stride"} <= set(space.names)
+
+
+def test_scripts_run(own_folder: Path) -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/results.md").read_text(), flags=re.DOTALL)
+    exec(compile(script, "docs/results.md", "exec"), {})
+    assert (own_folder / "memory.svg").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_architecture_names_every_module() -> None:
+    """By its name, or by the folder that holds it."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w./]+)`", text))
+    for package in ("trainable", "spaces", "search", "analysis"):
+        for path in (ROOT / package).rglob("*.py"):
+            relative = path.relative_to(ROOT)
+            folders = {f"{parent}/" for parent in relative.parents if parent.parts[1:]}
+            if path.name != "__init__.py":
+                assert {str(relative), *folders} & named, f"docs/architecture.md does not name {relative}"
