@@ -1,0 +1,254 @@
+"""Training clips a second beside a straightforward implementation of the same model, in the same run.
+
+    python -m benchmarks.throughput --output benchmarks/results/throughput.csv
+
+The straightforward one has the same encoder, decoder, heads, losses, batch size and number of patches, written as such
+trainings usually are: a Dataset that copies each patch of a clip and transforms them one by one in NumPy, torch's
+DataLoader, all N × K distances and a one-hot matrix in the quantizer, EMA sums as products with it, tensors in torch's
+default layout and its default AdamW. Both train in phase 2 (full loss, heads on, codebook learning). Epochs of both
+alternate, and the fastest of each counts, so that what else the machine does disturbs neither more than the other. The
+loader's worker processes are tried as well; `ratio` is ours against the faster of its two forms.
+"""
+
+import argparse
+import csv
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from trainable.commandline import add_flag, run
+from trainable.config import TrialConfig
+from trainable.data.clips import Split, TrainClips
+from trainable.model.heads import clip_latents
+from trainable.model.transforms import TRANSFORMS
+from trainable.model.vqvae import make_model
+from trainable.plan import ExecutionPlan
+from trainable.training.batch import VIEW_SHARE
+from trainable.training.trainer import Trainer
+
+FRAMES, IDS, PATCH = 313, ("00", "02", "04", "06"), 64
+CASES: dict[str, dict[str, Any]] = {
+    "standard": {},
+    "ad_tuning's middle": {"width": 0.5, "latent_dim": 24, "num_embeddings": 128, "n_patches": 4},
+    "many codes": {"num_embeddings": 2048},
+}
+"""Knobs that differ from `TrialConfig`'s defaults."""
+
+
+def noise_clips(count: int) -> TrainClips:
+    rng = np.random.default_rng(0)
+    return TrainClips(
+        rng.standard_normal((count * FRAMES, PATCH), dtype=np.float32),
+        np.arange(count + 1, dtype=np.int64) * FRAMES,
+        tuple(IDS[index % len(IDS)] for index in range(count)),
+        tuple(f"normal_id_{IDS[index % len(IDS)]}_{index:08d}.wav" for index in range(count)),
+        Split.TRAIN,
+    )
+
+
+class Patches(Dataset[tuple[Any, ...]]):
+    """A clip's patches, each a copy; a quarter of them once more, transformed."""
+
+    def __init__(self, config: TrialConfig, clips: TrainClips):
+        self._config = config
+        self._clips = [np.array(clip.T) for clip in np.split(clips.frames_TF, clips.offsets[1:-1])]
+        self._labels = [IDS.index(machine_id) for machine_id in clips.machine_ids]
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        clip, patch = self._clips[index], self._config.patch
+        windows = (clip.shape[1] - PATCH) // patch.stride + 1
+        columns = np.random.choice(windows, patch.n_patches, replace=windows < patch.n_patches)
+        patches = np.stack([clip[:, column * patch.stride :][:, :PATCH].copy() for column in np.sort(columns)])
+        label = np.random.randint(len(TRANSFORMS))
+        heard = np.random.permutation(patch.n_patches)[: -(-patch.n_patches // VIEW_SHARE)]
+        views = np.stack([transformed(patches[view], TRANSFORMS[label]) for view in heard])
+        return patches, views, self._labels[index], label
+
+
+def transformed(patch: np.ndarray, name: str) -> np.ndarray:
+    """The nine transformations of the heads, one patch at a time."""
+    out = patch.copy()
+    if name == "time_reversal":
+        return out[:, ::-1].copy()
+    if name == "frequency_shift":
+        shift = np.random.randint(6, 17) * np.random.choice([-1, 1])
+        return out[np.clip(np.arange(PATCH) + shift, 0, PATCH - 1)]
+    if name == "time_shift":
+        return np.roll(out, -np.random.randint(16, 49), axis=1)
+    if name in ("frequency_mask", "time_mask"):
+        width = np.random.randint(8, 21)
+        begin = np.random.randint(0, PATCH - width)
+        if name == "frequency_mask":
+            out[begin : begin + width] = 0
+        else:
+            out[:, begin : begin + width] = 0
+    if name == "gain":
+        out += np.float32(np.random.uniform(0.75, 2.0) * np.random.choice([-1, 1]))
+    if name == "noise":
+        out += np.float32(np.random.uniform(0.5, 1.0)) * np.random.standard_normal(out.shape).astype(np.float32)
+    if name == "speed":
+        speed = np.random.uniform(1.25, 1.6) if np.random.rand() < 0.5 else np.random.uniform(0.6, 0.8)
+        return out[:, (np.arange(PATCH) * speed).astype(int) % PATCH]
+    return out
+
+
+class Straightforward:
+    """The usual training loop."""
+
+    def __init__(self, config: TrialConfig, clips: TrainClips, workers: int):
+        self._config = config
+        self._model = make_model(config, len(IDS))
+        codes = config.quantizer.num_embeddings
+        self._codebook_KD = torch.randn(codes, config.model.latent_dim)
+        self._counts_K, self._sums_KD = torch.ones(codes), self._codebook_KD.clone()
+        optim = config.optim
+        self._optimizer = torch.optim.AdamW(
+            self._model.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay
+        )
+        self._loader = DataLoader(
+            Patches(config, clips),
+            batch_size=config.patch.batch_size,
+            shuffle=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+
+    def train_epoch(self) -> None:
+        for patches_BPFT, views_BVFT, id_labels_B, transform_labels_B in self._loader:
+            self._step(patches_BPFT, views_BVFT, id_labels_B, transform_labels_B)
+
+    def _step(self, patches_BPFT: Tensor, views_BVFT: Tensor, id_labels_B: Tensor, labels_B: Tensor) -> None:
+        model, weights = self._model, self._config.loss
+        patches_XFT = patches_BPFT.flatten(0, 1)
+        latents = model.encoder(patches_XFT)
+        quantized, commitment = self._quantize(latents)
+        reconstruction = F.mse_loss(model.decoder(quantized), patches_XFT)
+        id_logits = model.heads.machine_id(clip_latents(latents, patches_BPFT.shape[1]))
+        views = model.encoder(views_BVFT.flatten(0, 1))
+        transform_logits = model.heads.transform(clip_latents(views, views_BVFT.shape[1]))
+        loss = (
+            reconstruction
+            + weights.commitment_cost * commitment
+            + weights.id_weight * F.cross_entropy(id_logits, id_labels_B)
+            + weights.transform_weight * F.cross_entropy(transform_logits, labels_B)
+        )
+        self._optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), self._config.optim.gradient_clip)
+        self._optimizer.step()
+        loss.item()  # as for a progress bar
+
+    def _quantize(self, latents_XDHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The quantizer of van den Oord et al. (2017) as most repositories have it; EMA, dead codes revived."""
+        settings = self._config.quantizer
+        grid = latents_XDHW.permute(0, 2, 3, 1).contiguous()
+        rows_ND = grid.view(-1, grid.shape[-1])
+        distances_NK = (
+            rows_ND.pow(2).sum(1, keepdim=True) + self._codebook_KD.pow(2).sum(1) - 2 * rows_ND @ self._codebook_KD.T
+        )
+        codes_N1 = distances_NK.argmin(1, keepdim=True)
+        one_hot_NK = torch.zeros(rows_ND.shape[0], settings.num_embeddings).scatter_(1, codes_N1, 1)
+        chosen = (one_hot_NK @ self._codebook_KD).view(grid.shape)
+        with torch.no_grad():
+            decay, rows = settings.ema_decay, rows_ND.detach()
+            self._counts_K = self._counts_K * decay + (1 - decay) * one_hot_NK.sum(0)
+            self._sums_KD = self._sums_KD * decay + (1 - decay) * one_hot_NK.T @ rows
+            codes_KD = self._sums_KD / (self._counts_K + 1e-5)[:, None]
+            dead_K1 = (self._counts_K < settings.dead_threshold * self._counts_K.mean())[:, None]
+            self._codebook_KD = torch.where(dead_K1, rows[torch.randint(len(rows), (len(codes_KD),))], codes_KD)
+        commitment = F.mse_loss(grid, chosen)
+        return (grid + (chosen - grid).detach()).permute(0, 3, 1, 2), commitment
+
+
+class Ours:
+    """Our trainer, in phase 2 from its first epoch."""
+
+    def __init__(self, config: TrialConfig, clips: TrainClips):
+        plan = ExecutionPlan(micro_batch_clips=config.patch.batch_size)
+        self._trainer = Trainer(config, clips, IDS, plan=plan, device=torch.device("cpu"))
+
+    def train_epoch(self) -> None:
+        losses = self._trainer.train_epoch()
+        assert losses.phase.phase == 2
+
+
+def seconds_of(contenders: dict[str, Any], epochs: int) -> dict[str, float]:
+    """The fastest epoch of each; a first one, in which libraries set themselves up, is not counted."""
+    for contender in contenders.values():
+        contender.train_epoch()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(epochs):
+        for name, contender in contenders.items():
+            begin = time.perf_counter()
+            contender.train_epoch()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: min(times) for name, times in seconds.items()}
+
+
+def rows_of(n_clips: int, epochs: int, threads: int) -> Iterator[dict[str, Any]]:
+    """One line of the table a case."""
+    torch.set_num_threads(threads)
+    clips = noise_clips(n_clips)
+    for name, knobs in CASES.items():
+        config = TrialConfig.from_flat({"epochs": 1_000, "vq_only_share": 0.0, "frozen_share": 0.0} | knobs)
+        contenders = {
+            "ours": Ours(config, clips),
+            "straightforward": Straightforward(config, clips, workers=0),
+            "straightforward, 1 worker process": Straightforward(config, clips, workers=1),
+        }
+        rates = {contender: n_clips / seconds for contender, seconds in seconds_of(contenders, epochs).items()}
+        fastest = max(rate for contender, rate in rates.items() if contender != "ours")
+        yield {
+            "case": name,
+            **{column: getattr(config.patch, column) for column in ("batch_size", "n_patches")},
+            **{column: getattr(config.model, column) for column in ("width", "latent_dim")},
+            "num_embeddings": config.quantizer.num_embeddings,
+            **{f"{contender} clips/s": round(rate, 1) for contender, rate in rates.items()},
+            "ratio": round(rates["ours"] / fastest, 2),
+        }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.split("\n")[0])
+    add_flag(parser, "clips", type=int, default=256, metavar="N", help=f"of {FRAMES} frames in an epoch (256)")
+    add_flag(parser, "epochs", type=int, default=5, metavar="N", help="of which the fastest counts (5)")
+    add_flag(parser, "threads", type=int, default=2, metavar="N", help="of torch (2)")
+    add_flag(parser, "output", metavar="FILE", help="write the table as CSV")
+    arguments = parser.parse_args(argv)
+    rows = []
+    for row in rows_of(arguments.clips, arguments.epochs, arguments.threads):
+        rows.append(row)
+        print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+    if arguments.output:
+        _write(rows, Path(arguments.output), sys.argv[1:] if argv is None else argv)
+    return 0
+
+
+def _write(rows: Sequence[dict[str, Any]], path: Path, argv: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(f"# python -m benchmarks.throughput {' '.join(argv)}\n")
+        file.write(
+            f"# {len(os.sched_getaffinity(0))} CPU cores, no GPU used; Python {platform.python_version()}, "
+            f"torch {torch.__version__}\n"
+        )
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
