@@ -1,0 +1,130 @@
+"""Several drivers at once on one study storage; and Optuna's own dashboard on a run's study as it is."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+
+from tests.analysis_tests.trained import write_recordings
+from tests.search_tests.test_run import SPACE
+from trainable.record import RunFolder
+
+pytestmark = pytest.mark.timeout(300)
+TRIALS = 3
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recordings(tmp_path_factory.mktemp("machines"), machine_type="press", train=6, test=4)
+
+
+def begin(machine: Path, folder: Path, name: str, *more: str) -> subprocess.Popen[str]:
+    space = folder / "space.yaml"
+    space.write_text(SPACE.replace("width: 0.25", "width: 0.125"))
+    command = [sys.executable, "-m", "search.run", "--space", str(space), "--data-root", str(machine)]
+    command += ["--machine-type", "press", "--num-samples", str(TRIALS), "--output", str(folder / name), *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def end(*processes: subprocess.Popen[str]) -> list[str]:
+    """Output of each; all of them must have ended well, with nothing on stderr."""
+    told = []
+    for process in processes:
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+        assert err == ""
+        told.append(out)
+    return told
+
+
+def numbers(path: Path) -> list[int]:
+    return [record.number for record in RunFolder(path).read_trials()]
+
+
+def test_two_drivers_share_a_study_and_two_others_do_not_disturb_each_other(machine, tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+
+    def driver(run: str, study: str, seed: int) -> subprocess.Popen[str]:
+        flags = ["--local", "--study-storage", url, "--study-name", study, "--seed", str(seed)]
+        return begin(machine, tmp_path, run, *flags)
+
+    end(driver("a", "together", 1), driver("b", "together", 2), driver("c", "alone", 3))
+    together = optuna.load_study(study_name="together", storage=url).trials
+    alone = optuna.load_study(study_name="alone", storage=url).trials
+    assert Counter(trial.user_attrs["run"] for trial in together) == {"a": TRIALS, "b": TRIALS}
+    assert Counter(trial.user_attrs["run"] for trial in alone) == {"c": TRIALS}
+    assert sorted(numbers(tmp_path / "a") + numbers(tmp_path / "b")) == list(range(2 * TRIALS))
+    assert numbers(tmp_path / "c") == list(range(TRIALS))
+    for run, trials in (("a", together), ("b", together), ("c", alone)):
+        for number in numbers(tmp_path / run):
+            record, trial = RunFolder(tmp_path / run).read_trial(number), trials[number]
+            assert trial.user_attrs["run"] == run
+            assert trial.params == record.start.params
+            assert trial.state.is_finished()
+            assert trial.user_attrs["outcome"]["end"] == record.outcome.end
+            reported = {report.epoch: report.validation_auc for report in record.epochs}
+            assert trial.intermediate_values == pytest.approx(reported)
+    # A third driver adds its trials and leaves the others as they are.
+    end(driver("d", "together", 4))
+    again = optuna.load_study(study_name="together", storage=url).trials
+    assert numbers(tmp_path / "d") == list(range(2 * TRIALS, 3 * TRIALS))
+    assert [trial.params for trial in again[: 2 * TRIALS]] == [trial.params for trial in together]
+
+
+@pytest.mark.long
+def test_two_ray_searches_at_once_on_one_machine(machine, tmp_path):
+    told = end(*(begin(machine, tmp_path, name, "--concurrency", "1") for name in ("a", "b")))
+    for name, out in zip(("a", "b"), told, strict=True):
+        assert f"{TRIALS} trials:" in out
+        assert numbers(tmp_path / name) == list(range(TRIALS))
+    addresses = {line.split()[1] for out in told for line in out.splitlines() if line.startswith("dashboard: ")}
+    assert len(addresses) == 2
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ask(url: str, process: subprocess.Popen[bytes]) -> dict:
+    """The answer of a server that may not have started yet."""
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                return json.load(answer)
+        except (urllib.error.URLError, ConnectionError):
+            assert process.poll() is None, "the server ended by itself"
+            time.sleep(0.1)
+
+
+def test_optuna_dashboard_opens_the_study_as_it_is(machine, tmp_path):
+    pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is in the extra `notebooks`")
+    end(begin(machine, tmp_path, "run", "--local"))
+    port = free_port()
+    program = Path(sys.executable).with_name("optuna-dashboard")
+    command = [str(program), f"sqlite:///{tmp_path / 'run/study.db'}", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        (study,) = ask(f"http://127.0.0.1:{port}/api/studies", process)["study_summaries"]
+        assert study["study_name"] == "run"
+        detail = ask(f"http://127.0.0.1:{port}/api/studies/{study['study_id']}?after=0", process)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+    records = RunFolder(tmp_path / "run").read_trials()
+    assert [trial["number"] for trial in detail["trials"]] == [record.number for record in records]
+    for trial, record in zip(detail["trials"], records, strict=True):
+        assert trial["state"] == ("Complete" if record.outcome.end == "completed" else "Pruned")
+        assert [each["step"] for each in trial["intermediate_values"]] == [report.epoch for report in record.epochs]
+        assert {each["name"] for each in trial["params"]} == set(record.start.params)
