@@ -1,0 +1,277 @@
+"""What the budgeted sampler is worth: wasted proposals and the best result after equal training, beside three others.
+
+    python -m benchmarks.budget_sampler --seeds 24 --output benchmarks/results/budget_sampler.csv
+
+The space is `ad_tuning` as it is and memory is what the planner predicts for the whole batch at once without
+recomputation; the budget is the median of uniform draws, so that about half of the space exceeds it. The objective is
+SYNTHETIC (`objective`: a smooth hill, nothing is trained), in two forms: its summit where the budget forbids it, and
+where the budget allows it. All have the same number of trainings; proposals that do not fit come on top. Beside ours:
+
+* plain Optuna TPE (multivariate, groups) that is told FAIL for what does not fit,
+* the same told PRUNED with the constraint log(predicted / budget): rejection alone,
+* uniform draws, rejected where they do not fit.
+
+A wasted proposal is one that was made and could not be trained. What ours drops among its own draws costs a question
+to the planner and no proposal; `draws` says how many were asked about for each.
+"""
+
+import argparse
+import csv
+import math
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from search._optuna import frozen, to_optuna
+from search.planning import Planning, planner_plans
+from search.sampler import BudgetedTPESampler
+from search.study import memory_violation
+from spaces.loader import load_space
+from spaces.space import Space
+from trainable.commandline import add_flag, run
+from trainable.memory.planner import Planner
+from trainable.memory.predict import DataSizes
+from trainable.plan import PlanRequest
+
+DATA = DataSizes(train_frames=200 * 141, test_frames=200 * 141, train_clips=200, test_clips=200, n_ids=4)
+WINDOW = 25
+"""Proposals at the beginning and at the end whose waste is shown apart."""
+MOST_PROPOSALS = 10
+"""Times the trainings: a sampler that finds nothing that fits any more is stopped there."""
+SUMMITS = {
+    "beyond the budget": {"n_patches": 8, "latent_dim": 56, "num_embeddings": 512},
+    "within the budget": {"n_patches": 4, "latent_dim": 20, "num_embeddings": 128},
+}
+"""Where the synthetic objective is best; see `objective` for the other parameters."""
+RESAMPLES = 10_000
+
+
+def objective(params: Mapping[str, Any], summit: Mapping[str, int]) -> float:
+    """A made-up AUC, at most 0.95: falls with the square of the distance, in octaves, from the summit."""
+    octaves = [
+        math.log2(params["n_patches"] / summit["n_patches"]) / 2,
+        math.log2(params["latent_dim"] / summit["latent_dim"]) / 3,
+        math.log2(params["num_embeddings"] / summit["num_embeddings"]) / 4,
+        math.log2(params["stride"] / 8) / 3,
+        math.log2(params["learning_rate"] / 2e-3) / 4,
+        math.log2(params["commitment_cost"] / 0.25) / 6,
+        params["commitment_warmup_epochs"] / 8,
+        (params.get("commitment_warmup_start", 0.0) - 0.2) / 4,
+    ]
+    return 0.95 - 0.2 * sum(distance**2 for distance in octaves)
+
+
+@dataclass
+class Search:
+    """What one search did."""
+
+    wasted: list[bool]
+    """Of each proposal in turn, whether it could not be trained."""
+    draws: int
+    started_over_budget: int
+    values: list[float]
+
+    def share(self, part: slice) -> float:
+        return float(np.mean(self.wasted[part]))
+
+
+class Problem:
+    """Space, budget and objective."""
+
+    def __init__(self, space: Space, planning: Planning, budget_bytes: int, summit: Mapping[str, int], trainings: int):
+        self.space, self.planning, self.budget_bytes = space, planning, budget_bytes
+        self.summit, self.trainings = summit, trainings
+        self.distributions = {parameter.name: to_optuna(parameter.distribution) for parameter in space.parameters}
+
+    def bytes_of(self, params: Mapping[str, Any]) -> int:
+        return self.planning.choose(params).predicted_bytes
+
+    def fits(self, params: Mapping[str, Any]) -> bool:
+        return self.bytes_of(params) <= self.budget_bytes
+
+    def value(self, params: Mapping[str, Any]) -> float:
+        return objective(params, self.summit)
+
+
+def ours(problem: Problem, seed: int) -> Search:
+    """The sampler as the conductor uses it."""
+    study = optuna.create_study(direction="maximize")
+    sampler = BudgetedTPESampler(problem.space, study, seed=seed)
+    done = Search([], 0, 0, [])
+    while len(done.values) < problem.trainings and len(done.wasted) < MOST_PROPOSALS * problem.trainings:
+        proposal = sampler.propose(len(done.wasted), problem.fits)
+        done.draws += proposal.draws
+        done.wasted.append(not proposal.fits)
+        if proposal.fits:
+            done.started_over_budget += problem.bytes_of(proposal.params) > problem.budget_bytes
+            done.values.append(problem.value(proposal.params))
+            number, value = len(done.wasted) - 1, done.values[-1]
+            sampler.history.ended(
+                frozen(number, TrialState.COMPLETE, proposal.params, proposal.distributions, value=value)
+            )
+    return done
+
+
+def plain_tpe(problem: Problem, seed: int, *, state: TrialState) -> Search:
+    """Optuna's own sampler; what does not fit is told as `state`, PRUNED with the constraint."""
+    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=10)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    done = Search([], 0, 0, [])
+    while len(done.values) < problem.trainings and len(done.wasted) < MOST_PROPOSALS * problem.trainings:
+        trial = study.ask()
+        params = suggested(problem, trial)
+        done.draws += 1
+        done.wasted.append(not problem.fits(params))
+        if problem.fits(params):
+            done.values.append(problem.value(params))
+            study.tell(trial, done.values[-1])
+            continue
+        if state == TrialState.PRUNED:
+            trial.set_constraint("memory", memory_violation(problem.bytes_of(params), problem.budget_bytes))
+        study.tell(trial, state=state)
+    return done
+
+
+def suggested(problem: Problem, trial: optuna.Trial) -> dict[str, Any]:
+    """Parameters as a user's objective function would ask for them, one by one, conditions respected."""
+    params: dict[str, Any] = {}
+    for parameter in problem.space.parameters:
+        if problem.space.is_active(parameter, params):
+            params[parameter.name] = _suggest(trial, parameter.name, problem.distributions[parameter.name])
+    return params
+
+
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    if isinstance(distribution, FloatDistribution):
+        return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+    assert isinstance(distribution, optuna.distributions.IntDistribution)
+    return trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+
+
+def uniform(problem: Problem, seed: int) -> Search:
+    """Uniform draws, rejected where they do not fit."""
+    sampler = BudgetedTPESampler(problem.space, optuna.create_study(direction="maximize"), seed=seed)
+    rng = np.random.RandomState(seed)
+    done = Search([], 0, 0, [])
+    while len(done.values) < problem.trainings:
+        params = sampler.random(rng)
+        done.draws += 1
+        done.wasted.append(not problem.fits(params))
+        if problem.fits(params):
+            done.values.append(problem.value(params))
+    return done
+
+
+CONTENDERS: dict[str, Callable[[Problem, int], Search]] = {
+    "ours": ours,
+    "TPE told FAIL": lambda problem, seed: plain_tpe(problem, seed, state=TrialState.FAIL),
+    "TPE told PRUNED with constraint": lambda problem, seed: plain_tpe(problem, seed, state=TrialState.PRUNED),
+    "uniform draws": uniform,
+}
+
+
+def interval(differences: np.ndarray) -> tuple[float, float, float]:
+    """Mean and its 95 % percentile bootstrap interval over seeds."""
+    rng = np.random.default_rng(0)
+    means = rng.choice(differences, (RESAMPLES, len(differences))).mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(differences.mean()), float(low), float(high)
+
+
+def rows_of(problem: Problem, summit: str, seeds: int) -> list[dict[str, Any]]:
+    """A line a contender; differences are ours minus the other, of the same seeds."""
+    searches = {name: [search(problem, seed) for seed in range(seeds)] for name, search in CONTENDERS.items()}
+    best = {
+        name: np.array([max(search.values, default=math.nan) for search in done]) for name, done in searches.items()
+    }
+    rows = []
+    for name, done in searches.items():
+        row: dict[str, Any] = {
+            "summit": summit,
+            "sampler": name,
+            "seeds": seeds,
+            "trainings": float(np.mean([len(search.values) for search in done])),
+            "proposals": float(np.mean([len(search.wasted) for search in done])),
+            "draws": sum(search.draws for search in done) / sum(len(search.wasted) for search in done),
+            "wasted_first": float(np.mean([search.share(slice(WINDOW)) for search in done])),
+            "wasted_last": float(np.mean([search.share(slice(-WINDOW, None)) for search in done])),
+            "wasted": float(np.mean([search.share(slice(None)) for search in done])),
+            "started_over_budget": sum(search.started_over_budget for search in done),
+            "best": float(best[name].mean()),
+        }
+        if name != "ours":
+            difference = interval(best["ours"] - best[name])
+            row |= dict(zip(("ours_minus_this", "interval_low", "interval_high"), difference, strict=True))
+        rows.append(row)
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.budget_sampler", description=__doc__.split("\n")[0])
+    add_flag(parser, "seeds", type=int, default=24, metavar="N", help="searches of each kind (24)")
+    add_flag(parser, "trainings", type=int, default=60, metavar="N", help="in each search (60)")
+    add_flag(parser, "output", metavar="FILE", help="write the table as CSV")
+    arguments = parser.parse_args(argv)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    torch.set_num_threads(1)
+    space = load_space("ad_tuning")
+    batch = space.default_config(epochs=1).patch.batch_size
+    planner = Planner(DATA, budget_bytes=None, request=PlanRequest(micro_batch_clips=batch, recompute=False))
+    planning = Planning(space, budget_bytes=None, plans=planner_plans(planner))
+    sampler = BudgetedTPESampler(space, optuna.create_study(direction="maximize"), seed=0)
+    rng = np.random.RandomState(0)
+    sizes = [planning.choose(sampler.random(rng)).predicted_bytes for _ in range(500)]
+    budget_bytes = int(median(sizes))
+    exceeding = float(np.mean([size > budget_bytes for size in sizes]))
+    said = (
+        f"predicted {min(sizes) / 2**20:.0f} … {max(sizes) / 2**20:.0f} MiB, budget {budget_bytes / 2**20:.0f} MiB, "
+        f"which {exceeding:.0%} of 500 uniform draws exceed; {arguments.trainings} trainings, synthetic objective"
+    )
+    print(said, flush=True)
+    rows = []
+    for summit, where in SUMMITS.items():
+        problem = Problem(space, planning, budget_bytes, where, arguments.trainings)
+        rows += rows_of(problem, summit, arguments.seeds)
+        for row in rows[-len(CONTENDERS) :]:
+            print(", ".join(f"{name} {_shown(value)}" for name, value in row.items()), flush=True)
+    if arguments.output:
+        _write(rows, Path(arguments.output), sys.argv[1:] if argv is None else argv, said)
+    return 0
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _write(rows: Sequence[dict[str, Any]], path: Path, argv: Sequence[str], said: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(f"# python -m benchmarks.budget_sampler {' '.join(argv)}\n")
+        file.write(
+            f"# {len(os.sched_getaffinity(0))} CPU cores, no GPU used; Python {platform.python_version()}, "
+            f"Optuna {optuna.__version__}, torch {torch.__version__}\n"
+        )
+        file.write(f"# {said}\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _shown(value) for name, value in row.items()} for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
