@@ -28,7 +28,7 @@ from trainable.data.embedded import EmbeddedClip, embedded_sound
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 TINY_DATA = "--data-root recordings --machine-type fan"
 """The reader's recordings instead of the embedded machines, which take longer to make than all of these tests."""
@@ -211,6 +211,8 @@ def run(command: Command, folder: Path) -> None:
         run_shell(command, folder)
     elif words[:2] == ["python", "-m"]:
         run_python(command)
+        for made in re.findall(r"--(?:output|export) (\S+)", command.text):
+            assert Path(made).exists(), f"{command}: wrote no {made}"
     else:
         pytest.fail(f"{command}: of no kind that this test knows; add it to one")
 
@@ -251,8 +253,9 @@ def check_flags(command: Command, words: list[str]) -> None:
             warnings.simplefilter("ignore", DeprecationWarning)  # of what TensorBoard brings along
             from tensorboard import program
 
-            configured = program.TensorBoard().configure(argv=tuple(words))
-        assert Path(configured["logdir"]).is_dir()
+            board = program.TensorBoard()
+            board.configure(argv=tuple(words))
+        assert Path(board.flags.logdir).is_dir()
     elif words[0] == "optuna-dashboard":
         import optuna
 
