@@ -5,21 +5,21 @@ the run's folder) before the method returns, so a driver may be killed at any mo
 `Conductor` over the same folder and study.
 """
 
-import hashlib
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search import _optuna
 from search.asha import Asha, Decision
+from search.listeners import Listener
 from search.options import SearchOptions
 from search.planning import Planning
 from search.sampler import BudgetedTPESampler
-from search.study import FAILURES, SearchStudy, as_observation, outcome_of, start_of
+from search.standing import Standing
+from search.study import SearchStudy, as_observation, outcome_of, start_of
 from spaces.space import Space
 from trainable.errors import BudgetError
 from trainable.record import EpochReport, RunFolder, TrialEnd, TrialOutcome, TrialStart
@@ -27,24 +27,10 @@ from trainable.units import format_bytes
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Conductor", "Decision", "Listener"]
+__all__ = ["Conductor", "Decision"]
 
-SAME_FAILURES = 5
-"""If the first so many trials all fail in the same way, the mistake is not in their parameters."""
-LEADERS = 5
-"""Completed trials whose checkpoints are kept, so that their held-out clips can be scored afterwards."""
 OVER_BUDGET_IN_A_ROW = 20
 """Proposals in a row that fit no plan, each after hundreds of draws, before the search gives up."""
-
-
-class Listener(Protocol):
-    """Told of everything that happens; the live view is one."""
-
-    def on_start(self, start: TrialStart, *, resumed: bool) -> None: ...
-
-    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None: ...
-
-    def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None: ...
 
 
 class Conductor:
@@ -90,9 +76,7 @@ class Conductor:
         )
         self.stop_reason: str | None = None
         """Why the search ended before its trials were used up; None if it did not."""
-        self.counts: dict[TrialEnd, int] = dict.fromkeys(TrialEnd, 0)
-        self.leaders: list[tuple[float, int]] = []
-        """Final validation AUCs of the best completed trials and their numbers, best first, at most `LEADERS`."""
+        self.standing = Standing()
         self.listener = listener
         self._clock = clock
         self._begin = clock()
@@ -102,7 +86,6 @@ class Conductor:
         self._failures: dict[int, int] = {}
         self._known: set[int] = set()
         self._unfinished: list[TrialStart] = []
-        self._first_endings: list[str] = []
         self._started = 0
         self._proposed = 0
         self._over_budget_in_a_row = 0
@@ -149,7 +132,7 @@ class Conductor:
     @property
     def best(self) -> tuple[float, int] | None:
         """Highest final validation AUC of a completed trial, and its number."""
-        return self.leaders[0] if self.leaders else None
+        return self.standing.best
 
     @property
     def running(self) -> tuple[int, ...]:
@@ -248,7 +231,7 @@ class Conductor:
         config = self.space.config(proposal.params, epochs=self.options.max_epochs).flat()
         plan = choice.plan.to_dict()
         # The trial's seed comes from the proposal's number, which is known before the study gives the trial one.
-        config["seed"] = trial_seed(self.options.seed, self._proposed - 1)
+        config["seed"] = self.options.trial_seed(self._proposed - 1)
         number = self.study.start(
             proposal.params, distributions, config=config, plan=plan, predicted_bytes=choice.predicted_bytes
         )
@@ -284,7 +267,7 @@ class Conductor:
         self.folder.write_start(start)
         self.folder.write_outcome(number, outcome)
         self._known.add(number)
-        self.counts[TrialEnd.OVER_BUDGET] += 1
+        self.standing.ended(number, outcome)
         if self.listener is not None:
             self.listener.on_end(start, outcome)
         self._over_budget_in_a_row += 1
@@ -310,33 +293,9 @@ class Conductor:
         self.asha.forget(number)
         for table in (self._values, self._decisions, self._failures):
             table.pop(number, None)
-        self.counts[outcome.end] += 1
-        self._take_best(number, outcome)
-        self._watch_first_endings(outcome)
-
-    def _take_best(self, number: int, outcome: TrialOutcome) -> None:
-        """The winner is the completed trial with the highest AUC at its *last* epoch; of equals, the first.
-
-        The best epoch of all trials would be a maximum over many more looks at the same clips. Trials that ASHA
-        stopped were trained less and do not compete.
-        """
-        if (
-            outcome.end is TrialEnd.COMPLETED
-            and outcome.final_auc is not None
-            and outcome.final_auc == outcome.final_auc
-        ):
-            self.leaders.append((outcome.final_auc, number))
-            self.leaders.sort(key=lambda leader: (-leader[0], leader[1]))
-            del self.leaders[LEADERS:]
-
-    def _watch_first_endings(self, outcome: TrialOutcome) -> None:
-        if len(self._first_endings) >= SAME_FAILURES:
-            return
-        # Numbers in a message (an address, a loss) do not make it another failure.
-        kind = f"{outcome.end}: {re.sub(r'[0-9]+', '#', outcome.reason)}" if outcome.end in FAILURES else ""
-        self._first_endings.append(kind)
-        if len(self._first_endings) == SAME_FAILURES and kind and len(set(self._first_endings)) == 1:
-            self.stop(f"the first {SAME_FAILURES} trials all failed in the same way: {outcome.end}: {outcome.reason}")
+        alike = self.standing.ended(number, outcome)
+        if alike is not None:
+            self.stop(alike)
 
     def _outcome(self, number: int, end: TrialEnd, reason: str, failures: int | None) -> TrialOutcome:
         values = self._values[number]
@@ -392,14 +351,10 @@ class Conductor:
         if outcome.end != TrialEnd.OVER_BUDGET and set(trial.params) <= set(self.space.names):
             self.sampler.history.ended(trial)
         if mine:
-            self.counts[outcome.end] += 1
             self._write_missing(start_of(trial), outcome)
-            self._take_best(trial.number, outcome)
-            if outcome.end != TrialEnd.OVER_BUDGET:
-                self._watch_first_endings(outcome)
-                if self.stop_reason is not None:
-                    # The user saw it, mended the cause (or not) and resumed: let the search try again.
-                    self.stop_reason, self._first_endings = None, []
+            if self.standing.ended(trial.number, outcome) is not None:
+                # The user saw it, mended the cause (or not) and resumed: let the search try again.
+                self.standing.forget_first_endings()
 
     def _take_running(self, trial: FrozenTrial, outcome: TrialOutcome | None) -> dict[int, float]:
         """A trial that the killed driver left running; brings study and folder to the same state."""
@@ -439,9 +394,3 @@ class Conductor:
         self.asha.rebuild(fresh)
         for number in fresh:
             self.asha.forget(number)
-
-
-def trial_seed(seed: int, index: int) -> int:
-    """A trial's own seed, 0 … 2³¹ − 1, from the search's seed and the proposal's number."""
-    digest = hashlib.sha256(f"trial {seed} {index}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") & 0x7FFF_FFFF

@@ -2,11 +2,20 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from search.asha import Decision
-from search.conductor import Listener
 from trainable.record import EpochReport, TrialOutcome, TrialStart
+
+
+class Listener(Protocol):
+    """Told of everything that happens; the live view is one."""
+
+    def on_start(self, start: TrialStart, *, resumed: bool) -> None: ...
+
+    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None: ...
+
+    def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None: ...
 
 
 class Silence:

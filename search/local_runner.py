@@ -60,7 +60,7 @@ class LocalRunner:
         self._folder = run_folder
         self._options = options
         self._make = trial_factory
-        self._keeper = CheckpointKeeper(options, run_folder, conductor.leaders)
+        self._keeper = CheckpointKeeper(options, run_folder, conductor.standing.leaders)
         self._slots: list[_Slot] = []
 
     def run(self) -> None:
@@ -136,4 +136,4 @@ class LocalRunner:
         slot.place.forget_copy()
 
     def _ended(self, number: int) -> None:
-        self._keeper.ended(number, self._conductor.leaders)
+        self._keeper.ended(number, self._conductor.standing.leaders)

@@ -1,5 +1,6 @@
 """What was asked of a search, validated once at the door."""
 
+import hashlib
 import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -93,6 +94,11 @@ class SearchOptions:
         if self.concurrency is not None:
             return self.concurrency
         return 1 if self.local else len(os.sched_getaffinity(0))
+
+    def trial_seed(self, index: int) -> int:
+        """A trial's own seed, 0 … 2³¹ − 1, from the search's seed and the proposal's number."""
+        digest = hashlib.sha256(f"trial {self.seed} {index}".encode()).digest()
+        return int.from_bytes(digest[:4], "big") & 0x7FFF_FFFF
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values for the manifest; a storage URL is left out, since it may hold a password."""

@@ -58,7 +58,7 @@ class _Session:
         self._nodes_now = nodes_now
         self._asked = time.monotonic()
         self.starts: dict[int, TrialStart] = {}
-        self.keeper = CheckpointKeeper(options, folder, conductor.leaders)
+        self.keeper = CheckpointKeeper(options, folder, conductor.standing.leaders)
         self.numbers: dict[str, int] = {}
         self.kinds: dict[int, int] = {}
         self.heard: dict[int, float] = {}
@@ -119,7 +119,7 @@ class _Session:
         self.kinds.pop(number, None)
         self.starts.pop(number, None)
         self.heard.pop(number, None)
-        self.keeper.ended(number, self.conductor.leaders)
+        self.keeper.ended(number, self.conductor.standing.leaders)
 
     def finish_failed(self, number: int, end: TrialEnd, reason: str) -> None:
         logger.info("trial %d ended, %s: %s", number, end, " ".join(reason.split())[:300])

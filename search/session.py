@@ -84,7 +84,7 @@ def _run(
     folder.write_manifest(manifest)
     # In this process trials take turns, however many are alive.
     progress = Progress(options, conductor.asha.rung_epochs, 1 if slots is None else workers)
-    progress.take_up(conductor.counts, conductor.best)
+    progress.take_up(conductor.standing.counts, conductor.best)
     with (
         make_view(console, progress, quiet=request.quiet) as view,
         TensorBoardScalars(folder.path / "tensorboard") as tensorboard,

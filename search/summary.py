@@ -60,7 +60,7 @@ def find_winner(conductor: Conductor, make_trial: Callable[[TrialStart], Trial])
 
 def counts_text(conductor: Conductor) -> str:
     """``20 trials: 7 completed, 13 pruned``, each ending by its own name; proposals over budget beside them."""
-    counts = conductor.counts
+    counts = conductor.standing.counts
     parts = [f"{count} {end.value}" for end, count in counts.items() if count and end is not TrialEnd.OVER_BUDGET]
     text = f"{sum(counts.values()) - counts[TrialEnd.OVER_BUDGET]} trials: {', '.join(parts) or 'none ended'}"
     if counts[TrialEnd.OVER_BUDGET]:
@@ -123,7 +123,7 @@ def write_results(
 ) -> None:
     """``summary.json``, and ``best.yaml`` if there is a winner."""
     summary: dict[str, Any] = {
-        "counts": {end.value: count for end, count in conductor.counts.items()},
+        "counts": {end.value: count for end, count in conductor.standing.counts.items()},
         "seconds": round(seconds, 1),
         "stop_reason": conductor.stop_reason,
         "skipped_recordings": skipped,

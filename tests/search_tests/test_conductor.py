@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from search.conductor import Conductor, Decision, trial_seed
+from search.conductor import Conductor, Decision
+from search.options import SearchOptions
 from search.planning import Choice, Planning
 from search.study import SearchStudy
 from tests.search_tests.synthetic import make_conductor, report_at, small_space
@@ -62,7 +63,7 @@ def test_a_trial_is_started_told_and_ended_in_folder_study_and_listener(tmp_path
     start = conductor.next_trial()
     assert start is not None
     assert start.config["epochs"] == 3
-    assert start.config["seed"] == trial_seed(0, 0)
+    assert start.config["seed"] == SearchOptions(space="s").trial_seed(0)
     assert start.plan == ExecutionPlan(micro_batch_clips=1).to_dict()
     assert conductor.running == (0,)
     assert told(conductor, 0, 0.6, 0.7, 0.65) == [CONTINUE, CONTINUE, STOP]
@@ -75,7 +76,7 @@ def test_a_trial_is_started_told_and_ended_in_folder_study_and_listener(tmp_path
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.65)
     assert heard.words[:2] == ["start 0", "epoch 1 of 0: continue"]
     assert heard.words[-2:] == ["epoch 3 of 0: stop", "end 0: completed"]
-    assert conductor.counts[TrialEnd.COMPLETED] == 1
+    assert conductor.standing.counts[TrialEnd.COMPLETED] == 1
     assert conductor.running == ()
 
 
@@ -116,7 +117,7 @@ def test_each_failure_keeps_its_word_and_one_line_of_reason(tmp_path: Path, end:
     assert len(outcome.reason) == 500
     assert (outcome.best_auc, outcome.final_auc, outcome.epochs) == (0.6, 0.6, 2)
     conductor.finish(number, outcome)
-    assert conductor.counts[end] == 1
+    assert conductor.standing.counts[end] == 1
     assert conductor.folder.read_trial(number).outcome == outcome
     trial = conductor.study.trials()[number]
     assert trial.constraints == {"failure": 1.0}
@@ -209,7 +210,7 @@ def test_every_started_trial_fits(tmp_path: Path) -> None:
         assert 0 < start.predicted_bytes <= 1024
         told(conductor, start.number, 0.5 + index / 100)
         conductor.finish(start.number, conductor.outcome(start.number))
-    assert conductor.counts[TrialEnd.OVER_BUDGET] == 0
+    assert conductor.standing.counts[TrialEnd.OVER_BUDGET] == 0
 
 
 def test_what_does_not_fit_is_recorded_not_counted_and_the_search_gives_up_in_time(tmp_path: Path) -> None:
@@ -224,13 +225,13 @@ def test_what_does_not_fit_is_recorded_not_counted_and_the_search_gives_up_in_ti
     with pytest.raises(BudgetError, match=r"hardly anything in the space fits 1000 B: .* draws"):
         conductor.next_trial()
     assert conductor.started == 0
-    assert conductor.counts[TrialEnd.OVER_BUDGET] == 20
+    assert conductor.standing.counts[TrialEnd.OVER_BUDGET] == 20
     records = conductor.folder.read_trials()
     assert len(records) == 20
     assert {record.outcome.end for record in records if record.outcome} == {TrialEnd.OVER_BUDGET}
     assert all(trial.constraints["memory"] > 0 for trial in conductor.study.trials())
     resumed = make_conductor(tmp_path, budget_bytes=1000)
-    assert resumed.counts[TrialEnd.OVER_BUDGET] == 20
+    assert resumed.standing.counts[TrialEnd.OVER_BUDGET] == 20
     assert resumed.started == 0
 
 
@@ -291,7 +292,7 @@ def test_a_word_of_an_ending_without_its_state_is_finished(tmp_path: Path) -> No
     assert resumed.unfinished() == []
     assert resumed.folder.read_trial(number).outcome == outcome
     assert resumed.study.trials()[number].state == TrialState.PRUNED
-    assert resumed.counts[TrialEnd.NON_FINITE] == 1
+    assert resumed.standing.counts[TrialEnd.NON_FINITE] == 1
 
 
 def test_killed_after_the_last_epoch_the_trial_is_complete(tmp_path: Path) -> None:
@@ -311,7 +312,7 @@ def test_killed_before_it_could_say_stop_the_trial_is_pruned(tmp_path: Path) -> 
     assert told(conductor, number, 0.5, 0.5) == [CONTINUE, STOP]
     resumed = make_conductor(tmp_path, grace_period=2)
     assert resumed.unfinished() == []
-    assert resumed.counts[TrialEnd.PRUNED] == 1
+    assert resumed.standing.counts[TrialEnd.PRUNED] == 1
     assert resumed.running == ()
     assert resumed.asha.rungs[0].values == [0.5, 0.9], "not recorded twice"
 
@@ -363,7 +364,7 @@ def test_drivers_of_one_study_learn_from_each_other(tmp_path: Path) -> None:
 
 
 def test_trials_have_seeds_of_their_own() -> None:
-    seeds = {trial_seed(seed, index) for seed in range(20) for index in range(100)}
+    seeds = {SearchOptions(space="s", seed=seed).trial_seed(index) for seed in range(20) for index in range(100)}
     assert len(seeds) == 2000
     assert all(0 <= seed < 2**31 for seed in seeds)
-    assert trial_seed(1, 2) == trial_seed(1, 2)
+    assert SearchOptions(space="s", seed=1).trial_seed(2) == SearchOptions(space="s", seed=1).trial_seed(2)

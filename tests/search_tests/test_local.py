@@ -32,11 +32,11 @@ def test_same_seed_twice_gives_the_same_table(tmp_path, concurrency):
     assert table(tmp_path / "a") == table(tmp_path / "b")
     assert table(tmp_path / "a") != table(tmp_path / "c")
     assert first.done
-    assert sum(first.counts.values()) == 12
-    assert first.counts[TrialEnd.PRUNED] >= 4
-    assert first.counts[TrialEnd.COMPLETED] >= 1
+    assert sum(first.standing.counts.values()) == 12
+    assert first.standing.counts[TrialEnd.PRUNED] >= 4
+    assert first.standing.counts[TrialEnd.COMPLETED] >= 1
     kept = [path for path in (tmp_path / "a/trials").glob("*/checkpoints") if any(path.iterdir())]
-    assert {int(path.parent.name) for path in kept} == {number for _, number in first.leaders}
+    assert {int(path.parent.name) for path in kept} == {number for _, number in first.standing.leaders}
 
 
 @pytest.mark.timeout(60)

@@ -1,0 +1,55 @@
+"""How a search stands: endings by name, the best completed trials, and whether everything fails alike."""
+
+import re
+
+from search.study import FAILURES
+from trainable.record import TrialEnd, TrialOutcome
+
+SAME_FAILURES = 5
+"""If the first so many trials all fail in the same way, the mistake is not in their parameters."""
+LEADERS = 5
+"""Completed trials whose checkpoints are kept, so that their held-out clips can be scored afterwards."""
+
+
+class Standing:
+    """Adds up endings."""
+
+    def __init__(self) -> None:
+        self.counts: dict[TrialEnd, int] = dict.fromkeys(TrialEnd, 0)
+        self.leaders: list[tuple[float, int]] = []
+        """Final validation AUCs of the best completed trials and their numbers, best first, at most `LEADERS`.
+
+        The winner is the completed trial with the highest AUC at its *last* epoch; of equals, the first. The best
+        epoch of all trials would be a maximum over many more looks at the same clips. Trials that ASHA stopped were
+        trained less and do not compete.
+        """
+        self._first_endings: list[str] = []
+
+    @property
+    def best(self) -> tuple[float, int] | None:
+        """Highest final validation AUC of a completed trial, and its number."""
+        return self.leaders[0] if self.leaders else None
+
+    def ended(self, number: int, outcome: TrialOutcome) -> str | None:
+        """Counts an ending; a reason to stop the search if the first trials all failed in the same way."""
+        self.counts[outcome.end] += 1
+        auc = outcome.final_auc
+        if outcome.end is TrialEnd.COMPLETED and auc is not None and auc == auc:
+            self.leaders.append((auc, number))
+            self.leaders.sort(key=lambda leader: (-leader[0], leader[1]))
+            del self.leaders[LEADERS:]
+        return None if outcome.end is TrialEnd.OVER_BUDGET else self._all_alike(outcome)
+
+    def forget_first_endings(self) -> None:
+        """After a resume: the user saw why the search stopped, and it may try again."""
+        self._first_endings = []
+
+    def _all_alike(self, outcome: TrialOutcome) -> str | None:
+        if len(self._first_endings) >= SAME_FAILURES:
+            return None
+        # Numbers in a message (an address, a loss) do not make it another failure.
+        kind = f"{outcome.end}: {re.sub(r'[0-9]+', '#', outcome.reason)}" if outcome.end in FAILURES else ""
+        self._first_endings.append(kind)
+        if len(self._first_endings) < SAME_FAILURES or not kind or len(set(self._first_endings)) > 1:
+            return None
+        return f"the first {SAME_FAILURES} trials all failed in the same way: {outcome.end}: {outcome.reason}"
