@@ -72,6 +72,8 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
     level = logging.INFO if verbose else logging.ERROR
     logging.getLogger("ray").setLevel(level)
     quiet: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose, "ignore_reinit_error": False}
+    # The column "Name" of the dashboard's list of jobs.
+    quiet["job_config"] = ray.job_config.JobConfig(metadata={"job_name": title.partition(":")[0]})
     try:
         with _job_title(title):
             if options.address:
