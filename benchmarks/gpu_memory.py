@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu_memory                      # 64 configurations × plans, up to most of the card
     python -m benchmarks.gpu_memory --profile-output benchmarks/results/gpu_profile.json
+    python -m benchmarks.gpu_packing                     # trials an hour, packed; see there
 
 Every process trains as a trial does (start of the codebook, two steps with heads, a scoring pass) on noise. Measured
 are ``max_memory_allocated``, ``max_memory_reserved``, and what the driver sees: free memory before the process minus
@@ -83,18 +84,23 @@ def cases() -> Iterator[tuple[str, TrialConfig, ExecutionPlan]]:
         yield "quantizer", config, ExecutionPlan(micro_batch_clips=16, precision="amp_float16")
 
 
-def measure(config: TrialConfig, plan: ExecutionPlan) -> dict[str, Any]:
-    """Trains for a moment in this process and gives its peaks (bytes) and the time of a step (seconds)."""
-    device = torch.device("cuda")
-    torch.backends.cudnn.benchmark = False
+def noise_train_clips() -> TrainClips:
+    """`CLIPS` clips of noise; memory and speed do not depend on what they hold."""
     rng = np.random.default_rng(0)
-    clips = TrainClips(
+    return TrainClips(
         rng.standard_normal((CLIPS * FRAMES, 64), dtype=np.float32),
         np.arange(CLIPS + 1, dtype=np.int64) * FRAMES,
         tuple(IDS[index % len(IDS)] for index in range(CLIPS)),
         tuple(f"normal_{index:04d}.wav" for index in range(CLIPS)),
         Split.TRAIN,
     )
+
+
+def measure(config: TrialConfig, plan: ExecutionPlan) -> dict[str, Any]:
+    """Trains for a moment in this process and gives its peaks (bytes) and the time of a step (seconds)."""
+    device = torch.device("cuda")
+    torch.backends.cudnn.benchmark = False
+    clips = noise_train_clips()
     config = config.replace(epochs=1, vq_only_share=0.0, frozen_share=0.0)
     trainer = Trainer(config, clips, IDS, plan=plan, device=device)
     trainer.train_epoch()
