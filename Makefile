@@ -34,6 +34,12 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: setup
+	@echo "short forms, a few minutes in all; docs/benchmarks.md has the long ones and what they gave"
+	@for command in "throughput --clips 64 --epochs 3" "quantizer --quick" "driver_scale --trials 300" "driver_scale --trials 40 --workers 2 --runner ray" "orchestration --trials 20" "budget_sampler --seeds 4 --trainings 40"; do \
+		echo "python -m benchmarks.$$command"; $(BIN)/python -m benchmarks.$$command || exit 1; \
+	done
+
 types: setup
 	$(BIN)/mypy
 
