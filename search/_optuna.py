@@ -37,6 +37,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.special import log_ndtr
 from sqlalchemy import delete, event, insert, select
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from spaces.space import Choices, Distribution
@@ -70,8 +71,8 @@ def open_storage(url: str) -> RDBStorage:
     """
     logging.getLogger("optuna").setLevel(logging.WARNING)
     if not url.startswith("sqlite"):
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": WRITE_TIMEOUT_SECONDS}})
+        return _made_or_found(url, {"pool_pre_ping": True})
+    storage = _made_or_found(url, {"connect_args": {"timeout": WRITE_TIMEOUT_SECONDS}})
 
     def set_pragmas(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
@@ -82,6 +83,19 @@ def open_storage(url: str) -> RDBStorage:
     event.listen(storage.engine, "connect", set_pragmas)
     storage.engine.dispose()  # connections made before the listener are closed; the next ones have the pragmas
     return storage
+
+
+def _made_or_found(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
+    """The storage; of drivers that make its tables at the same moment all but one fail, and find them the next time."""
+    for attempt in range(CREATE_ATTEMPTS):
+        try:
+            return RDBStorage(url, engine_kwargs=engine_kwargs)
+        except (IntegrityError, OperationalError, ProgrammingError) as error:
+            made_meanwhile = isinstance(error, IntegrityError) or "already exists" in str(error)
+            if not made_meanwhile or attempt == CREATE_ATTEMPTS - 1:
+                raise
+            time.sleep(random.random())
+    raise AssertionError("the last attempt returns or raises")
 
 
 class StudyWriter:
