@@ -56,6 +56,7 @@ def test_two_drivers_share_a_study_and_two_others_do_not_disturb_each_other(mach
 
     def driver(run: str, study: str, seed: int) -> subprocess.Popen[str]:
         flags = ["--local", "--study-storage", url, "--study-name", study, "--seed", str(seed)]
+        flags += ["--grace-period", "3"]  # as many as there are epochs: none is stopped for what another driver found
         return begin(machine, tmp_path, run, *flags)
 
     end(driver("a", "together", 1), driver("b", "together", 2), driver("c", "alone", 3))
