@@ -1,5 +1,6 @@
 """Fixtures that tests of every room use: a tiny real data set, and the real recordings where they are."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,3 +38,13 @@ def _features_of_tests_only(tmp_path_factory: pytest.TempPathFactory) -> Iterato
         if "AD_CACHE_DIR" not in os.environ:
             patch.setenv("AD_CACHE_DIR", str(tmp_path_factory.mktemp("features")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_loggers_come_back() -> Iterator[None]:
+    """A command sets how much is logged for its whole process; the next test begins as if none had run."""
+    loggers = [logging.getLogger(package) for package in ("trainable", "search", "spaces", "analysis")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
