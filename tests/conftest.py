@@ -13,6 +13,8 @@ import pytest
 from tests.fixtures_data import make_tiny_dataset
 from trainable.data.load import Dataset
 
+PACKAGES = ("trainable", "search", "spaces", "analysis")
+
 
 @pytest.fixture(scope="session")
 def tiny_dataset() -> Dataset:
@@ -41,10 +43,10 @@ def _features_of_tests_only(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(autouse=True)
-def _levels_of_loggers_come_back() -> Iterator[None]:
-    """A command sets how much is logged for its whole process; the next test begins as if none had run."""
-    loggers = [logging.getLogger(package) for package in ("trainable", "search", "spaces", "analysis")]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+def _loggers_as_at_the_start() -> None:
+    """A command sets how much is logged for its whole process, and making a study's tables may switch loggers off
+    (alembic's fileConfig, where no handler is there yet); each test begins as if none had run before it."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.split(".")[0] in PACKAGES and isinstance(logger, logging.Logger):
+            logger.disabled = False
+            logger.setLevel(logging.NOTSET)
