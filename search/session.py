@@ -93,7 +93,6 @@ def _run(
             [progress, view, tensorboard, *_metrics(folder.path.resolve().name, progress, ray)]
         )
         if slots is None:
-            torch.set_num_threads(max(1, _cores()))
             LocalRunner(conductor, run_folder=folder, options=options, trial_factory=factory).run()
         else:
             from search.ray_runner import RayRunner

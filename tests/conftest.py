@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 
 from tests.fixtures_data import make_tiny_dataset
 from trainable.data.load import Dataset
@@ -43,9 +44,11 @@ def _features_of_tests_only(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(autouse=True)
-def _loggers_as_at_the_start() -> None:
-    """A command sets how much is logged for its whole process, and making a study's tables may switch loggers off
-    (alembic's fileConfig, where no handler is there yet); each test begins as if none had run before it."""
+def _process_as_at_the_start() -> None:
+    """A command sets how much is logged and how many threads work for its whole process, and making a study's tables
+    may switch loggers off (alembic's fileConfig, where no handler is there yet); each test begins as if none had run
+    before it."""
+    torch.set_num_threads(1)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.split(".")[0] in PACKAGES and isinstance(logger, logging.Logger):
             logger.disabled = False

@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from trainable.data.embedded import EmbeddedClip, embedded_sound
 
@@ -122,11 +121,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         shutil.copy(path, folder / "recordings")
     shutil.copytree(folder / "recordings/fan", folder / "data/fan")
     (folder / "my_space.yaml").write_text(SPACE)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("OMP_NUM_THREADS", "1")
         run_module(
             [
                 "search.run",
@@ -142,7 +138,6 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         shutil.copytree("runs/first", "runs/fan")
         shutil.copy("runs/first/best.yaml", "best.yaml")
         yield folder
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

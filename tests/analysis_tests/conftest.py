@@ -1,27 +1,14 @@
 """Runs that several test modules read: made once a session, never changed by a test."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-import torch
 
 from analysis.report import render
 from analysis.results import RunResults, load_run
 from tests.analysis_tests.synthetic import make_run
 from tests.analysis_tests.trained import train_run, write_recordings
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """These models are so small that threads wait for each other longer than they work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("OMP_NUM_THREADS", "1")  # for kernels and commands in processes of their own
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Several drivers at once on one study storage; and Optuna's own dashboard on a run's study as it is."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -32,8 +31,7 @@ def begin(machine: Path, folder: Path, name: str, *more: str) -> subprocess.Pope
     space.write_text(SPACE.replace("width: 0.25", "width: 0.125"))
     command = [sys.executable, "-m", "search.run", "--space", str(space), "--data-root", str(machine)]
     command += ["--machine-type", "press", "--num-samples", str(TRIALS), "--output", str(folder / name), *more]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def end(*processes: subprocess.Popen[str]) -> list[str]:

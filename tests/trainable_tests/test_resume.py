@@ -24,7 +24,6 @@ PLAN = ExecutionPlan(micro_batch_clips=3)
 CONTINUE = """
 import sys
 from pathlib import Path
-import torch
 from tests.trainable_tests.test_resume import new_trainer
 from trainable.training.checkpoint import load_newest, save_checkpoint
 
@@ -39,7 +38,6 @@ save_checkpoint(folder, trainer.epoch, trainer.state_dict())
 
 
 def new_trainer(config: TrialConfig = CONFIG) -> Trainer:
-    torch.set_num_threads(1)
     return Trainer(config, noise_train_clips(), IDS, plan=PLAN, device=torch.device("cpu"))
 
 
@@ -64,7 +62,6 @@ def assert_same(one: object, other: object, where: str = "") -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(90)
 def test_resumed_in_a_new_process_ends_in_the_same_bits(tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
     undisturbed = new_trainer()
     for _ in range(6):
         undisturbed.train_epoch()
@@ -72,7 +69,6 @@ def test_resumed_in_a_new_process_ends_in_the_same_bits(tmp_path: Path) -> None:
     for _ in range(3):
         first_half.train_epoch()
     save_checkpoint(tmp_path, first_half.epoch, first_half.state_dict())
-    torch.set_num_threads(threads)
     process = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(CONTINUE), str(tmp_path)], capture_output=True, text=True, check=False
     )
