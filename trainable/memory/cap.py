@@ -79,7 +79,13 @@ def cap_process_memory(
             "give a smaller --gpu-memory-budget"
         )
     fraction = allocator_cap_bytes(budget_bytes, profile or DeviceProfile()) / total_bytes
-    torch.cuda.set_per_process_memory_fraction(fraction, device)
+    # This one function of torch.cuda refuses a device without an index (torch 2.13); all others take the current one.
+    torch.cuda.set_per_process_memory_fraction(fraction, index_of(device))
+
+
+def index_of(device: torch.device) -> int:
+    """Number of a CUDA device; that of the current one where the device does not say."""
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def bytes_left() -> int:
