@@ -21,14 +21,16 @@ def patch_starts(
     """First frame of each kept patch in the packed features, int64 (B, P), in the order of time.
 
     A clip of L frames offers (L − 64) // stride + 1 windows. With a generator, `n_patches` of them are sampled
-    without replacement if there are more, and repeated if there are fewer; without one they are evenly spaced.
+    without replacement if there are more, and repeated if there are fewer; without one they are evenly spaced from
+    the first window to the last (a single one lies in the middle).
     """
     begins = torch.from_numpy(np.asarray(offsets).copy())
     lengths_B = (begins[1:] - begins[:-1])[clip_indices_B]
     windows_B1 = ((lengths_B - PATCH_FRAMES) // stride + 1)[:, None]
     if generator is None:
         steps_P = torch.arange(n_patches)
-        enough = windows_B1 * steps_P // n_patches
+        last_B1 = windows_B1 - 1
+        enough = last_B1 * steps_P // (n_patches - 1) if n_patches > 1 else last_B1 // 2
         columns_BP = torch.where(windows_B1 >= n_patches, enough, steps_P % windows_B1)
     else:
         # A random rank for each window that exists; the n smallest ranks are a sample without replacement.
