@@ -81,9 +81,11 @@ class Codebook(nn.Module):
         self.register_buffer("ema_sums_KD", codes.clone())
 
     def rows(self, latents_XDHW: Tensor) -> Tensor:
-        """Grid (X, D, 8, 8) → rows (N, codebook width), in float32 at least: distances are never made in half."""
-        rows = self.project_in(latents_XDHW.permute(0, 2, 3, 1).flatten(0, 2))
-        return rows if rows.dtype == torch.float64 else rows.float()
+        """Grid (X, D, 8, 8) → rows (N, codebook width), in the codebook's own type: distances are never made in half.
+
+        Cast before the projection, which runs outside of mixed precision and has weights of that type.
+        """
+        return self.project_in(latents_XDHW.permute(0, 2, 3, 1).flatten(0, 2).to(self.codebook_KD.dtype))
 
     def quantize(self, rows_ND: Tensor, *, chunk_rows: int) -> Quantized:
         return quantize(
