@@ -6,7 +6,8 @@ A detector's folder::
       detector.json     front end, normalisation, machine ids, calibration, how it was made
       member-0.pt …     one a seed: configuration, weights, density state; loaded with weights_only=True
 
-It scores one recording at a time, so that a stream of any length needs the memory of one.
+It scores one recording at a time, so that a stream of any length needs the memory of one. What it learned of is as long
+as a training clip; a longer recording is heard stretch by stretch, each as long as that, and is as bad as its worst.
 
 B clips, P patches, F = 64 mel bins, T frames, H = 8 frequency rows, W = 8 columns in time.
 """
@@ -29,22 +30,22 @@ from trainable.config import DensityName, FrontEndConfig, TrialConfig
 from trainable.data.clips import Split, TestClips
 from trainable.data.normalise import NormStats
 from trainable.data.patches import PATCH_FRAMES, patch_starts
-from trainable.data.readers import read_features
+from trainable.data.readers import read_features, read_npy, wav_features
 from trainable.errors import CheckpointError, DataError
 from trainable.plan import ExecutionPlan
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.density import DensityModel, PositionModel
 from trainable.scoring.registry import density_from_state, make_density
+from trainable.stretches import CutClips, cut_clips, frame_surprise, most_surprising, stretches
 from trainable.training.encode import encode_clips
 from trainable.training.seeds import derived_seed
 from trainable.training.state import TrainState, make_state
 from trainable.trial import Trial
 
-FORMAT = 1
+FORMAT = 2
+"""2: with the length of a stretch. A detector of format 1 heard long recordings in part and did not say so."""
 MAP_DENSITY: DensityName = "grid_neighbours"
 """Says where a clip is surprising when the configured density model scores whole clips only."""
-CELL_FRAMES = 8
-"""Frames of a column of the code grid."""
 _ID_IN_NAME = re.compile(r"(?:^|_)id_([0-9A-Za-z]+)(?:_|\.|$)")
 
 
@@ -55,11 +56,17 @@ class ClipScore:
     machine_id: str
     """Whose normal sound it was compared with."""
     score: float
-    """Mean of the members' scores in standard deviations of held-out normal clips; higher = more anomalous."""
+    """Mean of the members' scores in standard deviations of held-out normal clips; higher = more anomalous.
+
+    Of a recording longer than a training clip that of its highest stretch."""
     p_value: float
-    """Share of held-out normal clips, itself counted among them, that score at least as high: 1/(n + 1) … 1."""
+    """Share of held-out normal clips, itself counted among them, that score at least as high: 1/(n + 1) … 1.
+
+    Of a recording of m stretches Šidák's 1 − (1 − p)^m of the lowest: of many, one is high by chance."""
     span_seconds: tuple[float, float]
-    """Begin and end of the most surprising stretch."""
+    """Begin and end of the most surprising part, within the stretch that decided."""
+    stretches: int = 1
+    """Stretches that were scored."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +77,22 @@ class Calibration:
     """Mean score of each member."""
     scales_M: tuple[float, ...]
     scores: tuple[float, ...]
-    """Ensemble scores, ascending."""
+    """Ensemble scores of normal stretches (clips, where none is longer than the training clips), ascending."""
 
     def standardise(self, raw_M: Sequence[float]) -> float:
         """The ensemble's score of the members' scores."""
         return float(np.mean([(r - c) / s for r, c, s in zip(raw_M, self.centres_M, self.scales_M, strict=True)]))
 
-    def p_value(self, score: float) -> float:
-        """Conformal p-value (Vovk et al. 2005): valid if the clip is as normal as the calibration clips.
+    def p_value(self, score: float, *, stretches: int = 1) -> float:
+        """Conformal p-value (Vovk et al. 2005) of the highest score of some stretches, corrected for their number.
 
-        Exact for one member; with several, their centres and scales are estimated from the same clips.
+        Valid if the recording is as normal as the calibration clips; exact for one member and one stretch. With several
+        members their centres and scales are estimated from the same clips; of several stretches, which sound alike,
+        Šidák's correction (1967) is on the safe side.
         """
         at_least = len(self.scores) - int(np.searchsorted(self.scores, score, side="left"))
-        return (1 + at_least) / (1 + len(self.scores))
+        p = (1 + at_least) / (1 + len(self.scores))
+        return p if stretches == 1 else float(1.0 - (1.0 - p) ** stretches)
 
 
 class Member:
@@ -164,6 +174,8 @@ class Detector:
     """By machine id."""
     made: dict[str, Any]
     """How it was made and what it is worth, for readers: plain JSON values."""
+    stretch_frames: int
+    """Frames of the longest training clip: how much is scored at once."""
 
     def score_file(self, path: Path, machine_id: str | None = None) -> ClipScore:
         """The score of one recording (``.wav`` or ``.npy``).
@@ -171,24 +183,68 @@ class Detector:
         Raises
         ------
         DataError
-            If the file is unusable, or nobody says which machine it is of: not `machine_id`, not its name
-            (``…_id_NN_…``), and the detector knows several.
+            If the file is unusable or shorter than a patch, or nobody says which machine it is of: not `machine_id`,
+            not its name (``…_id_NN_…``), and the detector knows several.
         """
-        chosen = machine_id or self._id_of(path.name)
-        return self.score_features(read_features(path, self.front_end), chosen)
+        if not path.is_file():
+            raise DataError(f"{path}: {'is a folder; name a file' if path.is_dir() else 'does not exist'}")
+        chosen = machine_id or self._id_of(path)
+        if chosen not in self.calibration:
+            raise DataError(f"{path}: {self._unknown(chosen)}")
+        features_TF = read_features(path, self.front_end)
+        if len(features_TF) == PATCH_FRAMES < self.stretch_frames:
+            self._refuse_short(path)
+        return self.score_features(features_TF, chosen)
 
-    def _id_of(self, name: str) -> str:
-        match = _ID_IN_NAME.search(name)
+    def _refuse_short(self, path: Path) -> None:
+        """A clip that had to be repeated to fill a patch sounds like no normal clip, whatever it is of."""
+        frames = len(read_npy(path) if path.suffix == ".npy" else wav_features(path, self.front_end))
+        if frames < PATCH_FRAMES:
+            seconds = [count * self.seconds_per_frame for count in (frames, PATCH_FRAMES)]
+            raise DataError(
+                f"{path}: lasts {frames} frames ({seconds[0]:.2f} s); at least {PATCH_FRAMES} ({seconds[1]:.2f} s) "
+                "can be compared with normal clips; record longer"
+            )
+
+    def _id_of(self, path: Path) -> str:
+        match = _ID_IN_NAME.search(path.name)
         if match is not None:
             return match[1]
         if len(self.ids) == 1:
             return self.ids[0]
-        raise DataError(f"{name}: its name holds no id_NN; say with --machine-id which of {', '.join(self.ids)} it is")
+        raise DataError(f"{path}: its name holds no id_NN; say with --machine-id which of {', '.join(self.ids)} it is")
+
+    def _unknown(self, machine_id: str) -> str:
+        return f"the detector does not know machine id {machine_id}; it knows {', '.join(self.ids)}"
+
+    @property
+    def seconds_per_frame(self) -> float:
+        return self.front_end.hop_length / self.front_end.sample_rate
 
     def score_features(self, features_TF: np.ndarray, machine_id: str) -> ClipScore:
-        """The score of one clip's log-mel features before normalisation, float32 (T, 64), T ≥ 64."""
+        """The score of a recording's log-mel features before normalisation, float32 (T, 64), T ≥ 64.
+
+        Whatever T, one stretch is normalised and encoded at a time.
+        """
         if machine_id not in self.calibration:
-            raise DataError(f"the detector does not know machine id {machine_id}; it knows {', '.join(self.ids)}")
+            raise DataError(self._unknown(machine_id))
+        spans = stretches(len(features_TF), self.stretch_frames)
+        best, surprise_T, first = -np.inf, np.empty(0), 0
+        for begin, end in spans:
+            score, mean_T = self._score_stretch(features_TF[begin:end], machine_id)
+            if score > best:
+                best, surprise_T, first = score, mean_T, begin
+        span = most_surprising(surprise_T)
+        return ClipScore(
+            machine_id,
+            best,
+            self.calibration[machine_id].p_value(best, stretches=len(spans)),
+            ((first + span[0]) * self.seconds_per_frame, (first + span[1]) * self.seconds_per_frame),
+            len(spans),
+        )
+
+    def _score_stretch(self, features_TF: np.ndarray, machine_id: str) -> tuple[float, np.ndarray]:
+        """Ensemble score of one stretch, and the surprise of its frames (T,)."""
         frames_TF = torch.from_numpy(self.norm.apply(features_TF))
         offsets = np.array([0, len(frames_TF)], dtype=np.int64)
         raw, maps = [], []
@@ -197,23 +253,18 @@ class Detector:
             raw.append(float(member.density.score_samples(codes)[0]))
             surprise_PHW = member.surprise.position_scores(codes)[0].numpy()
             maps.append(frame_surprise(surprise_PHW, codes.starts_BP[0].numpy(), len(frames_TF)))
-        calibration = self.calibration[machine_id]
-        score = calibration.standardise(raw)
         # Each member's map in its own unit, so that none outshouts the others.
         mean_T = np.mean([m / max(float(np.nanmean(m)), 1e-12) for m in maps], axis=0)
-        seconds = self.front_end.hop_length / self.front_end.sample_rate
-        begin, end = most_surprising(mean_T)
-        return ClipScore(machine_id, score, calibration.p_value(score), (begin * seconds, end * seconds))
+        return self.calibration[machine_id].standardise(raw), mean_T
 
     def score_clips(self, clips: TestClips) -> np.ndarray:
         """Ensemble scores of normalised clips, float64 (clips,): for evaluation."""
-        raw_MB = raw_scores(self.members, clips)
-        return np.array(
-            [
-                self.calibration[machine_id].standardise(raw_MB[:, index].tolist())
-                for index, machine_id in enumerate(clips.machine_ids)
-            ]
-        )
+        cut = cut_clips(clips, self.stretch_frames)
+        raw_MS = raw_scores(self.members, cut)
+        scores = np.full(len(clips), -np.inf)
+        for index, (machine_id, owner) in enumerate(zip(cut.ids, cut.owners, strict=True)):
+            scores[owner] = max(scores[owner], self.calibration[machine_id].standardise(raw_MS[:, index].tolist()))
+        return scores
 
     def save(self, folder: Path) -> None:
         """Writes the detector; `detector.json` comes last, so that a folder with it is whole."""
@@ -228,6 +279,7 @@ class Detector:
             "format": FORMAT,
             "machine_type": self.machine_type,
             "ids": list(self.ids),
+            "stretch_frames": self.stretch_frames,
             "front_end": asdict(self.front_end),
             "norm": {"mean": self.norm.mean_F.tolist(), "std": self.norm.std_F.tolist()},
             "members": digests,
@@ -243,7 +295,10 @@ class Detector:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
-                raise CheckpointError(f"{path} has the format {content['format']}; this version reads {FORMAT}")
+                raise CheckpointError(
+                    f"{path} has the format {content['format']}; this version reads {FORMAT}: make the detector again "
+                    "with python -m analysis.best RUN --retrain"
+                )
             members = tuple(
                 Member.from_plain(_read_member(folder / f"member-{index}.pt", digest), torch.device(device))
                 for index, digest in enumerate(content["members"])
@@ -261,6 +316,7 @@ class Detector:
                 members,
                 calibration,
                 content["made"],
+                int(content["stretch_frames"]),
             )
         except OSError as error:
             raise CheckpointError(
@@ -278,48 +334,27 @@ def build_detector(
     Raises DataError if a machine id has fewer than two normal clips to calibrate with.
     """
     members = tuple(Member.of_trial(trial) for trial in trials)
-    raw_MB = raw_scores(members, calibration)
-    ids = np.array(calibration.machine_ids)
-    entries = {}
     dataset = trials[0].dataset
+    stretch_frames = int(dataset.train.lengths.max())
+    cut = cut_clips(calibration, stretch_frames)
+    raw_MS, ids = raw_scores(members, cut), np.array(cut.ids)
+    normal_S = calibration.labels[cut.owners] == 0
+    entries = {}
     for machine_id in dataset.ids:
-        mine = raw_MB[:, (ids == machine_id) & (calibration.labels == 0)]
-        if mine.shape[1] < 2:
-            raise DataError(f"machine id {machine_id} has {mine.shape[1]} held-out normal clips; calibration needs two")
-        centres, scales = mine.mean(axis=1), np.maximum(mine.std(axis=1), 1e-12)
-        scores = np.sort(((mine - centres[:, None]) / scales[:, None]).mean(axis=0))
+        mine = normal_S & (ids == machine_id)
+        if len(clips := set(cut.owners[mine].tolist())) < 2:
+            raise DataError(f"machine id {machine_id} has {len(clips)} held-out normal clips; calibration needs two")
+        raw_MN = raw_MS[:, mine]
+        centres, scales = raw_MN.mean(axis=1), np.maximum(raw_MN.std(axis=1), 1e-12)
+        scores = np.sort(((raw_MN - centres[:, None]) / scales[:, None]).mean(axis=0))
         entries[machine_id] = Calibration(tuple(centres.tolist()), tuple(scales.tolist()), tuple(scores.tolist()))
-    return Detector(dataset.machine_type, dataset.ids, front_end, dataset.norm, members, entries, made)
+    return Detector(dataset.machine_type, dataset.ids, front_end, dataset.norm, members, entries, made, stretch_frames)
 
 
-def raw_scores(members: Sequence[Member], clips: TestClips) -> np.ndarray:
-    """Each member's own scores, float64 (members, clips)."""
-    frames_TF = torch.from_numpy(clips.frames_TF)
-    return np.stack(
-        [member.density.score_samples(member.codes(frames_TF, clips.offsets, clips.machine_ids)) for member in members]
-    )
-
-
-def frame_surprise(surprise_PHW: np.ndarray, starts_P: np.ndarray, n_frames: int) -> np.ndarray:
-    """Surprise of each frame, summed over frequency and averaged over the patches that hold it, (T,); NaN outside."""
-    total, count = np.zeros(n_frames), np.zeros(n_frames)
-    for surprise_HW, start in zip(surprise_PHW, starts_P.tolist(), strict=True):
-        total[start : start + PATCH_FRAMES] += np.repeat(surprise_HW.sum(axis=0), CELL_FRAMES)
-        count[start : start + PATCH_FRAMES] += 1
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def most_surprising(surprise_T: np.ndarray) -> tuple[int, int]:
-    """First frame of the most surprising stretch and the frame after it.
-
-    The stretch holds the peak and reaches as far as the surprise stays above the middle between median and peak.
-    """
-    peak = int(np.nanargmax(surprise_T))
-    threshold = (float(np.nanmedian(surprise_T)) + float(surprise_T[peak])) / 2
-    below = np.flatnonzero(~(surprise_T >= threshold))  # NaN counts as below
-    before, after = below[below < peak], below[below > peak]
-    begin = int(before[-1]) + 1 if len(before) else 0
-    return begin, int(after[0]) if len(after) else len(surprise_T)
+def raw_scores(members: Sequence[Member], cut: CutClips) -> np.ndarray:
+    """Each member's own scores, float64 (members, stretches)."""
+    frames_TF = torch.from_numpy(cut.frames_TF)
+    return np.stack([member.density.score_samples(member.codes(frames_TF, cut.offsets, cut.ids)) for member in members])
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,7 +1,8 @@
 """Scores recordings with a saved detector: ``python -m trainable.score --model DIR FILES…``. One file in, one line out.
 
 ``-`` in place of files reads their names from standard input, a line each, as they come. A file that cannot be scored
-gives one line on standard error; the rest is scored, and the exit status is 1 at the end.
+has its line too, with the reason in ``error`` and no score; the reason is on standard error as well, the others are
+scored, and the exit status is 1 at the end.
 """
 
 import csv
@@ -17,7 +18,7 @@ from trainable.errors import DataError
 if TYPE_CHECKING:
     from trainable.detector import ClipScore, Detector
 
-COLUMNS = ("file", "machine_id", "score", "p_value", "span_start_s", "span_end_s")
+COLUMNS = ("file", "machine_id", "score", "p_value", "span_start_s", "span_end_s", "error")
 SOME_FAILED = 1
 """Exit status when at least one file could not be scored."""
 
@@ -76,13 +77,15 @@ def score_files(
     writer = csv.writer(output, lineterminator="\n")
     if not as_json:
         writer.writerow(COLUMNS)
+        output.flush()  # who waits for the heading before the first name would wait for ever
     for name in names:
         try:
             row = _row(name, detector.score_file(Path(name), machine_id))
         except (DataError, OSError) as error:
             failed += 1
-            print(f"error: {' '.join(str(error).split())}", file=errors, flush=True)
-            continue
+            reason = " ".join(str(error).split())
+            print(f"error: {reason}", file=errors, flush=True)
+            row = (name, None, None, None, None, None, reason)
         if as_json:
             output.write(json.dumps(dict(zip(COLUMNS, row, strict=True))) + "\n")
         else:
@@ -91,9 +94,9 @@ def score_files(
     return failed
 
 
-def _row(name: str, score: "ClipScore") -> tuple[str, str, float, float, float, float]:
+def _row(name: str, score: "ClipScore") -> tuple[str | float | None, ...]:
     begin, end = score.span_seconds
-    return name, score.machine_id, round(score.score, 4), round(score.p_value, 4), round(begin, 3), round(end, 3)
+    return name, score.machine_id, round(score.score, 4), round(score.p_value, 4), round(begin, 3), round(end, 3), None
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ def spectrogram_with_surprise(
 ) -> Figure:
     """The clip as the model hears it (above), and the same with the surprise of each position over it (below).
 
+    Frames that lie in no patch are hatched: the model heard nothing of them, which is not the same as no surprise.
+
     Parameters
     ----------
     frames_TF
@@ -71,6 +73,22 @@ def spectrogram_with_surprise(
         interpolation="nearest",
     )
     figure.colorbar(overlay, ax=marked, label="surprise of codes")
+    deaf = np.isnan(surprise[0])
+    for begin, end in zip(*_edges(deaf), strict=True):
+        for axes in (plain, marked):
+            where = (begin * seconds_per_frame, end * seconds_per_frame)
+            axes.axvspan(*where, facecolor="#BFBFBF", edgecolor="#666666", hatch="//", alpha=0.75, linewidth=0)
     plain.set_title(title)
+    if deaf.any():
+        note = (
+            f"hatched: {deaf.mean():.0%} of the clip lies in none of its {len(set(starts_P.tolist()))} patches, unheard"
+        )
+        plain.annotate(note, (1, 1), (0, 3), "axes fraction", "offset points", ha="right", fontsize=8, color="#555555")
     marked.set_xlabel("time (s)")
     return figure
+
+
+def _edges(mask: np.ndarray) -> tuple[list[int], list[int]]:
+    """First indices of the runs of True, and the indices after them."""
+    steps = np.diff(np.concatenate([[0], mask.astype(int), [0]]))
+    return np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist()

@@ -22,11 +22,12 @@ from analysis.results import load_run
 from analysis.retrain import all_normal_clips
 from tests.analysis_tests.trained import FAULT_FRAMES, spectrogram
 from trainable import commandline, score
-from trainable.data.clips import Split
+from trainable.data.clips import Split, TestClips
 from trainable.data.load import Dataset
-from trainable.detector import Calibration, Detector, frame_surprise, most_surprising
+from trainable.detector import Calibration, Detector
 from trainable.errors import CheckpointError, DataError
 from trainable.scoring.evaluate import evaluate
+from trainable.stretches import cut_clips, frame_surprise, most_surprising, stretches
 
 pytestmark = pytest.mark.timeout(120)
 SECONDS_PER_FRAME = 512 / 16_000
@@ -119,6 +120,9 @@ def test_p_values_by_hand() -> None:
     assert calibration.p_value(4.0) == 2 / 5  # one as high
     assert calibration.p_value(2.0) == 4 / 5
     assert calibration.p_value(-1.0) == 1.0
+    # Of two stretches one scores so high by chance nearly twice as often.
+    assert calibration.p_value(5.0, stretches=2) == pytest.approx(1 - (4 / 5) ** 2)
+    assert calibration.p_value(-1.0, stretches=3) == 1.0
     assert Calibration((1.0, 10.0), (2.0, 5.0), ()).standardise([5.0, 5.0]) == pytest.approx((2.0 - 1.0) / 2)
 
 
@@ -235,12 +239,36 @@ def test_each_broken_file_is_one_line_and_the_others_are_scored(
     broken = broken_files(tmp_path)
     assert score.main(["--model", str(detector_path), good[0], *map(str, broken), good[1]]) == 1
     captured = capsys.readouterr()
-    assert [row["file"] for row in lines_of(captured.out)] == good
+    rows = lines_of(captured.out)
+    assert [row["file"] for row in rows] == [good[0], *map(str, broken), good[1]]  # one in, one out
+    assert [bool(row["error"]) for row in rows] == [False, *[True] * len(broken), False]
+    assert all(row["score"] == row["p_value"] == "" for row in rows[1:-1])
     errors = captured.err.splitlines()
     assert len(errors) == len(broken)
     for path, error in zip(broken, errors, strict=True):
         assert error.startswith("error: ")
-        assert path.name in error or "id 77" in error
+        assert error.startswith(f"error: {path}: ")
+    assert errors[-1].endswith("normal_id_00_absent.npy: does not exist")
+
+
+def test_a_broken_file_is_a_json_line_with_its_error(
+    detector_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "normal_id_00_text.wav").write_text("no sound")
+    assert score.main(["--model", str(detector_path), "--format", "json", str(tmp_path / "normal_id_00_text.wav")]) == 1
+    row = json.loads(capsys.readouterr().out)
+    assert list(row) == list(score.COLUMNS)
+    assert row["score"] is None
+    assert row["error"].startswith(str(tmp_path / "normal_id_00_text.wav"))
+
+
+def test_a_clip_too_short_to_be_compared_is_refused(detector: Detector, tmp_path: Path) -> None:
+    """Repeated until it fills a patch it would have the smallest p-value, whatever it is of."""
+    np.save(tmp_path / "normal_id_00_0.npy", spectrogram(0, 3, faulty=False)[:, :63])
+    np.save(tmp_path / "normal_id_00_1.npy", spectrogram(0, 3, faulty=False)[:, :64])
+    with pytest.raises(DataError, match=r"normal_id_00_0.npy: lasts 63 frames \(2.02 s\); at least 64"):
+        detector.score_file(tmp_path / "normal_id_00_0.npy")
+    assert np.isfinite(detector.score_file(tmp_path / "normal_id_00_1.npy").score)
 
 
 def test_a_machine_id_can_be_named(detector_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,6 +282,66 @@ def test_short_and_long_clips_are_scored(detector: Detector) -> None:
     long = np.tile(spectrogram(0, 3, faulty=False).T, (10, 1))
     assert np.isfinite(detector.score_features(long, "00").score)
     assert np.isfinite(detector.score_features(long[:64], "00").score)
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        (64, [(0, 64)]),
+        (100, [(0, 100)]),
+        (101, [(0, 100), (1, 101)]),
+        (200, [(0, 100), (100, 200)]),
+        (250, [(0, 100), (100, 200), (150, 250)]),
+    ],
+)
+def test_stretches_by_hand(frames: int, expected: list[tuple[int, int]]) -> None:
+    assert stretches(frames, 100) == expected
+
+
+def test_a_long_recording_is_as_bad_as_its_worst_stretch(detector: Detector) -> None:
+    """However long it is, no part goes unheard, and the span lies where the fault is."""
+    assert detector.stretch_frames == 160
+    clips = [spectrogram(0, seed, faulty=False).T for seed in range(20, 26)]
+    quiet = detector.score_features(np.concatenate(clips), "00")
+    alone = [detector.score_features(clip, "00") for clip in clips]
+    assert quiet.stretches == 6
+    assert quiet.score == pytest.approx(max(each.score for each in alone))
+    assert quiet.p_value == pytest.approx(1 - (1 - min(each.p_value for each in alone)) ** 6)
+    for place in range(6):
+        faulty = [spectrogram(0, 30, faulty=True).T if place == index else clip for index, clip in enumerate(clips)]
+        heard = detector.score_features(np.concatenate(faulty), "00")
+        assert heard.score > quiet.score
+        middle = sum(heard.span_seconds) / 2 / SECONDS_PER_FRAME - 160 * place
+        assert FAULT_FRAMES.start <= middle <= FAULT_FRAMES.stop
+
+
+def test_a_fault_at_the_end_of_a_recording_that_is_no_multiple_is_heard(detector: Detector) -> None:
+    normal = np.concatenate([spectrogram(0, seed, faulty=False).T for seed in (20, 21)])
+    faulty = spectrogram(0, 30, faulty=True).T[:128]  # ends with its fault
+    assert (
+        detector.score_features(np.concatenate([normal, faulty]), "00").score
+        > detector.score_features(np.concatenate([normal, normal[:128]]), "00").score
+    )
+
+
+def test_labelled_clips_are_cut_as_recordings_are(detector: Detector, dataset: Dataset) -> None:
+    """Evaluation and calibration hear what `score_features` hears."""
+    held_out = dataset.held_out
+    assert cut_clips(held_out, 160).frames_TF is held_out.frames_TF
+    joined = TestClips(
+        held_out.frames_TF,
+        held_out.offsets[::2],
+        held_out.machine_ids[::2],
+        held_out.names[::2],
+        held_out.split,
+        held_out.labels[::2],
+    )
+    cut = cut_clips(joined, 160)
+    assert cut.owners.tolist() == np.repeat(np.arange(len(joined)), 2).tolist()
+    assert cut.offsets.tolist() == held_out.offsets.tolist()
+    pairs = detector.score_clips(held_out).reshape(-1, 2)  # neighbours are of one machine id
+    assert held_out.machine_ids[::2] == held_out.machine_ids[1::2]
+    assert detector.score_clips(joined) == pytest.approx(pairs.max(axis=1), abs=1e-6)
 
 
 def resident_bytes() -> int:
