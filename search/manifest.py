@@ -26,9 +26,16 @@ FREE = frozenset(
 
 
 def new_manifest(
-    name: str, space: Space, options: SearchOptions, *, argv: Sequence[str], data_digest: str, device: str
+    name: str,
+    space: Space,
+    options: SearchOptions,
+    *,
+    argv: Sequence[str],
+    data_digest: str,
+    device: str,
+    initial: Sequence[dict[str, Any]] = (),
 ) -> RunManifest:
-    """The manifest of a run that begins now."""
+    """The manifest of a run that begins now; `initial` are the parameters of its first proposals."""
     return RunManifest(
         name=name,
         command=command_line(argv),
@@ -47,6 +54,7 @@ def new_manifest(
         commit=_commit(),
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         options=options.to_dict(),
+        initial=tuple(initial),
     )
 
 

@@ -79,7 +79,7 @@ def _run(
         folder,
         _study(request, manifest),
         Planning(space, budget_bytes=options.budget_bytes, plans=planner_plans(planner)),
-        initial=manifest.options.get("initial", ()),
+        initial=[params for params in manifest.initial if space.holds(params)],
     )
     folder.write_manifest(manifest)
     # In this process trials take turns, however many are alive.
@@ -127,11 +127,16 @@ def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:
             allow_changes=request.allow_changes,
         )
     name = folder.path.resolve().name
-    manifest = new_manifest(name, request.space, options, argv=request.argv, data_digest=dataset.digest, device=device)
-    if options.warm_start is not None:
-        initial = initial_proposals(options.warm_start, request.space)
-        manifest = replace(manifest, options={**manifest.options, "initial": initial})
-    return manifest
+    initial = [] if options.warm_start is None else initial_proposals(options.warm_start, request.space)
+    return new_manifest(
+        name,
+        request.space,
+        options,
+        argv=request.argv,
+        data_digest=dataset.digest,
+        device=device,
+        initial=initial,
+    )
 
 
 def _metrics(run: str, progress: Progress, ray: "RaySession | None") -> list[Silence]:

@@ -128,6 +128,17 @@ class Space:
         """Whether a parameter is searched given those before it."""
         return parameter.when is None or parameter.when.holds({**self.fixed, **params})
 
+    def covers(self, params: Mapping[str, Any]) -> bool:
+        """Whether each of the values lies in this space, whichever others there should be."""
+        distributions = {parameter.name: parameter.distribution for parameter in self.parameters}
+        return all(name in distributions and distributions[name].contains(value) for name, value in params.items())
+
+    def holds(self, params: Mapping[str, Any]) -> bool:
+        """Whether this space could propose exactly these parameters."""
+        return self.covers(params) and set(params) == {
+            parameter.name for parameter in self.parameters if self.is_active(parameter, params)
+        }
+
     def config(self, params: Mapping[str, Any], *, epochs: int, seed: int = 0) -> TrialConfig:
         """The configuration of a proposal; what it does not name is fixed or keeps its default.
 

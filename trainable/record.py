@@ -172,6 +172,8 @@ class RunManifest:
     """Git commit of the code, empty where unknown."""
     versions: dict[str, str]
     options: dict[str, Any] = field(default_factory=dict)
+    initial: tuple[dict[str, Any], ...] = ()
+    """Parameters of the first proposals: those that a warm start took from another run."""
     history: tuple[dict[str, Any], ...] = ()
     """One entry a resume: when, command, what was explicitly changed."""
 

@@ -114,6 +114,12 @@ def test_a_warm_start_proposes_the_old_winner_first(arguments, tmp_path):
     assert RunFolder(tmp_path / "new").read_trial(0).start.params == {
         name: best[name] for name in ("num_embeddings", "learning_rate")
     }
+    initial = RunFolder(tmp_path / "new").read_manifest().initial
+    assert len(initial) >= 1
+    assert main(["--resume", str(tmp_path / "new"), "--quiet", "--num-samples", "2"]) == 0
+    assert RunFolder(tmp_path / "new").read_manifest().initial == initial
+    second = RunFolder(tmp_path / "new").read_trial(1).start.params
+    assert second == (initial[1] if len(initial) > 1 else second), "the next of the old run's best"
 
 
 @pytest.mark.timeout(60)

@@ -136,3 +136,15 @@ def test_a_range_contains_its_bounds_and_no_booleans() -> None:
     assert Range(1, 3).contains(3)
     assert not Range(1, 3).contains(3.1)
     assert not Range(0, 1).contains(True)
+
+
+def test_a_space_knows_which_parameters_it_could_have_proposed() -> None:
+    space = space_from_text(TEXT)
+    whole = {"latent_dim": 8, "stride": 16, "n_patches": 2, "commitment_warmup_epochs": 0}
+    assert space.holds(whole)
+    assert space.holds({**whole, "commitment_warmup_epochs": 2, "commitment_warmup_start": 0.5})
+    assert not space.holds({**whole, "commitment_warmup_start": 0.5}), "not searched without a warm-up"
+    assert not space.holds({name: whole[name] for name in ("latent_dim", "stride")})
+    assert space.covers({name: whole[name] for name in ("latent_dim", "stride")})
+    for wrong in ({"stride": 8}, {"latent_dim": 65}, {"latent_dim": "8"}, {"width": 0.5}, {"n_patches": None}):
+        assert not space.covers({**whole, **wrong})
