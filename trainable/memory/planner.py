@@ -3,15 +3,18 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
 
 from trainable.config import TrialConfig
-from trainable.data.load import Dataset
 from trainable.errors import BudgetError
 from trainable.memory.predict import DataSizes, Prediction, Predictor
 from trainable.memory.profile import DeviceProfile
 from trainable.plan import ExecutionPlan, Placement, PlanRequest, Precision
 from trainable.training.batch import CODES_PER_PATCH
 from trainable.units import format_bytes
+
+if TYPE_CHECKING:
+    from trainable.data.load import Dataset  # which needs more than torch
 
 CHUNKS = (16_384, 4_096, 1_024, 256)
 """Rows of a chunk of distances: above the first no speed is gained, below the last no memory worth naming."""
@@ -87,7 +90,7 @@ class Planner:
     @classmethod
     def for_dataset(
         cls,
-        dataset: Dataset,
+        dataset: "Dataset",
         *,
         budget_bytes: int | None,
         request: PlanRequest | None = None,

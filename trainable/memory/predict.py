@@ -4,12 +4,11 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from trainable.config import TrialConfig
-from trainable.data.load import Dataset
 from trainable.memory.profile import DeviceProfile
 from trainable.memory.program import NotProportionalError, Peak, Program
 from trainable.memory.trace import Form, Pass, sizes_of, trace, trace_exactly
@@ -17,6 +16,9 @@ from trainable.memory.tracker import WORKSPACE
 from trainable.plan import ExecutionPlan
 from trainable.training.phases import Phase, phase_of
 from trainable.training.trainer import KMEANS_CLIPS
+
+if TYPE_CHECKING:
+    from trainable.data.load import Dataset  # which needs more than torch
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class DataSizes:
     n_ids: int
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "DataSizes":
+    def of(cls, dataset: "Dataset") -> "DataSizes":
         return cls(
             train_frames=len(dataset.train.frames_TF),
             test_frames=len(dataset.validation.frames_TF) + len(dataset.held_out.frames_TF),
