@@ -108,6 +108,7 @@ def find_checkpoint(run: RunResults, number: int) -> Path:
     if elsewhere:
         root = Path(str(elsewhere)).expanduser()
         folders += [
+            root / run.manifest.identity / f"{number:05d}",
             root / run.manifest.name / "trials" / f"{number:05d}" / "checkpoints",
             root / "trials" / f"{number:05d}" / "checkpoints",
             root / run.manifest.name / f"{number:05d}",

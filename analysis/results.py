@@ -168,8 +168,8 @@ def load_run(path: str | Path) -> RunResults:
         _log.info("%s", error)
         notes.append(f"{error}; ranges, times and proposals that never started are missing from the tables.")
         study = StudyContent((), {})
-    # A shared study holds the trials of other drivers too; this run's are marked with its name.
-    mine = tuple(trial for trial in study.trials if trial.user_attrs.get("run", manifest.name) == manifest.name)
+    # A shared study holds the trials of other drivers too; this run's are marked with its identity.
+    mine = tuple(trial for trial in study.trials if trial.user_attrs.get("run", manifest.identity) == manifest.identity)
     trials = trial_rows(records, mine)
     if not len(trials):
         raise RunError(f"{folder.path} holds no trial yet; wait for the search to start one, or run it first")

@@ -6,6 +6,7 @@ from typing import Any
 
 from search.options import SearchOptions
 from spaces.space import Space
+from trainable.checkpoint_place import absolute_place
 from trainable.commandline import Parser, add_data_flags, add_flag, add_plan_flags, data_config
 from trainable.errors import ConfigError
 from trainable.units import parse_bytes
@@ -86,7 +87,6 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "concurrency",
         "address",
         "device",
-        "storage_path",
         "study_storage",
         "study_name",
         "warm_start",
@@ -96,6 +96,9 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "gradient_accumulation_steps",
     )
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    if arguments.storage_path is not None:
+        # Kept as an absolute path: a resume from another folder must mean the same place.
+        given["storage_path"] = absolute_place(arguments.storage_path)
     if arguments.gpu_memory_budget is not None:
         given["budget_bytes"] = parse_bytes(arguments.gpu_memory_budget)
     if arguments.checkpoint_limit is not None:

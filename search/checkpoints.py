@@ -2,27 +2,23 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 from search.options import SearchOptions
-from trainable.checkpoint_place import CheckpointPlace, is_url, place_under
+from trainable.checkpoint_place import CheckpointPlace, absolute_place, place_under
 from trainable.errors import CheckpointError
 from trainable.record import RunFolder
 
 logger = logging.getLogger(__name__)
 
 
-def checkpoint_place(options: SearchOptions, folder: RunFolder, number: int) -> CheckpointPlace:
-    """Place of a trial's checkpoints: in the run's folder, or under ``--storage-path``.
+def checkpoint_place(options: SearchOptions, folder: RunFolder, run: str, number: int) -> CheckpointPlace:
+    """Place of a trial's checkpoints: in the run's folder, or under ``--storage-path`` by the run's identity.
 
     Always absolute: Ray's workers run in folders of their own, where a relative path would mean another place.
     """
     if options.storage_path is None:
         return CheckpointPlace(str(folder.checkpoint_path(number).absolute()))
-    root = options.storage_path
-    if not is_url(root):
-        root = str(Path(root).expanduser().absolute())
-    return CheckpointPlace(place_under(root, folder.path.resolve().name, f"{number:05d}"))
+    return CheckpointPlace(place_under(absolute_place(options.storage_path), run, f"{number:05d}"))
 
 
 class CheckpointKeeper:
@@ -32,8 +28,8 @@ class CheckpointKeeper:
     together; the best one always stays.
     """
 
-    def __init__(self, options: SearchOptions, folder: RunFolder, leaders: Sequence[tuple[float, int]]):
-        self._options, self._folder = options, folder
+    def __init__(self, options: SearchOptions, folder: RunFolder, run: str, leaders: Sequence[tuple[float, int]]):
+        self._options, self._folder, self._run = options, folder, run
         self._kept = {number for _, number in leaders}
 
     def ended(self, number: int, leaders: Sequence[tuple[float, int]]) -> None:
@@ -64,4 +60,4 @@ class CheckpointKeeper:
         return keep
 
     def _place(self, number: int) -> CheckpointPlace:
-        return checkpoint_place(self._options, self._folder, number)
+        return checkpoint_place(self._options, self._folder, self._run, number)

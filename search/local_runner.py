@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from search.checkpoints import CheckpointKeeper, checkpoint_place
 from search.conductor import Conductor, Decision
 from search.options import SearchOptions
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume
 from trainable.errors import NonFiniteError
+from trainable.memory.exhausted import is_out_of_memory
 from trainable.record import EpochReport, RunFolder, TrialEnd, TrialStart
 
 logger = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ class LocalRunner:
         self._folder = run_folder
         self._options = options
         self._make = trial_factory
-        self._keeper = CheckpointKeeper(options, run_folder, conductor.standing.leaders)
+        self._keeper = CheckpointKeeper(options, run_folder, conductor.study.run, conductor.standing.leaders)
         self._slots: list[_Slot] = []
 
     def run(self) -> None:
@@ -81,7 +80,7 @@ class LocalRunner:
 
     def _begin(self, start: TrialStart) -> None:
         """Fills a slot; a trial that was interrupted goes on from its newest intact checkpoint."""
-        place = checkpoint_place(self._options, self._folder, start.number)
+        place = checkpoint_place(self._options, self._folder, self._conductor.study.run, start.number)
         try:
             trial = begin_or_resume(lambda: self._make(start), place)
         except Exception as error:
@@ -118,7 +117,7 @@ class LocalRunner:
         reason = f"{type(error).__name__}: {error}"
         if isinstance(error, NonFiniteError):
             end = TrialEnd.NON_FINITE
-        elif isinstance(error, torch.OutOfMemoryError | MemoryError):
+        elif is_out_of_memory(error):
             end = TrialEnd.OUT_OF_MEMORY
         else:
             end = TrialEnd.CRASHED

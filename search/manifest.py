@@ -2,6 +2,8 @@
 
 import dataclasses
 import platform
+import re
+import secrets
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -36,8 +38,10 @@ def new_manifest(
     initial: Sequence[dict[str, Any]] = (),
 ) -> RunManifest:
     """The manifest of a run that begins now; `initial` are the parameters of its first proposals."""
+    run_id = new_run_id(name)
     return RunManifest(
         name=name,
+        run_id=run_id,
         command=command_line(argv),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=options.seed,
@@ -50,12 +54,18 @@ def new_manifest(
         gpu_memory_budget_bytes=options.budget_bytes,
         device=device,
         study_storage=None if options.study_storage is None else redact(options.study_storage),
-        study_name=options.study_name or name,
+        # In a storage that others use too, two runs of the same name must not meet by accident.
+        study_name=options.study_name or (name if options.study_storage is None else run_id),
         commit=_commit(),
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         options=options.to_dict(),
         initial=tuple(initial),
     )
+
+
+def new_run_id(name: str) -> str:
+    """An identity that no other run has, in letters that any storage takes; it begins with the run's name."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name)[:40]}-{secrets.token_hex(6)}"
 
 
 def resumed_manifest(

@@ -35,7 +35,7 @@ class SearchOptions:
     storage_path: str | None = None
     study_storage: str | None = None
     study_name: str | None = None
-    """Study in `study_storage`; None = the run's name. Drivers that name the same one share their results."""
+    """Study in `study_storage`; None = the run's own. Drivers that name the same one share their results."""
     warm_start: str | None = None
     checkpoint_limit_bytes: int | None = None
     """Ceiling on the bytes of the checkpoints that stay when their trials have ended; None = five trials' worth."""

@@ -58,7 +58,7 @@ class _Session:
         self._nodes_now = nodes_now
         self._asked = time.monotonic()
         self.starts: dict[int, TrialStart] = {}
-        self.keeper = CheckpointKeeper(options, folder, conductor.standing.leaders)
+        self.keeper = CheckpointKeeper(options, folder, conductor.study.run, conductor.standing.leaders)
         self.numbers: dict[str, int] = {}
         self.kinds: dict[int, int] = {}
         self.heard: dict[int, float] = {}
@@ -84,7 +84,7 @@ class _Session:
             KIND: kind,
             **trial_config(
                 start,
-                checkpoints=checkpoint_place(self.options, self.folder, number).address,
+                checkpoints=checkpoint_place(self.options, self.folder, self.conductor.study.run, number).address,
                 max_epochs=self.options.max_epochs,
                 label=label_of(self.conductor.space.name, start),
             ),

@@ -161,8 +161,8 @@ def _mlflow(uri: str | None, experiment: str) -> "list[Callback]":
 def _study(request: "Request", manifest: RunManifest) -> SearchStudy:
     url = request.options.study_storage
     if url is None:
-        return SearchStudy.in_folder(request.folder.study_path, manifest.study_name)
-    return SearchStudy(url, manifest.study_name, manifest.name, shared=True)
+        return SearchStudy.in_folder(request.folder.study_path, manifest.study_name, manifest.identity)
+    return SearchStudy(url, manifest.study_name, manifest.identity, shared=True)
 
 
 def _plan_request(request: "Request") -> PlanRequest:

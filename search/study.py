@@ -68,7 +68,7 @@ class SearchStudy:
     name
         Study name in that storage.
     run
-        This run's name: a study may hold the trials of several drivers, and each takes care of its own.
+        This run's identity: a study may hold the trials of several drivers, and each takes care of its own.
     shared
         Others may write too: `trials` then asks the storage again instead of trusting what was read before.
     """
@@ -89,9 +89,9 @@ class SearchStudy:
         self._writer = StudyWriter(storage, self._study)
 
     @classmethod
-    def in_folder(cls, path: Path, name: str) -> "SearchStudy":
-        """The study of a run's folder: ``study.db``."""
-        return cls(f"sqlite:///{path}", name, name)
+    def in_folder(cls, path: Path, name: str, run: str | None = None) -> "SearchStudy":
+        """The study of a run's folder, ``study.db``; without another identity the run's is the study's name."""
+        return cls(f"sqlite:///{path}", name, run or name)
 
     @property
     def optuna_study(self) -> optuna.Study:

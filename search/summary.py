@@ -45,7 +45,7 @@ def find_winner(conductor: Conductor, make_trial: Callable[[TrialStart], Trial])
     start = start_of(next(trial for trial in conductor.study.trials() if trial.number == number))
     trial = make_trial(start)
     try:
-        place = checkpoint_place(conductor.options, conductor.folder, number)
+        place = checkpoint_place(conductor.options, conductor.folder, conductor.study.run, number)
         place.fetch()
         trial.load(place.folder)
         place.forget_copy()

@@ -132,6 +132,11 @@ def is_url(address: str) -> bool:
     return "://" in address
 
 
+def absolute_place(address: str) -> str:
+    """The address in full; a URL is one already."""
+    return address if is_url(address) else str(Path(address).expanduser().absolute())
+
+
 def place_under(address: str, *names: str) -> str:
     """Address of a place below another; of a URL the query stays at its end."""
     if not is_url(address):

@@ -174,8 +174,15 @@ class RunManifest:
     options: dict[str, Any] = field(default_factory=dict)
     initial: tuple[dict[str, Any], ...] = ()
     """Parameters of the first proposals: those that a warm start took from another run."""
+    run_id: str = ""
+    """Made once, when the run begins; empty for a run begun before there was one."""
     history: tuple[dict[str, Any], ...] = ()
     """One entry a resume: when, command, what was explicitly changed."""
+
+    @property
+    def identity(self) -> str:
+        """What tells this run from all others, wherever its folder lies: in a shared study, at a shared storage."""
+        return self.run_id or self.name
 
 
 class RunFolder:

@@ -241,6 +241,9 @@ def test_a_whole_search_keeps_its_checkpoints_in_s3_and_resumes_from_there(root,
     assert table("cut") == table("whole")
     assert not list((tmp_path / "cut").glob("trials/*/checkpoints"))
     completed = [each.number for each in RunFolder(tmp_path / "cut").read_trials() if each.outcome.end == "completed"]
-    stored = {number for number in range(4) if CheckpointPlace(place_under(root, "cut", f"{number:05d}")).size_bytes()}
+    identity = RunFolder(tmp_path / "cut").read_manifest().identity
+    stored = {
+        number for number in range(4) if CheckpointPlace(place_under(root, identity, f"{number:05d}")).size_bytes()
+    }
     assert stored == set(completed)
     assert "held-out AUC" in capsys.readouterr().out

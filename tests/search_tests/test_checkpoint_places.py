@@ -16,7 +16,7 @@ def test_a_relative_folder_is_one_place_for_every_process(
     """Ray's workers run in folders of their own; a relative path would send their checkpoints there."""
     monkeypatch.chdir(tmp_path)
     address = checkpoint_place(
-        SearchOptions(space="ad_smoke", storage_path=storage), RunFolder("runs/first"), 3
+        SearchOptions(space="ad_smoke", storage_path=storage), RunFolder("runs/first"), "first-1", 3
     ).address
     assert Path(address).is_absolute()
     assert Path(address).is_relative_to(tmp_path)
@@ -24,4 +24,5 @@ def test_a_relative_folder_is_one_place_for_every_process(
 
 def test_an_object_store_keeps_its_address() -> None:
     options = SearchOptions(space="ad_smoke", storage_path="s3://bucket/checkpoints/")
-    assert checkpoint_place(options, RunFolder("runs/first"), 3).address == "s3://bucket/checkpoints/first/00003"
+    place = checkpoint_place(options, RunFolder("runs/first"), "first-1", 3)
+    assert place.address == "s3://bucket/checkpoints/first-1/00003"

@@ -60,14 +60,15 @@ def test_two_drivers_share_a_study_and_two_others_do_not_disturb_each_other(mach
     end(driver("a", "together", 1), driver("b", "together", 2), driver("c", "alone", 3))
     together = optuna.load_study(study_name="together", storage=url).trials
     alone = optuna.load_study(study_name="alone", storage=url).trials
-    assert Counter(trial.user_attrs["run"] for trial in together) == {"a": TRIALS, "b": TRIALS}
-    assert Counter(trial.user_attrs["run"] for trial in alone) == {"c": TRIALS}
+    ids = {run: RunFolder(tmp_path / run).read_manifest().identity for run in "abc"}
+    assert Counter(trial.user_attrs["run"] for trial in together) == {ids["a"]: TRIALS, ids["b"]: TRIALS}
+    assert Counter(trial.user_attrs["run"] for trial in alone) == {ids["c"]: TRIALS}
     assert sorted(numbers(tmp_path / "a") + numbers(tmp_path / "b")) == list(range(2 * TRIALS))
     assert numbers(tmp_path / "c") == list(range(TRIALS))
     for run, trials in (("a", together), ("b", together), ("c", alone)):
         for number in numbers(tmp_path / run):
             record, trial = RunFolder(tmp_path / run).read_trial(number), trials[number]
-            assert trial.user_attrs["run"] == run
+            assert trial.user_attrs["run"] == ids[run]
             assert trial.params == record.start.params
             assert trial.state.is_finished()
             assert trial.user_attrs["outcome"]["end"] == record.outcome.end
