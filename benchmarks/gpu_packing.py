@@ -27,6 +27,7 @@ from trainable.commandline import add_flag, run
 from trainable.config import TrialConfig
 from trainable.errors import ConfigError
 from trainable.memory.cap import cap_process_memory
+from trainable.memory.exhausted import is_out_of_memory
 from trainable.plan import ExecutionPlan
 from trainable.training.trainer import Trainer
 from trainable.units import format_bytes, parse_bytes
@@ -89,7 +90,9 @@ def competing_trial(budget_bytes: int, device: str, barrier: Any, told: Any) -> 
         plan = ExecutionPlan(micro_batch_clips=batch)
         try:
             Trainer(config, clips, IDS, plan=plan, device=torch.device(device)).train_epoch()
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             refused = True
         batch *= 2
     reserved = torch.cuda.max_memory_reserved()

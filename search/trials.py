@@ -30,7 +30,7 @@ class TrialFactory:
 
         Raises
         ------
-        torch.OutOfMemoryError
+        RuntimeError
             If not even the weights fit.
         """
         from trainable.memory.cap import cap_process_memory

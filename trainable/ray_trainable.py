@@ -15,6 +15,7 @@ from ray import _raylet, tune
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume
 from trainable.errors import NonFiniteError
 from trainable.memory.cap import bytes_left
+from trainable.memory.exhausted import is_out_of_memory
 from trainable.record import EpochReport, TrialEnd, TrialStart
 from trainable.units import format_bytes
 
@@ -101,7 +102,9 @@ class RayTrial(tune.Trainable):
             return work()
         except NonFiniteError as error:
             self._ended = {ENDED: TrialEnd.NON_FINITE.value, REASON: str(error), METRIC: float("nan")}
-        except (torch.OutOfMemoryError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             reason = f"{type(error).__name__}: {error}"
             self._ended = {ENDED: TrialEnd.OUT_OF_MEMORY.value, REASON: reason, METRIC: float("nan")}
         return None

@@ -3,9 +3,10 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainable.commandline import (
     Parser,
@@ -23,9 +24,6 @@ from trainable.config import DataConfig, TrialConfig
 from trainable.errors import BudgetError, ConfigError, NonFiniteError, RunError
 from trainable.record import EpochReport
 from trainable.units import format_bytes, parse_bytes
-
-if TYPE_CHECKING:
-    from trainable.trial import Trial
 
 
 def build_parser() -> Parser:
@@ -94,23 +92,27 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
         f"{len(dataset.ids)} machine ids; {len(dataset.skipped)} recordings skipped\n"
         f"plan: {choice.plan.describe()}; predicted peak {format_bytes(choice.predicted_bytes)} on {device}"
     )
-    trial = Trial(
-        config,
-        dataset,
-        plan=choice.plan,
-        device=device,
-        predicted_bytes=choice.predicted_bytes,
-        next_smaller_plan=lambda plan: planner.next_smaller(config, plan),
-        predict=lambda plan: planner.predict(config, plan).predicted_bytes,
-    )
+    with _endings(0):
+        trial = Trial(
+            config,
+            dataset,
+            plan=choice.plan,
+            device=device,
+            predicted_bytes=choice.predicted_bytes,
+            next_smaller_plan=lambda plan: planner.next_smaller(config, plan),
+            predict=lambda plan: planner.predict(config, plan).predicted_bytes,
+        )
     if folder is not None and any(folder.iterdir()):
         print(f"continuing from epoch {trial.load(folder)} in {folder}")
     while not trial.done:
-        print(_line(_step(trial), config.phase.epochs), flush=True)
+        with _endings(trial.epoch):
+            report = trial.step()
+        print(_line(report, config.phase.epochs), flush=True)
         if folder is not None:
             trial.save(folder)
     if arguments.held_out:
-        held_out = trial.evaluate(Split.HELD_OUT)
+        with _endings(trial.epoch):
+            held_out = trial.evaluate(Split.HELD_OUT)
         low, high = held_out.interval
         print(f"held-out AUC {held_out.auc:.3f} (95 % interval {low:.3f} … {high:.3f}), pAUC {held_out.pauc:.3f}")
 
@@ -128,17 +130,20 @@ def _checkpoint_folder(output: str) -> Path:
     return folder
 
 
-def _step(trial: "Trial") -> EpochReport:
-    """One epoch; how it may fail becomes an error of the command line."""
-    import torch
+@contextmanager
+def _endings(epochs_done: int) -> Iterator[None]:
+    """How a training may fail becomes an error of the command line."""
+    from trainable.memory.exhausted import is_out_of_memory
 
     try:
-        return trial.step()
+        yield
     except NonFiniteError as error:
-        raise ConfigError(f"training diverged after epoch {trial.epoch}: {error}; lower --learning-rate") from None
-    except torch.OutOfMemoryError:
+        raise ConfigError(f"training diverged after epoch {epochs_done}: {error}; lower --learning-rate") from None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise BudgetError(
-            f"the device ran out of memory after epoch {trial.epoch} and no smaller plan exists; "
+            f"the device ran out of memory after epoch {epochs_done} and no smaller plan exists; "
             "lower --batch-size or --n-patches, or give --memory-saver"
         ) from None
 

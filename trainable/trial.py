@@ -95,8 +95,8 @@ class Trial:
         ------
         NonFiniteError
             If the loss became NaN or infinite.
-        torch.OutOfMemoryError
-            If not even the smallest plan fits.
+        RuntimeError or MemoryError
+            That `is_out_of_memory` knows, if not even the smallest plan fits.
         """
         trainer = self.trainer
         if self.device.type == "cuda":

@@ -80,14 +80,17 @@ def test_a_crash_is_retried_from_the_checkpoint(tmp_path):
 
 
 @pytest.mark.timeout(60)
-def test_every_fault_keeps_its_own_word(tmp_path):
+@pytest.mark.parametrize(
+    "full", [MemoryError("no more"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")]
+)
+def test_every_fault_keeps_its_own_word(tmp_path, full):
     def factory(start: TrialStart):
         class Faulty(SyntheticTrial):
             def step(self):
                 if start.number == 1:
                     raise NonFiniteError("loss is nan")
                 if start.number == 2:
-                    raise MemoryError("no more")
+                    raise full
                 if start.number == 3:
                     raise ValueError("not\nin one line")
                 return super().step()

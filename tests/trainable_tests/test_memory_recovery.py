@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
 
 @contextmanager
-def failing(owner: Any, name: str, on_call: int, times: int = 1) -> Iterator[list[int]]:
+def failing(owner: Any, name: str, on_call: int, times: int = 1, error: Exception | None = None) -> Iterator[list[int]]:
     """Lets some calls of a function run out of memory, beginning with call number `on_call` (from 1)."""
     real: Callable[..., Any] = getattr(owner, name)
     calls = [0]
@@ -37,7 +37,7 @@ def failing(owner: Any, name: str, on_call: int, times: int = 1) -> Iterator[lis
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
         if on_call <= calls[0] < on_call + times:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB (injected)")
+            raise error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB (injected)")
         return real(*args, **kwargs)
 
     with mock.patch.object(owner, name, wrapped):
@@ -118,6 +118,29 @@ def test_an_error_in_validation(tiny_dataset: Dataset, planner: Planner, undistu
         trial, reports = trained(tiny_dataset, planner)
     assert differences(trial, undisturbed) < TOLERANCE
     assert len(reports[0].events) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+    ],
+    ids=["cuDNN", "cuBLAS", "CUDA"],
+)
+def test_libraries_that_run_out_of_memory(
+    error: Exception, tiny_dataset: Dataset, planner: Planner, undisturbed: Trial
+) -> None:
+    with failing(Decoder, "forward", 2, error=error):
+        trial, reports = trained(tiny_dataset, planner)
+    assert differences(trial, undisturbed) < TOLERANCE
+    assert str(error) in reports[0].events[0]
+
+
+def test_another_error_is_not_taken_for_one(tiny_dataset: Dataset, planner: Planner) -> None:
+    with failing(Decoder, "forward", 2, error=RuntimeError("a bug")), pytest.raises(RuntimeError, match="a bug"):
+        trained(tiny_dataset, planner)
 
 
 def test_half_made_moments_are_made_again(tiny_dataset: Dataset, planner: Planner, undisturbed: Trial) -> None:

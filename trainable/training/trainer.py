@@ -15,6 +15,7 @@ from trainable.config import TrialConfig
 from trainable.data.clips import ClipSet, TrainClips
 from trainable.data.patches import patch_starts
 from trainable.errors import CheckpointError, DataLeakError, NonFiniteError
+from trainable.memory.exhausted import is_out_of_memory
 from trainable.plan import ExecutionPlan
 from trainable.training.batch import Batch, make_batch
 from trainable.training.encode import EncodedClips, encode_clips
@@ -113,8 +114,8 @@ class Trainer:
         ------
         NonFiniteError
             If the loss of the epoch is NaN or infinite.
-        torch.OutOfMemoryError
-            If a step does not fit even under the smallest plan.
+        RuntimeError or MemoryError
+            That `is_out_of_memory` knows, if a step does not fit even under the smallest plan.
         """
         config = self.config
         phase = phase_at(config, self.epoch)
@@ -199,7 +200,9 @@ class Trainer:
         while True:
             try:
                 return attempt()
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 failed, smaller = self.plan, None
                 if self._next_smaller_plan is not None:
                     smaller = self._next_smaller_plan(failed)
