@@ -1,11 +1,12 @@
 """Where trials' checkpoints lie, and which of them stay: those that run, and the best completed ones."""
 
 import logging
+import secrets
 from collections.abc import Sequence
 
 from search.options import SearchOptions
 from trainable.checkpoint_place import CheckpointPlace, absolute_place, place_under
-from trainable.errors import CheckpointError
+from trainable.errors import CheckpointError, RunError
 from trainable.record import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,32 @@ def checkpoint_place(options: SearchOptions, folder: RunFolder, run: str, number
     if options.storage_path is None:
         return CheckpointPlace(str(folder.checkpoint_path(number).absolute()))
     return CheckpointPlace(place_under(absolute_place(options.storage_path), run, f"{number:05d}"))
+
+
+def prepare_storage(options: SearchOptions) -> None:
+    """Makes the place that ``--storage-path`` names and writes to it once, before anything is trained for it.
+
+    Raises
+    ------
+    RunError
+        If nothing can be kept there.
+    """
+    if options.storage_path is None:
+        return
+    address = absolute_place(options.storage_path)
+    probe = CheckpointPlace(place_under(address, f".probe-{secrets.token_hex(6)}"))
+    try:
+        probe.folder.mkdir(parents=True, exist_ok=True)
+        (probe.folder / "probe").write_bytes(b"probe")
+        probe.push()
+        probe.remove()
+    except (CheckpointError, OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).replace(probe.address, address)
+        raise RunError(
+            f"--storage-path {address} cannot be used: {reason}; name a folder or an address that you may write to"
+        ) from None
+    finally:
+        probe.forget_copy()
 
 
 class CheckpointKeeper:

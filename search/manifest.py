@@ -22,7 +22,7 @@ from trainable.units import format_bytes
 PACKAGES = ("torch", "ray", "optuna", "numpy", "scikit-learn")
 FREE = frozenset(
     {"num_samples", "concurrency", "time_limit_seconds", "trial_timeout_seconds", "local", "address", "device"}
-    | {"max_failures", "study_storage", "mlflow", "checkpoint_limit_bytes"}
+    | {"max_failures", "study_storage", "storage_path", "mlflow", "checkpoint_limit_bytes"}
 )
 """Options that a resume may change without a word: they do not change what a trial's result means."""
 

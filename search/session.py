@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 
+from search.checkpoints import prepare_storage
 from search.conductor import Conductor
 from search.listeners import Listeners, Silence
 from search.local_runner import LocalRunner
@@ -49,6 +50,7 @@ def run_search(request: "Request", console: Console) -> bool:
     """
     begun = time.monotonic()
     options = request.options
+    prepare_storage(options)
     dataset = load_dataset(options.data)
     if options.local:
         return _run(request, console, dataset, _local_device(options.device), None, begun)

@@ -1,11 +1,14 @@
 """Where checkpoints lie: folders, and an S3-compatible server on this machine; a whole search that resumes from it."""
 
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from search.checkpoints import prepare_storage
+from search.options import SearchOptions
 from search.run import main
 from tests.analysis_tests.trained import write_recordings
 from tests.search_tests.test_run import SPACE
@@ -208,6 +211,60 @@ def test_passwords_in_addresses_are_refused_and_not_repeated():
         assert "key" not in str(caught.value)
     check_address("gs://anonymous@bucket/x")
     check_address("/a/folder")
+
+
+@pytest.mark.parametrize("kind", ["file in the way", "below a file", "missing bucket", "unknown scheme", "no name"])
+def test_an_unusable_storage_path_is_named_before_anything_is_trained(kind, server, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("mine")
+    place = {
+        "file in the way": str(tmp_path / "file"),
+        "below a file": str(tmp_path / "file/below"),
+        "missing bucket": f"s3://nowhere/x?endpoint_override={server}&scheme=http",
+        "unknown scheme": "carrier-pigeon://roof/1",
+        "no name": str(tmp_path / "a\0b"),
+    }[kind]
+    monkeypatch.setattr("search.session.load_dataset", lambda config: pytest.fail("data was read first"))
+    output = tmp_path / "run"
+    assert run(main, ["--space", "ad_smoke", "--local", "--storage-path", place, "--output", str(output)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --storage-path {place} cannot be used: ")
+    assert "that you may write to" in line
+    assert "probe" not in line
+    assert not output.exists()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_usable_storage_path_is_made_and_left_empty(address):
+    prepare_storage(SearchOptions(space="ad_smoke", storage_path=address))
+    assert held(address) == {}
+    prepare_storage(SearchOptions(space="ad_smoke"))  # none: nothing to do
+
+
+def test_a_search_whose_storage_is_lost_goes_on_in_another_place(tmp_path, monkeypatch, capsys):
+    from trainable.trial import Trial
+
+    machine = write_recordings(tmp_path / "machines", machine_type="press", train=6, test=4)
+    space = tmp_path / "space.yaml"
+    space.write_text(SPACE.replace("num_samples: 4", "num_samples: 1"))
+    arguments = ["--space", str(space), "--data-root", str(machine), "--machine-type", "press", "--local", "--quiet"]
+    lost, output, step = tmp_path / "lost", tmp_path / "run", Trial.step
+
+    def interrupted(trial: Trial):
+        if trial.epoch == 1:
+            raise KeyboardInterrupt
+        return step(trial)
+
+    monkeypatch.setattr(Trial, "step", interrupted)
+    assert run(main, [*arguments, "--storage-path", str(lost), "--output", str(output)]) == 130
+    monkeypatch.setattr(Trial, "step", step)
+    shutil.rmtree(lost)
+    lost.write_text("in the way")
+    assert run(main, ["--resume", str(output), "--quiet"]) == 2
+    assert f"--storage-path {lost} cannot be used" in capsys.readouterr().err
+    assert run(main, ["--resume", str(output), "--quiet", "--storage-path", str(tmp_path / "found")]) == 0
+    (record,) = RunFolder(output).read_trials()
+    assert [report.epoch for report in record.epochs] == [1, 2, 3]
+    assert CheckpointPlace(str(tmp_path / "found" / RunFolder(output).read_manifest().identity)).folder.is_dir()
 
 
 def test_a_whole_search_keeps_its_checkpoints_in_s3_and_resumes_from_there(root, tmp_path, monkeypatch, capsys):
