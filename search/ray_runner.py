@@ -330,7 +330,7 @@ class RayRunner:
 
 def label_of(space: str, start: TrialStart) -> str:
     """Readable name of a trial: space, number and its first parameters."""
-    shown = [f"{name}={_short(value)}" for name, value in list(start.params.items())[:3]]
+    shown = [f"{name}={_short(value)}" for name, value in list(start.used.items())[:3]]
     return f"{space} {start.number:05d} " + " ".join(shown)
 
 

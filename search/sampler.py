@@ -125,7 +125,7 @@ class BudgetedTPESampler:
         self._study = study
         self._seed = seed
         self._startup = startup_trials
-        self._initial = [dict(params) for params in initial]
+        self._initial = [space.canonical(params) for params in initial]
         self._tpe = ParzenTPE()
         # By name, not as the file has them: a space means the same whatever the order of its lines.
         by_name = sorted(space.parameters, key=lambda parameter: parameter.name)
@@ -184,7 +184,7 @@ class BudgetedTPESampler:
         for name, parameter in self._parameters.items():
             if self.space.is_active(parameter, params):
                 params[name] = values[name]
-        return params
+        return self.space.canonical(params)
 
     def probes(self, count: int = 64) -> Iterator[dict[str, Any]]:
         """Parameters that show whether anything fits: the smallest corner, then uniform draws."""

@@ -1,6 +1,7 @@
 """How a search ended: the table on the terminal, ``best.yaml`` for retraining, ``summary.json`` for programs."""
 
 import logging
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,9 @@ from rich.table import Table
 
 from search.checkpoints import checkpoint_place
 from search.conductor import Conductor
+from search.progress import duration_text
 from search.study import start_of
+from search.views import epochs_text
 from trainable.data.clips import Split
 from trainable.errors import CheckpointError
 from trainable.record import RunFolder, TrialEnd, TrialStart, write_json
@@ -77,7 +80,8 @@ def print_summary(
     table.add_column(style="bold")
     table.add_column()
     table.add_row("trials", counts_text(conductor))
-    table.add_row("time", f"{seconds:.0f} s")
+    resumed = bool(conductor.folder.read_manifest().history)
+    table.add_row("time", f"{duration_text(seconds)}{' since it was resumed' if resumed else ''}")
     if conductor.stop_reason:
         table.add_row("ended early", conductor.stop_reason)
     if skipped:
@@ -90,14 +94,14 @@ def print_summary(
     console.print(f"results: {folder}", soft_wrap=True, highlight=False)
     if winner is not None:
         console.print(
-            f"retrain: python -m trainable.train --config {folder / 'best.yaml'}", soft_wrap=True, highlight=False
+            f"detector: python -m analysis.best {shlex.quote(str(folder))} --retrain", soft_wrap=True, highlight=False
         )
-        console.print(f"report:  python -m analysis.report {folder}", soft_wrap=True, highlight=False)
+        console.print(f"report: python -m analysis.report {shlex.quote(str(folder))}", soft_wrap=True, highlight=False)
 
 
 def _add_winner(table: Table, conductor: Conductor, winner: Winner) -> None:
-    table.add_row("best trial", f"{winner.start.number} ({winner.epochs} epochs)")
-    for name, value in winner.start.params.items():
+    table.add_row("best trial", f"{winner.start.number} ({epochs_text(winner.epochs)})")
+    for name, value in winner.start.used.items():
         table.add_row(f"  {name}", f"{value:.4g}" if isinstance(value, float) else str(value))
     table.add_row("validation AUC", _with_interval(winner.validation_auc, winner.validation))
     if winner.held_out is not None:
@@ -121,10 +125,12 @@ def _with_interval(auc: float, evaluation: Evaluation | None) -> str:
 def write_results(
     folder: RunFolder, conductor: Conductor, winner: Winner | None, *, seconds: float, skipped: int
 ) -> None:
-    """``summary.json``, and ``best.yaml`` if there is a winner."""
+    """``summary.json``, and ``best.yaml`` if there is a winner; `seconds` are those of this part of the search."""
     summary: dict[str, Any] = {
         "counts": {end.value: count for end, count in conductor.standing.counts.items()},
         "seconds": round(seconds, 1),
+        # Which part of the search this closes: one that was resumed after it has not ended.
+        "parts": 1 + len(folder.read_manifest().history),
         "stop_reason": conductor.stop_reason,
         "skipped_recordings": skipped,
         "failures": _failures(conductor),
@@ -134,7 +140,7 @@ def write_results(
         best = {
             "trial": winner.start.number,
             "epochs": winner.epochs,
-            "params": winner.start.params,
+            "params": winner.start.used,
             "validation_auc": winner.validation_auc,
             "validation_interval": None if winner.validation is None else list(winner.validation.interval),
             "held_out_auc": None if winner.held_out is None else winner.held_out.auc,

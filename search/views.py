@@ -170,7 +170,7 @@ def epochs_text(epochs: int) -> str:
 
 
 def params_text(start: TrialStart) -> str:
-    return " ".join(f"{name}={v:.3g}" if isinstance(v, float) else f"{name}={v}" for name, v in start.params.items())
+    return " ".join(f"{name}={v:.3g}" if isinstance(v, float) else f"{name}={v}" for name, v in start.used.items())
 
 
 def _end_line(start: TrialStart, outcome: TrialOutcome) -> str:

@@ -34,7 +34,8 @@ def initial_proposals(run: str, space: Space, *, count: int = BEST) -> list[dict
     ended.sort(key=lambda record: -(record.outcome.final_auc or 0.0) if record.outcome else 0.0)
     proposals: list[dict[str, Any]] = []
     for record in ended:
-        params = _expressed(record.start.config, space)
+        # What was chosen before what was used of it: n_patches is used only up to a clip's windows.
+        params = _expressed({**record.start.config, **record.start.params}, space)
         if params is not None and params not in proposals:
             proposals.append(params)
         if len(proposals) == count:

@@ -12,6 +12,8 @@ from trainable.config import TrialConfig
 PATCH_FRAMES = 64
 """As in `trainable.data.patches`, which needs torch."""
 
+_DEFAULTS = TrialConfig().flat()
+
 
 @dataclass(frozen=True)
 class Range:
@@ -30,6 +32,11 @@ class Range:
     def highest(self) -> float:
         return self.high
 
+    def lowest_from(self, bound: int) -> float:
+        """The smallest whole number of the range that is no less than `bound`; the largest one where none is."""
+        step = int(self.step or 1)
+        return int(min(self.high, self.low + step * max(0, math.ceil((bound - self.low) / step))))
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -44,6 +51,10 @@ class Choices:
     def highest(self) -> Any:
         """The largest of the values."""
         return max(self.values)
+
+    def lowest_from(self, bound: int) -> Any:
+        """The smallest of the values that is no less than `bound`; the largest one where none is."""
+        return min((value for value in self.values if value >= bound), default=self.highest)
 
 
 Distribution = Range | Choices
@@ -148,8 +159,29 @@ class Space:
         config = TrialConfig.from_flat({**self.fixed, **params, "epochs": epochs, "seed": seed})
         if self.clip_frames is None:
             return config
-        windows = max(1, (self.clip_frames - PATCH_FRAMES) // config.patch.stride + 1)
-        return config.replace(n_patches=min(config.patch.n_patches, windows))
+        return config.replace(n_patches=min(config.patch.n_patches, self._windows(config.patch.stride)))
+
+    def _windows(self, stride: int) -> int:
+        """Windows of the longest clip."""
+        assert self.clip_frames is not None
+        return max(1, (self.clip_frames - PATCH_FRAMES) // stride + 1)
+
+    def canonical(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Of all proposals that mean the same configuration the one that a study holds.
+
+        Every n_patches from the number of windows up is that many patches; the smallest of them that the space has
+        stands for all, so that a sampler does not take one configuration for several. Only where a condition asks for
+        n_patches it stays as it was drawn, since what else is searched depends on it.
+        """
+        canonical = dict(params)
+        distribution = {parameter.name: parameter.distribution for parameter in self.parameters}.get("n_patches")
+        asked_for = any(parameter.when and parameter.when.parameter == "n_patches" for parameter in self.parameters)
+        if self.clip_frames is None or distribution is None or "n_patches" not in params or asked_for:
+            return canonical
+        windows = self._windows({**_DEFAULTS, **self.fixed, **params}["stride"])
+        if params["n_patches"] > windows:
+            canonical["n_patches"] = distribution.lowest_from(windows)
+        return canonical
 
     def for_clips(self, frames: int) -> "Space":
         """This space over clips of at most so many frames."""

@@ -59,9 +59,12 @@ class EpochReport:
     loss: float
     reconstruction_loss: float
     commitment_loss: float
+    texture_loss: float = 0.0
+    """Mean squared error of each cell's deviation; 0 where `texture_weight` is."""
     id_loss: float
-    """Cross-entropy of the machine-id head; 0 in phase 1."""
+    """Cross-entropy of the machine-id head; 0 in phase 1 and where its weight is."""
     transform_loss: float
+    """Cross-entropy of the transformation head; 0 in phase 1 and where its weight is."""
     commitment_scale: float
     """Warm-up factor on the commitment loss, 0 … 1."""
     learning_rate: float
@@ -114,6 +117,11 @@ class TrialStart:
     """ExecutionPlan.to_dict(), None where no plan fits."""
     predicted_bytes: int
     """Peak of `plan`, or of the smallest plan where none fits; 0 where no budget was set."""
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """The searched parameters as the trial used them: n_patches chosen above a clip's windows is their number."""
+        return {name: self.config.get(name, value) for name, value in self.params.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,7 @@
 """The command ``python -m search.run``: whole searches on tiny recordings, and every kind of bad input."""
 
+import json
+import re
 import signal
 import subprocess
 import sys
@@ -120,6 +122,25 @@ def test_a_warm_start_proposes_the_old_winner_first(arguments, tmp_path):
     assert RunFolder(tmp_path / "new").read_manifest().initial == initial
     second = RunFolder(tmp_path / "new").read_trial(1).start.params
     assert second == (initial[1] if len(initial) > 1 else second), "the next of the old run's best"
+
+
+@pytest.mark.timeout(120)
+def test_results_name_the_patches_that_were_used(arguments, tmp_path, capsys):
+    """Clips of 160 frames have (160 − 64) // 32 + 1 = 4 windows at stride 32; the space has 6 and 8 patches."""
+    space = SPACE.replace("  n_patches: 1\n", "").replace("parameters:", "parameters:\n  n_patches: {choices: [8, 6]}")
+    (tmp_path / "space.yaml").write_text(space)
+    main([*arguments, "--num-samples", "2", "--output", str(tmp_path / "run")])
+    shown = capsys.readouterr().out
+    assert re.search(r"  n_patches +│ 4 ", shown)
+    assert not re.search(r"n_patches\W+[68]\b", shown)
+    folder = RunFolder(tmp_path / "run")
+    assert json.loads(folder.summary_path.read_text())["best"]["params"]["n_patches"] == 4
+    assert yaml.safe_load(folder.best_path.read_text())["config"]["n_patches"] == 4
+    for record in folder.read_trials():
+        assert (record.start.params["n_patches"], record.start.used["n_patches"]) == (6, 4)
+    more = ["--num-samples", "1", "--max-epochs", "1", "--quiet", "--warm-start", str(folder.path)]
+    main([*arguments, *more, "--output", str(tmp_path / "next")])
+    assert RunFolder(tmp_path / "next").read_manifest().initial, "a configuration of 4 patches is 6 in this space"
 
 
 @pytest.mark.timeout(60)

@@ -87,6 +87,23 @@ def test_proposals_lie_in_the_space_with_their_conditions(name: str | None) -> N
         tell(sampler, index, proposal.params, 0.5 + index / 100)
 
 
+def test_one_configuration_is_never_proposed_under_two_names() -> None:
+    """3 windows at stride 32: 8 and 64 patches are what 4 are; at stride 16 there are 5, at stride 4 20."""
+    text = "parameters: {n_patches: {choices: [2, 4, 8, 64]}, stride: {choices: [4, 16, 32]}}"
+    space = space_from_text(text).for_clips(141)
+    initial = [{"n_patches": 64, "stride": 32}]
+    sampler = make_sampler(space, initial=initial)
+    names: dict[tuple[int, int], set[int]] = {}
+    for index in range(40):
+        params = sampler.propose(index, everything).params
+        patch = space.config(params, epochs=9).patch
+        names.setdefault((patch.n_patches, patch.stride), set()).add(params["n_patches"])
+        tell(sampler, index, params, 0.5 + index / 100)
+    assert names[3, 32] == {4}
+    assert len(names) >= 6
+    assert all(len(each) == 1 for each in names.values())
+
+
 def test_only_what_fits_is_proposed_with_half_of_the_space_infeasible() -> None:
     draws = random_draws(make_sampler()._distributions, np.random.RandomState(0), 500)
     assert 0.4 < np.mean([small_ones(params) for params in draws]) < 0.6

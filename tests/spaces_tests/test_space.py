@@ -124,6 +124,41 @@ def test_patches_are_at_most_the_windows_that_stride_yields(frames: int, stride:
     assert space_from_text(TEXT).config({"stride": stride, "n_patches": asked}, epochs=3).patch.n_patches == asked
 
 
+@pytest.mark.parametrize(
+    ("distribution", "canonical"),
+    [
+        ("{choices: [2, 8, 4, 6]}", {2: 2, 4: 4, 6: 4, 8: 4}),
+        ("{choices: [1, 2]}", {1: 1, 2: 2}),
+        ("{choices: [6, 8]}", {6: 6, 8: 6}),
+        ("{low: 1, high: 8}", {1: 1, 2: 2, 3: 3, 4: 3, 8: 3}),
+        ("{low: 2, high: 8, step: 2}", {2: 2, 4: 4, 6: 4, 8: 4}),
+        ("{low: 5, high: 8}", {5: 5, 6: 5, 8: 5}),
+        ("{low: 2, high: 64, log: true}", {2: 2, 3: 3, 40: 3}),
+    ],
+)
+def test_a_configuration_has_one_name(distribution: str, canonical: dict[int, int]) -> None:
+    """141 frames have (141 − 64) // 32 + 1 = 3 windows at stride 32: from 3 up all mean 3."""
+    text = f"parameters: {{n_patches: {distribution}, stride: {{choices: [4, 32]}}}}"
+    space = space_from_text(text).for_clips(141)
+    for drawn, name in canonical.items():
+        proposal = {"n_patches": drawn, "stride": 32}
+        assert space.canonical(proposal) == {"n_patches": name, "stride": 32}
+        assert space.config(space.canonical(proposal), epochs=3) == space.config(proposal, epochs=3)
+        assert space.holds(space.canonical(proposal))
+        assert space_from_text(text).canonical(proposal) == proposal, "without clips nothing is known of windows"
+        if drawn <= 20:  # (141 − 64) // 4 + 1
+            assert space.canonical({"n_patches": drawn, "stride": 4})["n_patches"] == drawn
+
+
+def test_a_name_stays_as_it_was_drawn_where_a_condition_asks_for_it() -> None:
+    text = "parameters: {n_patches: {choices: [2, 8]}, top_k_share: {low: 0.1, high: 0.5, when: {n_patches: 8}}}\n"
+    space = space_from_text(text + "fixed: {stride: 32}").for_clips(141)
+    assert space.canonical({"n_patches": 8, "top_k_share": 0.2}) == {"n_patches": 8, "top_k_share": 0.2}
+    fixed = space_from_text("parameters: {n_patches: {choices: [2, 8, 16]}}\nfixed: {stride: 32}").for_clips(141)
+    assert fixed.canonical({"n_patches": 16}) == {"n_patches": 8}
+    assert fixed.canonical({}) == {}
+
+
 @pytest.mark.parametrize(("distribution", "longest"), [("{low: 0, high: 4}", 4), ("{choices: [0, 6, 2]}", 6), ("3", 3)])
 def test_the_longest_warmup_is_known(distribution: str, longest: int) -> None:
     text = TEXT.replace("commitment_warmup_epochs: {low: 0, high: 4}", f"commitment_warmup_epochs: {distribution}")
