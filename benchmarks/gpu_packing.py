@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_memory import CLIPS, IDS, RESULTS, noise_train_clips
+from benchmarks.gpu_cases import CLIPS, IDS, noise_train_clips
+from benchmarks.gpu_memory import RESULTS
 from trainable.commandline import add_flag, run
 from trainable.config import TrialConfig
 from trainable.errors import ConfigError

@@ -1,4 +1,4 @@
-"""The GPU benchmarks on a machine without one: arguments, cases, refusal, and the processes on a CPU."""
+"""The GPU benchmarks on a machine without one: refusal, arguments, and the processes of the packing on a CPU."""
 
 import time
 
@@ -7,29 +7,8 @@ import torch
 
 from benchmarks import gpu_memory, gpu_packing
 from trainable.errors import ConfigError
-from trainable.memory.planner import Planner
-from trainable.units import GIB, MIB
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-
-
-def test_the_cases_reach_from_small_to_large_and_hold_the_recipe() -> None:
-    cases = list(gpu_memory.cases())
-    assert len(cases) >= 40
-    assert len({(str(config.flat()), plan) for _, config, plan in cases}) >= 40
-    recipe = [config for name, config, _ in cases if name == "recipe, plain"]
-    assert {(config.patch.batch_size, config.patch.n_patches) for config in recipe} == {(16, 16)}
-    assert {name for name, _, _ in cases} >= {"recipe, memory saver", "recipe, AMP", "large", "codes", "quantizer"}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(60)
-def test_the_smallest_and_the_largest_case_lie_far_apart() -> None:
-    planner = Planner(gpu_memory.DATA, budget_bytes=None)
-    predicted = [planner.predict(*case[1:]).allocated_bytes for case in gpu_memory.cases() if case[0] == "large"]
-    small = next(case for case in gpu_memory.cases() if case[0] == "whole")
-    assert planner.predict(*small[1:]).allocated_bytes < 200 * MIB
-    assert max(predicted) > 16 * GIB
 
 
 @no_gpu

@@ -18,10 +18,10 @@ sys.meta_path[:] = [Finder(finder) for finder in sys.meta_path]
 BENCHMARKS = ("scipy", "sklearn", "ray", "optuna", "yaml", "pandas", "soundfile", "rich", "matplotlib")
 ENGINES = ("ray", "optuna", "pandas", "sqlalchemy", "matplotlib")
 PREDICTS = """
-from benchmarks.gpu_memory import DATA, cases
+from benchmarks.gpu_cases import DATA, cases
 from trainable.memory.planner import Planner
-_, config, plan = next(iter(cases()))
-assert Planner(DATA, budget_bytes=None).predict(config, plan).predicted_bytes > 2**20
+case = next(iter(cases()))
+assert Planner(DATA, budget_bytes=None).predict(case.config, case.plan).predicted_bytes > 2**20
 """
 
 

@@ -180,9 +180,7 @@ class Planner:
         """Estimated time of a step, in patches trained meanwhile by the fastest plan; only the order matters."""
         profile, patch = self.profile, config.patch
         patches = patch.batch_size * patch.n_patches
-        micro_batches = -(-patch.batch_size // plan.micro_batch_clips)
-        rows = CODES_PER_PATCH * patch.n_patches * min(plan.micro_batch_clips, patch.batch_size)
-        chunks = micro_batches * -(-rows // plan.quantizer_chunk_rows)
+        micro_batches, chunks = self.counts(config, plan)
         extra = 1.0
         extra += profile.recompute_encoder_share if plan.recompute_encoder else 0.0
         extra += profile.recompute_decoder_share if plan.recompute_decoder else 0.0
@@ -195,6 +193,14 @@ class Planner:
             + chunks * profile.chunk_patches
             + 1e-3 * CHUNKS.index(plan.quantizer_chunk_rows)
         )
+
+    @staticmethod
+    def counts(config: TrialConfig, plan: ExecutionPlan) -> tuple[int, int]:
+        """Micro-batches and chunks of distances of a step."""
+        patch = config.patch
+        micro_batches = -(-patch.batch_size // plan.micro_batch_clips)
+        rows = CODES_PER_PATCH * patch.n_patches * min(plan.micro_batch_clips, patch.batch_size)
+        return micro_batches, micro_batches * -(-rows // plan.quantizer_chunk_rows)
 
     def _lean(self, candidates: list[ExecutionPlan]) -> list[ExecutionPlan]:
         """Candidates of which one is the smallest: the smallest micro-batch and chunk, and every other choice."""

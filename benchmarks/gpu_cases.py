@@ -1,0 +1,117 @@
+"""What `benchmarks.gpu_memory` measures: configurations and plans by name, and the clips they train on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from itertools import product
+
+import numpy as np
+
+from trainable.config import TrialConfig
+from trainable.data.clips import Split, TrainClips
+from trainable.errors import ConfigError
+from trainable.memory.predict import DataSizes
+from trainable.plan import ExecutionPlan
+
+CLIPS, FRAMES, IDS = 256, 313, ("00", "02", "04", "06")
+DATA = DataSizes(train_frames=CLIPS * FRAMES, test_frames=0, train_clips=CLIPS, test_clips=0, n_ids=len(IDS))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration under a plan."""
+
+    name: str
+    """Unique; its first word is the group it belongs to."""
+    config: TrialConfig
+    plan: ExecutionPlan
+    capped: bool = False
+    """Whether it runs capped at its own prediction: planned to fit, so it must not run out of memory."""
+
+
+def cases() -> Iterator[Case]:
+    """All of them; the recipe's claim (16 clips of 16 patches) among them, for several widths."""
+    for width in (1.0, 2.0, 4.0, 8.0, 16.0):
+        config = TrialConfig.from_flat({"width": width, "n_patches": 16, "batch_size": 16})
+        recipe = f"recipe w{width:g}"
+        yield Case(f"{recipe} plain", config, ExecutionPlan(micro_batch_clips=16))
+        yield Case(f"{recipe} encoder", config, ExecutionPlan(micro_batch_clips=16, recompute_encoder=True))
+        yield Case(f"{recipe} decoder", config, ExecutionPlan(micro_batch_clips=16, recompute_decoder=True))
+        yield Case(f"{recipe} amp", config, ExecutionPlan(micro_batch_clips=16, precision="amp_bfloat16"))
+        yield Case(f"{recipe} saver", config, _saver())
+    yield from _parts()
+    for width, n_patches, batch in product((1.0, 4.0), (4, 16, 32), (16, 64)):
+        config = TrialConfig.from_flat({"width": width, "n_patches": n_patches, "batch_size": batch})
+        sizes = f"w{width:g} p{n_patches} b{batch}"
+        yield Case(f"whole {sizes}", config, ExecutionPlan(micro_batch_clips=batch))
+        quarter = ExecutionPlan(micro_batch_clips=batch // 4, recompute_encoder=True, recompute_decoder=True)
+        yield Case(f"quarter {sizes}", config, quarter)
+    for codes, latent_dim, chunk in product((64, 1024, 8192), (16, 256), (1_024, 16_384)):
+        config = TrialConfig.from_flat({"num_embeddings": codes, "latent_dim": latent_dim, "n_patches": 16})
+        plan = ExecutionPlan(micro_batch_clips=16, quantizer_chunk_rows=chunk)
+        yield Case(f"codes k{codes} d{latent_dim} chunk{chunk}", config, plan)
+    for distance, gradient in product(("euclidean", "cosine"), ("straight_through", "rotation")):
+        config = TrialConfig.from_flat({"distance": distance, "code_gradient": gradient, "codebook_dim": 16})
+        plan = ExecutionPlan(micro_batch_clips=16, precision="amp_float16")
+        yield Case(f"quantizer {distance} {gradient}", config, plan)
+    for width, batch in ((4.0, 128), (8.0, 64), (8.0, 128), (16.0, 64), (16.0, 96), (16.0, 128)):
+        config = TrialConfig.from_flat({"width": width, "n_patches": 32, "batch_size": batch})
+        yield Case(f"large w{width:g} b{batch}", config, ExecutionPlan(micro_batch_clips=batch))
+    yield from _planned_to_fit()
+
+
+def _parts() -> Iterator[Case]:
+    """One part of a plan changed at a time, beside the plain plan of the same configuration."""
+    for width, batch in ((1.0, 16), (4.0, 32)):
+        config = TrialConfig.from_flat({"width": width, "n_patches": 8, "batch_size": batch})
+        name = f"part w{width:g}"
+        yield Case(f"{name} plain", config, ExecutionPlan(micro_batch_clips=batch))
+        for parts in (2, 4, 8, batch):
+            yield Case(f"{name} micro{parts}", config, ExecutionPlan(micro_batch_clips=batch // parts))
+        yield Case(f"{name} host", config, ExecutionPlan(micro_batch_clips=batch, data_placement="host"))
+        for chunk in (1_024, 4_096):
+            plan = ExecutionPlan(micro_batch_clips=batch, quantizer_chunk_rows=chunk)
+            yield Case(f"{name} chunk{chunk}", config, plan)
+        both = ExecutionPlan(micro_batch_clips=batch, recompute_encoder=True, recompute_decoder=True)
+        yield Case(f"{name} both", config, both)
+
+
+def _planned_to_fit() -> Iterator[Case]:
+    for width, n_patches, batch in product((1.0, 4.0, 8.0), (8, 32), (16, 64)):
+        config = TrialConfig.from_flat({"width": width, "n_patches": n_patches, "batch_size": batch})
+        sizes = f"w{width:g} p{n_patches} b{batch}"
+        yield Case(f"capped {sizes} whole", config, ExecutionPlan(micro_batch_clips=batch), capped=True)
+        yield Case(f"capped {sizes} saver", config, _saver(), capped=True)
+
+
+def _saver() -> ExecutionPlan:
+    return ExecutionPlan(
+        micro_batch_clips=1,
+        recompute_encoder=True,
+        recompute_decoder=True,
+        quantizer_chunk_rows=1_024,
+        data_placement="host",
+        precision="amp_bfloat16",
+    )
+
+
+def chosen(patterns: str | None) -> list[Case]:
+    """The cases whose names match one of some patterns, such as ``recipe*,part w1*``. Raises ConfigError if none."""
+    wanted = [part.strip() for part in (patterns or "*").split(",")]
+    found = [case for case in cases() if any(fnmatch(case.name, pattern) for pattern in wanted)]
+    if not found:
+        groups = ", ".join(dict.fromkeys(case.name.split()[0] for case in cases()))
+        raise ConfigError(f"--cases {patterns!r} names no case; they begin with {groups} (such as 'recipe w4*')")
+    return found
+
+
+def noise_train_clips() -> TrainClips:
+    """`CLIPS` clips of noise; memory and speed do not depend on what they hold."""
+    rng = np.random.default_rng(0)
+    return TrainClips(
+        rng.standard_normal((CLIPS * FRAMES, 64), dtype=np.float32),
+        np.arange(CLIPS + 1, dtype=np.int64) * FRAMES,
+        tuple(IDS[index % len(IDS)] for index in range(CLIPS)),
+        tuple(f"normal_{index:04d}.wav" for index in range(CLIPS)),
+        Split.TRAIN,
+    )

@@ -1,0 +1,141 @@
+"""A device profile of what `benchmarks.gpu_memory` measured: quantities by least squares, the margin by the worst."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu_cases import DATA, Case
+from trainable.memory.planner import Planner
+from trainable.memory.predict import Predictor
+from trainable.memory.profile import DeviceProfile, MeasuredPeak
+from trainable.plan import ExecutionPlan
+from trainable.units import MIB
+
+LARGE_BYTES = 256 * MIB
+"""Below that the units in which the allocator reserves memory, which are counted apart, are most of a peak."""
+MOST_SHARE = 4.0
+"""Of a convolution's input and output bytes; no workspace is looked for beyond it."""
+Row = Mapping[str, Any]
+
+
+def calibrated(
+    rows: Sequence[Row], cases: Mapping[str, Case], profile: DeviceProfile, *, name: str, total_bytes: int
+) -> DeviceProfile:
+    """The profile of a card.
+
+    Parameters
+    ----------
+    rows
+        Measured rows of the table, failed ones left out.
+    cases
+        By name: what each row measured. Rows of no known case are left out.
+    profile
+        What stays as it is where nothing was measured.
+    total_bytes
+        Memory of the card.
+    """
+    known = [row for row in rows if row["case"] in cases]
+    share = workspace_share(known, cases, profile)
+    measured = replace(
+        profile,
+        name=name,
+        total_bytes=total_bytes,
+        context_bytes=max(0, max(row["driver_bytes"] - row["reserved_bytes"] for row in known) - profile.library_bytes),
+        convolution_workspace_share=share,
+        fragmentation_share=_fragmentation(known, profile),
+        **time_quantities(known, cases, profile),
+    )
+    predictor = Predictor(DATA, measured)
+    peaks = [
+        MeasuredPeak(
+            predicted_bytes=predictor.predict(cases[row["case"]].config, cases[row["case"]].plan).allocated_bytes,
+            measured_bytes=row["allocated_bytes"],
+        )
+        for row in known
+    ]
+    return measured.recalibrated(peaks)
+
+
+def workspace_share(rows: Sequence[Row], cases: Mapping[str, Case], profile: DeviceProfile) -> float:
+    """Share of a convolution's input and output that its workspace takes: least squares of the relative errors."""
+
+    def squares(share: float) -> float:
+        predictor = Predictor(DATA, replace(profile, convolution_workspace_share=share))
+        errors = [
+            predictor.predict(cases[row["case"]].config, cases[row["case"]].plan).allocated_bytes
+            / row["allocated_bytes"]
+            - 1.0
+            for row in rows
+        ]
+        return float(np.sum(np.square(errors)))
+
+    return _smallest(squares, 0.0, MOST_SHARE)
+
+
+def _smallest(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function of one number is smallest: a grid, and finer ones around its best point."""
+    best = low
+    for _ in range(4):
+        points = np.linspace(low, high, 17)
+        best = float(points[int(np.argmin([function(float(point)) for point in points]))])
+        step = (high - low) / 16
+        low, high = max(low, best - step), min(high, best + step)
+    return round(best, 4)
+
+
+def _fragmentation(rows: Sequence[Row], profile: DeviceProfile) -> float:
+    """Reserved bytes beyond the allocated ones and the allocator's units, at most, as a share of the allocated."""
+    large = [row for row in rows if row["allocated_bytes"] > LARGE_BYTES] or list(rows)
+    units = profile.small_segment_bytes + profile.large_segment_bytes
+    return max(0.0, *((row["reserved_bytes"] - units) / row["allocated_bytes"] - 1.0 for row in large))
+
+
+TIMES = (
+    "recompute_encoder_share",
+    "recompute_decoder_share",
+    "host_share",
+    "amp_time_share",
+    "micro_batch_patches",
+    "chunk_patches",
+)
+"""Quantities of `Planner.relative_time` that are fitted, in the order of the columns below."""
+
+
+def time_quantities(rows: Sequence[Row], cases: Mapping[str, Case], profile: DeviceProfile) -> dict[str, float]:
+    """What each part of a plan costs, by least squares over rows beside the plain plan of the same configuration.
+
+    With r the ratio of a row's time to the plain plan's, P patches a step, n micro-batches and c chunks (one and c₀ of
+    the plain plan), `relative_time` says r (P + m + k c₀) = P (1 + Σ shares) + m n + k c, which is linear in the
+    shares, m and k. Mixed precision multiplies the shares: rows that combine it with one of them are left out.
+    """
+    planner = Planner(DATA, budget_bytes=None, profile=profile)
+    plain = {
+        str(case.config.flat()): row
+        for row in rows
+        if (case := cases[row["case"]]).plan == ExecutionPlan(micro_batch_clips=case.config.patch.batch_size)
+    }
+    equations, ratios = [], []
+    for row in rows:
+        case = cases[row["case"]]
+        plan, base = case.plan, plain.get(str(case.config.flat()))
+        shares = (plan.recompute_encoder, plan.recompute_decoder, plan.data_placement == "host")
+        if base is None or base is row or (plan.uses_amp and any(shares)):
+            continue
+        ratio = row["step_seconds"] / base["step_seconds"]
+        patches = case.config.patch.batch_size * case.config.patch.n_patches
+        micro, chunks = planner.counts(case.config, plan)
+        plain_micro, plain_chunks = planner.counts(case.config, cases[base["case"]].plan)
+        counts = ((micro - ratio * plain_micro) / patches, (chunks - ratio * plain_chunks) / patches)
+        equations.append([*map(float, shares), float(plan.uses_amp), *counts])
+        ratios.append(ratio - 1.0)
+    if not equations:
+        return {}
+    matrix = np.array(equations)
+    told = np.flatnonzero(np.abs(matrix).max(axis=0) > 0)  # what no row varies keeps its value
+    solution = np.linalg.lstsq(matrix[:, told], np.array(ratios), rcond=None)[0]
+    values = dict(zip((TIMES[column] for column in told), solution.tolist(), strict=True))
+    if "amp_time_share" in values:
+        values["amp_time_share"] += 1.0
+    return {quantity: round(max(0.0, value), 4) for quantity, value in values.items()}
