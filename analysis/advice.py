@@ -1,15 +1,16 @@
 """What to do next, read from the results: each advice says what was seen, and the command where there is one."""
 
 import math
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 from optuna.distributions import FloatDistribution, IntDistribution
 
+from analysis.commands import resume_command, retrain_command, search_command
 from analysis.importance import FEW_TRIALS
 from analysis.results import PARAM, RunResults
+from analysis.state import SearchState
 from analysis.tables import Table
 from trainable.record import TrialEnd
 
@@ -32,7 +33,7 @@ class Advice:
 
 
 def next_steps(run: RunResults) -> list[Advice]:
-    """Advice in the order of usefulness; never empty."""
+    """Advice in the order of usefulness; never empty. A search that runs is let run: nothing is to be started yet."""
     steps = [
         *_settle_unfinished(run),
         *_widen_ranges(run),
@@ -49,16 +50,19 @@ def next_steps(run: RunResults) -> list[Advice]:
                 "Make a detector of the winner",
                 "Trains the best configuration with several seeds on all normal clips and saves a detector; "
                 "its scores come with p-values.",
-                f"python -m analysis.best {_path(run)} --retrain --seeds 3 --output detector",
+                retrain_command(run),
             )
         )
         steps.append(
             Advice(
                 "Begin another search where this one ended",
-                "For another machine type or another budget: its first trials are this run's best.",
-                f"python -m search.run --space {run.manifest.space_name} --warm-start {_path(run)}",
+                "Its first trials are this run's best. Another machine type or another budget take the place of this "
+                "run's in the command.",
+                search_command(run),
             )
         )
+    if run.state is SearchState.RUNNING:
+        steps = [step for step in steps if not step.command]
     if not steps:
         steps.append(
             Advice("Look at how trials ended", "No trial has finished an epoch; the reasons are in the table.")
@@ -71,11 +75,6 @@ def advice_table(run: RunResults) -> Table:
     return Table(("what", "why", "command"), tuple((s.title, s.text, s.command) for s in next_steps(run)))
 
 
-def _path(run: RunResults) -> str:
-    """The run's folder as a shell takes it."""
-    return shlex.quote(str(run.folder.path))
-
-
 def _trials(count: int) -> str:
     return "1 trial" if count == 1 else f"{count} trials"
 
@@ -85,14 +84,16 @@ def _best_row(run: RunResults) -> "pd.Series[Any] | None":
 
 
 def _settle_unfinished(run: RunResults) -> list[Advice]:
-    count = run.end_counts()["unfinished"]
-    if not count or run.summary:
+    if run.state is SearchState.RUNNING:
+        return [Advice("Wait for the end", f"{run.state_text} What follows is of this moment and may change.")]
+    if run.state is SearchState.ENDED:
         return []
     return [
         Advice(
-            f"{_trials(count)} without an ending",
-            "The search still runs, or it was interrupted. In the second case it goes on where it stopped.",
-            f"python -m search.run --resume {_path(run)}",
+            "Let the search end",
+            f"{run.state_text} If it was interrupted, this lets it go on where it stopped; {_trials(run.unfinished)} "
+            f"{'has' if run.unfinished == 1 else 'have'} no ending yet.",
+            resume_command(run),
         )
     ]
 
@@ -143,8 +144,7 @@ def _train_longer(run: RunResults) -> list[Advice]:
             "Train longer",
             f"The winner's validation AUC still rose by {max(curve) - max(curve[:-quarter]):.3f} over its last "
             f"{quarter} of {len(curve)} epochs.",
-            f"python -m search.run --space {run.manifest.space_name} --warm-start {_path(run)} "
-            f"--max-epochs {2 * run.manifest.max_epochs}",
+            search_command(run, max_epochs=2 * run.manifest.max_epochs),
         )
     ]
 
@@ -174,14 +174,15 @@ def _other_density(run: RunResults) -> list[Advice]:
 
 def _search_more(run: RunResults) -> list[Advice]:
     scored = len(run.ranked)
-    if scored == 0 or scored >= FEW_TRIALS:
+    if scored == 0 or scored >= FEW_TRIALS or run.state is not SearchState.ENDED:
         return []
     samples = max(2 * run.manifest.num_samples, FEW_TRIALS)
     return [
         Advice(
             "Search more",
-            f"Only {scored} trials have an AUC; with fewer than {FEW_TRIALS} the winner owes much to chance.",
-            f"python -m search.run --resume {_path(run)} --num-samples {samples}",
+            f"Only {_trials(scored)} {'has' if scored == 1 else 'have'} an AUC; with fewer than {FEW_TRIALS} "
+            "the winner owes much to chance.",
+            resume_command(run, num_samples=samples),
         )
     ]
 

@@ -5,7 +5,7 @@ proposals that never started. They are joined by the trial's number.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pandas as pd
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
+from analysis.state import SearchState, last_heard, search_state, time_text
 from analysis.study import StudyContent, read_study
 from trainable.errors import ConfigError, RunError
 from trainable.plan import ExecutionPlan
@@ -67,6 +68,7 @@ class RunResults:
     """What the search wrote when it ended; empty before."""
     notes: tuple[str, ...]
     """What a reader should know about the tables: one sentence each."""
+    state: SearchState = SearchState.ENDED
 
     @property
     def params(self) -> list[str]:
@@ -122,6 +124,22 @@ class RunResults:
         return scored.assign(tier=tier).sort_values(["tier", "final_auc"], ascending=[True, False], kind="stable")
 
     @property
+    def unfinished(self) -> int:
+        """Trials without an ending."""
+        return int((self.trials["end"] == UNFINISHED).sum())
+
+    @cached_property
+    def state_text(self) -> str:
+        """How far a search that has not ended is, and when that was; empty for one that has."""
+        if self.state is SearchState.ENDED:
+            return ""
+        ended = len(self.trials) - self.unfinished - self.end_counts()[TrialEnd.OVER_BUDGET.value]
+        heard = last_heard(self.folder)
+        when = f", as of {time_text(heard)}" if heard else ""
+        how = "still running" if self.state is SearchState.RUNNING else self.state.value
+        return f"The search is {how}: {ended} of {self.manifest.num_samples} trials ended{when}."
+
+    @property
     def best_number(self) -> int | None:
         """The winner, the first of `ranked`; None before the first epoch."""
         ranked = self.ranked
@@ -174,7 +192,9 @@ def load_run(path: str | Path) -> RunResults:
     if not len(trials):
         raise RunError(f"{folder.path} holds no trial yet; wait for the search to start one, or run it first")
     summary = read_json(folder.summary_path, what="a run's summary") if folder.summary_path.exists() else {}
-    return RunResults(folder, manifest, records, trials, study.distributions, summary, tuple(notes))
+    state = search_state(folder, manifest, summary)
+    results = RunResults(folder, manifest, records, trials, study.distributions, summary, tuple(notes), state)
+    return results if state is SearchState.ENDED else replace(results, notes=(results.state_text, *notes))
 
 
 def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...]) -> pd.DataFrame:

@@ -47,3 +47,9 @@ def format_bytes(size_bytes: float) -> str:
             digits = 0 if unit == "B" or value >= 100 else 1 if value >= 10 else 2
             return f"{value:.{digits}f} {unit}"
     return "0 B"
+
+
+def exact_bytes(size_bytes: int) -> str:
+    """A size that `parse_bytes` reads back to the byte, in the largest unit that holds it whole (``24GiB``)."""
+    unit = next(unit for unit, factor in reversed(_UNITS.items()) if size_bytes % factor == 0)
+    return f"{size_bytes // _UNITS[unit]}{'' if unit == 'B' else unit}"

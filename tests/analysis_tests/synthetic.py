@@ -16,7 +16,7 @@ from sqlalchemy import event
 
 from trainable.config import DataConfig, TrialConfig
 from trainable.plan import ExecutionPlan
-from trainable.record import EpochReport, RunFolder, RunManifest, TrialEnd, TrialOutcome, TrialStart
+from trainable.record import EpochReport, RunFolder, RunManifest, TrialEnd, TrialOutcome, TrialStart, write_json
 from trainable.units import GIB, MIB
 
 MAX_EPOCHS = 27
@@ -39,7 +39,7 @@ def make_run(
 ) -> Path:
     """A run of `trials` trials: every 8th over budget, the 5th out of memory, the 6th non-finite, the 7th crashed.
 
-    `finished=False` leaves the last trial without an ending.
+    `finished=False` leaves the last trial without an ending and the search without its summary.
     """
     rng = np.random.default_rng(seed)
     folder = RunFolder(path)
@@ -47,6 +47,8 @@ def make_run(
     made = [_make_trial(folder, number, rng, on_gpu=on_gpu) for number in range(trials)]
     if not finished:
         (folder.trial_path(trials - 1) / "end.json").unlink()
+    else:
+        write_json(folder.summary_path, {"parts": 1})
     if with_study:
         _write_study(folder, made)
     return path

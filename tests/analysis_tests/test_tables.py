@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -10,6 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from analysis.advice import next_steps
 from analysis.results import ENDS, RunResults, load_run
+from analysis.state import SearchState
 from analysis.tables import (
     END_MEANINGS,
     Table,
@@ -21,7 +23,11 @@ from analysis.tables import (
     text_of,
     top_table,
 )
+from search.folder import held
 from tests.analysis_tests.synthetic import make_run
+from trainable.config import DataConfig
+from trainable.record import RunFolder, write_json
+from trainable.units import GIB
 
 
 @pytest.mark.parametrize(
@@ -116,9 +122,52 @@ def test_advice_for_an_interrupted_search_is_to_resume_it(tmp_path: Path) -> Non
     with patch("os.fsync"):
         run = load_run(make_run(tmp_path / "a run's folder", trials=9, finished=False))
     first = next_steps(run)[0]
-    assert "without an ending" in first.title
+    assert "7 of 9 trials ended, as of " in first.text  # one is over budget, one has no ending
     assert "--resume" in first.command
     assert str(run.folder.path) in shlex.split(first.command)
+    assert run.notes[0] == run.state_text
+    assert "interrupted or running on another machine" in run.state_text
+
+
+def test_a_search_that_runs_is_let_run(tmp_path: Path) -> None:
+    with patch("os.fsync"):
+        path = make_run(tmp_path / "run", trials=9, finished=False)
+    with held(path):  # as the search's own driver holds it
+        run = load_run(path)
+    assert "The search is still running: 7 of 9 trials ended" in run.notes[0]
+    assert not [step.command for step in next_steps(run) if step.command]
+    with held(path):  # and reading has let go of it
+        pass
+
+
+def test_a_summary_of_the_part_before_a_resume_ends_nothing(synthetic_path: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(synthetic_path, tmp_path / "run")
+    manifest = RunFolder(path).read_manifest()
+    RunFolder(path).write_manifest(replace(manifest, history=({"resumed": "later"},)))
+    assert load_run(path).state is SearchState.OPEN
+    write_json(RunFolder(path).summary_path, {"parts": 2})
+    assert load_run(path).state is SearchState.ENDED
+
+
+def test_advice_names_the_data_and_the_budget_of_the_run(tmp_path: Path) -> None:
+    with patch("os.fsync"):
+        path = make_run(tmp_path / "run", trials=9)
+    (path / "space.yaml").write_text("parameters: {}\n")
+    data = DataConfig(data_root="my recordings", machine_type="pump", validation_share=0.3).to_dict()
+    folder = RunFolder(path)
+    folder.write_manifest(replace(folder.read_manifest(), data=data, gpu_memory_budget_bytes=24 * GIB))
+    command = next(s.command for s in next_steps(load_run(path)) if "--warm-start" in s.command)
+    words = shlex.split(command)
+    for flag, value in {
+        "--space": str(path / "space.yaml"),
+        "--data-root": "my recordings",
+        "--machine-type": "pump",
+        "--validation-share": "0.3",
+        "--gpu-memory-budget": "24GiB",
+        "--warm-start": str(path),
+    }.items():
+        assert words[words.index(flag) + 1] == value
+    assert "--sample-rate" not in words
 
 
 def test_advice_where_nothing_trained(tmp_path: Path) -> None:

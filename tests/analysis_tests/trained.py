@@ -11,7 +11,7 @@ import numpy as np
 from tests.analysis_tests.synthetic import manifest
 from trainable.config import DataConfig, TrialConfig
 from trainable.data.load import load_dataset
-from trainable.record import RunFolder, RunManifest, TrialEnd, TrialOutcome, TrialStart
+from trainable.record import RunFolder, RunManifest, TrialEnd, TrialOutcome, TrialStart, write_json
 from trainable.trial import Trial, default_plan
 
 IDS = ("00", "02")
@@ -89,4 +89,5 @@ def train_run(path: Path, recordings: Path, cache: Path, *, trials: int = 2) -> 
             number,
             TrialOutcome(end=TrialEnd.COMPLETED, reason="", epochs=EPOCHS, best_auc=max(aucs), final_auc=aucs[-1]),
         )
+    write_json(folder.summary_path, {"parts": 1})
     return path

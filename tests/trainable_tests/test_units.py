@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainable.errors import ConfigError
-from trainable.units import GIB, KIB, LARGEST, MIB, TIB, format_bytes, parse_bytes
+from trainable.units import GIB, KIB, LARGEST, MIB, TIB, exact_bytes, format_bytes, parse_bytes
 
 UNITS = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}
 
@@ -63,3 +63,11 @@ def test_any_text_is_a_size_or_refused(text: str) -> None:
 )
 def test_sizes_are_shown_in_binary_units(size_bytes: int, shown: str) -> None:
     assert format_bytes(size_bytes) == shown
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"), [(24 * GIB, "24GiB"), (1536 * MIB, "1536MiB"), (1000, "1000"), (GIB + 1, "1073741825")]
+)
+def test_exact_sizes_are_read_back_to_the_byte(size_bytes: int, text: str) -> None:
+    assert exact_bytes(size_bytes) == text
+    assert parse_bytes(text) == size_bytes

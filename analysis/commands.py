@@ -1,0 +1,57 @@
+"""The commands that advice names: complete, so that they mean the recordings and the budget of the run."""
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from trainable.config import DataConfig
+from trainable.units import exact_bytes
+
+if TYPE_CHECKING:
+    from analysis.results import RunResults
+
+SPACE_FILE = "space.yaml"
+"""The space as the run read it: its name alone may mean another file elsewhere, or none."""
+
+
+def search_command(run: "RunResults", **flags: Any) -> str:
+    """A new search of the run's space, recordings and budget, begun from its best; `flags` are added."""
+    manifest = run.manifest
+    space = run.folder.path / SPACE_FILE
+    words = ["--space", str(space) if space.exists() else manifest.space_name, "--warm-start", str(run.folder.path)]
+    words += _data_words(manifest.data)
+    if manifest.gpu_memory_budget_bytes:
+        words += ["--gpu-memory-budget", exact_bytes(manifest.gpu_memory_budget_bytes)]
+    for name, value in {"num_samples": manifest.num_samples, "max_epochs": manifest.max_epochs, **flags}.items():
+        words += ["--" + name.replace("_", "-"), str(value)]
+    return _line("search.run", words)
+
+
+def resume_command(run: "RunResults", **flags: Any) -> str:
+    """The search goes on; of a shared study the address is shown without its credentials, as the run keeps it."""
+    words = ["--resume", str(run.folder.path)]
+    if run.manifest.study_storage is not None:
+        words += ["--study-storage", run.manifest.study_storage]
+    for name, value in flags.items():
+        words += ["--" + name.replace("_", "-"), str(value)]
+    return _line("search.run", words)
+
+
+def retrain_command(run: "RunResults", number: int | None = None, *, output: str = "detector") -> str:
+    """A detector of the winner, or of another trial."""
+    words = [str(run.folder.path), "--retrain", *([] if number is None else ["--trial", str(number)])]
+    words += ["--seeds", "3", *(["--device", "cuda"] if run.manifest.device.startswith("cuda") else [])]
+    return _line("analysis.best", [*words, "--output", output])
+
+
+def _data_words(data: dict[str, Any]) -> list[str]:
+    """Flags of what differs from the defaults; the machine type always, for that is what a reader looks for."""
+    defaults = DataConfig().to_dict()
+    words = []
+    for name, value in data.items():
+        if value is not None and (name == "machine_type" or value != defaults.get(name)):
+            words += ["--" + name.replace("_", "-"), str(value)]
+    return words
+
+
+def _line(module: str, words: list[str]) -> str:
+    return f"python -m {module} {shlex.join(words)}"

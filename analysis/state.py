@@ -1,0 +1,54 @@
+"""Whether a search has ended: what is read of a running one is of this moment, and its held-out clips stay unheard."""
+
+import fcntl
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from trainable.record import RunFolder, RunManifest
+
+
+class SearchState(StrEnum):
+    """What a reader can know of a search."""
+
+    ENDED = "ended"
+    """It wrote its summary."""
+    RUNNING = "running"
+    """A driver on this machine holds its folder."""
+    OPEN = "interrupted or running on another machine"
+
+
+def search_state(folder: RunFolder, manifest: RunManifest, summary: dict[str, Any]) -> SearchState:
+    """How a search stands. A summary written before the last ``--resume`` is of an earlier part and ends nothing."""
+    if _is_held(folder):
+        return SearchState.RUNNING
+    parts = 1 + len(manifest.history)
+    return SearchState.ENDED if summary and summary.get("parts", parts) == parts else SearchState.OPEN
+
+
+def _is_held(folder: RunFolder) -> bool:
+    """Whether a driver has locked the folder. Shared and for a moment only, so that readers do not see each other."""
+    try:
+        with (folder.path / ".lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def last_heard(folder: RunFolder) -> datetime | None:
+    """When the last report or ending of a trial was written; None before the first."""
+    times = [
+        file.stat().st_mtime
+        for name in ("epochs.jsonl", "end.json")
+        for file in folder.path.glob(f"trials/*/{name}")
+        if file.exists()
+    ]
+    return datetime.fromtimestamp(max(times), UTC) if times else None
+
+
+def time_text(moment: datetime) -> str:
+    """``2026-03-01 14:05 UTC``."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
