@@ -36,6 +36,7 @@ _EPOCH_SCALARS = (
     "loss",
     "reconstruction_loss",
     "commitment_loss",
+    "texture_loss",
     "id_loss",
     "transform_loss",
     "commitment_scale",

@@ -17,6 +17,7 @@ SCALARS = (
     "loss",
     "reconstruction_loss",
     "commitment_loss",
+    "texture_loss",
     "id_loss",
     "transform_loss",
     "commitment_scale",

@@ -77,6 +77,9 @@ class LossConfig:
         0, "epoch at which the commitment scale reaches 1; 0 = off", low=0, high=10_000
     )
     commitment_warmup_start: float = knob(0.1, "commitment scale in the first epoch", low=0.0, high=1.0)
+    texture_weight: float = knob(
+        0.0, "weight of the squared error of each cell's deviation, told from its code; 0 = off", low=0.0, high=1000.0
+    )
     id_weight: float = knob(0.1, "weight of the machine-id head's cross-entropy", low=0.0, high=100.0)
     transform_weight: float = knob(0.1, "weight of the transformation head's cross-entropy", low=0.0, high=100.0)
 

@@ -169,6 +169,8 @@ class RunManifest:
     data: dict[str, Any]
     """DataConfig.to_dict()."""
     data_digest: str
+    clips: dict[str, int] = field(default_factory=dict)
+    """How many there are of each split."""
     num_samples: int
     max_epochs: int
     gpu_memory_budget_bytes: int | None
@@ -215,6 +217,10 @@ class RunFolder:
     def summary_path(self) -> Path:
         return self.path / "summary.json"
 
+    @property
+    def space_path(self) -> Path:
+        return self.path / "space.yaml"
+
     def trial_path(self, number: int) -> Path:
         return self.path / "trials" / f"{number:05d}"
 
@@ -222,7 +228,7 @@ class RunFolder:
         return self.trial_path(number) / "checkpoints"
 
     def write_manifest(self, manifest: RunManifest) -> None:
-        with self._writing():
+        with writing(self.manifest_path):
             write_json(self.manifest_path, asdict(manifest))
 
     def read_manifest(self) -> RunManifest:
@@ -234,21 +240,27 @@ class RunFolder:
             raise RunError(f"{self.manifest_path} is not the manifest of a run: {error}") from None
 
     def write_start(self, start: TrialStart) -> None:
-        with self._writing():
-            write_json(self.trial_path(start.number) / "trial.json", asdict(start))
+        path = self.trial_path(start.number) / "trial.json"
+        with writing(path):
+            write_json(path, asdict(start))
 
     def append_epoch(self, number: int, report: EpochReport) -> None:
         """Adds one line and forces it to disk; what a process left half-written there goes first."""
         path = self.trial_path(number) / "epochs.jsonl"
-        with self._writing(), path.open("a+b") as file:
-            _mend_last_line(file)
-            file.write(json.dumps(report.to_dict()).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with writing(path):
+            new = not path.exists()
+            with path.open("a+b") as file:
+                _mend_last_line(file)
+                file.write(json.dumps(report.to_dict()).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            if new:
+                sync_folder(path.parent)
 
     def write_outcome(self, number: int, outcome: TrialOutcome) -> None:
-        with self._writing():
-            write_json(self.trial_path(number) / "end.json", asdict(outcome))
+        path = self.trial_path(number) / "end.json"
+        with writing(path):
+            write_json(path, asdict(outcome))
 
     def read_trial(self, number: int) -> TrialRecord:
         """The record of one trial. A half-written last line of epochs.jsonl is left out.
@@ -269,23 +281,34 @@ class RunFolder:
             raise RunError(f"{path} does not hold the record of a trial: {error}") from None
         return TrialRecord(start, tuple(epochs[epoch] for epoch in sorted(epochs)), outcome)
 
-    def read_trials(self) -> list[TrialRecord]:
-        """All trials in the order of their numbers. Raises RunError as `read_trial` does."""
+    def numbers(self) -> list[int]:
+        """Numbers of the trials whose start is written, in their order."""
         folder = self.path / "trials"
         if not folder.is_dir():
             return []
         numbers = sorted({int(entry.name) for entry in folder.iterdir() if _NUMBER.fullmatch(entry.name)})
-        return [self.read_trial(number) for number in numbers if (self.trial_path(number) / "trial.json").exists()]
+        return [number for number in numbers if (self.trial_path(number) / "trial.json").exists()]
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Turns what the file system refuses (full, read-only, gone) into a RunError."""
-        try:
-            yield
-        except OSError as error:
-            raise RunError(
-                f"{error.filename or self.path} cannot be written: {error.strerror}; make room or name another folder"
-            ) from None
+    def read_trials(self) -> list[TrialRecord]:
+        """All trials in the order of their numbers. Raises RunError as `read_trial` does."""
+        return [self.read_trial(number) for number in self.numbers()]
+
+    def write_text(self, path: Path, text: str) -> None:
+        """A file of this folder, whole or not at all."""
+        with writing(path):
+            write_text(path, text)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses (full, read-only, gone) into a RunError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or path} cannot be written: {error.strerror or error}; "
+            "make room or name another folder, and go on with --resume"
+        ) from None
 
 
 def _mend_last_line(file: BinaryIO) -> None:
@@ -324,16 +347,39 @@ def _read_epochs(path: Path) -> Iterator[EpochReport]:
 
 def write_json(path: Path, values: Any) -> None:
     """Writes JSON atomically: readers see the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(values, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file atomically and for good: forced to disk, renamed, and the name forced to disk too."""
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(values, file, indent=1)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it; each new one's name is forced to disk."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Forces a folder's names to disk: without it a file just made or renamed may be gone after a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path, *, what: str) -> dict[str, Any]:

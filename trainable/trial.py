@@ -116,6 +116,7 @@ class Trial:
             loss=losses.total,
             reconstruction_loss=losses.reconstruction,
             commitment_loss=losses.commitment,
+            texture_loss=losses.texture,
             id_loss=losses.machine_id,
             transform_loss=losses.transform,
             commitment_scale=losses.phase.commitment_scale,

@@ -47,6 +47,9 @@ configs = st.builds(
     revival=st.booleans(),
     dead_threshold=st.sampled_from([0.05, 0.9]),
     vq_only_share=st.sampled_from([0.0, 0.34]),
+    texture_weight=st.sampled_from([0.0, 5.0]),
+    id_weight=st.sampled_from([0.0, 0.1]),
+    transform_weight=st.sampled_from([0.0, 0.1]),
     seed=st.integers(0, 1000),
 )
 plans = st.builds(

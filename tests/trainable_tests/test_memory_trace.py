@@ -32,6 +32,9 @@ configs = st.builds(
     code_gradient=st.sampled_from(["straight_through", "rotation"]),
     revival=st.booleans(),
     gradient_clip=st.sampled_from([0.0, 1.0]),
+    texture_weight=st.sampled_from([0.0, 5.0]),
+    id_weight=st.sampled_from([0.0, 0.1]),
+    transform_weight=st.sampled_from([0.0, 0.1]),
 )
 cases = st.fixed_dictionaries(
     {

@@ -100,11 +100,18 @@ _VERIFIED: set[Hashable] = set()
 
 def architecture_of(config: TrialConfig, n_ids: int) -> tuple[Hashable, Hashable]:
     """What a trace depends on; the sizes that a program is a function of are not among it."""
-    model, quantizer = config.model, config.quantizer
+    model, quantizer, loss = config.model, config.quantizer, config.loss
     projected = quantizer.codebook_dim not in (0, model.latent_dim)
     return (
         (model.width, n_ids, quantizer.codebook_dim if projected else 0),
-        (config.optim.gradient_clip > 0, projected, quantizer.distance, quantizer.code_gradient, quantizer.revival),
+        (
+            config.optim.gradient_clip > 0,
+            projected,
+            quantizer.distance,
+            quantizer.code_gradient,
+            quantizer.revival,
+            *(weight > 0 for weight in (loss.texture_weight, loss.id_weight, loss.transform_weight)),
+        ),
     )
 
 

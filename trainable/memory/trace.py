@@ -27,7 +27,7 @@ from trainable.training.encode import encode_clips
 from trainable.training.phases import Phase, PhaseState
 from trainable.training.start import start_codebook
 from trainable.training.state import TrainState, make_scaler, make_state
-from trainable.training.step import mixed_precision, train_step
+from trainable.training.step import LOSS_TERMS, mixed_precision, train_step
 
 Pass = Literal["step", "validation", "codebook_start"]
 META = torch.device("meta")
@@ -204,7 +204,7 @@ def record(
     batch = placeholder_batch(state.config, clips, n_patches) if form.kind == "step" else None
     watched = ((model.encoder, "encoder", "quantizer"), (model.decoder, "decoder", "losses"))
     # What the trainer holds beside: sums of losses and code counts of the epoch, and those of the last step.
-    held = [torch.zeros(5, device=device) for _ in range(2)]
+    held = [torch.zeros(len(LOSS_TERMS), device=device) for _ in range(2)]
     held += [torch.zeros(state.config.quantizer.num_embeddings, device=device) for _ in range(2)]
     with ExitStack() as stack:
         for module, label, then in watched:
@@ -213,7 +213,9 @@ def record(
                 # PyTorch restores autocast where it recomputes, but knows nothing of the casts made on meta tensors.
                 recomputing = partial(mixed_precision, plan, device)
                 stack.enter_context(tracker.watching(segment, label, recomputing=recomputing))
-        for head in (model.heads.machine_id, model.heads.transform):
+        for head in (model.texture, model.heads.machine_id, model.heads.transform):
+            if head is None:
+                continue
             stack.enter_context(tracker.watching(head, "heads"))
         tracker.hold(model.parameters(), "parameters")
         tracker.hold(model.buffers(), "codebook")

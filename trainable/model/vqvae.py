@@ -1,4 +1,4 @@
-"""The whole model: encoder, codebook, decoder, semantic heads."""
+"""The whole model: encoder, codebook, decoder, texture and semantic heads."""
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from trainable.model.codebook import Codebook
 from trainable.model.decoder import Decoder
 from trainable.model.encoder import Encoder
 from trainable.model.heads import SemanticHeads
+from trainable.model.texture import TextureHead
 from trainable.model.transforms import noise_template
 
 
@@ -22,6 +23,7 @@ class VQVAE(nn.Module):
         self.codebook = Codebook(config.quantizer, config.model)
         self.decoder = Decoder(config.model)
         self.heads = SemanticHeads(config.model, n_ids)
+        self.texture = TextureHead(config.model.latent_dim) if config.loss.texture_weight > 0 else None
         self.register_buffer("noise_M", noise_template(), persistent=False)
 
 

@@ -16,24 +16,24 @@ from trainable.data.patches import gather_patches
 from trainable.memory.autocast import CudaAutocastOnMeta
 from trainable.model.codebook import BatchStatistics
 from trainable.model.heads import clip_latents
+from trainable.model.texture import cell_deviations
 from trainable.model.transforms import apply_transforms
 from trainable.plan import ExecutionPlan
 from trainable.training.batch import CODES_PER_PATCH, Batch
 from trainable.training.phases import PhaseState
 from trainable.training.state import TrainState
 
+LOSS_TERMS = ("total", "reconstruction", "commitment", "texture", "machine_id", "transform")
+"""What a step's losses are, in their order everywhere; those switched off are 0."""
 _AMP_DTYPES = {"amp_bfloat16": torch.bfloat16, "amp_float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class StepLosses:
-    """Losses of one effective batch (scalars on the device, detached) and how often each code was used."""
+    """Losses of one effective batch (on the device, detached) and how often each code was used."""
 
-    total: Tensor
-    reconstruction: Tensor
-    commitment: Tensor
-    machine_id: Tensor
-    transform: Tensor
+    terms_L: Tensor
+    """One number for each of LOSS_TERMS."""
     code_counts_K: Tensor
 
 
@@ -83,21 +83,20 @@ def train_step(
     model = state.model
     state.optimizer.zero_grad(set_to_none=True)
     statistics = model.codebook.new_statistics()
-    sums = torch.zeros(5, device=state.device, dtype=state.dtype)
+    sums_L = torch.zeros(len(LOSS_TERMS), device=state.device, dtype=state.dtype)
     for begin in range(0, batch.clips, plan.micro_batch_clips):
         part = batch.part(begin, min(begin + plan.micro_batch_clips, batch.clips))
         first_row = begin * batch.starts_BP.shape[1] * CODES_PER_PATCH
         terms = _micro_losses(state, frames_TF, part, plan, phase, statistics, first_row)
         share = part.clips / batch.clips
         state.scaler.scale(terms[0] * share).backward()
-        sums += torch.stack([term.detach().to(sums.dtype) for term in terms]) * share
+        sums_L += torch.stack([term.detach().to(sums_L.dtype) for term in terms]) * share
         del terms
     update = None if phase.codebook_frozen else model.codebook.updated(statistics)
     _apply_gradients(state)
     if update is not None:
         model.codebook.take(update)
-    total, reconstruction, commitment, machine_id, transform = sums.unbind()
-    return StepLosses(total, reconstruction, commitment, machine_id, transform, statistics.counts_K)
+    return StepLosses(sums_L, statistics.counts_K)
 
 
 def _micro_losses(
@@ -108,8 +107,8 @@ def _micro_losses(
     phase: PhaseState,
     statistics: BatchStatistics,
     first_row: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Total, reconstruction, commitment, machine-id and transformation loss of some clips, with gradients."""
+) -> tuple[Tensor, ...]:
+    """The LOSS_TERMS of some clips, with gradients. A term of weight 0 costs nothing."""
     model, weights = state.model, state.config.loss
     patches_BPFT = load_patches(frames_TF, part.starts_BP, state)
     patches_XFT = patches_BPFT.flatten(0, 1)
@@ -127,16 +126,23 @@ def _micro_losses(
     reconstruction = F.mse_loss(reconstructed_XFT.to(state.dtype), patches_XFT)
     commitment = quantized.commitment_loss
     total = reconstruction + weights.commitment_cost * phase.commitment_scale * commitment
-    if not phase.heads:
-        zero = torch.zeros_like(reconstruction)
-        return total, reconstruction, commitment, zero, zero
-    with mixed_precision(plan, state.device):
-        id_logits = model.heads.machine_id(clip_latents(latents_XDHW, patches_BPFT.shape[1]))
-        transform_logits, transform_labels = _transform_logits(state, patches_BPFT, part, plan)
-    machine_id = F.cross_entropy(id_logits.to(state.dtype), part.id_labels_B.to(state.device))
-    transform = F.cross_entropy(transform_logits.to(state.dtype), transform_labels)
-    total = total + weights.id_weight * machine_id + weights.transform_weight * transform
-    return total, reconstruction, commitment, machine_id, transform
+    texture = machine_id = transform = torch.zeros_like(reconstruction)
+    if model.texture is not None:
+        with mixed_precision(plan, state.device):
+            deviations_XHW = model.texture(grid_XDHW)
+        texture = F.mse_loss(deviations_XHW.to(state.dtype), cell_deviations(patches_XFT))
+        total = total + weights.texture_weight * texture
+    if phase.heads and weights.id_weight > 0:
+        with mixed_precision(plan, state.device):
+            logits = model.heads.machine_id(clip_latents(latents_XDHW, patches_BPFT.shape[1]))
+        machine_id = F.cross_entropy(logits.to(state.dtype), part.id_labels_B.to(state.device))
+        total = total + weights.id_weight * machine_id
+    if phase.heads and weights.transform_weight > 0:
+        with mixed_precision(plan, state.device):
+            logits, labels = _transform_logits(state, patches_BPFT, part, plan)
+        transform = F.cross_entropy(logits.to(state.dtype), labels)
+        total = total + weights.transform_weight * transform
+    return total, reconstruction, commitment, texture, machine_id, transform
 
 
 def _transform_logits(

@@ -23,7 +23,7 @@ from trainable.training.phases import PhaseState, learning_rate_at, phase_at
 from trainable.training.seeds import generator_for
 from trainable.training.start import start_codebook
 from trainable.training.state import drop_half_made_moments, make_scaler, make_state
-from trainable.training.step import StepLosses, train_step
+from trainable.training.step import LOSS_TERMS, StepLosses, train_step
 from trainable.units import format_bytes
 
 _log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class EpochLosses:
     total: float
     reconstruction: float
     commitment: float
+    texture: float
     machine_id: float
     transform: float
     perplexity: float
@@ -122,7 +123,7 @@ class Trainer:
         if self.epoch == 0 and config.quantizer.kmeans_start:
             self._recovering(self._start_codebook)
         n_clips = len(self.train)
-        totals = torch.zeros(5, dtype=self.state.dtype, device=self.state.device)
+        totals = torch.zeros(len(LOSS_TERMS), dtype=self.state.dtype, device=self.state.device)
         counts_K = torch.zeros(config.quantizer.num_embeddings, dtype=self.state.dtype, device=self.state.device)
         learning_rate = 0.0
         for batch, clips_done in self._batches():
@@ -130,8 +131,7 @@ class Trainer:
             for group in self.state.optimizer.param_groups:
                 group["lr"] = learning_rate
             losses = self._recovering(lambda batch=batch: self._step(batch, phase))  # type: ignore[misc]
-            terms = (losses.total, losses.reconstruction, losses.commitment, losses.machine_id, losses.transform)
-            totals += torch.stack(terms) * batch.clips
+            totals += losses.terms_L * batch.clips
             counts_K += losses.code_counts_K
         means = (totals / n_clips).tolist()
         if not np.isfinite(means).all():
@@ -139,13 +139,14 @@ class Trainer:
         self.epoch += 1
         usage_K = counts_K / counts_K.sum()
         entropy = -torch.special.xlogy(usage_K, usage_K).sum()
-        total, reconstruction, commitment, machine_id, transform = means
+        total, reconstruction, commitment, texture, machine_id, transform = means
         return EpochLosses(
             phase=phase,
             learning_rate=learning_rate,
             total=total,
             reconstruction=reconstruction,
             commitment=commitment,
+            texture=texture,
             machine_id=machine_id,
             transform=transform,
             perplexity=float(entropy.exp()),

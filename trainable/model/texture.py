@@ -1,0 +1,32 @@
+"""Texture: how rough a sound is within each cell of the code grid, told from the cell's code vector alone.
+
+A decoder trained on squared error gains nothing from noise that it cannot predict, so codes would keep the mean of a
+cell and forget how much the cell fluctuates; yet knocking, rubbing and whining change the fluctuation first. One
+number more to tell of each cell makes the codebook keep it (as a decoder that predicts its own variance would, Rybkin
+et al. 2021, at the scale of the code grid instead of the pixel's).
+
+X patches, F = T = 64, D latent width.
+"""
+
+from torch import Tensor, nn
+
+CELLS = 8
+"""Cells of a patch along each axis, the code grid's 8 × 8; each is 8 mel bins by 8 frames."""
+
+
+def cell_deviations(patches_XFT: Tensor) -> Tensor:
+    """Standard deviation of the 64 values of each cell, (X, 8, 8), in standard deviations of the normalised log-mel."""
+    return patches_XFT.unflatten(1, (CELLS, -1)).unflatten(3, (CELLS, -1)).std(dim=(2, 4))
+
+
+class TextureHead(nn.Module):
+    """Deviation of each cell as an affine function of its code vector."""
+
+    def __init__(self, latent_dim: int):
+        super().__init__()
+        self.tell = nn.Conv2d(latent_dim, 1, 1)
+
+    def forward(self, grid_XDHW: Tensor) -> Tensor:
+        """Deviations (X, 8, 8) from code vectors on the decoder's grid (X, D, 8, 8)."""
+        deviations_XHW: Tensor = self.tell(grid_XDHW).squeeze(1)
+        return deviations_XHW
