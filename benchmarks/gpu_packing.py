@@ -12,8 +12,6 @@ budget: each trains with batches that grow until its allocator refuses, and what
 
 import argparse
 import csv
-import multiprocessing
-import queue
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +22,7 @@ import torch
 
 from benchmarks.gpu_cases import CLIPS, IDS, noise_train_clips
 from benchmarks.gpu_memory import RESULTS
+from benchmarks.together import Meeting, together
 from trainable.commandline import add_flag, run
 from trainable.config import TrialConfig
 from trainable.errors import ConfigError
@@ -40,8 +39,6 @@ SHARE = 0.9
 """Of the card, which the largest number of trials divides among itself."""
 MOST_WIDTH, MOST_CLIPS = 8.0, CLIPS
 """Of the model and the batches with which two trials compete."""
-SECONDS = 900
-"""A process that says nothing for so long has failed."""
 
 
 def packing_config() -> TrialConfig:
@@ -66,24 +63,27 @@ def rows_of(seconds: dict[int, float], epochs: int) -> list[dict[str, Any]]:
     ]
 
 
-def packed_trial(budget_bytes: int, device: str, epochs: int, barrier: Any, told: Any) -> None:
-    """A process: trains an epoch, waits for the others, trains the epochs that count."""
+def packed_trial(budget_bytes: int, device: str, epochs: int, meeting: Meeting) -> tuple[float, float]:
+    """A process: trains an epoch, waits for the others, trains the epochs that count; when it began and ended them."""
     cap_process_memory(budget_bytes, device)
     config = packing_config()
     plan = ExecutionPlan(micro_batch_clips=config.patch.batch_size)
     trainer = Trainer(config, noise_train_clips(), IDS, plan=plan, device=torch.device(device))
     trainer.train_epoch()
     _synchronize(device)
-    barrier.wait(SECONDS)
+    meeting.wait()
     begin = time.monotonic()  # the same clock in all processes of a machine
     for _ in range(epochs):
         trainer.train_epoch()
     _synchronize(device)
-    told.put((begin, time.monotonic()))
+    return begin, time.monotonic()
 
 
-def competing_trial(budget_bytes: int, device: str, barrier: Any, told: Any) -> None:
-    """A process: doubles its batches until its cap refuses one, then holds what it has while the driver is asked."""
+def competing_trial(budget_bytes: int, device: str, meeting: Meeting) -> tuple[bool, int]:
+    """A process: doubles its batches until its cap refuses one, then holds what it has while the driver is asked.
+
+    Whether it was refused, and what its allocator reserved (bytes).
+    """
     cap_process_memory(budget_bytes, device)
     clips, refused, batch = noise_train_clips(), False, 4
     while not refused and batch <= MOST_CLIPS:
@@ -97,33 +97,14 @@ def competing_trial(budget_bytes: int, device: str, barrier: Any, told: Any) -> 
             refused = True
         batch *= 2
     reserved = torch.cuda.max_memory_reserved()
-    barrier.wait(SECONDS)  # both hold what they reserved
-    barrier.wait(SECONDS)  # the driver has been asked
-    told.put((refused, reserved))
-
-
-def together(target: Callable[..., None], count: int, *arguments: Any, between: Callable[[Any], None]) -> list[Any]:
-    """Runs `count` processes and gives what each told; `between` gets the barrier that they share with this process."""
-    context = multiprocessing.get_context("spawn")
-    barrier, told = context.Barrier(count + 1), context.Queue()
-    processes = [context.Process(target=target, args=(*arguments, barrier, told), daemon=True) for _ in range(count)]
-    for process in processes:
-        process.start()
-    try:
-        between(barrier)
-        return [told.get(timeout=SECONDS) for _ in processes]
-    except (queue.Empty, multiprocessing.context.TimeoutError, OSError, RuntimeError) as error:
-        raise ConfigError(f"a trial of {count} did not come to its end: {type(error).__name__} {error}") from None
-    finally:
-        for process in processes:
-            process.join(30)
-            if process.is_alive():
-                process.terminate()
+    meeting.wait()  # both hold what they reserved
+    meeting.wait()  # the driver has been asked
+    return refused, reserved
 
 
 def packed_seconds(count: int, budget_bytes: int, device: str, epochs: int) -> float:
     """From the first beginning to the last ending of `count` trials at once."""
-    told = together(packed_trial, count, budget_bytes, device, epochs, between=lambda barrier: _wait(barrier))
+    told = together(packed_trial, count, budget_bytes, device, epochs, between=lambda meet: meet())
     return float(max(end for _, end in told) - min(begin for begin, _ in told))
 
 
@@ -132,10 +113,10 @@ def competing(budget_bytes: int) -> dict[str, Any]:
     before = torch.cuda.mem_get_info()[0]
     seen: list[int] = []
 
-    def ask(barrier: Any) -> None:
-        _wait(barrier)
+    def ask(meet: Callable[[], None]) -> None:
+        meet()
         seen.append(before - torch.cuda.mem_get_info()[0])
-        _wait(barrier)
+        meet()
 
     told = together(competing_trial, 2, budget_bytes, "cuda", between=ask)
     return {
@@ -145,10 +126,6 @@ def competing(budget_bytes: int) -> dict[str, Any]:
         "both_refused": all(refused for refused, _ in told),
         "within_budgets": seen[0] <= 2 * budget_bytes,
     }
-
-
-def _wait(barrier: Any) -> None:
-    barrier.wait(SECONDS)
 
 
 def _synchronize(device: str) -> None:

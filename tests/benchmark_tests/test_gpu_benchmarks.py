@@ -1,11 +1,15 @@
 """The GPU benchmarks on a machine without one: refusal, arguments, and the processes of the packing on a CPU."""
 
+import os
+import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import gpu_memory, gpu_packing
+from benchmarks.together import Meeting, together
 from trainable.errors import ConfigError
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -36,13 +40,56 @@ def test_trials_an_hour_are_counted_over_all_trials() -> None:
     assert (one["ratio"], four["ratio"]) == (1.0, pytest.approx(2.0))
 
 
-def told_at_once(word: str, barrier, told) -> None:
-    barrier.wait(50)
-    told.put((word, time.monotonic()))
+def told_at_once(word: str, meeting: Meeting) -> tuple[str, int]:
+    meeting.wait()
+    return word, torch.get_num_threads()
+
+
+def dies(how: str, meeting: Meeting) -> None:
+    if how == "killed":
+        os._exit(9)
+    if how == "killed while it waits":
+        threading.Timer(0.3, os._exit, [9]).start()
+    if how == "out of memory":
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    meeting.wait()
+
+
+def one_dies(how: str, path: str, meeting: Meeting) -> None:
+    """The process that comes first dies, the other waits for it."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        time.sleep(2)  # so that the first one dies before they meet
+        return dies("no", meeting)
+    return dies(how, meeting)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_processes_begin_together_and_all_are_heard() -> None:
-    told = gpu_packing.together(told_at_once, 2, "begun", between=lambda barrier: barrier.wait(50))
-    assert [word for word, _ in told] == ["begun", "begun"]
+def test_processes_begin_together_share_the_cores_and_all_are_heard() -> None:
+    told = together(told_at_once, 2, "begun", between=lambda meet: meet())
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert told == [("begun", threads), ("begun", threads)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)  # those that wait for the dead one would wait for 900 s
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("killed", "died without a word"),
+        ("killed while it waits", "died without a word"),
+        ("out of memory", "OutOfMemoryError: CUDA out of memory"),
+    ],
+)
+def test_one_that_dies_ends_the_waiting_of_all(how: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        together(one_dies, 2, how, str(tmp_path / "first"), between=lambda meet: meet())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_one_that_says_nothing_has_failed() -> None:
+    with pytest.raises(ConfigError, match="said nothing for"):
+        together(told_at_once, 1, "begun", between=lambda meet: None, seconds=-1.0)
