@@ -48,10 +48,11 @@ class Asha:
     Parameters
     ----------
     grace_period
-        Epochs that every trial gets. No less than the longest commitment warm-up is used: a trial still warming up
-        must not be judged against one that is not.
+        Epochs that every trial gets.
     longest_warmup
-        Most epochs that a warm-up may last in the space searched.
+        Most epochs that a commitment warm-up may last in the space searched. A trial still warming up must not be
+        judged against one that is not, so the first rung is no earlier than the epoch after it: with a warm-up of w
+        epochs that is the first one trained at full commitment from its beginning to its end.
     """
 
     def __init__(self, *, grace_period: int, reduction_factor: int, max_epochs: int, longest_warmup: int = 0):
@@ -64,7 +65,8 @@ class Asha:
         self.max_epochs = max_epochs
         self.reduction_factor = reduction_factor
         self.rungs: list[Rung] = []
-        epoch = max(grace_period, longest_warmup)
+        self.first_epoch = max(grace_period, longest_warmup + 1 if longest_warmup else 0)
+        epoch = self.first_epoch
         while epoch < max_epochs:
             self.rungs.append(Rung(epoch))
             epoch *= reduction_factor
@@ -74,6 +76,17 @@ class Asha:
     @property
     def rung_epochs(self) -> tuple[int, ...]:
         return tuple(rung.epoch for rung in self.rungs)
+
+    @property
+    def warning(self) -> str:
+        """One line where there is no rung below the last epoch, so that nothing will be stopped early; or empty."""
+        if self.rungs or self.max_epochs == 1:
+            return ""
+        return (
+            f"no trial will be stopped early: ASHA's first decision would be at epoch {self.first_epoch} (grace period "
+            f"and commitment warm-up), and a trial has {self.max_epochs}; raise --max-epochs, or lower --grace-period "
+            "or the space's warm-up"
+        )
 
     def report(self, number: int, epoch: int, value: float) -> Decision:
         """What trial `number` does after `epoch` epochs with `value`.

@@ -33,6 +33,11 @@ def small_space() -> Space:
     return space_from_text(SPACE, "synthetic")
 
 
+def short_warmup_space() -> Space:
+    """The same, but with a first rung at epoch 2 where the grace period is no longer."""
+    return space_from_text(SPACE.replace("{low: 0, high: 2}", "{low: 0, high: 1}"), "synthetic")
+
+
 def quality(config: dict[str, Any]) -> float:
     """Final synthetic AUC of a configuration, below 0.9."""
     distance = (
@@ -125,7 +130,7 @@ def make_conductor(
     )
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
-    chosen = space or small_space()
+    chosen = space or short_warmup_space()
     planning = Planning(chosen, budget_bytes=budget_bytes, plans=synthetic_plans(budget_bytes))
     return Conductor(
         chosen, options, folder, study or SearchStudy.in_folder(folder.study_path, path.name), planning, **rest

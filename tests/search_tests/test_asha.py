@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from search.asha import Asha, Decision
 from spaces.loader import builtin_spaces, load_space
+from trainable.config import TrialConfig
 from trainable.errors import ConfigError
+from trainable.training.phases import commitment_scale
 
 CONTINUE, STOP = Decision.CONTINUE, Decision.STOP
 NAN = float("nan")
@@ -28,9 +30,12 @@ def asha(**options: int) -> Asha:
         ({"max_epochs": 20, "reduction_factor": 2}, (1, 2, 4, 8, 16)),
         ({"grace_period": 9}, ()),
         ({"max_epochs": 1}, ()),
-        ({"longest_warmup": 2}, (2, 6)),
-        ({"longest_warmup": 4, "max_epochs": 30}, (4, 12)),
+        ({"longest_warmup": 1}, (2, 6)),
+        ({"longest_warmup": 2}, (3,)),
+        ({"longest_warmup": 4, "max_epochs": 30}, (5, 15)),
         ({"grace_period": 5, "longest_warmup": 2}, (5,)),
+        ({"grace_period": 2, "longest_warmup": 2}, (3,)),
+        ({"longest_warmup": 8}, ()),
         ({"longest_warmup": 9}, ()),
     ],
 )
@@ -41,9 +46,39 @@ def test_rungs_are_grace_times_powers_of_eta(options: dict[str, int], epochs: tu
 @given(st.integers(1, 50), st.integers(2, 5), st.integers(1, 200), st.integers(0, 50))
 def test_no_rung_lies_within_the_longest_warm_up(grace: int, eta: int, most: int, warmup: int) -> None:
     rungs = asha(grace_period=grace, reduction_factor=eta, max_epochs=most, longest_warmup=warmup).rung_epochs
-    assert all(max(grace, warmup) <= epoch < most for epoch in rungs)
+    assert all(grace <= epoch < most for epoch in rungs)
+    assert all(warmup == 0 or warmup < epoch for epoch in rungs)
     assert all(later == eta * earlier for earlier, later in pairwise(rungs))
-    assert bool(rungs) == (max(grace, warmup) < most)
+    assert bool(rungs) == (max(grace, warmup + 1 if warmup else 1) < most)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2, 5])
+def test_the_first_report_that_is_judged_is_of_an_epoch_at_full_commitment(warmup: int) -> None:
+    """The report at epoch r is of the r-th epoch, whose index is r − 1; the one before it may still warm up."""
+    config = TrialConfig.from_flat({"commitment_warmup_epochs": warmup, "commitment_warmup_start": 0.0, "epochs": 30})
+    first = asha(longest_warmup=warmup, max_epochs=30).rung_epochs[0]
+    assert commitment_scale(config, first - 1) == 1.0
+    if warmup:
+        assert commitment_scale(config, first - 2) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"grace_period": 3, "max_epochs": 3}, "at epoch 3 (grace period and commitment warm-up), and a trial has 3;"),
+        ({"longest_warmup": 2, "max_epochs": 3}, "at epoch 3 "),
+        ({"longest_warmup": 8, "max_epochs": 9}, "at epoch 9 "),
+        ({"grace_period": 12}, "at epoch 12 "),
+        ({}, ""),
+        ({"longest_warmup": 7, "max_epochs": 9}, ""),
+        ({"max_epochs": 1}, ""),
+    ],
+)
+def test_it_says_so_if_it_will_never_decide(options: dict[str, int], words: str) -> None:
+    warning = asha(**options).warning
+    assert bool(warning) == bool(words)
+    assert words in warning
+    assert "\n" not in warning
 
 
 def test_builtin_spaces_judge_after_their_warm_up() -> None:
@@ -56,7 +91,7 @@ def test_builtin_spaces_judge_after_their_warm_up() -> None:
             max_epochs=search.max_epochs,
             longest_warmup=space.longest_warmup,
         ).rung_epochs
-        assert rungs[0] >= space.longest_warmup
+        assert rungs[0] > space.longest_warmup
 
 
 def test_the_stopping_rule_at_one_rung() -> None:

@@ -125,6 +125,14 @@ def test_a_warm_start_proposes_the_old_winner_first(arguments, tmp_path):
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize(("most", "warned"), [("2", True), ("3", False)])
+def test_a_search_without_early_stopping_says_so(arguments, tmp_path, caplog, most, warned):
+    flags = ["--num-samples", "1", "--max-epochs", most, "--grace-period", "2", "--output", str(tmp_path / "run")]
+    main([*arguments, *flags])
+    assert ("no trial will be stopped early" in caplog.text) == warned
+
+
+@pytest.mark.timeout(120)
 def test_results_name_the_patches_that_were_used(arguments, tmp_path, capsys):
     """Clips of 160 frames have (160 − 64) // 32 + 1 = 4 windows at stride 32; the space has 6 and 8 patches."""
     space = SPACE.replace("  n_patches: 1\n", "").replace("parameters:", "parameters:\n  n_patches: {choices: [8, 6]}")
