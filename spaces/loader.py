@@ -39,7 +39,7 @@ def load_space(name_or_path: str) -> Space:
             f"there is no space {name_or_path!r}{nearest(name_or_path, builtin_spaces())}; there are "
             f"{', '.join(builtin_spaces())}, or name a YAML file"
         )
-    source, text, located = read_source(path)
+    source, text, located = read_source(path, f"name a YAML file, or one of {', '.join(builtin_spaces())}")
     return _space(source, path.stem, text, located)
 
 
@@ -53,9 +53,7 @@ def _space(source: Source, name: str, text: str, root: Located) -> Space:
     sections = _mapping(source, root, "the file")
     for key, value in sections.items():
         if key not in _SECTIONS:
-            raise source.error(
-                value.line, f"unknown section {key!r}{nearest(key, _SECTIONS)}; known: {', '.join(_SECTIONS)}"
-            )
+            raise source.error(value.line, f"unknown section {key!r}{nearest(key, _SECTIONS)}", known=_SECTIONS)
     if "parameters" not in sections:
         raise source.error(root.line, "the section 'parameters' is missing; it names what is searched")
     by_name = {spec.name: spec for spec in knobs() if spec.name not in _RESERVED}
@@ -65,6 +63,8 @@ def _space(source: Source, name: str, text: str, root: Located) -> Space:
     for section in ("fixed", "parameters"):
         for key, value in _mapping(source, sections[section], f"{section!r}").items() if section in sections else ():
             spec = _knob(source, by_name, key, value)
+            if isinstance(value.value, list):
+                raise source.error(value.line, _list_advice(section, key, value))
             if isinstance(value.value, dict):
                 if section == "fixed":
                     raise source.error(value.line, f"{key} is fixed; give one value, or move it to 'parameters'")
@@ -104,8 +104,23 @@ def _knob(source: Source, by_name: dict[str, Knob], key: str, value: Located) ->
     if key in _RESERVED:
         raise source.error(value.line, f"{key} belongs to the search (--max-epochs, --seed), not to a space")
     if key not in by_name:
-        raise source.error(value.line, f"unknown parameter {key!r}{nearest(key, by_name)}")
+        raise source.error(value.line, f"unknown parameter {key!r}{nearest(key, by_name)}", known=by_name)
     return by_name[key]
+
+
+def _list_advice(section: str, key: str, located: Located) -> str:
+    """What to write in place of a bare list of values."""
+    if section == "fixed":
+        return f"{key} is fixed; give one value, or move it to 'parameters' with 'choices'"
+    return f"{key}: a list of values is written {{choices: {_as_yaml(located)}}}"
+
+
+def _as_yaml(located: Located) -> str:
+    if isinstance(located.value, list):
+        return f"[{', '.join(_as_yaml(item) for item in located.value)}]"
+    if isinstance(located.value, dict):
+        return "{…}"
+    return {True: "true", False: "false", None: "null"}.get(located.value, str(located.value))
 
 
 def _parameter(source: Source, spec: Knob, located: Located) -> Parameter:
@@ -114,7 +129,8 @@ def _parameter(source: Source, spec: Knob, located: Located) -> Parameter:
         if key not in _PARAMETER_KEYS:
             raise source.error(
                 value.line,
-                f"{spec.name}: unknown key {key!r}{nearest(key, _PARAMETER_KEYS)}; known: {', '.join(_PARAMETER_KEYS)}",
+                f"{spec.name}: unknown key {key!r}{nearest(key, _PARAMETER_KEYS)}",
+                known=_PARAMETER_KEYS,
             )
     when = _condition(source, spec, entries["when"]) if "when" in entries else None
     if "choices" in entries:
@@ -292,9 +308,7 @@ def _search(source: Source, located: Located | None) -> SearchDefaults:
     values: dict[str, int] = {}
     for key, value in _mapping(source, located, "'search'").items():
         if key not in names:
-            raise source.error(
-                value.line, f"unknown search setting {key!r}{nearest(key, names)}; known: {', '.join(names)}"
-            )
+            raise source.error(value.line, f"unknown search setting {key!r}{nearest(key, names)}", known=names)
         least = 2 if key == "reduction_factor" else 1
         if type(value.value) is not int or not least <= value.value <= 1_000_000:
             raise source.error(value.line, f"{key} is {value.value!r}; it must be an integer in {least} … 1000000")

@@ -45,14 +45,16 @@ class Source:
 
     name: str
 
-    def error(self, line: int, message: str) -> SpaceError:
+    def error(self, line: int, message: str, *, known: Iterable[str] = ()) -> SpaceError:
+        """The error; `known` are the names that are allowed there, given in full however many they are."""
         if len(message) > MOST_SHOWN:
             message = f"{message[: MOST_SHOWN // 2]} … {message[-MOST_SHOWN // 2 :]}"
-        return SpaceError(f"{self.name}, line {line}: {message}")
+        names = ", ".join(known)
+        return SpaceError(f"{self.name}, line {line}: {message}{'; known: ' if names else ''}{names}")
 
 
-def read_source(path: Path) -> tuple[Source, str, Located]:
-    """Text and values of a YAML file.
+def read_source(path: Path, instead: str = "name a YAML file") -> tuple[Source, str, Located]:
+    """Text and values of a YAML file; `instead` is what to do where there is none.
 
     Raises
     ------
@@ -65,9 +67,9 @@ def read_source(path: Path) -> tuple[Source, str, Located]:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise SpaceError(f"space file {path} cannot be read: {error.strerror}") from None
+        raise SpaceError(f"space file {path} cannot be read: {error.strerror}; {instead}") from None
     except ValueError as error:
-        raise SpaceError(f"space file {str(path)!r} cannot be read: {error}") from None
+        raise SpaceError(f"space file {str(path)!r} cannot be read: {error}; {instead}") from None
     if len(content) > MOST_BYTES:
         raise SpaceError(f"space file {path} has more than {MOST_BYTES} bytes; no space is that large")
     try:

@@ -6,6 +6,7 @@ import pytest
 
 from spaces.loader import builtin_spaces, load_space, space_from_text
 from spaces.space import Choices, Range
+from trainable.config import knobs
 from trainable.errors import SpaceError
 
 HEAD = "parameters:\n  latent_dim: {low: 8, high: 64, log: true}\n"
@@ -87,6 +88,28 @@ def test_a_mistake_is_told_with_file_line_and_what_is_allowed(text: str, line: i
     told = refusal(text)
     assert told.startswith(f"mine.yaml, line {line}: "), told
     assert message in told
+
+
+def test_an_unknown_parameter_is_answered_with_all_that_are_known() -> None:
+    told = refusal("parameters:\n  latnt_dim: {low: 8, high: 64}\n")
+    named = told.partition("; known: ")[2].split(", ")
+    assert set(named) == {spec.name for spec in knobs()} - {"epochs", "seed"}
+    assert "; known: num_embeddings" not in refusal(HEAD.replace("low", "lw")), "keys of a range are others"
+    assert "stride" in refusal("parameters:\n  stride: {choices: [4], when: {strid: 4}}\n").partition("known: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("entry", "advice"),
+    [
+        ("latent_dim: [8, 16]", "latent_dim: a list of values is written {choices: [8, 16]}"),
+        ("density: [counts, bigram]", "density: a list of values is written {choices: [counts, bigram]}"),
+        ("revival: [true, false]", "revival: a list of values is written {choices: [true, false]}"),
+        ("width:\n  - 0.5\n  - [null, {a: 1}]", "width: a list of values is written {choices: [0.5, [null, {…}]]}"),
+    ],
+)
+def test_a_bare_list_is_answered_with_how_it_is_written(entry: str, advice: str) -> None:
+    assert advice in refusal(f"parameters:\n  {entry.replace(chr(10), chr(10) + '  ')}\n")
+    assert "move it to 'parameters' with 'choices'" in refusal(HEAD + "fixed: {width: [0.5, 1.0]}\n")
 
 
 CONDITIONS = [

@@ -94,8 +94,10 @@ def test_a_huge_file_is_not_read_to_its_end(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_not_there_is_named(name: str, message: str) -> None:
-    with pytest.raises(SpaceError, match=message):
+    with pytest.raises(SpaceError, match=message) as caught:
         load_space(name)
+    assert "name a YAML file" in str(caught.value)
+    assert "ad_tuning" in str(caught.value)
 
 
 def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
