@@ -54,7 +54,7 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
     names = {
         "reconstruction_loss": (BLUE, "reconstruction", "-"),
         "commitment_loss": (ORANGE, "commitment", "--"),
-        "texture_loss": (PURPLE, "texture", (0, (5, 1))),
+        "texture_loss": (PURPLE, "texture", "-"),
         "id_loss": (GREEN, "machine id", "-."),
         "transform_loss": (VERMILION, "transformation", ":"),
     }
