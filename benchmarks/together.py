@@ -63,8 +63,11 @@ def together(
 
         def meet() -> None:
             _hear(ends, READY, seconds)
-            for end in ends:
-                end.send(None)
+            try:
+                for end in ends:
+                    end.send(None)
+            except BrokenPipeError:
+                raise _died(len(ends)) from None
 
         between(meet)
         return _hear(ends, RESULT, seconds)
@@ -95,7 +98,8 @@ def _hear(ends: Sequence[Connection], expected: str, seconds: float) -> list[Any
     deadline = time.monotonic() + seconds
     while len(heard) < len(ends):
         silent = [end for index, end in enumerate(ends) if index not in heard]
-        spoke = wait(silent, timeout=max(0.0, deadline - time.monotonic()))
+        # Those that wait already may die while they do; those that gave their result end anyway.
+        spoke = wait(ends if expected == READY else silent, timeout=max(0.0, deadline - time.monotonic()))
         if not spoke:
             raise ConfigError(f"{len(silent)} of {len(ends)} trials said nothing for {seconds:.0f} s")
         for end in spoke:
@@ -103,8 +107,12 @@ def _hear(ends: Sequence[Connection], expected: str, seconds: float) -> list[Any
             try:
                 kind, value = end.recv()
             except (EOFError, ConnectionError):
-                raise ConfigError(f"a trial of {len(ends)} died without a word; was it killed for memory?") from None
+                raise _died(len(ends)) from None
             if kind != expected:
                 raise ConfigError(f"a trial of {len(ends)} did not come to its end: {value}")
             heard[ends.index(end)] = value
     return [heard[index] for index in range(len(ends))]
+
+
+def _died(count: int) -> ConfigError:
+    return ConfigError(f"a trial of {count} died without a word; was it killed for memory?")
