@@ -128,7 +128,7 @@ def test_many_broken_recordings_are_a_broken_data_set(tmp_path: Path) -> None:
     folder = write_tree(tmp_path / "data", train=5)
     for path in list((folder / "train").iterdir())[:5]:
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"5 of 18 recordings below .* are unusable; the first: .*npy"):
+    with pytest.raises(DataError, match=r"5 of 18 recordings below .* are unusable, .*; the first: .*npy"):
         load(tmp_path / "data")
 
 

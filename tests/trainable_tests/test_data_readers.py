@@ -121,6 +121,29 @@ def test_a_stream_that_was_never_closed_is_read(tmp_path: Path) -> None:
     assert len(read_wav(path, 16_000)) == 16_000
 
 
+def test_a_whole_file_whose_size_field_counts_too_much_is_read(tmp_path: Path) -> None:
+    """The field leaves out the 8 bytes of its own chunk; some writers count them in, or round up."""
+    path = tmp_path / "whole.wav"
+    for excess in (1, 8, 44):
+        content = bytearray(wav(tone(16_000)))
+        content[4:8] = struct.pack("<I", len(content) - 8 + excess)
+        path.write_bytes(bytes(content))
+        assert len(read_wav(path, 16_000)) == 16_000
+        path.write_bytes(bytes(content[:-2]))
+        assert "is truncated" in refusal(path)
+
+
+def test_samples_after_other_chunks_are_found(tmp_path: Path) -> None:
+    content = wav(tone(16_000))
+    note = b"note" + struct.pack("<I", 3) + b"abc\0"  # of odd length: a byte of padding follows
+    longer = content[:36] + note + content[36:]
+    path = tmp_path / "noted.wav"
+    path.write_bytes(longer)
+    assert len(read_wav(path, 16_000)) == 16_000
+    path.write_bytes(longer[:-1])
+    assert "is truncated" in refusal(path)
+
+
 def test_a_folder_is_no_recording(tmp_path: Path) -> None:
     for name in ("folder.wav", "folder.npy"):
         (tmp_path / name).mkdir()

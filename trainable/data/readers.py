@@ -1,6 +1,7 @@
 """One file → log-mel features (T, 64), or one DataError that says what is wrong with it."""
 
 import math
+import os
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,8 @@ MOST_FRAMES = 1_000_000
 WAV_FORMATS = ("WAV", "WAVEX", "RF64")
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """Hz; resampling from an absurd rate (a damaged header) would need a filter of billions of taps."""
+MOST_CHUNKS = 1_000
+"""Looked through for the samples; recorders write a dozen at most."""
 
 
 def read_features(path: Path, front_end: FrontEndConfig) -> np.ndarray:
@@ -99,14 +102,25 @@ def read_wav(path: Path, sample_rate: int) -> np.ndarray:
 
 
 def _is_truncated(path: Path) -> bool:
-    """Whether the RIFF header announces more bytes than the file has: libsndfile reads on as if it were whole."""
+    """Whether the header announces more samples than the file has: libsndfile reads on as if it were whole.
+
+    The size of the chunk ``data`` decides, not that of the whole file, in which some writers count 8 bytes too many.
+    """
+    size_bytes = path.stat().st_size
     with path.open("rb") as file:
         header = file.read(12)
-    if header[:4] != b"RIFF" or header[8:12] != b"WAVE":
-        return False
-    announced = int.from_bytes(header[4:8], "little")
-    # 0 and the largest value mean "unknown" (a stream that was never closed).
-    return announced not in (0, 0xFFFFFFFF) and announced + 8 > path.stat().st_size
+        if header[:4] != b"RIFF" or header[8:12] != b"WAVE":
+            return False
+        for _ in range(MOST_CHUNKS):
+            chunk = file.read(8)
+            announced = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] == b"data":
+                # 0 and the largest value mean "unknown" (a stream that was never closed).
+                return announced not in (0, 0xFFFFFFFF) and file.tell() + announced > size_bytes
+            if len(chunk) < 8:
+                break
+            file.seek(announced + announced % 2, os.SEEK_CUR)
+    return False
 
 
 def _first_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from trainable.errors import DataError
 MOST_BROKEN_SHARE = 0.2
 """More broken recordings than this are a broken data set, not a broken recording."""
 READER_THREADS = 4
-_FORMAT = "features-3"
+_FORMAT = "features-4"
 """Changes whenever the same files would give other features, so that old cache entries are not used."""
 _ARRAYS = ("frames", "lengths", "kept", "broken", "reasons")
 
@@ -35,7 +35,10 @@ def read_recordings(root: Path, config: DataConfig, cache_dir: Path) -> Recordin
     reasons = zip(arrays["broken"], arrays["reasons"], strict=True)
     broken = tuple(f"{clips[index].path}: {reason}" for index, reason in reasons)
     if len(broken) > MOST_BROKEN_SHARE * len(clips):
-        raise DataError(f"{len(broken)} of {len(clips)} recordings below {root} are unusable; the first: {broken[0]}")
+        raise DataError(
+            f"{len(broken)} of {len(clips)} recordings below {root} are unusable, more than {MOST_BROKEN_SHARE:.0%}: "
+            f"mend or remove them (docs/data.md says what is accepted); the first: {broken[0]}"
+        )
     log_skipped(broken)
     features = unpack(arrays)
     kept = [clips[index] for index in arrays["kept"]]
