@@ -103,12 +103,21 @@ class StudyWriter:
 
     Through Optuna's own tables, in sessions that it makes. Its public methods ask for the trial anew for each parameter
     and attribute, and commit each alone: that was two thirds of the driver's time a trial and eight forced writes.
+
+    Parameters
+    ----------
+    alike
+        Whether all trials must have distributions that Optuna can bring together; a study of one run alone may hold
+        trials of several spaces, if its user says so.
     """
 
-    def __init__(self, storage: RDBStorage, study: Study):
+    def __init__(self, storage: RDBStorage, study: Study, *, alike: bool = True):
         self._storage = storage
         self._study_id = study._study_id
+        self._alike = alike
         self._ids: dict[int, int] = {}
+        self._unfinished: set[int] = set()
+        self._newest = -1
         self._distributions: dict[str, BaseDistribution] = {}
 
     def create(
@@ -160,7 +169,7 @@ class StudyWriter:
             )
             session.add(trial)
             session.flush()
-            for name in distributions.keys() - self._distributions.keys():
+            for name in distributions.keys() - self._distributions.keys() if self._alike else ():
                 self._check_compatible(session, name, distributions[name])
             trial_id = int(trial.trial_id)
             rows = [
@@ -194,6 +203,25 @@ class StudyWriter:
     def adopt(self, trial: FrozenTrial) -> None:
         """Takes over a running trial of an earlier process."""
         self._ids[trial.number] = trial._trial_id
+
+    def seen(self, trial: FrozenTrial) -> None:
+        """The trial is known as it stands."""
+        self._newest = max(self._newest, trial._trial_id)
+        (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(trial._trial_id)
+
+    def fresh(self) -> list[FrozenTrial]:
+        """Trials that are new or were unfinished the last time; asks the database for no others.
+
+        Optuna's own `get_trials` sorts and walks all trials of the study each time. Numbers and ids rise together:
+        whoever creates a trial holds the study's row until its commit.
+        """
+        trials = self._storage._get_trials(self._study_id, None, self._unfinished, self._newest)
+        for trial in trials:
+            self.seen(trial)
+        return trials
+
+    def note(self, number: int, key: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(self._ids[number], key, value)
 
     def report(self, number: int, epoch: int, value: float) -> None:
         self._storage.set_trial_intermediate_value(self._ids[number], epoch, value)

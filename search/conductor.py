@@ -10,17 +10,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search import _optuna
+from search._optuna import frozen, to_optuna
 from search.asha import Asha, Decision
 from search.listeners import Listener
 from search.options import SearchOptions
 from search.planning import Planning
+from search.recovery import Found, take_up
 from search.sampler import BudgetedTPESampler
 from search.standing import Standing
-from search.study import SearchStudy, as_observation, outcome_of, start_of
-from spaces.space import Space
+from search.study import SearchStudy, as_observation, outcome_of
+from spaces.space import Choices, Space
 from trainable.errors import BudgetError
 from trainable.record import EpochReport, RunFolder, TrialEnd, TrialOutcome, TrialStart
 from trainable.units import format_bytes
@@ -84,7 +86,6 @@ class Conductor:
         self._values: dict[int, dict[int, float]] = {}
         self._decisions: dict[int, dict[int, Decision]] = {}
         self._failures: dict[int, int] = {}
-        self._known: set[int] = set()
         self._unfinished: list[TrialStart] = []
         self._started = 0
         self._proposed = 0
@@ -185,11 +186,17 @@ class Conductor:
         return self._outcome(number, end, line or end.value, failures)
 
     def retry(self, number: int) -> bool:
-        """Whether a trial that crashed may go on from its checkpoint; counts the restart."""
-        if self._failures.get(number, 0) >= self.options.max_failures:
+        """Whether a trial that failed may go on from its checkpoint; counts the restart, for good."""
+        failures = self._failures.get(number, 0) + 1
+        if number not in self._starts or failures > self.options.max_failures:
             return False
-        self._failures[number] = self._failures.get(number, 0) + 1
+        self.study.restarted(number, failures)
+        self._failures[number] = failures
         return True
+
+    def reported(self, number: int) -> int:
+        """The last epoch that a running trial has reported; 0 before its first report."""
+        return max(self._values[number], default=0)
 
     def finish(self, number: int, outcome: TrialOutcome) -> None:
         """Ends a trial, exactly once.
@@ -203,10 +210,11 @@ class Conductor:
         self.study.finish(number, outcome)
         self.folder.write_outcome(number, outcome)
         del self._starts[number]
-        observation = as_observation(
-            number, start.params, self.sampler.distributions(start.params), self._values[number], outcome
-        )
-        self._ended(observation, outcome)
+        observation = None
+        if self.space.covers(start.params):
+            distributions = self.sampler.distributions(start.params)
+            observation = as_observation(number, start.params, distributions, self._values[number], outcome)
+        self._ended(number, observation, outcome)
         if self.listener is not None:
             self.listener.on_end(start, outcome)
 
@@ -244,7 +252,7 @@ class Conductor:
         )
         self.folder.write_start(start)
         self._started += 1
-        self._run(start, {}, distributions)
+        self._run(start, {})
         if self.listener is not None:
             self.listener.on_start(start, resumed=False)
         return start
@@ -266,7 +274,6 @@ class Conductor:
         start = TrialStart(number=number, params=params, config=config, plan=None, predicted_bytes=predicted_bytes)
         self.folder.write_start(start)
         self.folder.write_outcome(number, outcome)
-        self._known.add(number)
         self.standing.ended(number, outcome)
         if self.listener is not None:
             self.listener.on_end(start, outcome)
@@ -280,16 +287,17 @@ class Conductor:
 
     # ---- state ---------------------------------------------------------------------------------------------------
 
-    def _run(self, start: TrialStart, values: dict[int, float], distributions: Mapping[str, Any]) -> None:
-        self._known.add(start.number)
+    def _run(self, start: TrialStart, values: dict[int, float]) -> None:
         self._starts[start.number] = start
         self._values[start.number] = values
         self._decisions[start.number] = {}
-        self.sampler.history.running(_optuna.frozen(start.number, TrialState.RUNNING, start.params, distributions))
+        if self.space.covers(start.params):
+            distributions = self.sampler.distributions(start.params)
+            self.sampler.history.running(frozen(start.number, TrialState.RUNNING, start.params, distributions))
 
-    def _ended(self, observation: FrozenTrial, outcome: TrialOutcome) -> None:
-        number = observation.number
-        self.sampler.history.ended(observation)
+    def _ended(self, number: int, observation: FrozenTrial | None, outcome: TrialOutcome) -> None:
+        if observation is not None:
+            self.sampler.history.ended(observation)
         self.asha.forget(number)
         for table in (self._values, self._decisions, self._failures):
             table.pop(number, None)
@@ -315,24 +323,52 @@ class Conductor:
     # ---- resume --------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        """Takes up what the study holds: finished trials as history, this run's running ones as unfinished."""
+        """Takes up what study and folder hold: finished trials as history, this run's running ones as unfinished."""
         told: dict[int, dict[int, float]] = {}
-        for trial in self.study.trials():
-            mine = self.study.is_mine(trial)
-            outcome = outcome_of(trial)
-            if mine:
+        for found in take_up(self.study, self.folder, self._distributions, budget_bytes=self.options.budget_bytes):
+            self.study.seen(found.trial)
+            if found.mine:
                 self._proposed += 1
-                self._started += outcome is None or outcome.end != TrialEnd.OVER_BUDGET
-            if trial.state.is_finished():
-                told[trial.number] = dict(trial.intermediate_values)
-                self._take_finished(trial, mine)
-            elif mine:
-                told[trial.number] = self._take_running(trial, outcome)
+                self._started += found.outcome is None or found.outcome.end != TrialEnd.OVER_BUDGET
+            if found.finished:
+                told[found.number] = found.values
+                self._learn(found)
+            elif found.mine:
+                told[found.number] = found.values
+                self._go_on(found)
         self.asha.rebuild(told)
         for number in told:
             if number not in self._starts:
                 self.asha.forget(number)
         self._prune_unfinished()
+        if self.standing.all_alike:
+            # The user saw it, mended the cause (or not) and resumed: let the search try again.
+            self.standing.forget_first_endings()
+            self.stop_reason = None
+
+    def _learn(self, found: Found) -> None:
+        """A trial that ended, here or under another driver of the study."""
+        if found.outcome is None:
+            return  # somebody's trial in a shared study that no driver of ours wrote
+        if found.outcome.end != TrialEnd.OVER_BUDGET and self.space.covers(found.trial.params):
+            self.sampler.history.ended(found.trial)
+        if found.mine:
+            self.standing.ended(found.number, found.outcome)
+
+    def _go_on(self, found: Found) -> None:
+        """A trial that the driver before left running; one whose ending only lacks its word is ended now."""
+        assert found.start is not None, "its own trials are known from their start"
+        self._run(found.start, found.values)
+        self._failures[found.number] = found.failures
+        outcome = found.outcome
+        if outcome is None and max(found.values, default=0) >= self.options.max_epochs:
+            outcome = self.outcome(found.number)
+        if outcome is not None:
+            self.finish(found.number, outcome)
+            return
+        self._unfinished.append(found.start)
+        if not self.space.covers(found.start.params):
+            logger.warning("trial %d goes on as it was begun; the space no longer holds it", found.number)
 
     def _prune_unfinished(self) -> None:
         """Ends trials whose last report was at a rung and below its cut: the driver died before it could say so."""
@@ -343,54 +379,23 @@ class Conductor:
                 self._unfinished.remove(start)
                 self.finish(start.number, self.outcome(start.number))
 
-    def _take_finished(self, trial: FrozenTrial, mine: bool) -> None:
-        self._known.add(trial.number)
-        outcome = outcome_of(trial)
-        if outcome is None:
-            return  # somebody's trial in a shared study that no driver of ours wrote
-        if outcome.end != TrialEnd.OVER_BUDGET and set(trial.params) <= set(self.space.names):
-            self.sampler.history.ended(trial)
-        if mine:
-            self._write_missing(start_of(trial), outcome)
-            if self.standing.ended(trial.number, outcome) is not None:
-                # The user saw it, mended the cause (or not) and resumed: let the search try again.
-                self.standing.forget_first_endings()
-
-    def _take_running(self, trial: FrozenTrial, outcome: TrialOutcome | None) -> dict[int, float]:
-        """A trial that the killed driver left running; brings study and folder to the same state."""
-        self.study.adopt(trial)
-        start = start_of(trial)
-        self._write_missing(start, None)
-        values = dict(trial.intermediate_values)
-        for report in self.folder.read_trial(start.number).epochs:
-            if report.epoch not in values:
-                self.study.report(start.number, report.epoch, report.validation_auc)
-                values[report.epoch] = report.validation_auc
-        self._run(start, values, self.sampler.distributions(start.params))
-        last = max(values, default=0)
-        if outcome is None and last >= self.options.max_epochs:
-            outcome = self.outcome(start.number)
-        if outcome is not None:
-            self.finish(start.number, outcome)
-        else:
-            self._unfinished.append(start)
-        return values
-
-    def _write_missing(self, start: TrialStart, outcome: TrialOutcome | None) -> None:
-        """The folder's files that the killed driver had no time for."""
-        path = self.folder.trial_path(start.number)
-        if not (path / "trial.json").exists():
-            self.folder.write_start(start)
-        if outcome is not None and not (path / "end.json").exists():
-            self.folder.write_outcome(start.number, outcome)
-
     def _refresh(self) -> None:
         """Takes up what other drivers of the same study have finished since."""
         fresh: dict[int, dict[int, float]] = {}
-        for trial in self.study.trials():
-            if trial.number not in self._known and trial.state.is_finished() and not self.study.is_mine(trial):
-                self._take_finished(trial, False)
-                fresh[trial.number] = dict(trial.intermediate_values)
+        for trial in self.study.fresh():
+            if trial.state.is_finished() and not self.study.is_mine(trial):
+                found = Found(trial, False, None, outcome_of(trial), dict(trial.intermediate_values))
+                self._learn(found)
+                fresh[trial.number] = found.values
         self.asha.rebuild(fresh)
         for number in fresh:
             self.asha.forget(number)
+
+    def _distributions(self, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+        """Optuna's distributions of parameters; of a value that another space proposed, that value alone."""
+        return {
+            name: self.sampler.distributions({name: value})[name]
+            if self.space.covers({name: value})
+            else to_optuna(Choices((value,)))
+            for name, value in params.items()
+        }

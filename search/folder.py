@@ -10,8 +10,6 @@ from pathlib import Path
 from trainable.errors import RunError
 from trainable.record import RunFolder
 
-SPACE_FILE = "space.yaml"
-
 
 def default_path(space: str, machine_type: str) -> Path:
     """``runs/SPACE-MACHINE-TIME`` under the current folder."""
@@ -29,11 +27,16 @@ def create(path: Path) -> RunFolder:
     folder = RunFolder(path)
     if folder.manifest_path.exists():
         raise RunError(f"--output {path} holds a run already; go on with it by --resume {path}, or name another folder")
-    if any(entry.name != ".lock" for entry in path.iterdir()):
+    if any(not is_leftover(entry) for entry in path.iterdir()):
         raise RunError(f"--output {path} is not empty; name a new folder")
     if not os.access(path, os.W_OK | os.X_OK):
         raise RunError(f"--output {path} is read-only; name a folder you may write to")
     return folder
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is one that a search may leave which died before it was a run: before its manifest."""
+    return path.name in (".lock", "space.yaml") or (path.name.startswith(".") and path.name.endswith(".tmp"))
 
 
 @contextmanager

@@ -6,12 +6,13 @@ import re
 import secrets
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from search.differences import space_differences, value_differences
 from search.options import SearchOptions
 from search.study import redact
 from spaces.space import Space
@@ -35,9 +36,18 @@ def new_manifest(
     argv: Sequence[str],
     data_digest: str,
     device: str,
+    clips: Mapping[str, int] | None = None,
     initial: Sequence[dict[str, Any]] = (),
 ) -> RunManifest:
-    """The manifest of a run that begins now; `initial` are the parameters of its first proposals."""
+    """The manifest of a run that begins now.
+
+    Parameters
+    ----------
+    clips
+        How many there are of each split.
+    initial
+        Parameters of the first proposals.
+    """
     run_id = new_run_id(name)
     return RunManifest(
         name=name,
@@ -59,6 +69,7 @@ def new_manifest(
         commit=_commit(),
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         options=options.to_dict(),
+        clips=dict(clips or {}),
         initial=tuple(initial),
     )
 
@@ -77,15 +88,22 @@ def resumed_manifest(
     data_digest: str,
     device: str,
     allow_changes: bool,
+    old_space: Space | None = None,
+    clips: Mapping[str, int] | None = None,
 ) -> RunManifest:
     """The manifest of a run that goes on, with what changed in its history.
+
+    Parameters
+    ----------
+    old_space
+        The space of the run's folder, where `space` is another one: what differs is then shown.
 
     Raises
     ------
     RunError
         If space, data, budget or another option that results depend on differs, unless `allow_changes`.
     """
-    changes = _changes(old, space, options, data_digest)
+    changes = _changes(old, old_space, space, options, data_digest, clips or {})
     if changes and not allow_changes:
         raise RunError(
             f"the run {old.name} was begun with other settings: {'; '.join(changes)}; "
@@ -102,30 +120,52 @@ def resumed_manifest(
         space_digest=space.digest,
         data=options.data.to_dict(),
         data_digest=data_digest,
+        clips=dict(clips or old.clips),
         num_samples=options.num_samples,
         max_epochs=options.max_epochs,
         gpu_memory_budget_bytes=options.budget_bytes,
         device=device,
+        study_storage=None if options.study_storage is None else redact(options.study_storage),
+        study_name=_study_name(old, options),
         options=options.to_dict(),
         history=(*old.history, entry),
     )
 
 
-def _changes(old: RunManifest, space: Space, options: SearchOptions, data_digest: str) -> list[str]:
+def _study_name(old: RunManifest, options: SearchOptions) -> str:
+    """The study stays the one it was, unless another is named or the run moves from its folder to a database."""
+    if options.study_name is not None:
+        return options.study_name
+    moves = old.study_storage is None and options.study_storage is not None
+    return old.identity if moves else old.study_name
+
+
+def _changes(
+    old: RunManifest,
+    old_space: Space | None,
+    space: Space,
+    options: SearchOptions,
+    data_digest: str,
+    clips: Mapping[str, int],
+) -> list[str]:
     changes = []
     if space.digest != old.space_digest:
-        changes.append(f"space {old.space_name} has other parameters or values")
+        differences = [] if old_space is None else space_differences(old_space, space)
+        shown = ", ".join(differences) or "other parameters or values than the run was begun with"
+        changes.append(f"space {old.space_name}: {shown}")
     was, now = dict(old.options), options.to_dict()
     old_data, new_data = was.pop("data", {}), now.pop("data")
     for key in new_data:
         if old_data.get(key) != new_data[key]:
             changes.append(f"{key} {old_data.get(key)!r} → {new_data[key]!r}")
     if data_digest != old.data_digest and not any(old_data.get(key) != new_data[key] for key in new_data):
-        changes.append("the recordings are not the same as they were")
+        counts = ", ".join(value_differences(old.clips, clips)) if old.clips else ""
+        shown = f"clips {counts}" if counts else "as many clips, others or with other content"
+        changes.append(f"the recordings are not the same as they were ({shown})")
     for key, value in now.items():
         if key not in FREE and key != "space" and was.get(key) != value:
-            shown = [format_bytes(v) if key == "budget_bytes" and v else str(v) for v in (was.get(key), value)]
-            changes.append(f"{key} {shown[0]} → {shown[1]}")
+            words = [format_bytes(v) if key == "budget_bytes" and v else str(v) for v in (was.get(key), value)]
+            changes.append(f"{key} {words[0]} → {words[1]}")
     return changes
 
 

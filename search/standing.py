@@ -40,6 +40,12 @@ class Standing:
             del self.leaders[LEADERS:]
         return None if outcome.end is TrialEnd.OVER_BUDGET else self._all_alike(outcome)
 
+    @property
+    def all_alike(self) -> bool:
+        """Whether the first trials all failed in the same way."""
+        kinds = set(self._first_endings)
+        return len(self._first_endings) >= SAME_FAILURES and len(kinds) == 1 and "" not in kinds
+
     def forget_first_endings(self) -> None:
         """After a resume: the user saw why the search stopped, and it may try again."""
         self._first_endings = []
@@ -50,6 +56,6 @@ class Standing:
         # Numbers in a message (an address, a loss) do not make it another failure.
         kind = f"{outcome.end}: {re.sub(r'[0-9]+', '#', outcome.reason)}" if outcome.end in FAILURES else ""
         self._first_endings.append(kind)
-        if len(self._first_endings) < SAME_FAILURES or not kind or len(set(self._first_endings)) > 1:
+        if not self.all_alike:
             return None
         return f"the first {SAME_FAILURES} trials all failed in the same way: {outcome.end}: {outcome.reason}"

@@ -18,7 +18,9 @@ crashed        PRUNED    had before
 import logging
 import math
 import re
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,16 +28,23 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from search._optuna import StudyWriter, frozen, open_storage
 from trainable.errors import RunError
 from trainable.record import TrialEnd, TrialOutcome, TrialStart
+from trainable.typed import build
 
 logger = logging.getLogger(__name__)
 
 FAILURES = frozenset({TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRASHED})
 """Endings that must repel the sampler."""
+_SQLITE = "sqlite:///"
+_FAILURES = "failures"
+_START = ("config", "plan", "predicted_bytes")
+"""User attributes that a trial is started with."""
 FAILURE_VIOLATION = 1.0
 """As large as predicting e times the budget: violations are summed and compared."""
 
@@ -70,7 +79,12 @@ class SearchStudy:
     run
         This run's identity: a study may hold the trials of several drivers, and each takes care of its own.
     shared
-        Others may write too: `trials` then asks the storage again instead of trusting what was read before.
+        Others may write too: what they add must suit (`fresh` gives it), and so must what this run adds for them.
+
+    Raises
+    ------
+    RunError
+        Here if the storage cannot be opened, later where it can no longer be read or written: one line that names it.
     """
 
     def __init__(self, url: str, name: str, run: str, *, shared: bool = False):
@@ -82,11 +96,14 @@ class SearchStudy:
             )
         except Exception as error:  # sqlalchemy, drivers and Optuna raise many kinds; none may carry the password out
             reason = str(error).replace(url, redact(url)).splitlines()[0] if str(error) else type(error).__name__
+            if url.startswith(_SQLITE):
+                advice = "if it is damaged, move it away and resume: it is made again of the run's folder"
+            else:
+                advice = "check the address, the driver (psycopg for postgresql) and the access rights"
             raise RunError(
-                f"study storage {redact(url)} cannot be opened: {_without_secrets(reason, url)}; "
-                "check the address, the driver (psycopg for postgresql) and the access rights"
+                f"study storage {redact(url)} cannot be opened: {_without_secrets(reason, url)}; {advice}"
             ) from None
-        self._writer = StudyWriter(storage, self._study)
+        self._writer = StudyWriter(storage, self._study, alike=shared)
 
     @classmethod
     def in_folder(cls, path: Path, name: str, run: str | None = None) -> "SearchStudy":
@@ -98,9 +115,24 @@ class SearchStudy:
         """For reading (analysis, dashboards, tests)."""
         return self._study
 
+    @property
+    def where(self) -> str:
+        """The storage as messages name it: a file, or an address without credentials."""
+        return self.url.removeprefix(_SQLITE) if self.url.startswith(_SQLITE) else redact(self.url)
+
     def trials(self) -> list[FrozenTrial]:
         """All trials of the study, other drivers' too, by number."""
-        return self._study.get_trials(deepcopy=False)
+        with self._reading():
+            return self._study.get_trials(deepcopy=False)
+
+    def fresh(self) -> list[FrozenTrial]:
+        """Trials that are new or were unfinished when asked the last time, by number."""
+        with self._reading():
+            return self._writer.fresh()
+
+    def seen(self, trial: FrozenTrial) -> None:
+        """The trial is known as it stands: `fresh` leaves it out until it has changed."""
+        self._writer.seen(trial)
 
     def is_mine(self, trial: FrozenTrial) -> bool:
         return bool(trial.user_attrs.get("run") == self.run)
@@ -116,7 +148,8 @@ class SearchStudy:
     ) -> int:
         """Adds a running trial and gives its number."""
         attrs = {"run": self.run, "config": dict(config), "plan": plan, "predicted_bytes": predicted_bytes}
-        return self._writer.create(TrialState.RUNNING, params, distributions, attrs, {})
+        with self._writing():
+            return self._writer.create(TrialState.RUNNING, params, distributions, attrs, {})
 
     def over_budget(
         self,
@@ -139,11 +172,18 @@ class SearchStudy:
             "outcome": asdict(outcome),
         }
         constraints = {"memory": memory_violation(predicted_bytes, budget_bytes)}
-        return self._writer.create(TrialState.PRUNED, params, distributions, attrs, constraints)
+        with self._writing():
+            return self._writer.create(TrialState.PRUNED, params, distributions, attrs, constraints)
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """Writes an intermediate value."""
-        self._writer.report(number, epoch, value)
+        with self._writing():
+            self._writer.report(number, epoch, value)
+
+    def restarted(self, number: int, failures: int) -> None:
+        """Writes how often a running trial has failed and gone on from its checkpoint."""
+        with self._writing():
+            self._writer.note(number, _FAILURES, failures)
 
     def finish(self, number: int, outcome: TrialOutcome) -> None:
         """Ends a trial: the word of its ending and its state in one transaction."""
@@ -151,11 +191,45 @@ class SearchStudy:
         if outcome.reason:
             attrs["reason"] = outcome.reason
         constraints = {"failure": FAILURE_VIOLATION} if outcome.end in FAILURES else {}
-        self._writer.finish(number, *state_of(outcome), attrs, constraints)
+        with self._writing():
+            self._writer.finish(number, *state_of(outcome), attrs, constraints)
 
     def adopt(self, trial: FrozenTrial) -> None:
         """Takes over a trial that an earlier process of this run left running."""
         self._writer.adopt(trial)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what a full disk, a lost connection or a foreign trial makes of a write into one line."""
+        try:
+            yield
+        except (StorageInternalError, SQLAlchemyError, sqlite3.Error, OSError) as error:
+            raise RunError(
+                f"the study {self.where} cannot be written: {self._reason(error)}; "
+                "make room, or see that it can be reached, and go on with --resume"
+            ) from None
+        except ValueError as error:  # Optuna's, of distributions
+            raise RunError(
+                f"the study {self.name} at {self.where} holds trials of another space: {self._reason(error)}; "
+                "name another --study-name"
+            ) from None
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever Optuna makes of a damaged database
+            advice = "restore it from a copy"
+            if self.url.startswith(_SQLITE):
+                advice = "move it away and resume: it is made again of the run's folder"
+            raise RunError(f"the study {self.where} cannot be read: {self._reason(error)}; {advice}") from None
+
+    def _reason(self, error: BaseException) -> str:
+        """The innermost cause in one line, without credentials."""
+        cause = error.__cause__ or error
+        cause = getattr(cause, "orig", None) or cause
+        line = " ".join(str(cause).split())[:300] or type(cause).__name__
+        return _without_secrets(line, self.url)
 
 
 def state_of(outcome: TrialOutcome) -> tuple[TrialState, float | None]:
@@ -181,19 +255,19 @@ def as_observation(
 def outcome_of(trial: FrozenTrial) -> TrialOutcome | None:
     """How a trial of the study ended, None where that was not written."""
     values = trial.user_attrs.get("outcome")
-    return None if values is None else TrialOutcome(**{**values, "end": TrialEnd(values["end"])})
+    return None if values is None else build(TrialOutcome, dict(values))
 
 
 def start_of(trial: FrozenTrial) -> TrialStart:
-    """What was known of a trial of the study before its first epoch."""
-    attrs = trial.user_attrs
-    return TrialStart(
-        number=trial.number,
-        params=dict(trial.params),
-        config=dict(attrs["config"]),
-        plan=attrs["plan"],
-        predicted_bytes=int(attrs["predicted_bytes"]),
-    )
+    """What was known of a trial of the study before its first epoch. Raises ValueError if that is not there."""
+    attrs = {name: trial.user_attrs[name] for name in _START if name in trial.user_attrs}
+    return build(TrialStart, {"number": trial.number, "params": dict(trial.params), **attrs})
+
+
+def failures_of(trial: FrozenTrial) -> int:
+    """How often a trial of the study has failed and gone on from its checkpoint."""
+    count = trial.user_attrs.get(_FAILURES, 0)
+    return count if isinstance(count, int) else 0
 
 
 def _without_secrets(text: str, url: str) -> str:

@@ -1,5 +1,6 @@
 """How a search ended: the table on the terminal, ``best.yaml`` for retraining, ``summary.json`` for programs."""
 
+import json
 import logging
 import shlex
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from search.study import start_of
 from search.views import epochs_text
 from trainable.data.clips import Split
 from trainable.errors import CheckpointError
-from trainable.record import RunFolder, TrialEnd, TrialStart, write_json
+from trainable.record import RunFolder, TrialEnd, TrialStart
 from trainable.scoring.evaluate import Evaluation
 from trainable.trial import Trial
 from trainable.units import format_bytes
@@ -156,10 +157,8 @@ def write_results(
             "plan": winner.start.plan,
             "result": {key: value for key, value in best.items() if key != "params"},
         }
-        temporary = folder.best_path.with_suffix(".tmp")
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        temporary.replace(folder.best_path)
-    write_json(folder.summary_path, summary)
+        folder.write_text(folder.best_path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    folder.write_text(folder.summary_path, json.dumps(summary, indent=1))
 
 
 def _failures(conductor: Conductor) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from trainable.errors import CheckpointError
+from trainable.record import make_folder, sync_folder
 
 _log = logging.getLogger(__name__)
 _MAGIC = b"vqvae-ad checkpoint 1\n"
@@ -41,7 +42,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def _write_atomically(path: Path, payload: memoryview) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -52,11 +53,7 @@ def _write_atomically(path: Path, payload: memoryview) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,0 +1,167 @@
+"""``--resume`` on the command line: what was begun can be gone on with, what differs is shown."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+import search.session
+from search.run import main
+from spaces.loader import load_space
+from tests.analysis_tests.trained import write_recordings
+from tests.search_tests.test_run import SPACE
+from trainable.commandline import run
+from trainable.errors import RunError
+from trainable.record import RunFolder
+
+pytestmark = pytest.mark.timeout(120)
+SMALL = SPACE.replace("width: 0.25", "width: 0.125")
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    return write_recordings(tmp_path / "machines", machine_type="press", train=6, test=4)
+
+
+@pytest.fixture
+def arguments(machine: Path, tmp_path: Path) -> list[str]:
+    space = tmp_path / "space.yaml"
+    space.write_text(SMALL)
+    words = ["--space", str(space), "--data-root", str(machine), "--machine-type", "press", "--local", "--quiet"]
+    return [*words, "--output", str(tmp_path / "run")]
+
+
+def test_an_interrupt_before_the_first_trial_leaves_nothing_in_the_way(arguments, tmp_path, monkeypatch, capsys):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("load_dataset", "Conductor"):
+        with monkeypatch.context() as patch:
+            patch.setattr(search.session, name, interrupt)
+            assert run(main, arguments) == 130
+        assert "nothing is kept" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+    assert main([*arguments, "--num-samples", "1"]) == 0
+
+
+def test_a_search_killed_before_its_manifest_may_be_begun_again(arguments, tmp_path, capsys):
+    """``kill -9`` cleans nothing up."""
+    (tmp_path / "run").mkdir()
+    for name in (".lock", "space.yaml", ".manifest.json.4711.tmp", ".space.yaml.4711.tmp"):
+        (tmp_path / "run" / name).write_text("")
+    assert main([*arguments, "--num-samples", "1"]) == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/mine.txt").write_text("")
+    assert run(main, [*arguments[:-1], str(tmp_path / "other")]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert (tmp_path / "other/mine.txt").exists()
+
+
+def test_a_search_killed_before_its_study_is_resumed(arguments, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        """As ``kill -9``: nothing is cleaned up."""
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(search.session, "_study", kill)
+    monkeypatch.setattr("search.run._remove_if_empty", lambda request: True)
+    with pytest.raises(Killed):
+        main([*arguments, "--num-samples", "1"])
+    monkeypatch.undo()
+    assert main(["--resume", str(tmp_path / "run"), "--quiet"]) == 0
+    assert len(RunFolder(tmp_path / "run").read_trials()) == 1
+
+
+def test_another_space_is_refused_parameter_by_parameter_or_taken_into_the_folder(arguments, tmp_path, capsys):
+    path = str(tmp_path / "run")
+    main([*arguments, "--num-samples", "2"])
+    other = tmp_path / "other.yaml"
+    changed = SMALL.replace("[4, 8]", "[4, 16]").replace("high: 1.0e-2", "high: 1.0e-1").replace("  stride: 32\n", "")
+    other.write_text(changed.replace("fixed:", "  stride: {choices: [16, 32]}\nfixed:"))
+    capsys.readouterr()
+    assert run(main, ["--resume", path, "--space", str(other)]) == 2
+    differences = [
+        "learning_rate 0.001 … 0.01 log → 0.001 … 0.1 log",
+        "num_embeddings [4, 8] → [4, 16]",
+        "stride not searched → [16, 32]",
+        "fixed stride 32 → none",
+    ]
+    refused = capsys.readouterr().err
+    assert f"space space: {', '.join(differences)}; resume it as it was" in refused
+    more = ["--resume", path, "--quiet", "--num-samples", "4"]
+    assert main([*more, "--space", str(other), "--allow-changes"]) == 0
+    folder = RunFolder(path)
+    assert load_space(str(folder.space_path)).digest == load_space(str(other)).digest
+    assert folder.read_manifest().history[-1]["changes"] == [f"space space: {', '.join(differences)}"]
+    assert main(more) == 0, "from now on it is the run's space"
+    assert len(folder.read_trials()) == 4
+
+
+def test_other_recordings_are_refused_with_how_many_there_were(arguments, machine, tmp_path, capsys):
+    main([*arguments, "--num-samples", "1"])
+    folder = RunFolder(tmp_path / "run")
+    clips = folder.read_manifest().clips
+    assert clips["train"] >= 6
+    assert set(clips) == {"train", "validation", "held_out"}
+    sorted((machine / "press/train").iterdir())[0].unlink()
+    capsys.readouterr()
+    assert run(main, ["--resume", str(folder.path), "--quiet"]) == 2
+    assert f"not the same as they were (clips train {clips['train']} → {clips['train'] - 1})" in capsys.readouterr().err
+
+
+def test_a_run_moves_into_a_database_and_loses_nothing(arguments, tmp_path):
+    main([*arguments, "--num-samples", "2"])
+    url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    more = ["--resume", str(tmp_path / "run"), "--quiet", "--num-samples", "3", "--study-storage", url]
+    assert main(more) == 0
+    folder = RunFolder(tmp_path / "run")
+    assert [len(record.epochs) > 0 for record in folder.read_trials()] == [True] * 3
+    manifest = folder.read_manifest()
+    assert manifest.study_name == manifest.identity
+    import optuna
+
+    trials = optuna.load_study(study_name=manifest.study_name, storage=url).trials
+    assert [trial.params for trial in trials] == [record.start.params for record in folder.read_trials()]
+
+
+def test_files_are_forced_to_disk_with_their_names(tmp_path, monkeypatch):
+    """What was told must stay after a power cut: each new name is followed by an fsync of its folder."""
+    synced: list[str] = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
+    from tests.trainable_tests.test_record import MANIFEST, OUTCOME, START, report
+
+    folder = RunFolder(tmp_path / "new/run")
+    folder.write_manifest(MANIFEST)
+    assert {str(tmp_path), str(tmp_path / "new"), str(folder.path)} <= set(synced)
+    trial = folder.trial_path(7)
+    for write in (
+        lambda: folder.write_start(START),
+        lambda: folder.append_epoch(7, report(1)),
+        lambda: folder.write_outcome(7, OUTCOME),
+    ):
+        synced.clear()
+        write()
+        assert synced[-1] == str(trial)
+        assert str(trial) not in synced[:-1]
+    for path in (folder.space_path, folder.best_path):
+        folder.write_text(path, "text")
+        assert synced[-1] == str(folder.path)
+    assert [path.name for path in folder.path.iterdir() if path.suffix == ".tmp"] == []
+
+
+def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    folder.write_text(folder.space_path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"space\.yaml cannot be written: No space left on device; make room"):
+        folder.write_text(folder.space_path, "new")
+    monkeypatch.undo()
+    assert folder.space_path.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
