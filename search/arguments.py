@@ -70,7 +70,7 @@ def parse_duration(text: str, flag: str) -> float:
     """Seconds of ``90s``, ``30m``, ``8h``, ``2d`` or a plain number. Raises ConfigError."""
     match = _DURATION.match(text)
     if match is None:
-        raise ConfigError(f"{flag} is {text!r}; write a number of seconds, or for example 90s, 30m, 8h, 2d")
+        raise ConfigError(f"{flag} is {text!r}; write a positive number of seconds, or for example 90s, 30m, 8h, 2d")
     return float(match[1]) * _SECONDS[match[2]]
 
 
@@ -100,9 +100,9 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         # Kept as an absolute path: a resume from another folder must mean the same place.
         given["storage_path"] = absolute_place(arguments.storage_path)
     if arguments.gpu_memory_budget is not None:
-        given["budget_bytes"] = parse_bytes(arguments.gpu_memory_budget)
+        given["budget_bytes"] = parse_bytes(arguments.gpu_memory_budget, "--gpu-memory-budget")
     if arguments.checkpoint_limit is not None:
-        given["checkpoint_limit_bytes"] = parse_bytes(arguments.checkpoint_limit)
+        given["checkpoint_limit_bytes"] = parse_bytes(arguments.checkpoint_limit, "--checkpoint-limit")
     if arguments.time_limit is not None:
         given["time_limit_seconds"] = parse_duration(arguments.time_limit, "--time-limit")
     if arguments.trial_timeout is not None:

@@ -124,7 +124,8 @@ def _planner(arguments: argparse.Namespace, data: Mapping[str, Any], batch_size:
     from trainable.memory.planner import Planner
     from trainable.memory.profile import DeviceProfile
 
-    budget_bytes = parse_bytes(arguments.gpu_memory_budget) if arguments.gpu_memory_budget else None
+    budget = arguments.gpu_memory_budget
+    budget_bytes = parse_bytes(budget, "--gpu-memory-budget") if budget is not None else None
     request = plan_request(arguments, batch_size)
     profile = DeviceProfile.load(Path(arguments.profile)) if arguments.profile else None
     dataset = load_dataset(data_config(arguments, dict(data)))

@@ -5,6 +5,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from trainable.config import DataConfig, Knob, knobs
@@ -27,7 +28,12 @@ class Parser(argparse.ArgumentParser):
                 joined[-1] = f"{before}={word}"
             else:
                 joined.append(word)
-        return super().parse_known_args(joined, namespace)
+        parsed, rest = super().parse_known_args(joined, namespace)
+        for action in self._actions:
+            # An empty value (often a variable that is not set) must not pass for a flag that was left out.
+            if action.option_strings and getattr(parsed, action.dest, None) == "":
+                self.error(f"{action.option_strings[0]} is empty; give it a value or leave it out")
+        return parsed, rest
 
     def error(self, message: str) -> NoReturn:
         """Raises ConfigError instead of printing the usage."""
@@ -57,9 +63,14 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def data_config(arguments: argparse.Namespace, defaults: dict[str, Any] | None = None) -> DataConfig:
-    """The data configuration of the flags given, over `defaults` (a space's, a saved run's)."""
+    """The data configuration of the flags given, over `defaults` (a space's, a saved run's).
+
+    Paths become absolute: what is saved of them must mean the same from another folder.
+    """
     names = DataConfig().to_dict()
     given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+    for name in given.keys() & {"data_root", "norm_stats_path"}:
+        given[name] = str(Path(given[name]).expanduser().absolute())
     return DataConfig.from_dict({**(defaults or {}), **given})
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainable.commandline import (
     Parser,
@@ -21,9 +21,12 @@ from trainable.commandline import (
     set_up_logging,
 )
 from trainable.config import DataConfig, TrialConfig
-from trainable.errors import BudgetError, ConfigError, NonFiniteError, RunError
+from trainable.errors import BudgetError, CheckpointError, ConfigError, NonFiniteError, RunError
 from trainable.record import EpochReport
 from trainable.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from trainable.trial import Trial
 
 
 def build_parser() -> Parser:
@@ -47,8 +50,11 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except Exception as error:  # beside YAMLError whatever int(), float() and deep recursion raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ConfigError(f"--config {path} cannot be read: {reason}") from None
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        raise ConfigError(
+            f"--config {path} cannot be read: {' '.join(reason.split())[:300]}; "
+            "name a file such as the best.yaml in a run's folder"
+        ) from None
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
         raise ConfigError(f"--config {path} holds no configuration; it needs a mapping under the key 'config'")
     data = content.get("data") or {}
@@ -74,11 +80,13 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     from trainable.data.load import load_dataset
     from trainable.memory.cap import cap_process_memory
     from trainable.memory.planner import DoesNotFit, Planner
+    from trainable.training.checkpoint import list_checkpoints
     from trainable.trial import Trial
 
     device = _device(arguments.device)
     folder = _checkpoint_folder(arguments.output) if arguments.output else None
-    budget_bytes = parse_bytes(arguments.gpu_memory_budget) if arguments.gpu_memory_budget else None
+    budget = arguments.gpu_memory_budget
+    budget_bytes = parse_bytes(budget, "--gpu-memory-budget") if budget is not None else None
     cap_process_memory(budget_bytes, device)
     dataset = load_dataset(data)
     planner = Planner.for_dataset(
@@ -102,8 +110,8 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
             next_smaller_plan=lambda plan: planner.next_smaller(config, plan),
             predict=lambda plan: planner.predict(config, plan).predicted_bytes,
         )
-    if folder is not None and any(folder.iterdir()):
-        print(f"continuing from epoch {trial.load(folder)} in {folder}")
+    if folder is not None and list_checkpoints(folder):
+        print(f"continuing from epoch {_resumed(trial, folder)} in {folder}")
     while not trial.done:
         with _endings(trial.epoch):
             report = trial.step()
@@ -115,6 +123,21 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
             held_out = trial.evaluate(Split.HELD_OUT)
         low, high = held_out.interval
         print(f"held-out AUC {held_out.auc:.3f} (95 % interval {low:.3f} … {high:.3f}), pAUC {held_out.pauc:.3f}")
+    if folder is None:
+        print("nothing was saved; give --output DIR to keep what is trained")
+    else:
+        print(f"saved: {list_checkpoints(folder)[trial.epoch]}")
+
+
+def _resumed(trial: "Trial", folder: Path) -> int:
+    """The epoch that the trial goes on from. Raises CheckpointError, saying what to do about it."""
+    try:
+        return trial.load(folder)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"--output holds a training that cannot go on in {folder}: {error}; "
+            "give the settings that it was begun with (--epochs too), or another --output"
+        ) from None
 
 
 def _checkpoint_folder(output: str) -> Path:
@@ -127,6 +150,8 @@ def _checkpoint_folder(output: str) -> Path:
         raise RunError(f"--output {output} cannot be used: {reason}; name a folder you may write to") from None
     if not os.access(folder, os.W_OK):
         raise RunError(f"--output {output} is read-only; name a folder you may write to")
+    for leftover in folder.glob(".epoch-*.tmp"):  # of a training that was killed while it saved
+        leftover.unlink(missing_ok=True)
     return folder
 
 

@@ -16,8 +16,8 @@ LARGEST = 2**60
 MOST_DIGITS = 40
 
 
-def parse_bytes(text: str) -> int:
-    """Bytes of a size such as ``24GiB``, ``512 MiB`` or ``1073741824``.
+def parse_bytes(text: str, what: str = "size") -> int:
+    """Bytes of a size such as ``24GiB``, ``512 MiB`` or ``1073741824``; messages call it `what`, a flag for example.
 
     Raises
     ------
@@ -26,15 +26,15 @@ def parse_bytes(text: str) -> int:
     """
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise ConfigError(f"size {text!r} is not a positive number with a unit; write for example 24GiB or 512MiB")
+        raise ConfigError(f"{what} {text!r} is not a positive number with a unit; write for example 24GiB or 512MiB")
     number, unit = match.groups()
     if unit and unit not in _UNITS:
-        raise ConfigError(f"size {text!r} has the unit {unit!r}; use one of {', '.join(_UNITS)} (binary units)")
+        raise ConfigError(f"{what} {text!r} has the unit {unit!r}; use one of {', '.join(_UNITS)} (binary units)")
     size_bytes = int(Decimal(number) * _UNITS[unit or "B"]) if len(number) <= MOST_DIGITS else LARGEST + 1
     if size_bytes > LARGEST:
-        raise ConfigError(f"size {text[:40]!r} is beyond every memory; write for example 24GiB or 512MiB")
+        raise ConfigError(f"{what} {text[:40]!r} is beyond every memory; write for example 24GiB or 512MiB")
     if size_bytes <= 0:
-        raise ConfigError(f"size {text!r} must be greater than zero")
+        raise ConfigError(f"{what} {text!r} must be greater than zero")
     return size_bytes
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from trainable.commandline import (
     INTERRUPTED,
+    Parser,
     add_data_flags,
     add_flag,
     add_knob_flags,
@@ -110,6 +111,19 @@ def test_a_mistyped_flag_ends_with_status_2(words: list[str], capsys: pytest.Cap
         parse(*words)
     assert caught.value.code == 2
     assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--data-root", ""], ["--data-root="], ["--gpu_memory_budget="], ["--density", ""]])
+def test_an_empty_value_is_not_a_flag_left_out(words: list[str]) -> None:
+    parser = Parser(prog="train")
+    add_data_flags(parser)
+    add_knob_flags(parser)
+    add_flag(parser, "gpu_memory_budget")
+    with pytest.raises(
+        ConfigError, match=r"is empty; give it a value or leave it out; see train --help|invalid choice"
+    ):
+        parser.parse_args(words)
+    assert parser.parse_args(["--data-root", "0"]).data_root == "0"
 
 
 def test_help_tells_every_meaning(capsys: pytest.CaptureFixture[str]) -> None:

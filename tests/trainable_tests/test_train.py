@@ -13,7 +13,7 @@ import torch
 
 from tests.trainable_tests.recording_trees import write_tree
 from trainable import train
-from trainable.commandline import run
+from trainable.commandline import data_config, run
 from trainable.training.checkpoint import list_checkpoints
 
 TINY = ["--width=0.25", "--latent_dim=4", "--head-hidden=8", "--num_embeddings=8", "--batch_size=4", "--n_patches=1"]
@@ -59,7 +59,8 @@ def test_a_command_line_trains_one_configuration(recordings: Path, tmp_path: Pat
     assert lines[0] == "spindle: 6 training clips, 4 validation clips, 2 machine ids; 0 recordings skipped"
     assert lines[1].startswith("plan: 2 clips, recompute enc+dec, ")
     assert [epoch for epoch, _ in aucs(done.stdout)] == ["1", "2"]
-    assert re.match(r"held-out AUC 0\.\d+|held-out AUC 1\.0", lines[-1])
+    assert re.match(r"held-out AUC 0\.\d+|held-out AUC 1\.0", lines[-2])
+    assert lines[-1] == f"saved: {tmp_path}/checkpoints/epoch-000002.ckpt"
     assert list(list_checkpoints(tmp_path / "checkpoints")) == [1, 2]
 
 
@@ -80,6 +81,40 @@ def test_training_goes_on_from_the_newest_checkpoint(
     status, _, error = in_process(capsys, *arguments, "--learning-rate", "0.1")
     assert status == 2
     assert "differs in learning_rate" in error
+    status, _, error = in_process(capsys, *data(recordings), "--epochs=4", "--output", str(tmp_path))
+    assert (status, error.count("\n")) == (2, 1)
+    assert error.startswith("error: --output holds a training that cannot go on in ")
+    assert "differs in epochs; give the settings that it was begun with (--epochs too), or another --output" in error
+    for path in checkpoints.values():
+        path.write_bytes(b"damaged")
+    assert "or another --output" in in_process(capsys, *arguments)[2]
+
+
+def test_what_a_killed_training_left_half_written_is_swept_away(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leftover = tmp_path / "checkpoints/.epoch-000001.ckpt.99.tmp"
+    leftover.parent.mkdir()
+    leftover.write_bytes(b"half")
+    (leftover.parent / "notes.txt").write_text("mine")
+    status, output, error = in_process(capsys, *data(recordings), "--epochs=1", "--output", str(tmp_path))
+    assert (status, error) == (0, "")
+    assert "continuing" not in output
+    names = {path.name for path in leftover.parent.iterdir()}
+    assert names == {"epoch-000001.ckpt", "notes.txt"}
+
+
+def test_paths_mean_the_same_from_another_folder(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(recordings)
+    flags = ["--data_root", ".", "--norm-stats-path", "stats.pt"]
+    config = data_config(train.build_parser().parse_args(flags))
+    assert config.data_root == str(recordings)
+    assert config.norm_stats_path == str(recordings / "stats.pt")
+    monkeypatch.setenv("HOME", str(recordings))
+    config = data_config(train.build_parser().parse_args(["--data-root", "~"]), {"norm_stats_path": "as/it/was"})
+    assert (config.data_root, config.norm_stats_path) == (str(recordings), "as/it/was")
 
 
 def test_best_yaml_is_trained_and_flags_go_over_it(
@@ -90,6 +125,7 @@ def test_best_yaml_is_trained_and_flags_go_over_it(
     status, first, error = in_process(capsys, "--config", str(best))
     assert (status, error) == (0, "")
     assert [epoch for epoch, _ in aucs(first)] == ["1", "2"]
+    assert first.splitlines()[-1] == "nothing was saved; give --output DIR to keep what is trained"
     assert in_process(capsys, "--config", str(best), "--epochs", "1")[1].count("epoch") == 1
 
 
@@ -137,11 +173,29 @@ def nothing(root: Path) -> None:
     [
         (nothing, ["--data_root", "/nowhere/at/all"], "data root /nowhere/at/all does not exist"),
         (nothing, ["--machine_type", "spindel"], "holds no machine type 'spindel'; did you mean 'spindle'?"),
-        (nan_clip, [], "are unusable; the first: "),
+        (
+            nan_clip,
+            [],
+            "are unusable, more than 20%: mend or remove them (docs/data.md says what is accepted); the first: ",
+        ),
         (wrong_shape, [], "has the shape (63, 80); 64 × T or T × 64 is needed"),
         (no_anomalies, [], "an AUC needs normal and anomalous test clips"),
-        (nothing, ["--norm-stats-path", "{root}/spindle"], "cannot be read"),
-        (nothing, ["--gpu-memory-budget=-1GiB"], "is not a positive number with a unit"),
+        (
+            nothing,
+            ["--norm-stats-path", "{root}/spindle"],
+            "cannot be read (Is a directory); name another file with --norm",
+        ),
+        (nothing, ["--norm-stats-path", "{root}/empty"], "; name another file with --norm-stats-path"),
+        (nothing, ["--norm-stats-path", "{root}/file.txt/x.pt"], "cannot be saved as "),
+        (
+            nothing,
+            ["--norm-stats-path", "{root}/file.txt/x.pt"],
+            "may write to with --norm-stats-path, or leave it out",
+        ),
+        (nothing, ["--norm-stats-path", "{root}/a\0b"], "may write to with --norm-stats-path, or leave it out"),
+        (nothing, ["--gpu-memory-budget=-1GiB"], "--gpu-memory-budget '-1GiB' is not a positive number with a unit"),
+        (nothing, ["--gpu-memory-budget", "0"], "--gpu-memory-budget '0' must be greater than zero"),
+        (nothing, ["--gpu-memory-budget", "nan"], "--gpu-memory-budget 'nan' is not a positive number"),
         (nothing, ["--gpu-memory-budget", "24GB"], "use one of B, KiB, MiB, GiB, TiB"),
         (nothing, ["--gpu-memory-budget", "1MiB"], "give a larger --gpu-memory-budget"),
         (nothing, ["--gradient-accumulation-steps", "5"], "it must be in 1 … batch_size (4)"),
@@ -149,11 +203,16 @@ def nothing(root: Path) -> None:
         (nothing, ["--validation-share", "1.5"], "validation_share is 1.5"),
         (nothing, ["--device", "tpu3"], "--device"),
         (nothing, ["--device", "meta"], "only cpu and cuda are supported"),
-        (nothing, ["--config", "{root}/absent.yaml"], "cannot be read"),
+        (
+            nothing,
+            ["--config", "{root}/absent.yaml"],
+            "absent.yaml cannot be read: No such file or directory; name a file",
+        ),
         (nothing, ["--config", "{root}"], "cannot be read"),
         (nothing, ["--output", "{root}/file.txt"], "cannot be used: "),
         (nothing, ["--output", "{root}/file.txt/below"], "cannot be used: Not a directory"),
         (nothing, ["--output", "/proc/nothing"], "cannot be used: "),
+        (nothing, ["--output", ""], "--output is empty; give it a value or leave it out"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -166,6 +225,7 @@ def test_bad_input_is_one_line_and_status_2(
     root = tmp_path / "data"
     write_tree(root, "spindle")
     (root / "file.txt").write_text("in the way")
+    (root / "empty").touch()
     spoil(root)
     status, output, error = in_process(
         capsys, *data(root), "--epochs=1", *(each.format(root=root) for each in arguments)

@@ -17,6 +17,8 @@ DCASE_ORDER = ("ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve")
 SMALLEST_STD = 1e-3
 """dB; a bin that never changes (a band above a recorder's cut-off) would otherwise divide by zero."""
 
+_INSTEAD = "name another file with --norm-stats-path, one that is not there yet to have it written, or leave it out"
+
 
 @dataclass(frozen=True)
 class NormStats:
@@ -58,8 +60,12 @@ def save_stats(path: Path, by_machine: dict[str, NormStats]) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"normalisation statistics cannot be saved as {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"normalisation statistics cannot be saved as {path}: {reason}; "
+            "name a file in a folder that you may write to with --norm-stats-path, or leave it out"
+        ) from None
 
 
 def load_stats(path: Path, machine_type: str) -> NormStats:
@@ -67,20 +73,27 @@ def load_stats(path: Path, machine_type: str) -> NormStats:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever unpickling raises
-        first_line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"normalisation statistics {path} cannot be read ({first_line})") from None
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        raise DataError(
+            f"normalisation statistics {path} cannot be read ({reason.splitlines()[0]}); {_INSTEAD}"
+        ) from None
     key = stats_key(machine_type)
     if not isinstance(content, dict) or key not in content:
         there = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise DataError(f"normalisation statistics {path} hold no entry {key!r} for {machine_type}; there is {there}")
+        raise DataError(
+            f"normalisation statistics {path} hold no entry {key!r} for {machine_type}; there is {there}; {_INSTEAD}"
+        )
     entry = content[key]
     try:
         mean, std = (entry["mean"], entry["std"]) if isinstance(entry, dict) else entry
         mean_F, std_F = (np.asarray(value, dtype=np.float32).reshape(-1) for value in (mean, std))
     except (KeyError, TypeError, ValueError, RuntimeError):
-        raise DataError(f"normalisation statistics {path}: entry {key!r} is no pair of mean and std") from None
+        raise DataError(
+            f"normalisation statistics {path}: entry {key!r} is no pair of mean and std; {_INSTEAD}"
+        ) from None
     if mean_F.shape != (64,) or std_F.shape != (64,) or not np.isfinite([mean_F, std_F]).all() or not (std_F > 0).all():
         raise DataError(
-            f"normalisation statistics {path}: entry {key!r} needs finite mean (64,) and finite, positive std (64,)"
+            f"normalisation statistics {path}: entry {key!r} needs finite mean (64,) and finite, positive std (64,); "
+            f"{_INSTEAD}"
         )
     return NormStats(mean_F, std_F)
