@@ -8,7 +8,7 @@ from search.progress import Progress
 from trainable.record import EpochReport, TrialOutcome, TrialStart
 
 METRICS = {
-    "search_best_auc": "Highest validation AUC of any trial so far.",
+    "search_best_auc": "Final validation AUC of the best completed trial; absent before one has completed.",
     "search_trials": "Trials by state: running, or how they ended.",
     "search_predicted_bytes": "Predicted peak GPU memory of the trial in a slot.",
     "search_used_bytes": "Measured peak GPU memory of the trial in a slot; 0 on a CPU.",
@@ -39,18 +39,18 @@ class RayMetrics(Silence):
 
     def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
         self._set_slot(self._slots[number], report.predicted_bytes, report.peak_bytes)
-        self._best()
 
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
         slot = self._slots.pop(start.number, None)
         if slot is not None:
             self._set_slot(slot, 0, 0)
         self._count()
+        self._best()
 
     def _best(self) -> None:
-        """None before the first epoch; after a resume it is known from the start."""
-        if self._progress.best is not None:
-            self._gauges["search_best_auc"].set(self._progress.best[0], self._tags)
+        """None before a trial has completed; after a resume it is known from the start."""
+        if self._progress.completed is not None:
+            self._gauges["search_best_auc"].set(self._progress.completed[0], self._tags)
 
     def _count(self) -> None:
         states = {"running": len(self._progress.running)}

@@ -1,11 +1,16 @@
 """A new search that begins where an old one ended: its best configurations are proposed first."""
 
+import logging
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from spaces.space import Range, Space
 from trainable.errors import RunError
 from trainable.record import RunFolder, TrialEnd
+
+logger = logging.getLogger(__name__)
 
 BEST = 5
 """Configurations taken over: enough to carry over what matters, few enough to leave the search its own."""
@@ -15,7 +20,8 @@ def initial_proposals(run: str, space: Space, *, count: int = BEST) -> list[dict
     """Parameters of the best completed trials of another run, as far as this space can express them.
 
     A value outside this space's range is brought to its nearest bound; a configuration that lacks a parameter takes
-    it from the old trial's whole configuration.
+    it from the old trial's whole configuration. What was moved, and what no choice of this space can express, is warned
+    of.
 
     Raises
     ------
@@ -33,18 +39,43 @@ def initial_proposals(run: str, space: Space, *, count: int = BEST) -> list[dict
         raise RunError(f"--warm-start {run}: no trial of that run was completed; begin without it")
     ended.sort(key=lambda record: -(record.outcome.final_auc or 0.0) if record.outcome else 0.0)
     proposals: list[dict[str, Any]] = []
+    moved: set[str] = set()
+    lacking: Counter[str] = Counter()
     for record in ended:
         # What was chosen before what was used of it: n_patches is used only up to a clip's windows.
-        params = _expressed({**record.start.config, **record.start.params}, space)
-        if params is not None and params not in proposals:
+        config = {**record.start.config, **record.start.params}
+        params, lacks = _expressed(config, space)
+        if lacks:
+            lacking[lacks] += 1
+        elif params not in proposals:
             proposals.append(params)
+            moved |= {name for name, value in params.items() if value != config[name]}
         if len(proposals) == count:
             break
+    if lacking:
+        logger.warning(
+            "--warm-start %s: %d of its configurations cannot be expressed in this space, which offers no such %s%s",
+            run,
+            lacking.total(),
+            " or ".join(sorted(lacking)),
+            "" if proposals else "; the search begins as if it had not been given",
+        )
+    if moved:
+        logger.warning("--warm-start %s: %s brought to the nearest value of this space", run, ", ".join(sorted(moved)))
     return proposals
 
 
-def _expressed(config: dict[str, Any], space: Space) -> dict[str, Any] | None:
-    """The space's parameters for a configuration; None if one of its choices has no such value."""
+def taken_over_text(run: str, proposals: Sequence[dict[str, Any]]) -> str:
+    """What a search that begins from another one is told to propose first."""
+    if not proposals:
+        return f"warm start: nothing was taken over from {run}"
+    if len(proposals) == 1:
+        return f"warm start: the best configuration of {run} is proposed first"
+    return f"warm start: the best {len(proposals)} configurations of {run} are proposed first"
+
+
+def _expressed(config: dict[str, Any], space: Space) -> tuple[dict[str, Any], str]:
+    """The space's parameters for a configuration; and the one whose choices have no such value, if there is one."""
     params: dict[str, Any] = {}
     for parameter in space.parameters:
         if not space.is_active(parameter, params):
@@ -58,5 +89,5 @@ def _expressed(config: dict[str, Any], space: Space) -> dict[str, Any] | None:
         elif value in distribution.values:
             params[parameter.name] = value
         else:
-            return None
-    return params
+            return params, parameter.name
+    return params, ""

@@ -42,7 +42,7 @@ def test_states_slots_and_best(search):
         tell("on_start", start(number), resumed=False)
     assert gauges["search_predicted_bytes"] == {("0",): 3 * 2**30, ("1",): 3 * 2**30}
     tell("on_report", 1, report(1, 0.7, peak_bytes=5, predicted_bytes=6), Decision.CONTINUE)
-    assert gauges["search_best_auc"] == {(): 0.7}
+    assert gauges["search_best_auc"] == {}  # none has completed: it may fall, and need not win
     assert gauges["search_used_bytes"] == {("0",): 0, ("1",): 5}
     assert gauges["search_predicted_bytes"][("1",)] == 6
     assert gauges["search_trials"][("running",)] == 2
@@ -50,6 +50,8 @@ def test_states_slots_and_best(search):
     assert gauges["search_trials"][("running",)] == 1
     assert gauges["search_trials"][("pruned",)] == 1
     assert gauges["search_predicted_bytes"][("0",)] == 0
+    tell("on_end", start(1), ended(TrialEnd.COMPLETED, 9, 0.7))
+    assert gauges["search_best_auc"] == {(): 0.7}
     assert set(gauges["search_trials"]) == {("running",), *((end.value,) for end in TrialEnd)}
 
 

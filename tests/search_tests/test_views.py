@@ -49,29 +49,38 @@ def test_the_live_table_says_what_runs_how_well_and_how_long_still():
     progress = a_search()
     text = drawn(LiveView(console(terminal=True), progress))
     lines = text.splitlines()
-    assert lines[0].strip() == "3 of 6 trials ended: 1 completed, 1 pruned, 1 failed, 1 proposals over budget"
-    assert lines[1].startswith("best so far: AUC 0.800, trial 2 after 1 epoch; 0 s so far, about ")
-    assert lines[1].rstrip().endswith("left")
+    assert lines[0].strip() == "3 of 6 trials ended: 1 completed, 1 pruned, 1 failed; 1 over budget"
+    assert lines[1] == "best so far: AUC 0.700, trial 0, completed"
+    assert lines[2].startswith("0 s so far, about ")
+    assert lines[2].rstrip().endswith("left")
     words = [" ".join(line.split()) for line in lines]
-    assert words[2] == "trial epoch phase AUC GPU memory used / predicted parameters"
-    assert words[3] == "4 7/9 2 0.752 2.00 GiB / 2.50 GiB num_embeddings=64 learning_rate=0.00235"
-    assert words[4] == "5 0/9 – – 3.00 GiB num_embeddings=32"
-    assert len(lines) == 5
+    assert words[3] == "trial epoch phase AUC GPU memory used / predicted parameters"
+    assert words[4] == "4 7/9 full loss 0.752 2.00 GiB / 2.50 GiB num_embeddings=64 learning_rate=0.00235"
+    assert words[5] == "5 0/9 – – 3.00 GiB num_embeddings=32"
+    assert len(lines) == 6
 
 
 def test_a_search_that_has_not_begun_has_no_table():
     lines = drawn(LiveView(console(terminal=True), make())).splitlines()
-    assert lines == ["0 of 6 trials ended: 0 completed, 0 pruned, 0 failed", "no epoch has ended yet; 0 s so far"]
+    assert lines == [
+        "0 of 6 trials ended: 0 completed, 0 pruned, 0 failed",
+        "no epoch has ended yet",
+        "0 s so far",
+    ]
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])
-def test_the_live_table_keeps_to_the_width_of_the_terminal(width):
+def test_the_live_table_keeps_to_the_width_of_the_terminal_and_cuts_no_parameter(width):
     progress = a_search()
-    progress.on_start(start(6, **{f"parameter_{index}": index / 7 for index in range(20)}), resumed=False)
-    lines = drawn(LiveView(console(terminal=True), progress), width).splitlines()
+    many = {f"parameter_{index}": index / 7 for index in range(20)}
+    progress.on_start(start(6, **many), resumed=False)
+    lines = drawn(LiveView(console(terminal=True, width=width), progress), width).splitlines()
     assert max(map(len, lines)) <= width
-    assert [line.split()[:2] for line in lines[-3:]] == [["4", "7/9"], ["5", "0/9"], ["6", "0/9"]]
-    assert "2.00 GiB / 2.50 GiB" in lines[-3]
+    rows = [line.split() for line in lines]
+    assert [row[:2] for row in rows if len(row) > 1 and "/9" in row[1]] == [["4", "7/9"], ["5", "0/9"], ["6", "0/9"]]
+    assert any("2.00 GiB / 2.50 GiB" in line for line in lines)
+    shown = " ".join(" ".join(row) for row in rows)
+    assert all(f"{name}={value:.3g}" in shown for name, value in many.items())
 
 
 def test_of_many_slots_the_first_are_shown_and_the_rest_counted():
@@ -80,7 +89,18 @@ def test_of_many_slots_the_first_are_shown_and_the_rest_counted():
         progress.on_start(start(number), resumed=False)
     lines = drawn(LiveView(console(terminal=True), progress)).splitlines()
     assert lines[-1] == "and 3 more"
-    assert len(lines) == 2 + 1 + SHOWN_TRIALS + 1
+    assert len(lines) == 3 + 1 + SHOWN_TRIALS + 1
+
+
+def test_the_live_table_keeps_to_the_height_of_the_terminal():
+    progress = make(num_samples=100)
+    for number in range(9):
+        progress.on_start(start(number, **{f"parameter_{index}": 0.5 for index in range(6)}), resumed=False)
+    low = console(terminal=True, width=80)
+    low.size = low.size.__class__(80, 15)
+    lines = drawn(LiveView(low, progress), 80).splitlines()
+    assert len(lines) <= 15
+    assert lines[-1] == "and 6 more"  # three lines a trial
 
 
 def test_failures_and_recoveries_stay_on_the_screen_above_the_live_table():
@@ -133,13 +153,30 @@ def test_plain_lines_tell_bests_endings_and_recoveries():
     lines = told.file.getvalue().splitlines()
     assert lines[:4] == [
         "trial 0 goes on from its checkpoint",
-        "best so far: AUC 0.600, trial 0 after 1 epoch",
+        "highest so far: AUC 0.600, trial 0 after 1 epoch; it may fall",
         "trial 0: recovered [1]",
-        "best so far: AUC 0.700, trial 0 after 3 epochs",
+        "highest so far: AUC 0.700, trial 0 after 3 epochs; it may fall",
     ]
     assert lines[4].startswith("trial 0 out_of_memory after 3 epochs, AUC 0.700: no plan fits | ")
     assert lines[4].endswith(headline(progress))
     assert len(lines) == 5
+
+
+def test_plain_lines_tell_the_first_completed_trial_however_low():
+    progress, told = make(), console(terminal=False)
+    view = PlainLines(told, progress)
+    for number, end, auc in ((0, TrialEnd.PRUNED, 0.8), (1, TrialEnd.COMPLETED, 0.7), (2, TrialEnd.COMPLETED, 0.6)):
+        for listener in (progress, view):
+            listener.on_start(start(number), resumed=False)
+            listener.on_report(number, report(1, auc), Decision.CONTINUE)
+        for listener in (progress, view):
+            listener.on_end(start(number), ended(end, 1, auc))
+    lines = [line for line in told.file.getvalue().splitlines() if "so far" in line]
+    assert lines == [
+        "highest so far: AUC 0.800, trial 0 after 1 epoch; it may fall",
+        "best so far: AUC 0.700, trial 1, completed",
+    ]
+    assert headline(progress).split(", ")[3] == "best AUC 0.700 (trial 1)"
 
 
 def test_the_view_suits_where_the_output_goes():
