@@ -27,7 +27,9 @@ from search.views import make_view
 from search.warm_start import initial_proposals, taken_over_text
 from trainable.data.load import Dataset, load_dataset
 from trainable.errors import ConfigError
+from trainable.memory.cap import gpu_name
 from trainable.memory.planner import Planner
+from trainable.memory.profile import DeviceProfile
 from trainable.plan import PlanRequest
 from trainable.record import RunManifest
 
@@ -79,10 +81,15 @@ def _run(
     if options.warm_start is not None and request.resumed is None:
         say(taken_over_text(options.warm_start, manifest.initial))
     say("predicting the memory of the first trials")
-    planner = Planner.for_dataset(dataset, budget_bytes=options.budget_bytes, request=_plan_request(request))
+    profile = _profile(options, device, ray)
+    planner = Planner.for_dataset(
+        dataset, budget_bytes=options.budget_bytes, request=_plan_request(request), profile=profile
+    )
     factory = TrialFactory(dataset, planner, device, options.budget_bytes)
-    slots = None if ray is None else ray.slots(options, device)
+    slots = None if ray is None else ray.slots(options, device, profile)
     workers = _workers(options, slots)
+    # Before the study: whatever moment the driver dies at, there is a run to resume, or nothing in the way of one.
+    _write_request(request, manifest)
     conductor = Conductor(
         space,
         options,
@@ -91,7 +98,8 @@ def _run(
         Planning(space, budget_bytes=options.budget_bytes, plans=planner_plans(planner)),
         initial=[params for params in manifest.initial if space.holds(params)],
     )
-    folder.write_manifest(manifest)
+    if conductor.asha.warning:
+        logger.warning("%s", conductor.asha.warning)
     # In this process trials take turns, however many are alive.
     progress = Progress(options, conductor.asha.rung_epochs, 1 if slots is None else workers)
     epochs = {number: len(folder.read_trial(number).epochs) for number in conductor.running}
@@ -141,6 +149,8 @@ def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:
             data_digest=dataset.digest,
             device=device,
             allow_changes=request.allow_changes,
+            old_space=request.old_space,
+            clips=_clips(dataset),
         )
     name = folder.path.resolve().name
     initial = [] if options.warm_start is None else initial_proposals(options.warm_start, request.space)
@@ -151,8 +161,21 @@ def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:
         argv=request.argv,
         data_digest=dataset.digest,
         device=device,
+        clips=_clips(dataset),
         initial=initial,
     )
+
+
+def _clips(dataset: Dataset) -> dict[str, int]:
+    return {each.split.value: len(each) for each in (dataset.train, dataset.validation, dataset.held_out)}
+
+
+def _write_request(request: "Request", manifest: RunManifest) -> None:
+    folder = request.folder
+    # Of a space that changed the manifest first: a resume then still asks whether it is meant.
+    folder.write_manifest(manifest)
+    if request.resumed is not None and (request.old_space is None or request.old_space.text != request.space.text):
+        folder.write_text(folder.space_path, request.space.text)
 
 
 def _metrics(run: str, progress: Progress, ray: "RaySession | None") -> list[Silence]:
@@ -198,6 +221,16 @@ def _plan_request(request: "Request") -> PlanRequest:
         amp=options.use_amp,
         memory_saver=options.memory_saver,
     )
+
+
+def _profile(options: SearchOptions, device: str, ray: "RaySession | None") -> DeviceProfile:
+    """The profile that was named, or that of the GPUs that the trials use."""
+    if options.profile is not None:
+        return DeviceProfile.from_dict(options.profile)
+    if device == "cpu":
+        return DeviceProfile()
+    # Of a cluster's GPUs the names were asked on their nodes: a CUDA context in this process would take memory there.
+    return DeviceProfile.for_gpu(gpu_name(device) if ray is None else ray.gpu)
 
 
 def _workers(options: SearchOptions, slots: "list[SlotKind] | None") -> int:
