@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from pathlib import Path
 from typing import Any
 
 from search.options import SearchOptions
@@ -9,6 +10,7 @@ from spaces.space import Space
 from trainable.checkpoint_place import absolute_place
 from trainable.commandline import Parser, add_data_flags, add_flag, add_plan_flags, data_config
 from trainable.errors import ConfigError
+from trainable.memory.profile import DeviceProfile
 from trainable.units import parse_bytes
 
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?\s*$")
@@ -59,6 +61,7 @@ def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(group, "local", action="store_true", help="in this very process, without Ray")
     add_flag(group, "address", metavar="ADDRESS", help="join a running Ray cluster, such as auto or 10.0.0.1:6379")
     add_flag(group, "device", help="cpu or cuda; auto takes GPUs where there are some")
+    add_flag(group, "profile", metavar="FILE", help="device profile (JSON) of the GPUs (default: by their name)")
     add_flag(group, "storage_path", metavar="PLACE", help="checkpoints in this shared folder or at this s3:// address")
     add_flag(group, "checkpoint_limit", metavar="SIZE", help="ceiling on the checkpoints of trials that ended")
     add_flag(group, "study_storage", metavar="URL", help="shared study, such as postgresql://user@host/db")
@@ -107,6 +110,9 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         given["time_limit_seconds"] = parse_duration(arguments.time_limit, "--time-limit")
     if arguments.trial_timeout is not None:
         given["trial_timeout_seconds"] = parse_duration(arguments.trial_timeout, "--trial-timeout")
+    if arguments.profile is not None:
+        # What it says, not where it lies: a resume plans with the same quantities wherever the file is by then.
+        given["profile"] = DeviceProfile.load(Path(arguments.profile)).to_dict()
     given.update({flag: True for flag in ("local", "memory_saver") if getattr(arguments, flag)})
     return given
 

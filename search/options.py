@@ -8,6 +8,7 @@ from typing import Any
 from trainable.checkpoint_place import check_address
 from trainable.config import DataConfig
 from trainable.errors import BudgetError, ConfigError
+from trainable.memory.profile import DeviceProfile
 
 MOST_TRIALS = 1_000_000
 
@@ -48,6 +49,8 @@ class SearchOptions:
     startup_trials: int | None = None
     """Random proposals before TPE; None = a third of the trials, 4 … 10."""
     device: str = "auto"
+    profile: dict[str, Any] | None = None
+    """Quantities of the device profile that was named (`DeviceProfile.to_dict`); None = found by the GPU's name."""
     memory_saver: bool = False
     use_amp: bool | None = None
     use_gradient_checkpointing: bool | None = None
@@ -76,6 +79,8 @@ class SearchOptions:
                 raise ConfigError(f"{flag} is {seconds:g} s; it must be greater than zero")
         if self.budget_bytes is not None and self.budget_bytes <= 0:
             raise BudgetError(f"--gpu-memory-budget is {self.budget_bytes} bytes; it must be greater than zero")
+        if self.profile is not None:
+            DeviceProfile.from_dict(self.profile)
         if self.storage_path is not None:
             check_address(self.storage_path)
         if self.local and self.mlflow:

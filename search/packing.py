@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainable.errors import BudgetError, RunError
-from trainable.units import GIB, MIB, format_bytes
+from trainable.units import MIB, format_bytes
 
-RESERVE_BYTES = GIB // 2
-"""Left free on every card: the driver's own memory and what other programs on a desktop take."""
 GPU_MEMORY = "gpu_memory_mib"
 """Ray resource by which a node may declare the memory of each of its GPUs (MiB), instead of being asked."""
 GRAIN = 10_000
@@ -39,20 +37,20 @@ class SlotKind:
     gpu_bytes: int
 
 
-def slots_per_gpu(gpu_bytes: int, budget_bytes: int) -> int:
-    """Trials whose budgets together stay within the card less the reserve.
+def slots_per_gpu(gpu_bytes: int, budget_bytes: int, reserve_bytes: int) -> int:
+    """Trials whose budgets together stay within the card less the reserve (`DeviceProfile.reserve_bytes`).
 
     Raises
     ------
     BudgetError
         If not even one does.
     """
-    slots = (gpu_bytes - RESERVE_BYTES) // budget_bytes
+    slots = (gpu_bytes - reserve_bytes) // budget_bytes
     if slots < 1:
         raise BudgetError(
             f"a budget of {format_bytes(budget_bytes)} does not fit a GPU of {format_bytes(gpu_bytes)} less the "
-            f"reserve of {format_bytes(RESERVE_BYTES)}; give --gpu-memory-budget at most "
-            f"{(gpu_bytes - RESERVE_BYTES) // MIB}MiB"
+            f"reserve of {format_bytes(reserve_bytes)}; give --gpu-memory-budget at most "
+            f"{(gpu_bytes - reserve_bytes) // MIB}MiB"
         )
     return int(slots)
 
@@ -62,7 +60,7 @@ def fraction_of(slots: int) -> float:
     return math.floor(GRAIN / slots) / GRAIN
 
 
-def gpu_slots(nodes: Iterable[Node], budget_bytes: int | None) -> list[SlotKind]:
+def gpu_slots(nodes: Iterable[Node], budget_bytes: int | None, reserve_bytes: int) -> list[SlotKind]:
     """Kinds of slots of a cluster's GPU nodes, largest cards first.
 
     Without a budget a trial has a GPU of its own. Cards too small for the budget take no trials; if all are too small
@@ -80,23 +78,21 @@ def gpu_slots(nodes: Iterable[Node], budget_bytes: int | None) -> list[SlotKind]
     for node in nodes:
         if node.gpus:
             groups[node.gpu_bytes].append(node)
-    usable = {size: group for size, group in groups.items() if budget_bytes is None or _fits(size, budget_bytes)}
+    usable = {
+        size: group for size, group in groups.items() if budget_bytes is None or size - reserve_bytes >= budget_bytes
+    }
     if not usable:
         largest = max(groups)
         assert budget_bytes is not None
-        slots_per_gpu(largest, budget_bytes)  # raises
+        slots_per_gpu(largest, budget_bytes, reserve_bytes)  # raises
     kinds = []
     for size in sorted(usable, reverse=True):
-        slots = 1 if budget_bytes is None else slots_per_gpu(size, budget_bytes)
+        slots = 1 if budget_bytes is None else slots_per_gpu(size, budget_bytes, reserve_bytes)
         request = {"GPU": fraction_of(slots), "CPU": _cpu_share(usable[size], slots)}
         if len(groups) > 1:
             request[_distinguishing(usable[size], groups, size)] = 1 / GRAIN
         kinds.append(SlotKind(request, slots * sum(node.gpus for node in usable[size]), size))
     return kinds
-
-
-def _fits(gpu_bytes: int, budget_bytes: int) -> bool:
-    return gpu_bytes - RESERVE_BYTES >= budget_bytes
 
 
 def _cpu_share(nodes: list[Node], slots: int) -> float:

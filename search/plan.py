@@ -120,14 +120,20 @@ def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
 
 def _planner(arguments: argparse.Namespace, data: Mapping[str, Any], batch_size: int) -> "Planner":
     # Imported here so that --help and a mistyped flag answer at once.
+    import torch
+
     from trainable.data.load import load_dataset
+    from trainable.memory.cap import gpu_name
     from trainable.memory.planner import Planner
     from trainable.memory.profile import DeviceProfile
 
     budget = arguments.gpu_memory_budget
     budget_bytes = parse_bytes(budget, "--gpu-memory-budget") if budget is not None else None
     request = plan_request(arguments, batch_size)
-    profile = DeviceProfile.load(Path(arguments.profile)) if arguments.profile else None
+    if arguments.profile:
+        profile = DeviceProfile.load(Path(arguments.profile))
+    else:
+        profile = DeviceProfile.for_gpu(gpu_name("cuda") if torch.cuda.is_available() else None)
     dataset = load_dataset(data_config(arguments, dict(data)))
     return Planner.for_dataset(dataset, budget_bytes=budget_bytes, request=request, profile=profile)
 

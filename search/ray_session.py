@@ -12,6 +12,7 @@ from typing import Any
 from search.options import SearchOptions
 from search.packing import GPU_MEMORY, Node, SlotKind, cpu_slots, gpu_slots, nodes_of
 from trainable.errors import RunError
+from trainable.memory.profile import DeviceProfile
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -36,18 +37,27 @@ class RaySession:
     nodes: tuple[Node, ...]
     gpu_bytes: dict[str, int] = field(default_factory=dict)
     """Memory of a GPU, by node, where the node does not declare it."""
+    gpu_names: frozenset[str] = frozenset()
+    """Of those that were asked."""
+
+    @property
+    def gpu(self) -> str | None:
+        """Name of the cluster's GPUs, by which their profile is found; None without one."""
+        if not any(node.gpus for node in self.nodes):
+            return None
+        return ", ".join(sorted(self.gpu_names)) or "GPUs whose names are not known"
 
     def nodes_now(self) -> list[Node]:
         """The nodes of the beginning that are still alive (or back)."""
         known = {node.node_id for node in self.nodes}
         return [node for node in nodes_of(_nodes(), defaultdict(int, self.gpu_bytes)) if node.node_id in known]
 
-    def slots(self, options: SearchOptions, device: str) -> list[SlotKind]:
+    def slots(self, options: SearchOptions, device: str, profile: DeviceProfile | None = None) -> list[SlotKind]:
         """What trials may ask for. Raises BudgetError or RunError if the machines do not suit the search."""
         if device.startswith("cuda"):
             if not any(node.gpus for node in self.nodes):
                 raise RunError("no node of the cluster has a GPU; use --device cpu, or add one")
-            return gpu_slots(self.nodes, options.budget_bytes)
+            return gpu_slots(self.nodes, options.budget_bytes, (profile or DeviceProfile()).reserve_bytes)
         return [cpu_slots(sum(node.cpus for node in self.nodes), options.concurrency)]
 
 
@@ -88,8 +98,10 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
             "check that it runs (ray status) and that its token is in ~/.ray/auth_token, or use --local"
         ) from None
     try:
-        asked = _gpu_bytes()
-        yield RaySession(context.dashboard_url or None, tuple(nodes_of(_nodes(), asked)), asked)
+        cards = _gpus()
+        asked = {node_id: card.total_bytes for node_id, card in cards.items()}
+        names = frozenset(name for card in cards.values() for name in card.names)
+        yield RaySession(context.dashboard_url or None, tuple(nodes_of(_nodes(), asked)), asked, names)
     finally:
         ray.shutdown()
 
@@ -118,16 +130,26 @@ def _nodes() -> list[dict[str, Any]]:
     return list(ray.nodes())  # type: ignore[no-untyped-call]
 
 
-def _gpu_bytes() -> dict[str, int]:
-    """Memory of a GPU of each node that has one and does not declare it, asked on the node itself."""
+@dataclass(frozen=True)
+class _Cards:
+    """What a node says of its GPUs."""
+
+    total_bytes: int
+    """Memory of the smallest."""
+    names: frozenset[str]
+
+
+def _gpus() -> dict[str, _Cards]:
+    """The GPUs of each node that has some and does not declare their memory, asked on the node itself."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     @ray.remote(num_cpus=0, max_retries=1)
-    def smallest_gpu_bytes() -> int:
+    def cards() -> _Cards:
         import torch
 
-        return min(torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
+        all_of_them = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        return _Cards(min(card.total_memory for card in all_of_them), frozenset(card.name for card in all_of_them))
 
     asked = {}
     for node in _nodes():
@@ -135,9 +157,9 @@ def _gpu_bytes() -> dict[str, int]:
         if node["Alive"] and resources.get("GPU") and GPU_MEMORY not in resources:
             pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             # A whole GPU for a moment: without one Ray hides the cards from the task.
-            asked[node["NodeID"]] = smallest_gpu_bytes.options(num_gpus=1, scheduling_strategy=pinned).remote()
+            asked[node["NodeID"]] = cards.options(num_gpus=1, scheduling_strategy=pinned).remote()
     try:
-        return {node_id: int(ray.get(answer, timeout=120)) for node_id, answer in asked.items()}
+        return {node_id: ray.get(answer, timeout=120) for node_id, answer in asked.items()}
     except (ray.exceptions.GetTimeoutError, ray.exceptions.RayTaskError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise RunError(

@@ -35,7 +35,7 @@ class TrialFactory:
         """
         from trainable.memory.cap import cap_process_memory
 
-        cap_process_memory(self.budget_bytes, self.device)
+        cap_process_memory(self.budget_bytes, self.device, self.planner.profile)
         config = TrialConfig.from_flat(start.config)
         return Trial(
             config,

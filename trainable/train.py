@@ -34,6 +34,9 @@ def build_parser() -> Parser:
     add_flag(parser, "config", metavar="FILE", help="configuration to train, such as a search's best.yaml")
     add_flag(parser, "device", default="auto", help="cpu, cuda, cuda:1 …; auto takes a GPU where there is one")
     add_flag(parser, "gpu_memory_budget", metavar="SIZE", help="for example 8GiB: the plan must fit it")
+    add_flag(
+        parser, "profile", metavar="FILE", help="device profile (JSON) measured on this GPU (default: by its name)"
+    )
     add_flag(parser, "output", metavar="DIR", help="folder for checkpoints; training continues from the newest there")
     add_flag(parser, "held_out", action="store_true", help="also report the held-out clips at the end")
     add_flag(parser, "verbose", action="store_true", help="log what happens inside")
@@ -78,8 +81,9 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     # Imported here so that --help and a mistyped flag answer at once.
     from trainable.data.clips import Split
     from trainable.data.load import load_dataset
-    from trainable.memory.cap import cap_process_memory
+    from trainable.memory.cap import cap_process_memory, gpu_name
     from trainable.memory.planner import DoesNotFit, Planner
+    from trainable.memory.profile import DeviceProfile
     from trainable.training.checkpoint import list_checkpoints
     from trainable.trial import Trial
 
@@ -87,11 +91,12 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     folder = _checkpoint_folder(arguments.output) if arguments.output else None
     budget = arguments.gpu_memory_budget
     budget_bytes = parse_bytes(budget, "--gpu-memory-budget") if budget is not None else None
-    cap_process_memory(budget_bytes, device)
+    given = DeviceProfile.load(Path(arguments.profile)) if arguments.profile else None
+    profile = given or DeviceProfile.for_gpu(gpu_name(device))
+    cap_process_memory(budget_bytes, device, profile)
     dataset = load_dataset(data)
-    planner = Planner.for_dataset(
-        dataset, budget_bytes=budget_bytes, request=plan_request(arguments, config.patch.batch_size)
-    )
+    request = plan_request(arguments, config.patch.batch_size)
+    planner = Planner.for_dataset(dataset, budget_bytes=budget_bytes, request=request, profile=profile)
     choice = planner.plan(config)
     if isinstance(choice, DoesNotFit):
         raise BudgetError(choice.reason)

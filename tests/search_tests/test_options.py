@@ -1,13 +1,16 @@
 """Options of a search, validated at the door."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from search.arguments import build_parser, given_options
 from search.options import SearchOptions
 from trainable.config import DataConfig
 from trainable.errors import BudgetError, ConfigError, ProjectError
+from trainable.memory.profile import DeviceProfile
 
 
 @pytest.mark.parametrize(
@@ -64,3 +67,21 @@ def test_a_manifest_holds_the_options_but_no_password() -> None:
     assert "hunter2" not in text
     assert json.loads(text)["data"]["machine_type"] == "pump"
     assert json.loads(text)["num_samples"] == 20
+
+
+def test_a_profile_is_checked_at_the_door_and_survives_the_manifest() -> None:
+    profile = DeviceProfile(name="a card", context_bytes=123)
+    options = SearchOptions(space="x", profile=profile.to_dict())
+    saved = json.loads(json.dumps(options.to_dict()))
+    assert DeviceProfile.from_dict(saved["profile"]) == profile
+    with pytest.raises(ConfigError, match="contexts"):
+        SearchOptions(space="x", profile={"contexts": 1})
+
+
+def test_the_flag_takes_what_the_file_says(tmp_path: Path) -> None:
+    profile = DeviceProfile(name="a card", reserve_bytes=7)
+    profile.save(tmp_path / "profile.json")
+    given = given_options(build_parser().parse_args(["--profile", str(tmp_path / "profile.json")]))
+    assert given == {"profile": profile.to_dict()}
+    with pytest.raises(ConfigError, match="nowhere"):
+        given_options(build_parser().parse_args(["--profile", "nowhere.json"]))

@@ -83,6 +83,12 @@ def cap_process_memory(
     torch.cuda.set_per_process_memory_fraction(fraction, index_of(device))
 
 
+def gpu_name(device: str | torch.device) -> str | None:
+    """Name of a CUDA device, by which its profile is found; None of a CPU. Makes a CUDA context in this process."""
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
 def index_of(device: torch.device) -> int:
     """Number of a CUDA device; that of the current one where the device does not say."""
     return torch.cuda.current_device() if device.index is None else device.index

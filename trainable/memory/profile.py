@@ -6,6 +6,7 @@ nothing is documented, chosen rather too large than too small. `benchmarks/gpu_m
 """
 
 import json
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,6 +17,10 @@ from trainable.errors import ConfigError
 from trainable.plan import Precision
 from trainable.units import MIB
 
+_log = logging.getLogger(__name__)
+
+PROFILES = Path(__file__).parent / "profiles"
+"""Measured profiles that come with the project, a JSON file each; found by the name of the GPU."""
 CUBLAS_WORKSPACE_CONFIG = ":4096:2:16:8"
 """Two workspaces of 4096 KiB and eight of 16 KiB, cuBLAS's own default before Hopper; on Hopper it would be 32 MiB."""
 CUBLASLT_WORKSPACE_KIB = 8192
@@ -131,6 +136,28 @@ class DeviceProfile:
         if not isinstance(values, dict):
             raise ConfigError(f"device profile {path} holds no JSON object")
         return cls.from_dict(values)
+
+    @classmethod
+    def for_gpu(cls, gpu: str | None, folder: Path = PROFILES) -> "DeviceProfile":
+        """The profile measured on a GPU of that name, or the built-in one, which a warning names.
+
+        Parameters
+        ----------
+        gpu
+            As ``torch.cuda.get_device_name`` has it; None where memory is only planned, for a GPU elsewhere.
+        """
+        if gpu is None:
+            return cls()
+        for path in sorted(folder.glob("*.json")):
+            profile = cls.load(path)
+            if profile.name == gpu:
+                return profile
+        _log.warning(
+            "no profile was measured on %s: memory is predicted with built-in estimates (docs/memory.md says how to "
+            "measure one; --profile names its file)",
+            gpu,
+        )
+        return cls()
 
     def recalibrated(self, peaks: Iterable[MeasuredPeak]) -> "DeviceProfile":
         """The profile whose margin covers every measured peak: the largest under-prediction, and one percent more.
