@@ -10,8 +10,9 @@ import torch
 from trainable.config import DensityName, ScoreConfig
 from trainable.data.clips import Split
 from trainable.errors import CheckpointError, DataError, DataLeakError
-from trainable.scoring import autoregressive, distances
+from trainable.scoring import autoregressive, distances, neighbours
 from trainable.scoring.codes import ClipCodes
+from trainable.scoring.combined import Combined
 from trainable.scoring.density import DensityModel, PositionModel
 from trainable.scoring.metrics import mean_auc
 from trainable.scoring.registry import DENSITIES, density_from_state, make_density
@@ -284,3 +285,32 @@ def test_combined_members_weigh_alike(train: ClipCodes) -> None:
     scores = fitted("combined", train).score_samples(unseen)
     assert abs(scores.mean()) < 1.5
     assert scores.std() < 3
+
+
+def test_the_combination_hands_on_its_members_as_if_fitted_alone(
+    train: ClipCodes, test_clips: tuple[ClipCodes, np.ndarray]
+) -> None:
+    codes, _ = test_clips
+    combined = Combined(ScoreConfig()).fit(train, CODEBOOK_KD)
+    members = combined.fitted_members()
+    assert [member.name for member in members] == ["grid_neighbours", "mahalanobis"]
+    for member in members:
+        alone = make_density(ScoreConfig(), name=member.name).fit(train, CODEBOOK_KD)
+        assert np.array_equal(member.score_samples(codes), alone.score_samples(codes))
+
+
+def test_an_unheard_context_leaves_the_bigram_with_how_often_a_code_is_heard(train: ClipCodes) -> None:
+    bigram = make_density(ScoreConfig(density_per_id=False), name="bigram").fit(train, CODEBOOK_KD)
+    counts = make_density(ScoreConfig(density_per_id=False), name="counts").fit(train, CODEBOOK_KD)
+    never = NUM_CODES - 1
+    assert not (train.codes_BPHW == never).any()
+    codes = clip_codes(torch.full((1, PATCHES, 8, 8), never), ("00",), Split.VALIDATION)
+    assert isinstance(bigram, PositionModel)
+    assert isinstance(counts, PositionModel)
+    assert torch.allclose(bigram.position_scores(codes), counts.position_scores(codes))
+
+
+def test_known_clips_are_thinned_where_there_are_thousands(monkeypatch: pytest.MonkeyPatch, train: ClipCodes) -> None:
+    monkeypatch.setattr(neighbours, "MOST_PATCHES", 5 * PATCHES)
+    model = make_density(ScoreConfig(density_per_id=False), name="shifted_neighbours").fit(train, CODEBOOK_KD)
+    assert model.groups["*"]["clips"].shape[0] == 5

@@ -108,9 +108,10 @@ class Codebook(nn.Module):
         return BatchStatistics(torch.zeros_like(self.ema_counts_K), zeros, zeros.clone())
 
     def statistics(self, rows_ND: Tensor, codes_N: Tensor) -> CodeStatistics:
-        return code_statistics(self._comparable(rows_ND.detach()), codes_N, self.config.num_embeddings)
+        return code_statistics(self.comparable(rows_ND.detach()), codes_N, self.config.num_embeddings)
 
-    def _comparable(self, rows_ND: Tensor) -> Tensor:
+    def comparable(self, rows_ND: Tensor) -> Tensor:
+        """Rows as distances see them: of unit length where those are cosine's."""
         return F.normalize(rows_ND, dim=1) if self.config.distance == "cosine" else rows_ND
 
     @torch.no_grad()
@@ -131,11 +132,11 @@ class Codebook(nn.Module):
         smoothed_K = (counts_K + SMOOTHING) * (total / (total + SMOOTHING * self.config.num_embeddings))
         # A code that nothing has chosen for long has sums near zero; it keeps its place instead of drifting to 0.
         used_K1 = (counts_K > SMOOTHING)[:, None]
-        codes_KD = self._comparable(torch.where(used_K1, sums_KD / smoothed_K[:, None], self.codebook_KD))
+        codes_KD = self.comparable(torch.where(used_K1, sums_KD / smoothed_K[:, None], self.codebook_KD))
         values = CodebookValues(codes_KD, counts_K, sums_KD)
         if not self.config.revival:
             return values
-        return self._revived(values, self._comparable(batch.candidates_KD), total / self.config.num_embeddings)
+        return self._revived(values, self.comparable(batch.candidates_KD), total / self.config.num_embeddings)
 
     def take(self, values: "CodebookValues") -> None:
         """Takes over new values; needs no memory."""
@@ -156,7 +157,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def start_from(self, rows_ND: Tensor, generator: torch.Generator, *, chunk_rows: int) -> None:
         """K-means over sample rows; codes whose cluster is empty start again from a random row."""
-        rows_ND = self._comparable(rows_ND)
+        rows_ND = self.comparable(rows_ND)
         n_codes, device = self.config.num_embeddings, rows_ND.device
 
         def random_rows() -> Tensor:
@@ -171,7 +172,7 @@ class Codebook(nn.Module):
             nearest_N = nearest_codes(rows_ND, codes_KD, chunk_rows=chunk_rows)
             statistics = code_statistics(rows_ND, nearest_N, n_codes)
             counts_K = statistics.counts_K
-            means_KD = self._comparable(statistics.sums_KD / counts_K.clamp_min(1)[:, None])
+            means_KD = self.comparable(statistics.sums_KD / counts_K.clamp_min(1)[:, None])
             codes_KD = torch.where((counts_K > 0)[:, None], means_KD, random_rows())
         # Weight of the start in the EMA: as if one effective batch of the sample's size had been seen.
         weight_K = counts_K.clamp_min(1)

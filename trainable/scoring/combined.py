@@ -1,6 +1,6 @@
 """A calibrated combination: each member's score in standard deviations of its own scores on unseen normal clips."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -8,10 +8,10 @@ from torch import Tensor
 from trainable.config import DensityName, ScoreConfig
 from trainable.scoring.density import DensityModel, GroupState
 from trainable.scoring.mahalanobis import Mahalanobis
-from trainable.scoring.neighbours import GridNeighbours, ShiftedNeighbours
+from trainable.scoring.neighbours import GridNeighbours
 
-MEMBERS: tuple[type[DensityModel], ...] = (GridNeighbours, ShiftedNeighbours, Mahalanobis)
-"""What a patch, the order of patches, and a clip's moments say; counts and histograms added nothing to these."""
+MEMBERS: tuple[type[DensityModel], ...] = (GridNeighbours, Mahalanobis)
+"""What a patch and what a clip's moments say; counts, histograms, bigrams and shifted clips added nothing to these."""
 SMALLEST_SCALE = 1e-3
 """Least standard deviation of a member's scores, as a share of their mean: a few clips may score alike."""
 
@@ -41,14 +41,24 @@ class Combined(DensityModel):
             state |= {f"{index}/member/{name}": value for name, value in member.fit_group(codes_BPHW).items()}
         return state
 
+    def fitted_members(self) -> list[DensityModel]:
+        """The members, each as if it had been fitted alone to what this model was fitted to."""
+        for index, member in enumerate(self.members):
+            member.groups = {group: _own_state(state, index) for group, state in self.groups.items()}
+        return self.members
+
     def clip_scores(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
         total = torch.zeros(len(codes_BPHW), dtype=torch.float64)
         for index, member in enumerate(self.members):
-            prefix = f"{index}/member/"
-            own: dict[str, Any] = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            scores = member.clip_scores(own, codes_BPHW).double()
+            scores = member.clip_scores(_own_state(state, index), codes_BPHW).double()
             total += (scores - state[f"{index}/centre"]) / state[f"{index}/scale"]
         return total / len(self.members)
+
+
+def _own_state(state: GroupState, index: int) -> GroupState:
+    """What a member of the combination learnt of a group."""
+    prefix = f"{index}/member/"
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _calibration(member: DensityModel, codes_BPHW: Tensor) -> tuple[Tensor, Tensor]:

@@ -92,8 +92,10 @@ class Bigram(PositionModel):
         found = torch.searchsorted(state["keys"], keys).clamp_max(len(state["keys"]) - 1)
         pairs = torch.where(state["keys"][found] == keys, state["counts"][found], 0.0)
         rows = torch.arange(codes_BPHW.shape[2])[None, None, :, None]
-        before = state["before"][rows, codes_BPHW[..., :-1]].clamp_min(1.0)
+        before = state["before"][rows, codes_BPHW[..., :-1]]
         unigram = (-surprise[..., 1:]).exp()
-        mixed = BIGRAM_SHARE * pairs / before + (1 - BIGRAM_SHARE) * unigram
+        # After a code that was never heard, only how often a code is heard at all is known.
+        share = torch.where(before > 0, BIGRAM_SHARE, 0.0)
+        mixed = share * pairs / before.clamp_min(1.0) + (1 - share) * unigram
         surprise[..., 1:] = -mixed.log()
         return surprise

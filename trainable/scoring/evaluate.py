@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch import Tensor
@@ -10,6 +11,8 @@ from trainable.config import ScoreConfig
 from trainable.data.clips import TestClips
 from trainable.errors import NonFiniteError
 from trainable.scoring.codes import ClipCodes
+from trainable.scoring.combined import Combined
+from trainable.scoring.density import DensityModel
 from trainable.scoring.metrics import auc, bootstrap_interval, groups_by_id, mean_auc, pauc
 from trainable.scoring.registry import CHEAP_DENSITIES, make_density
 
@@ -24,12 +27,16 @@ class Evaluation:
     """Standardised, max_fpr 0.1, mean over machine ids."""
     auc_by_id: dict[str, float]
     pauc_by_id: dict[str, float]
-    interval: tuple[float, float]
-    """95 % bootstrap interval of `auc`."""
     scores: np.ndarray
     """float64 (clips,), higher = more anomalous."""
     names: tuple[str, ...]
+    machine_ids: tuple[str, ...]
     labels: np.ndarray
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of `auc`; made when asked for, which an epoch does not."""
+        return bootstrap_interval(self.labels, self.scores, self.machine_ids)
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,9 @@ def evaluate(scores: np.ndarray, clips: TestClips) -> Evaluation:
         pauc=float(np.mean(list(pauc_by_id.values()))),
         auc_by_id=auc_by_id,
         pauc_by_id=pauc_by_id,
-        interval=bootstrap_interval(labels, scores, clips.machine_ids),
         scores=scores,
         names=clips.names,
+        machine_ids=clips.machine_ids,
         labels=labels,
     )
 
@@ -81,14 +88,14 @@ def report_scores(
     comparison: Mapping[str, np.ndarray],
 ) -> ScoreReport:
     """Evaluation of the configured density model, AUC of every cheap one, and of scores for comparison."""
-    evaluation = evaluate_codes(config, train, test, clips, codebook_KD, seed=seed)
-    by_density: dict[str, float] = {config.density: evaluation.auc}
-    for name in CHEAP_DENSITIES:
-        if name not in by_density:
-            model = make_density(config, name=name, seed=seed).fit(train, codebook_KD)
-            by_density[name] = mean_auc(clips.labels, model.score_samples(test), clips.machine_ids)
+    combined = Combined(config, seed=seed).fit(train, codebook_KD)
+    fitted: dict[str, DensityModel] = {model.name: model for model in (combined, *combined.fitted_members())}
+    scores: dict[str, np.ndarray] = {}
+    for name in dict.fromkeys((config.density, *CHEAP_DENSITIES)):
+        model = fitted.get(name) or make_density(config, name=name, seed=seed).fit(train, codebook_KD)
+        scores[name] = model.score_samples(test)
     return ScoreReport(
-        evaluation,
-        by_density,
-        {name: mean_auc(clips.labels, scores, clips.machine_ids) for name, scores in comparison.items()},
+        evaluate(scores[config.density], clips),
+        {name: mean_auc(clips.labels, values, clips.machine_ids) for name, values in scores.items()},
+        {name: mean_auc(clips.labels, values, clips.machine_ids) for name, values in comparison.items()},
     )

@@ -26,7 +26,8 @@ NEIGHBOURS = 4
 EMBEDDING_WIDTH = 8
 """Principal axes of the codebook that distances between grids use; 16 measured no better at twice the cost."""
 MOST_PATCHES = 4096
-"""Training patches kept of a group, evenly thinned: bounds time and memory where thousands of clips are normal."""
+"""Training patches kept of a group, evenly thinned (by whole clips where those are compared): bounds time and memory
+where thousands of clips are normal."""
 REFERENCE_CLIPS = 256
 """Clips against which the radius of every training clip is measured: keeps fitting linear in the clips."""
 
@@ -137,11 +138,17 @@ class GridNeighbours(_GridModel):
     def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
         asked = codes_BPHW.flatten(0, 1)
         _, nearest = self._nearest(state, asked)
-        # The mean over positions of distances in radii is the distance of the grids in radii.
-        total = torch.zeros(asked.shape)
-        for neighbour in nearest.unbind(dim=1):
-            total += self._positions(asked, state["patches"][neighbour]) / state["radii"][neighbour, None, None]
-        return (total / nearest.shape[1]).view(codes_BPHW.shape)
+        length = chunk_length(3 * 4 * self.embedding_KD.shape[1] * asked[0].numel())
+        parts = zip(asked.split(length), nearest.split(length), strict=True)
+        surprise = [self._surprise(state, chunk, neighbours) for chunk, neighbours in parts]
+        return torch.cat(surprise).view(codes_BPHW.shape)
+
+    def _surprise(self, state: GroupState, asked_XHW: Tensor, nearest_XN: Tensor) -> Tensor:
+        """The mean over positions of distances in radii is the distance of the grids in radii."""
+        total = torch.zeros(asked_XHW.shape)
+        for neighbour in nearest_XN.unbind(dim=1):
+            total += self._positions(asked_XHW, state["patches"][neighbour]) / state["radii"][neighbour, None, None]
+        return total / nearest_XN.shape[1]
 
 
 class ShiftedNeighbours(_GridModel):
@@ -184,6 +191,7 @@ class ShiftedNeighbours(_GridModel):
         return chunk_length(3 * 4 * n_patches * n_known)
 
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
+        codes_BPHW = codes_BPHW[thinned(len(codes_BPHW), max(1, MOST_PATCHES // codes_BPHW.shape[1]))]
         n_clips, n_patches = codes_BPHW.shape[:2]
         chosen = thinned(n_clips, REFERENCE_CLIPS)
         reference = self._patches(codes_BPHW[chosen])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trainable.config import TrialConfig
 from trainable.data.patches import patch_starts
+from trainable.model.codebook import distinct_rows
 from trainable.model.transforms import TransformDraws, draw_transforms
 from trainable.training.seeds import generator_for
 
@@ -32,7 +33,7 @@ class Batch:
     view_columns_V: Tensor
     """Which of the P patches the transformation head hears, int64."""
     candidate_rows_K: Tensor
-    """For each code the row (0 … B·P·64 − 1) that replaces it if it is dead, int64."""
+    """For each code the row (0 … B·P·64 − 1) that replaces it if it is dead, int64; no row twice where rows suffice."""
 
     @property
     def clips(self) -> int:
@@ -84,9 +85,15 @@ def make_batch(
         id_labels_B=id_labels[clip_indices_B],
         transforms=draw_transforms(n_clips, generator_for(seed, "transforms", epoch, step)),
         view_columns_V=torch.randperm(n_patches, generator=generator_for(seed, "views", epoch, step))[:views],
-        candidate_rows_K=torch.randint(
+        candidate_rows_K=_candidate_rows(
             n_clips * n_patches * CODES_PER_PATCH,
-            (config.quantizer.num_embeddings,),
-            generator=generator_for(seed, "revival", epoch, step),
+            config.quantizer.num_embeddings,
+            generator_for(seed, "revival", epoch, step),
         ),
     )
+
+
+def _candidate_rows(n_rows: int, n_codes: int, generator: torch.Generator) -> Tensor:
+    """Distinct rows, in any order; two codes revived to one row would be equal, and one of them dead again."""
+    rows = distinct_rows(n_rows, n_codes, generator)
+    return rows[torch.randperm(n_codes, generator=generator) % len(rows)]

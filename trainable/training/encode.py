@@ -42,7 +42,7 @@ def encode_clips(
                 decoded_XFT = state.model.decoder(state.model.codebook.grid(quantized.vectors_ND))
             squared = F.mse_loss(decoded_XFT.to(state.dtype), patches_XFT, reduction="none")
             reconstruction.append(squared.flatten(1).mean(1).unflatten(0, (-1, n_patches)).mean(1).cpu())
-            gaps = (rows_ND - quantized.vectors_ND).square().mean(1)
+            gaps = (state.model.codebook.comparable(rows_ND) - quantized.vectors_ND).square().mean(1)
             quantization.append(gaps.unflatten(0, (starts.shape[0], -1)).mean(1).cpu())
     empty = torch.empty(0)
     return EncodedClips(
