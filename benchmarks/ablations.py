@@ -47,6 +47,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "no VQ-only phase": {"vq_only_share": 0.0},
     "no frozen phase": {"frozen_share": 0.0},
     "commitment warm-up 3 epochs from 0": {"commitment_warmup_epochs": 3, "commitment_warmup_start": 0.0},
+    "texture loss, weight 5": {"texture_weight": 5.0},
+    "texture loss, weight 5, no semantic heads": {"texture_weight": 5.0, "id_weight": 0.0, "transform_weight": 0.0},
     "no semantic heads": {"id_weight": 0.0, "transform_weight": 0.0},
     "no machine-id head": {"id_weight": 0.0},
     "no transformation head": {"transform_weight": 0.0},

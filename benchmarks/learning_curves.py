@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.learning_curves", description=__doc__.split("\n")[0])
     add_flag(parser, "space", default="ad_tuning")
     add_flag(parser, "configurations", type=int, default=60)
-    add_flag(parser, "epochs", type=int, default=9)
+    add_flag(parser, "epochs", type=int, default=12)
     add_flag(parser, "seed", type=int, default=0)
     add_flag(parser, "threads", type=int, default=1, help="CPU threads of torch (1)")
     add_flag(parser, "output", metavar="FILE", default="curves.csv", help="CSV, continued if it is there")
