@@ -17,6 +17,7 @@ def build_parser() -> Parser:
     add_flag(parser, "trial", type=int, metavar="NUMBER", help="retrain this trial instead of the best")
     add_flag(parser, "seeds", type=int, default=3, metavar="N", help="trainings a detector averages over (default: 3)")
     add_flag(parser, "output", metavar="DIR", help="folder of the detector (default: RUN/detector)")
+    add_flag(parser, "held_out", action="store_true", help="score held-out clips although the search has not ended")
     add_flag(parser, "device", default="cpu", help="cpu or cuda (default: cpu)")
     return parser
 
@@ -32,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from analysis.winners import export_winners, find_winners, winners_text
 
     results = load_run(arguments.run)
-    winners = find_winners(results, arguments.top, device=arguments.device)
-    print(winners_text(winners))
+    winners, notes = find_winners(results, arguments.top, held_out=arguments.held_out, device=arguments.device)
+    print("\n".join([*results.notes, winners_text(winners), *notes]))
     if arguments.export:
         for path in export_winners(results, winners, Path(arguments.export)):
             print(f"wrote {path}")

@@ -5,12 +5,13 @@ The only module of this room, with `analysis.retrain`, that imports torch.
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from analysis.results import RunResults
-from trainable.config import DataConfig, DensityName, TrialConfig
+from trainable.checkpoint_place import CheckpointPlace, absolute_place, place_under
+from trainable.config import DataConfig, DensityName, FrontEndConfig, TrialConfig
 from trainable.data.clips import Split, TestClips
 from trainable.data.load import Dataset, load_dataset
 from trainable.errors import CheckpointError, RunError
@@ -35,7 +36,18 @@ class ModelView:
     """Epoch of the checkpoint."""
     trial: Trial
     dataset: Dataset
-    seconds_per_frame: float
+    front_end: FrontEndConfig
+    raw: bool
+    """Whether features were made by `front_end`; of precomputed ones it is not known how they were."""
+
+    def __post_init__(self) -> None:
+        # By split, each when it is asked for: held-out clips are not even coded before their time.
+        self._codes: dict[Split, ClipCodes] = {}
+        self._evaluations: dict[Split, Evaluation] = {}
+
+    @property
+    def seconds_per_frame(self) -> float:
+        return self.front_end.hop_length / self.front_end.sample_rate
 
     @property
     def config(self) -> TrialConfig:
@@ -45,16 +57,14 @@ class ModelView:
     def train_codes(self) -> ClipCodes:
         return self.trial.train_codes()
 
-    @cached_property
-    def _test_codes(self) -> dict[Split, ClipCodes]:
-        return {split: self.trial.codes(self.clips(split)) for split in (Split.VALIDATION, Split.HELD_OUT)}
-
     def clips(self, split: Split) -> TestClips:
         return self.trial.clips(split)
 
     def codes(self, split: Split) -> ClipCodes:
         """Codes of the labelled clips of a split."""
-        return self._test_codes[split]
+        if split not in self._codes:
+            self._codes[split] = self.trial.codes(self.clips(split))
+        return self._codes[split]
 
     @cached_property
     def density(self) -> DensityModel:
@@ -77,14 +87,9 @@ class ModelView:
 
     def evaluation(self, split: Split) -> Evaluation:
         """AUC, pAUC, interval and scores on the clips of a split."""
+        if split not in self._evaluations:
+            self._evaluations[split] = evaluate(self.density.score_samples(self.codes(split)), self.clips(split))
         return self._evaluations[split]
-
-    @cached_property
-    def _evaluations(self) -> dict[Split, Evaluation]:
-        return {
-            split: evaluate(self.density.score_samples(self.codes(split)), self.clips(split))
-            for split in (Split.VALIDATION, Split.HELD_OUT)
-        }
 
     def position_scores(self, split: Split, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Features (T, 64), surprise (P, 8, 8) and patch starts (P,) of one clip of a split."""
@@ -95,30 +100,35 @@ class ModelView:
         return clips.frames_TF[begin:end], surprise, one.starts_BP[0].numpy()
 
 
-def find_checkpoint(run: RunResults, number: int) -> Path:
-    """The newest checkpoint of a trial: that of the epoch it is ranked by.
+def checkpoint_places(run: RunResults, number: int) -> list[CheckpointPlace]:
+    """Where a trial's checkpoints may lie: under the run's ``--storage-path``, then in its folder."""
+    places = []
+    elsewhere = run.manifest.options.get("storage_path")
+    if elsewhere:
+        address = place_under(absolute_place(str(elsewhere)), run.manifest.identity, f"{number:05d}")
+        places.append(CheckpointPlace(address))
+    return [*places, CheckpointPlace(str(run.folder.checkpoint_path(number)))]
+
+
+def read_newest(run: RunResults, number: int) -> dict[str, Any]:
+    """State of a trial's newest checkpoint, that of the epoch it is ranked by; of a store a copy is read and removed.
 
     Raises
     ------
     RunError
         If the trial has none: it never trained, or its checkpoints were cleaned away.
+    CheckpointError
+        If the checkpoint is damaged, or its store cannot be reached.
     """
-    folders = [run.folder.checkpoint_path(number)]
-    elsewhere = run.manifest.options.get("storage_path")
-    if elsewhere:
-        root = Path(str(elsewhere)).expanduser()
-        folders += [
-            root / run.manifest.identity / f"{number:05d}",
-            root / run.manifest.name / "trials" / f"{number:05d}" / "checkpoints",
-            root / "trials" / f"{number:05d}" / "checkpoints",
-            root / run.manifest.name / f"{number:05d}",
-            root / f"{number:05d}",
-        ]
-    for folder in folders:
-        checkpoints = list_checkpoints(folder)
-        if checkpoints:
-            return checkpoints[max(checkpoints)]
-    raise RunError(f"trial {number} of {run.folder.path} has no checkpoint in {folders[0]}")
+    places = checkpoint_places(run, number)
+    for place in places:
+        try:
+            checkpoints = list_checkpoints(place.folder) if place.fetch() else {}
+            if checkpoints:
+                return read_checkpoint(checkpoints[max(checkpoints)])
+        finally:
+            place.forget_copy()
+    raise RunError(f"trial {number} of {run.folder.path} has no checkpoint in {places[0].address}")
 
 
 def load_view(run: RunResults, number: int, *, dataset: Dataset | None = None, device: str = "cpu") -> ModelView:
@@ -135,19 +145,16 @@ def load_view(run: RunResults, number: int, *, dataset: Dataset | None = None, d
     """
     if number not in run.records:
         raise RunError(f"{run.folder.path} holds no trial {number} that has started")
-    path = find_checkpoint(run, number)
+    state = read_newest(run, number)
     dataset = dataset or load_run_data(run)
     config = TrialConfig.from_flat(run.records[number].start.config)
-    state = read_checkpoint(path)
     trial = Trial(config, dataset, plan=default_plan(config), device=device)
     try:
         trial.restore(state)
     except KeyError as error:
-        raise CheckpointError(f"checkpoint {path} is not a trial's: it lacks {error}") from None
-    front_end = DataConfig.from_dict(run.manifest.data).front_end
-    return ModelView(
-        number, trial.epoch, trial, dataset, seconds_per_frame=front_end.hop_length / front_end.sample_rate
-    )
+        raise CheckpointError(f"the checkpoint of trial {number} is not a trial's: it lacks {error}") from None
+    raw = not run.manifest.data.get("data_root") or any(name.endswith(".wav") for name in dataset.train.names)
+    return ModelView(number, trial.epoch, trial, dataset, DataConfig.from_dict(run.manifest.data).front_end, raw)
 
 
 def load_run_data(run: RunResults) -> Dataset:

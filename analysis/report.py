@@ -26,6 +26,7 @@ def build_parser() -> Parser:
     add_flag(
         parser, "no_model", action="store_true", help="leave out what needs the winner's checkpoint and recordings"
     )
+    add_flag(parser, "held_out", action="store_true", help="score held-out clips although the search has not ended")
     add_flag(parser, "device", default="cpu", help="where the winner's scores are computed (default: cpu)")
     return parser
 
@@ -34,19 +35,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     set_up_logging()
     output = Path(arguments.output) if arguments.output else Path(arguments.run) / "report.html"
-    write_report(Path(arguments.run), output, with_model=not arguments.no_model, device=arguments.device)
+    write_report(
+        Path(arguments.run),
+        output,
+        with_model=not arguments.no_model,
+        held_out=arguments.held_out,
+        device=arguments.device,
+    )
     print(f"{output} ({output.stat().st_size / 1024**2:.1f} MiB)")
     return 0
 
 
-def write_report(path: Path, output: Path, *, with_model: bool = True, device: str = "cpu") -> None:
+def write_report(
+    path: Path, output: Path, *, with_model: bool = True, held_out: bool = False, device: str = "cpu"
+) -> None:
     """Writes the report of a run. Raises RunError if the run cannot be read or the file cannot be written."""
     from analysis.results import load_run
 
     results = load_run(path)
     if not output.parent.is_dir():
         raise RunError(f"the report {output} cannot be written: {output.parent} is no folder")
-    page = render(results, with_model=with_model, device=device)
+    page = render(results, with_model=with_model, held_out=held_out, device=device)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(page, encoding="utf-8")
@@ -55,7 +64,7 @@ def write_report(path: Path, output: Path, *, with_model: bool = True, device: s
         raise RunError(f"the report {output} cannot be written: {error.strerror}") from None
 
 
-def render(results: "RunResults", *, with_model: bool = True, device: str = "cpu") -> str:
+def render(results: "RunResults", *, with_model: bool = True, held_out: bool = False, device: str = "cpu") -> str:
     """The page of a run as HTML."""
     # Here, not above: --help and a mistyped path answer without jinja2, matplotlib and torch.
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -66,7 +75,7 @@ def render(results: "RunResults", *, with_model: bool = True, device: str = "cpu
         loader=PackageLoader("analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=False
     )
     template = environment.get_template("report.html.j2")
-    content = report_content(results, with_model=with_model, device=device)
+    content = report_content(results, with_model=with_model, held_out=held_out, device=device)
     return template.render(content=content, embed=embed, folder=str(results.folder.path))
 
 

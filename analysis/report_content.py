@@ -63,17 +63,19 @@ class ReportContent:
     notes: tuple[str, ...]
 
 
-def report_content(run: RunResults, *, with_model: bool = True, device: str = "cpu") -> ReportContent:
-    """The content of a run's report.
+def report_content(
+    run: RunResults, *, with_model: bool = True, held_out: bool = False, device: str = "cpu"
+) -> ReportContent:
+    """The content of a run's report. Held-out clips are scored when the search has ended, or on request.
 
     Without the winner's checkpoint or its recordings (or with `with_model=False`) the sections that need them say
     why they are short; the others are complete.
     """
     left_out = WinnerModel(run, None, "It was left out on request (--no-model).")
-    winner = bring_back(run, device=device) if with_model else left_out
+    winner = bring_back(run, device=device, held_out=held_out) if with_model else left_out
     if with_model and winner.view is None:
         _log.warning("%s", winner.why_not)
-    held_out = winner.view.evaluation(Split.HELD_OUT) if winner.view else None
+    evaluation = winner.held_out()
     found = importances(run)
     sections = [
         _searched(run),
@@ -87,8 +89,8 @@ def report_content(run: RunResults, *, with_model: bool = True, device: str = "c
     ]
     return ReportContent(
         title=f"Search {run.manifest.name}",
-        summary=summary_sentence(run, held_out),
-        tiles=_tiles(run, held_out),
+        summary=summary_sentence(run, evaluation),
+        tiles=_tiles(run, evaluation),
         sections=tuple(sections),
         notes=run.notes,
     )
@@ -206,8 +208,8 @@ def _why(run: RunResults, found: Importances) -> str:
 
 def _held_out(winner: WinnerModel) -> Section:
     section = Section("How well it detects on held-out clips")
-    if winner.view is None:
-        section.text.append(winner.why_not)
+    if winner.view is None or winner.missing(Split.HELD_OUT):
+        section.text.append(winner.missing(Split.HELD_OUT))
         return section
     clips = winner.view.clips(Split.HELD_OUT)
     section.tables.append(winner.held_out_table())

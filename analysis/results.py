@@ -27,6 +27,7 @@ PARAM = "params_"
 """Prefix of the columns that hold what the sampler chose, as in Optuna's own data frames."""
 UNFINISHED = "unfinished"
 """How a trial without an ending is called: it still runs, or its search was interrupted."""
+FAILED = (TrialEnd.OUT_OF_MEMORY.value, TrialEnd.NON_FINITE.value, TrialEnd.CRASHED.value)
 _TIERS = {TrialEnd.COMPLETED.value: 0, TrialEnd.PRUNED.value: 1, UNFINISHED: 1}
 ENDS: tuple[str, ...] = (*[end.value for end in TrialEnd], UNFINISHED)
 
@@ -215,7 +216,7 @@ def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...
         row["number"] = number
         row["started"] = trial.datetime_start if trial else None
         row["completed"] = trial.datetime_complete if trial else None
-        params = record.start.params if record is not None else trial.params if trial else {}
+        params = record.start.used if record is not None else trial.params if trial else {}
         rows.append({**row, **{PARAM + name: value for name, value in params.items()}})
     frame = pd.DataFrame(rows)
     if not len(frame):

@@ -3,9 +3,12 @@
 import fcntl
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainable.record import RunFolder, RunManifest
+
+if TYPE_CHECKING:
+    from analysis.results import RunResults
 
 
 class SearchState(StrEnum):
@@ -47,6 +50,15 @@ def last_heard(folder: RunFolder) -> datetime | None:
         if file.exists()
     ]
     return datetime.fromtimestamp(max(times), UTC) if times else None
+
+
+def held_out_later(run: "RunResults") -> str:
+    """Why held-out clips are not scored yet; empty once the search has ended."""
+    if run.state is SearchState.ENDED:
+        return ""
+    return (
+        "Held-out clips are scored once, for the winner, when the search has ended; --held-out scores them before that."
+    )
 
 
 def time_text(moment: datetime) -> str:

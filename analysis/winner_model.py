@@ -12,10 +12,12 @@ from analysis.figures.scores import score_histograms
 from analysis.figures.surprise import spectrogram_with_surprise
 from analysis.model_view import ModelView, load_view
 from analysis.results import RunResults
+from analysis.state import held_out_later
 from analysis.style import message_figure
 from analysis.tables import Table
 from trainable.data.clips import Split
 from trainable.errors import ProjectError
+from trainable.scoring.evaluate import Evaluation
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,23 @@ class WinnerModel:
     view: ModelView | None
     why_not: str
     """Empty where there is a model."""
+    held_out_why_not: str = ""
+    """Why held-out clips are not scored although there is a model; empty where they are."""
+
+    def held_out(self) -> Evaluation | None:
+        """The evaluation on held-out clips; None where there is none, and `missing` says why."""
+        return None if self.view is None or self.held_out_why_not else self.view.evaluation(Split.HELD_OUT)
+
+    def missing(self, split: Split) -> str:
+        """Why the clips of a split have no scores; empty where they have."""
+        return self.why_not or (self.held_out_why_not if split is Split.HELD_OUT else "")
 
     def held_out_table(self) -> Table:
         """AUC and pAUC of each machine id on held-out clips, their mean, and the mean's 95 % interval."""
         columns = ("machine id", "AUC", "pAUC")
-        if self.view is None:
-            return Table(columns, ((self.why_not, "–", "–"),))
-        held_out = self.view.evaluation(Split.HELD_OUT)
+        held_out = self.held_out()
+        if held_out is None:
+            return Table(columns, ((self.missing(Split.HELD_OUT), "–", "–"),))
         low, high = held_out.interval
         rows = [(i, f"{a:.3f}", f"{held_out.pauc_by_id[i]:.3f}") for i, a in held_out.auc_by_id.items()]
         rows.append(("mean", f"{held_out.auc:.3f}", f"{held_out.pauc:.3f}"))
@@ -42,16 +54,16 @@ class WinnerModel:
     def score_histograms(self, split: Split = Split.HELD_OUT) -> Figure:
         """Scores of normal and anomalous clips, a panel a machine id."""
         title = f"{_word(split)} scores"
-        if self.view is None:
-            return message_figure(title, self.why_not)
+        if self.view is None or self.missing(split):
+            return message_figure(title, self.missing(split))
         found, clips = self.view.evaluation(split), self.view.clips(split)
         return score_histograms(found.scores, found.labels, clips.machine_ids, found.auc_by_id, title=title)
 
     def roc(self, split: Split = Split.HELD_OUT) -> Figure:
         """ROC curves, a line a machine id, with the region of the pAUC."""
         title = f"{_word(split)} ROC"
-        if self.view is None:
-            return message_figure(title, self.why_not)
+        if self.view is None or self.missing(split):
+            return message_figure(title, self.missing(split))
         found, clips = self.view.evaluation(split), self.view.clips(split)
         return roc_curves(found.scores, found.labels, clips.machine_ids, title=title)
 
@@ -104,15 +116,22 @@ class WinnerModel:
         return pictures
 
 
-def bring_back(run: RunResults, number: int | None = None, *, device: str = "cpu") -> WinnerModel:
-    """The model of a trial (the winner by default) from its newest checkpoint, with the reason where it has none."""
+def bring_back(
+    run: RunResults, number: int | None = None, *, device: str = "cpu", held_out: bool = False
+) -> WinnerModel:
+    """The model of a trial (the winner by default) from its newest checkpoint, with the reason where it has none.
+
+    Held-out clips are scored once the search has ended, for who looks at them before may choose by them; `held_out`
+    scores them all the same.
+    """
     number = run.best_number if number is None else number
     if number is None:
         return WinnerModel(run, None, "No trial has finished an epoch yet.")
     try:
-        return WinnerModel(run, load_view(run, number, device=device), "")
+        view = load_view(run, number, device=device)
     except ProjectError as error:
         return WinnerModel(run, None, f"The winner could not be brought back: {error}.")
+    return WinnerModel(run, view, "", "" if held_out else held_out_later(run))
 
 
 def _word(split: Split) -> str:

@@ -5,12 +5,18 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from analysis.commands import retrain_command
 from analysis.results import RunResults
-from trainable.errors import CheckpointError, RunError
+from analysis.state import held_out_later
+from trainable.errors import CheckpointError, ProjectError, RunError
 from trainable.record import write_json
 from trainable.units import format_bytes
+
+if TYPE_CHECKING:
+    from trainable.data.load import Dataset
+    from trainable.scoring.evaluate import Evaluation
 
 _log = logging.getLogger(__name__)
 
@@ -39,35 +45,35 @@ class Winner:
     """TrialConfig.flat()."""
     plan: dict[str, Any] | None
     missing: str = ""
+    """Why there is no held-out AUC."""
+    shared: bool = False
+    """Whether that reason is the same for all trials of the run."""
 
 
-def find_winners(run: RunResults, top: int, *, device: str = "cpu") -> list[Winner]:
-    """The `top` trials of `RunResults.ranked`; held-out clips are scored for each, but never decide the order.
+def find_winners(
+    run: RunResults, top: int, *, held_out: bool = False, device: str = "cpu"
+) -> tuple[list[Winner], list[str]]:
+    """The `top` trials of `RunResults.ranked`, and what must be said of all of them.
 
-    Raises
-    ------
-    RunError
-        If no trial has an AUC, or the recordings have changed since the run.
-    DataError
-        If the recordings cannot be loaded.
+    Held-out clips are scored for each once the search has ended (before that with `held_out`), but never decide the
+    order. Where the recordings are gone or have changed, everything else is there.
+
+    Raises RunError if no trial has an AUC.
     """
-    from analysis.model_view import load_run_data, load_view
-    from trainable.data.clips import Split
+    from analysis.model_view import load_run_data
 
     if not len(run.ranked):
         raise RunError(f"no trial of {run.folder.path} has finished an epoch, so there is no best one")
-    dataset = load_run_data(run)
+    dataset, reason = None, "" if held_out else held_out_later(run)
+    if not reason:
+        try:
+            dataset = load_run_data(run)
+        except ProjectError as error:
+            reason = f"No held-out AUC: {error}."
     winners = []
     for rank, number in enumerate(run.ranked.index[:top].tolist(), start=1):
         record, row = run.records[number], run.ranked.loc[number]
-        auc = pauc = interval = None
-        missing = ""
-        try:
-            evaluation = load_view(run, number, dataset=dataset, device=device).evaluation(Split.HELD_OUT)
-            auc, pauc, interval = evaluation.auc, evaluation.pauc, evaluation.interval
-        except (CheckpointError, RunError) as error:
-            missing = f"{error}; --retrain --trial {number} trains it again and says"
-            _log.warning("held-out AUC of trial %d: %s", number, error)
+        found, missing = (None, reason) if dataset is None else _held_out(run, number, dataset, device)
         winners.append(
             Winner(
                 rank=rank,
@@ -76,41 +82,75 @@ def find_winners(run: RunResults, top: int, *, device: str = "cpu") -> list[Winn
                 validation_auc=float(row["final_auc"]),
                 validation_pauc=float(row["final_pauc"]),
                 epochs=int(row["epochs"]),
-                held_out_auc=auc,
-                held_out_pauc=pauc,
-                held_out_interval=interval,
+                held_out_auc=None if found is None else found.auc,
+                held_out_pauc=None if found is None else found.pauc,
+                held_out_interval=None if found is None else found.interval,
                 predicted_bytes=int(row["predicted_bytes"]),
                 peak_bytes=int(row["peak_bytes"]),
                 epoch_seconds=float(row["epoch_seconds"]),
-                params=dict(record.start.params),
+                params=record.start.used,
                 config=dict(record.start.config),
                 plan=record.epochs[-1].plan or record.start.plan,
                 missing=missing,
+                shared=bool(reason),
             )
         )
-    return winners
+    return winners, [reason] if reason else []
+
+
+def _held_out(run: RunResults, number: int, dataset: "Dataset", device: str) -> "tuple[Evaluation | None, str]":
+    """A trial's evaluation on held-out clips, or why there is none."""
+    from analysis.model_view import load_view
+    from trainable.data.clips import Split
+
+    try:
+        return load_view(run, number, dataset=dataset, device=device).evaluation(Split.HELD_OUT), ""
+    except (CheckpointError, RunError) as error:
+        _log.warning("held-out AUC of trial %d: %s", number, error)
+        return None, f"{error}; to measure it, train it again: {retrain_command(run, number)}"
+
+
+COLUMNS = (
+    ("rank", 4),
+    ("trial", 5),
+    ("validation AUC", 14),
+    ("held-out AUC (95 % interval)", -28),
+    ("held-out pAUC", 13),
+    ("ended", -13),
+    ("epochs", 6),
+    ("GPU memory", -18),
+    ("s an epoch", 10),
+)
+"""Headings and widths of `winners_text`; text stands left (negative), numbers right."""
 
 
 def winners_text(winners: Sequence[Winner]) -> str:
     """A table for a terminal, a line a configuration, and its parameters below."""
-    lines = ["rank  trial  validation AUC  held-out AUC (95 % interval)  held-out pAUC  GPU memory             epoch"]
+    lines = [_line([name for name, _ in COLUMNS])]
     for winner in winners:
         held_out = "–"
         if winner.held_out_auc is not None and winner.held_out_interval is not None:
             low, high = winner.held_out_interval
             held_out = f"{winner.held_out_auc:.3f} ({low:.3f} … {high:.3f})"
-        pauc = f"{winner.held_out_pauc:.3f}" if winner.held_out_pauc is not None else "–"
-        lines.append(
-            f"{winner.rank:>4}  {winner.number:>5}  {winner.validation_auc:>14.3f}  {held_out:<28}  {pauc:<13}  "
-            f"{memory_text(winner):<20}  {winner.epoch_seconds:.3g} s"
-        )
+        cells = [str(winner.rank), str(winner.number), f"{winner.validation_auc:.3f}", held_out]
+        cells += [f"{winner.held_out_pauc:.3f}" if winner.held_out_pauc is not None else "–"]
+        cells += [winner.end.replace("_", " "), str(winner.epochs), memory_text(winner), f"{winner.epoch_seconds:.3g}"]
+        lines.append(_line(cells))
         lines.append("      " + ", ".join(f"{name}={_short(value)}" for name, value in winner.params.items()))
-        if winner.missing:
+        # What holds for all of them is said once, below.
+        if winner.missing and not winner.shared:
             lines.append(f"      no held-out AUC: {winner.missing}")
     lines.append(
         "Completed trials first, by the validation AUC of their last epoch; held-out clips took no part in the choice."
     )
     return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    padded = [
+        cell.ljust(-width) if width < 0 else cell.rjust(width) for cell, (_, width) in zip(cells, COLUMNS, strict=True)
+    ]
+    return "  ".join(padded).rstrip()
 
 
 def memory_text(winner: Winner) -> str:
@@ -136,7 +176,7 @@ def export_winners(run: RunResults, winners: Sequence[Winner], folder: Path) -> 
         folder.mkdir(parents=True, exist_ok=True)
         for winner in winners:
             path = folder / f"best-{winner.rank}-trial-{winner.number:05d}.yaml"
-            results = {k: v for k, v in asdict(winner).items() if k not in ("config", "params", "plan")}
+            results = {k: v for k, v in asdict(winner).items() if k not in ("config", "params", "plan", "shared")}
             content = {
                 "config": winner.config,
                 "data": run.manifest.data,
@@ -147,7 +187,8 @@ def export_winners(run: RunResults, winners: Sequence[Winner], folder: Path) -> 
             # Through JSON: tuples and numpy scalars become what safe YAML can hold.
             path.write_text(yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False), encoding="utf-8")
             written.append(path)
-        write_json(folder / "best.json", {"run": run.manifest.name, "best": [asdict(winner) for winner in winners]})
+        listed = [{k: v for k, v in asdict(winner).items() if k != "shared"} for winner in winners]
+        write_json(folder / "best.json", {"run": run.manifest.name, "best": listed})
         written.append(folder / "best.json")
     except OSError as error:
         raise RunError(f"--export {folder} cannot be written: {error.strerror}") from None

@@ -6,6 +6,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from analysis.results import FAILED
 from analysis.style import (
     BLACK,
     END_COLOURS,
@@ -17,11 +18,16 @@ from analysis.style import (
     new_figure,
     styled,
 )
+from trainable.record import TrialEnd
 
 
 @styled
 def search_progress(trials: pd.DataFrame) -> Figure:
-    """Validation AUC of each trial at its last epoch, by number, and the best so far."""
+    """Validation AUC of each trial at its last epoch, by number, and the best so far.
+
+    The best by the rule that chooses the winner, a completed trial; until one has completed the highest AUC, which may
+    fall, is dotted.
+    """
     scored = trials.dropna(subset=["final_auc"])
     if not len(scored):
         return message_figure("Progress of the search", "No trial has finished an epoch yet.")
@@ -37,8 +43,16 @@ def search_progress(trials: pd.DataFrame) -> Figure:
             label=f"{str(end).replace('_', ' ')} ({len(part)})",
             rasterized=len(scored) > 300,
         )
-    best = scored["final_auc"].cummax()
-    axes.step(best.index, best, where="post", color=BLACK, linewidth=1.3, label="best so far")
+    completed = scored[scored["end"] == TrialEnd.COMPLETED.value]
+    before = scored[scored.index <= completed.index[0]] if len(completed) else scored
+    before = before[~before["end"].isin(FAILED)]
+    if len(before) > 1 or not len(completed):
+        highest = before["final_auc"].cummax()
+        axes.step(highest.index, highest, ":", where="post", color=GREY, linewidth=1.3, label="highest, none completed")
+    if len(completed):
+        best = completed["final_auc"].cummax()
+        best.loc[scored.index[-1]] = best.iloc[-1]
+        axes.step(best.index, best, where="post", color=BLACK, linewidth=1.3, label="best completed")
     axes.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
     axes.set(title="Progress of the search", xlabel="trial", ylabel="validation AUC at the last epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

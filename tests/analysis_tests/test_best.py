@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from analysis import best
-from analysis.model_view import find_checkpoint, load_run_data, load_view
-from analysis.results import load_run
+from analysis.model_view import load_run_data, load_view, read_newest
+from analysis.results import RunResults, load_run
 from analysis.winners import export_winners, find_winners, winners_text
 from tests.analysis_tests.synthetic import make_run
 from trainable import commandline
@@ -25,7 +25,8 @@ pytestmark = pytest.mark.timeout(120)  # the first to ask for the trained run wa
 
 def test_winners_are_the_ranking_with_held_out_values(trained_path: Path) -> None:
     run = load_run(trained_path)
-    winners = find_winners(run, 5)
+    winners, notes = find_winners(run, 5)
+    assert notes == []
     assert [winner.number for winner in winners] == run.ranked.index.tolist()
     assert [winner.rank for winner in winners] == [1, 2]
     for winner in winners:
@@ -61,7 +62,7 @@ def test_the_tone_band_is_found_where_it_is(trained_path: Path) -> None:
 
 def test_an_exported_configuration_trains_again(trained_path: Path, tmp_path: Path) -> None:
     run = load_run(trained_path)
-    winners = find_winners(run, 1)
+    winners, _ = find_winners(run, 1)
     paths = export_winners(run, winners, tmp_path / "best")
     assert [path.name for path in paths] == ["best-1-trial-00001.yaml", "best.json"]
     config, data = read_config_file(paths[0])
@@ -84,36 +85,88 @@ def test_the_command_prints_and_exports(trained_path: Path, tmp_path: Path, caps
 
 
 def test_columns_stand_under_their_headings(trained_path: Path) -> None:
-    lines = winners_text(find_winners(load_run(trained_path), 2)).splitlines()
-    held_out = lines[0].index("held-out AUC")
+    lines = winners_text(find_winners(load_run(trained_path), 2)[0]).splitlines()
+    held_out, ended = lines[0].index("held-out AUC"), lines[0].index("ended")
     for line in lines[1:4:2]:
         assert line[held_out - 1] == " "
         assert 0.0 <= float(line[held_out : held_out + 5]) <= 1.0
+        assert line[ended:].split()[:2] == ["completed", "3"]  # how it ended, and its epochs
+        assert len(line) <= len(lines[0])
+    assert lines[0].endswith("s an epoch")
 
 
 def test_without_checkpoints_the_order_stays_and_the_reason_is_said(trained_path: Path, tmp_path: Path) -> None:
     path = shutil.copytree(trained_path, tmp_path / "run")
     shutil.rmtree(path / "trials" / "00001" / "checkpoints")
-    winners = find_winners(load_run(path), 2)
+    winners, notes = find_winners(load_run(path), 2)
+    assert notes == []
     assert [winner.number for winner in winners] == [1, 0]
     assert winners[0].held_out_auc is None
     assert "no checkpoint" in winners[0].missing
     assert winners[1].held_out_auc is not None
     assert "no held-out AUC: trial 1" in winners_text(winners)
-    assert "--retrain --trial 1" in winners[0].missing
+    assert f"python -m analysis.best {path} --retrain --trial 1" in winners[0].missing
 
 
 def test_checkpoints_under_a_storage_path_are_found(trained_path: Path, tmp_path: Path) -> None:
     path = shutil.copytree(trained_path, tmp_path / "run")
-    stored = tmp_path / "storage" / "trained" / "trials" / "00001"
-    stored.mkdir(parents=True)
-    shutil.move(path / "trials" / "00001" / "checkpoints", stored)
-    manifest = json.loads((path / "manifest.json").read_text())
-    manifest["options"] = {"storage_path": str(tmp_path / "storage")}
-    (path / "manifest.json").write_text(json.dumps(manifest))
-    run = load_run(path)
-    assert find_checkpoint(run, 1).is_relative_to(tmp_path / "storage")
+    run = stored_elsewhere(path, tmp_path / "storage", str(tmp_path / "storage"))
     assert load_view(run, 1).epoch == 3
+    assert (tmp_path / "storage" / "trained" / "00001").is_dir()
+
+
+def stored_elsewhere(path: Path, storage: Path, address: str) -> RunResults:
+    """The run with trial 1's checkpoints where ``--storage-path ADDRESS`` keeps them."""
+    storage.mkdir()
+    (storage / "trained").mkdir()
+    shutil.move(path / "trials" / "00001" / "checkpoints", storage / "trained" / "00001")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["options"] = {"storage_path": address}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return load_run(path)
+
+
+def test_checkpoints_in_an_object_store_are_fetched_and_the_copy_goes(
+    trained_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyarrow's store of files stands for any other: an address, not a path."""
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(copies))
+    path = shutil.copytree(trained_path, tmp_path / "run")
+    run = stored_elsewhere(path, tmp_path / "storage", (tmp_path / "storage").as_uri())
+    assert load_view(run, 1).epoch == 3
+    assert list(copies.iterdir()) == []
+    with pytest.raises(RunError, match=r"trial 7 of .* has no checkpoint in file://"):
+        read_newest(run, 7)
+
+
+def test_without_recordings_the_table_is_printed_and_the_reason_said(
+    trained_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shutil.copytree(trained_path, tmp_path / "run")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["data"]["data_root"] = str(tmp_path / "gone")
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert best.main([str(path), "--top", "2"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("num_embeddings=") == 2
+    assert out.count("No held-out AUC: ") == 1
+    assert str(tmp_path / "gone") in out.splitlines()[-1]
+
+
+def test_a_search_that_has_not_ended_keeps_its_held_out_clips(
+    trained_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shutil.copytree(trained_path, tmp_path / "run")
+    (path / "summary.json").unlink()
+    with patch("trainable.trial.Trial.codes", side_effect=AssertionError("no clip is scored")):
+        assert best.main([str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("The search is interrupted or running on another machine: 2 of 2 trials ended, as of ")
+    assert "held-out clips are scored once" in lines[-1].lower()
+    assert best.main([str(path), "--held-out", "--top", "1"]) == 0
+    assert " … " in capsys.readouterr().out
 
 
 def test_recordings_that_changed_are_refused(trained_path: Path, tmp_path: Path) -> None:
@@ -155,7 +208,7 @@ def test_measured_memory_is_shown_before_predicted(trained_path: Path) -> None:
 
     from analysis.winners import memory_text
 
-    winner = dataclasses.replace(find_winners(load_run(trained_path), 1)[0], predicted_bytes=2**30, peak_bytes=2**29)
+    winner = dataclasses.replace(find_winners(load_run(trained_path), 1)[0][0], predicted_bytes=2**30, peak_bytes=2**29)
     assert memory_text(winner) == "512 MiB measured"
     assert memory_text(dataclasses.replace(winner, peak_bytes=0)) == "1.00 GiB predicted"
     assert memory_text(dataclasses.replace(winner, peak_bytes=0, predicted_bytes=0)) == "–"

@@ -106,12 +106,23 @@ def test_a_run_on_a_gpu_is_drawn_by_what_was_measured(synthetic_run: RunResults)
 
 def test_the_progress_line_never_falls(synthetic_run: RunResults) -> None:
     axes = search_progress(synthetic_run.trials).axes[0]
-    best = next(line for line in axes.get_lines() if line.get_label() == "best so far")
-    values = np.asarray(best.get_ydata())
-    assert (np.diff(values) >= 0).all()
-    assert values[-1] == synthetic_run.trials["final_auc"].max()
+    lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.get_lines()}
+    assert (np.diff(lines["best completed"]) >= 0).all()
+    assert lines["best completed"][-1] == synthetic_run.ranked["final_auc"].iloc[0]
+    assert (np.diff(lines["highest, none completed"]) >= 0).all()
     points = sum(len(c.get_offsets()) for c in axes.collections if isinstance(c, PathCollection))
     assert points == synthetic_run.trials["final_auc"].notna().sum()
+
+
+def test_before_a_trial_has_completed_the_highest_is_called_so() -> None:
+    trials = pd.DataFrame(
+        {"end": ["pruned", "crashed", "unfinished", "pruned"], "final_auc": [0.6, 0.9, 0.7, 0.65]}, index=range(4)
+    )
+    lines = {
+        str(line.get_label()): np.asarray(line.get_ydata()) for line in search_progress(trials).axes[0].get_lines()
+    }
+    assert "best completed" not in lines
+    assert lines["highest, none completed"].tolist() == [0.6, 0.7, 0.7]  # one that crashed does not count
 
 
 def test_the_pareto_front_by_hand() -> None:

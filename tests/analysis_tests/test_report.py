@@ -1,6 +1,7 @@
 """The report: complete, one file, the same for the same run, and honest about what is missing."""
 
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from unittest.mock import patch
@@ -111,6 +112,23 @@ def test_a_checkpoint_that_is_gone_is_said(synthetic_run: RunResults) -> None:
     section = next(s for s in content.sections if s.title.startswith("How well"))
     assert "could not be brought back" in section.text[0]
     assert section.pictures == []
+
+
+@pytest.mark.timeout(120)
+def test_a_search_that_has_not_ended_says_so_and_keeps_its_held_out_clips(trained_path: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(trained_path, tmp_path / "run")
+    (path / "summary.json").unlink()
+    run = load_run(path)
+    content = report_content(run)
+    section = next(s for s in content.sections if s.title.startswith("How well"))
+    assert "Held-out clips are scored once" in section.text[0]
+    assert section.pictures == section.tables == []
+    assert "held-out" not in content.summary
+    assert not [tile for tile in content.tiles if "held-out" in tile[0]]
+    assert "2 of 2 trials ended, as of " in content.notes[0]
+    assert next(s for s in content.sections if "codes" in s.title).pictures  # validation clips are open to all
+    content = report_content(run, held_out=True)
+    assert content.tiles[0][0] == "held-out AUC"
 
 
 def test_the_summary_before_the_first_epoch(tmp_path: Path) -> None:
