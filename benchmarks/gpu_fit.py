@@ -1,22 +1,20 @@
 """A device profile of what `benchmarks.gpu_memory` measured: quantities by least squares, the margin by the worst."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from benchmarks.gpu_cases import DATA, Case
+from trainable.memory.calibrate import Measured, recalibrated
 from trainable.memory.planner import Planner
-from trainable.memory.predict import Predictor
-from trainable.memory.profile import DeviceProfile, MeasuredPeak
+from trainable.memory.profile import DeviceProfile
 from trainable.plan import ExecutionPlan
 from trainable.units import MIB
 
 LARGE_BYTES = 256 * MIB
 """Below that the units in which the allocator reserves memory, which are counted apart, are most of a peak."""
-MOST_SHARE = 4.0
-"""Of a convolution's input and output bytes; no workspace is looked for beyond it."""
 Row = Mapping[str, Any]
 
 
@@ -37,52 +35,16 @@ def calibrated(
         Memory of the card.
     """
     known = [row for row in rows if row["case"] in cases]
-    share = workspace_share(known, cases, profile)
-    measured = replace(
+    started = replace(
         profile,
         name=name,
         total_bytes=total_bytes,
         context_bytes=max(0, max(row["driver_bytes"] - row["reserved_bytes"] for row in known) - profile.library_bytes),
-        convolution_workspace_share=share,
         fragmentation_share=_fragmentation(known, profile),
         **time_quantities(known, cases, profile),
     )
-    predictor = Predictor(DATA, measured)
-    peaks = [
-        MeasuredPeak(
-            predicted_bytes=predictor.predict(cases[row["case"]].config, cases[row["case"]].plan).allocated_bytes,
-            measured_bytes=row["allocated_bytes"],
-        )
-        for row in known
-    ]
-    return measured.recalibrated(peaks)
-
-
-def workspace_share(rows: Sequence[Row], cases: Mapping[str, Case], profile: DeviceProfile) -> float:
-    """Share of a convolution's input and output that its workspace takes: least squares of the relative errors."""
-
-    def squares(share: float) -> float:
-        predictor = Predictor(DATA, replace(profile, convolution_workspace_share=share))
-        errors = [
-            predictor.predict(cases[row["case"]].config, cases[row["case"]].plan).allocated_bytes
-            / row["allocated_bytes"]
-            - 1.0
-            for row in rows
-        ]
-        return float(np.sum(np.square(errors)))
-
-    return _smallest(squares, 0.0, MOST_SHARE)
-
-
-def _smallest(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function of one number is smallest: a grid, and finer ones around its best point."""
-    best = low
-    for _ in range(4):
-        points = np.linspace(low, high, 17)
-        best = float(points[int(np.argmin([function(float(point)) for point in points]))])
-        step = (high - low) / 16
-        low, high = max(low, best - step), min(high, best + step)
-    return round(best, 4)
+    peaks = [Measured(cases[row["case"]].config, cases[row["case"]].plan, row["allocated_bytes"]) for row in known]
+    return recalibrated(started, peaks, DATA)
 
 
 def _fragmentation(rows: Sequence[Row], profile: DeviceProfile) -> float:

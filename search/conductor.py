@@ -241,7 +241,12 @@ class Conductor:
         # The trial's seed comes from the proposal's number, which is known before the study gives the trial one.
         config["seed"] = self.options.trial_seed(self._proposed - 1)
         number = self.study.start(
-            proposal.params, distributions, config=config, plan=plan, predicted_bytes=choice.predicted_bytes
+            proposal.params,
+            distributions,
+            config=config,
+            plan=plan,
+            predicted_bytes=choice.predicted_bytes,
+            predicted_allocated_bytes=choice.allocated_bytes,
         )
         start = TrialStart(
             number=number,
@@ -249,6 +254,7 @@ class Conductor:
             config=config,
             plan=plan,
             predicted_bytes=choice.predicted_bytes,
+            predicted_allocated_bytes=choice.allocated_bytes,
         )
         self.folder.write_start(start)
         self._started += 1

@@ -67,6 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
         parser, "space", metavar="NAME_OR_PATH", help="search space: ad_tuning, ad_smoke, ad_losses or a YAML file"
     )
     add_flag(parser, "config", metavar="FILE", help="plan this configuration (such as best.yaml) instead of a space")
+    add_flag(parser, "recalibrate", metavar="RUN", help="compare the peaks that a run measured with their predictions")
+    add_flag(parser, "profile_output", metavar="FILE", help="where --recalibrate saves the corrected profile")
     add_flag(parser, "gpu_memory_budget", metavar="SIZE", help="memory of each trial, such as 24GiB")
     add_flag(parser, "samples", type=int, default=256, metavar="N", help="configurations drawn for the share (256)")
     add_flag(parser, "rows", type=int, default=12, metavar="N", help="of them in the table (12)")
@@ -80,6 +82,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
+    if arguments.recalibrate is not None:
+        return _recalibrate(arguments)
+    if arguments.profile_output is not None:
+        raise ConfigError("--profile-output is where --recalibrate RUN saves; name the run too")
     if (arguments.space is None) == (arguments.config is None):
         raise ConfigError("name what to plan: either --space NAME or --config FILE")
     for flag in ("samples", "rows"):
@@ -102,6 +108,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     planned = [Planned(params, planner.plan(config)) for params, config in zip(sample, configs, strict=True)]
     print_share(console, space, planned, planner)
     print_table(console, planned[: arguments.rows])
+    return 0
+
+
+def _recalibrate(arguments: argparse.Namespace) -> int:
+    if arguments.space is not None or arguments.config is not None:
+        raise ConfigError("--recalibrate takes its configurations from the run; leave out --space and --config")
+    from search.recalibrate import recalibrate
+    from trainable.memory.profile import DeviceProfile
+
+    profile = DeviceProfile.load(Path(arguments.profile)) if arguments.profile else None
+    output = Path(arguments.profile_output) if arguments.profile_output else None
+    recalibrate(Console(highlight=False, soft_wrap=True), Path(arguments.recalibrate), profile, output)
     return 0
 
 

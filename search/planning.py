@@ -24,6 +24,8 @@ class Choice:
     fits: bool
     reason: str = ""
     """Why it does not fit."""
+    allocated_bytes: int = 0
+    """What of the predicted bytes PyTorch's allocator holds, without margin."""
 
 
 class Plans(Protocol):
@@ -44,8 +46,14 @@ def planner_plans(planner: Any) -> Plans:
     def ask(config: TrialConfig) -> Choice:
         answer = planner.plan(config)
         if isinstance(answer, DoesNotFit):
-            return Choice(answer.smallest_plan, answer.smallest_bytes, False, answer.reason)
-        return Choice(answer.plan, answer.predicted_bytes, True)
+            return Choice(
+                answer.smallest_plan,
+                answer.smallest_bytes,
+                False,
+                answer.reason,
+                answer.prediction.allocated_bytes,
+            )
+        return Choice(answer.plan, answer.predicted_bytes, True, allocated_bytes=answer.prediction.allocated_bytes)
 
     return ask
 

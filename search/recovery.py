@@ -163,6 +163,7 @@ def _add(study: SearchStudy, record: TrialRecord, distributions: Distributions, 
             start.params, distributions(start.params), budget_bytes=budget, outcome=replace(outcome), **known
         )
     else:
+        known["predicted_allocated_bytes"] = start.predicted_allocated_bytes
         number = study.start(start.params, distributions(start.params), plan=start.plan, **known)
     if number != start.number:
         raise RunError(

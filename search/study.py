@@ -43,7 +43,7 @@ FAILURES = frozenset({TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRAS
 """Endings that must repel the sampler."""
 _SQLITE = "sqlite:///"
 _FAILURES = "failures"
-_START = ("config", "plan", "predicted_bytes")
+_START = ("config", "plan", "predicted_bytes", "predicted_allocated_bytes")
 """User attributes that a trial is started with."""
 FAILURE_VIOLATION = 1.0
 """As large as predicting e times the budget: violations are summed and compared."""
@@ -145,9 +145,16 @@ class SearchStudy:
         config: Mapping[str, Any],
         plan: Mapping[str, Any] | None,
         predicted_bytes: int,
+        predicted_allocated_bytes: int = 0,
     ) -> int:
         """Adds a running trial and gives its number."""
-        attrs = {"run": self.run, "config": dict(config), "plan": plan, "predicted_bytes": predicted_bytes}
+        attrs = {
+            "run": self.run,
+            "config": dict(config),
+            "plan": plan,
+            "predicted_bytes": predicted_bytes,
+            "predicted_allocated_bytes": predicted_allocated_bytes,
+        }
         with self._writing():
             return self._writer.create(TrialState.RUNNING, params, distributions, attrs, {})
 

@@ -43,6 +43,8 @@ class TrialFactory:
             plan=default_plan(config) if start.plan is None else ExecutionPlan.from_dict(start.plan),
             device=self.device,
             predicted_bytes=start.predicted_bytes,
+            predicted_allocated_bytes=start.predicted_allocated_bytes,
             next_smaller_plan=lambda plan: self.planner.next_smaller(config, plan),
             predict=lambda plan: self.planner.predict(config, plan).predicted_bytes,
+            predict_allocated=lambda plan: self.planner.predict(config, plan).allocated_bytes,
         )

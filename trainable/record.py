@@ -88,7 +88,9 @@ class EpochReport:
     peak_bytes: int
     """Measured peak of the CUDA allocator; 0 on a CPU."""
     predicted_bytes: int
-    """Predicted peak of the plan in use; 0 where none was made."""
+    """Predicted peak of the plan in use, everything that the process takes; 0 where none was made."""
+    predicted_allocated_bytes: int = 0
+    """What of it `peak_bytes` was predicted to be: the allocator's part, without margin; 0 where none was made."""
     plan: dict[str, Any] = field(default_factory=dict)
     """ExecutionPlan.to_dict() of the plan in use."""
     events: tuple[str, ...] = ()
@@ -117,6 +119,8 @@ class TrialStart:
     """ExecutionPlan.to_dict(), None where no plan fits."""
     predicted_bytes: int
     """Peak of `plan`, or of the smallest plan where none fits; 0 where no budget was set."""
+    predicted_allocated_bytes: int = 0
+    """The allocator's part of it, without margin; 0 where none was predicted."""
 
     @property
     def used(self) -> dict[str, Any]:

@@ -112,8 +112,10 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
             plan=choice.plan,
             device=device,
             predicted_bytes=choice.predicted_bytes,
+            predicted_allocated_bytes=choice.prediction.allocated_bytes,
             next_smaller_plan=lambda plan: planner.next_smaller(config, plan),
             predict=lambda plan: planner.predict(config, plan).predicted_bytes,
+            predict_allocated=lambda plan: planner.predict(config, plan).allocated_bytes,
         )
     if folder is not None and list_checkpoints(folder):
         print(f"continuing from epoch {_resumed(trial, folder)} in {folder}")

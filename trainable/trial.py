@@ -27,12 +27,13 @@ class Trial:
     ----------
     plan
         How to execute it; chosen by the planner or `default_plan`.
-    predicted_bytes
-        Predicted peak of `plan`, handed through to the reports; 0 where no prediction was made.
+    predicted_bytes, predicted_allocated_bytes
+        Predicted peak of `plan`, and the allocator's part of it, handed through to the reports; 0 where no prediction
+        was made.
     next_smaller_plan
         Asked after an out-of-memory error; without it the error ends the trial.
-    predict
-        Predicted peak (bytes) of any plan, so that reports after a recovery name that of the plan in use.
+    predict, predict_allocated
+        The same two of any plan, so that reports after a recovery name those of the plan in use.
     """
 
     def __init__(
@@ -43,15 +44,17 @@ class Trial:
         plan: ExecutionPlan,
         device: str | torch.device = "cpu",
         predicted_bytes: int = 0,
+        predicted_allocated_bytes: int = 0,
         next_smaller_plan: Callable[[ExecutionPlan], ExecutionPlan | None] | None = None,
         predict: Callable[[ExecutionPlan], int] | None = None,
+        predict_allocated: Callable[[ExecutionPlan], int] | None = None,
         dtype: torch.dtype = torch.float32,
     ):
         self.config = config
         self.dataset = dataset
         self.device = torch.device(device)
-        self._planned = plan, predicted_bytes
-        self._predict = predict
+        self._planned = plan, predicted_bytes, predicted_allocated_bytes
+        self._predict, self._predict_allocated = predict, predict_allocated
         self.best_auc = float("-inf")
         self.best_epoch = 0
         self._trainer: Trainer | None = Trainer(
@@ -68,10 +71,18 @@ class Trial:
     @property
     def predicted_bytes(self) -> int:
         """Predicted peak of the plan in use; 0 where none was made."""
-        plan, planned_bytes = self._planned
+        plan, planned_bytes, _ = self._planned
         if self.trainer.plan == plan:
             return planned_bytes
         return self._predict(self.trainer.plan) if self._predict is not None else 0
+
+    @property
+    def predicted_allocated_bytes(self) -> int:
+        """What of it the allocator was predicted to hold; 0 where none was made."""
+        plan, _, planned_bytes = self._planned
+        if self.trainer.plan == plan:
+            return planned_bytes
+        return self._predict_allocated(self.trainer.plan) if self._predict_allocated is not None else 0
 
     @property
     def trainer(self) -> Trainer:
@@ -134,6 +145,7 @@ class Trial:
             score_seconds=ended - trained,
             peak_bytes=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0,
             predicted_bytes=self.predicted_bytes,
+            predicted_allocated_bytes=self.predicted_allocated_bytes,
             plan=trainer.plan.to_dict(),
             events=events,
         )
@@ -193,10 +205,15 @@ class Trial:
         state = {"trainer": self.trainer.state_dict(), "best_auc": self.best_auc, "best_epoch": self.best_epoch}
         return save_checkpoint(folder, self.epoch, state, best_epoch=self.best_epoch or None)
 
-    def load(self, folder: Path) -> int:
-        """Continues from the newest intact checkpoint and gives its epoch. Raises CheckpointError if there is none."""
-        epoch, state = load_newest(folder)
-        self.restore(state)
+    def load(self, folder: Path, at_most: int | None = None) -> int:
+        """Continues from the newest intact checkpoint and gives its epoch. Raises CheckpointError if there is none.
+
+        Parameters
+        ----------
+        at_most
+            Checkpoints of later epochs are left out: what was not reported is trained again.
+        """
+        epoch, _ = load_newest(folder, self.restore, at_most=at_most)
         return epoch
 
     def restore(self, state: dict[str, object]) -> None:

@@ -52,6 +52,8 @@ def trained(dataset: Dataset, planner: Planner | None) -> tuple[Trial, list[Any]
         predicted_bytes=planner.predict(CONFIG, WHOLE).predicted_bytes if planner else 0,
         next_smaller_plan=(lambda plan: planner.next_smaller(CONFIG, plan)) if planner else None,
         predict=(lambda plan: planner.predict(CONFIG, plan).predicted_bytes) if planner else None,
+        predicted_allocated_bytes=planner.predict(CONFIG, WHOLE).allocated_bytes if planner else 0,
+        predict_allocated=(lambda plan: planner.predict(CONFIG, plan).allocated_bytes) if planner else None,
         dtype=torch.float64,
     )
     return trial, [trial.step() for _ in range(CONFIG.phase.epochs)]
@@ -107,6 +109,8 @@ def test_result_is_that_of_the_undisturbed_run(
     assert "predicted" in events[0]
     assert reports[-1].plan != WHOLE.to_dict()
     assert 0 < reports[-1].predicted_bytes < planner.predict(CONFIG, WHOLE).predicted_bytes
+    in_use = planner.predict(CONFIG, trial.trainer.plan)
+    assert reports[-1].predicted_allocated_bytes == in_use.allocated_bytes < reports[-1].predicted_bytes
 
 
 def test_an_error_in_validation(tiny_dataset: Dataset, planner: Planner, undisturbed: Trial) -> None:

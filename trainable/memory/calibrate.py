@@ -1,0 +1,96 @@
+"""What measured peaks teach a device profile: the workspace by least squares, the margin by the worst."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from trainable.config import TrialConfig
+from trainable.memory.predict import DataSizes, Predictor
+from trainable.memory.profile import DeviceProfile, MeasuredPeak
+from trainable.plan import ExecutionPlan
+
+MOST_SHARE = 4.0
+"""Of a convolution's input and output bytes; no workspace is looked for beyond it."""
+WORTH = 0.999
+"""A share that leaves more than this of the squared errors teaches nothing, and the old one stays."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a GPU's allocator held at most while a configuration trained under a plan."""
+
+    config: TrialConfig
+    plan: ExecutionPlan
+    peak_bytes: int
+    """``torch.cuda.max_memory_allocated``."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of the predictions of a profile, beside what was measured."""
+
+    relative: tuple[float, ...]
+    """Predicted ÷ measured − 1 of the allocator's peak, without margin, in the order of the measurements."""
+    above_margin: int
+    """Measurements above the prediction with its margin."""
+
+    @property
+    def median(self) -> float:
+        """Of the absolute errors."""
+        return float(np.median(np.abs(self.relative)))
+
+    @property
+    def worst(self) -> float:
+        return float(np.max(np.abs(self.relative)))
+
+
+def errors_of(measured: Sequence[Measured], data: DataSizes, profile: DeviceProfile) -> Errors:
+    """How far a profile's predictions are from what was measured."""
+    predicted = _predicted(measured, data, profile)
+    pairs = list(zip(predicted, (each.peak_bytes for each in measured), strict=True))
+    return Errors(
+        tuple(prediction / peak - 1.0 for prediction, peak in pairs),
+        sum(peak > prediction * (1.0 + profile.margin_share) for prediction, peak in pairs),
+    )
+
+
+def recalibrated(profile: DeviceProfile, measured: Sequence[Measured], data: DataSizes) -> DeviceProfile:
+    """The profile whose workspace fits the measurements best and whose margin covers all of them.
+
+    Nothing measured leaves it as it is. What is outside of the allocator (context, libraries) is not measured by
+    trials and stays.
+    """
+    if not measured:
+        return profile
+    fitted = replace(profile, convolution_workspace_share=workspace_share(profile, measured, data))
+    pairs = zip(_predicted(measured, data, fitted), measured, strict=True)
+    return fitted.recalibrated(MeasuredPeak(predicted_bytes=p, measured_bytes=m.peak_bytes) for p, m in pairs)
+
+
+def workspace_share(profile: DeviceProfile, measured: Sequence[Measured], data: DataSizes) -> float:
+    """Share of a convolution's input and output that its workspace takes: least squares of the relative errors."""
+
+    def squares(share: float) -> float:
+        tried = replace(profile, convolution_workspace_share=share)
+        return float(np.sum(np.square(errors_of(measured, data, tried).relative)))
+
+    best = _smallest(squares, 0.0, MOST_SHARE)
+    old = profile.convolution_workspace_share
+    return best if squares(best) < WORTH * squares(old) else old
+
+
+def _predicted(measured: Sequence[Measured], data: DataSizes, profile: DeviceProfile) -> list[int]:
+    predictor = Predictor(data, profile)
+    return [predictor.predict(each.config, each.plan).allocated_bytes for each in measured]
+
+
+def _smallest(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function of one number is smallest: a grid, and finer ones around its best point."""
+    best = low
+    for _ in range(4):
+        points = np.linspace(low, high, 17)
+        best = float(points[int(np.argmin([function(float(point)) for point in points]))])
+        step = (high - low) / 16
+        low, high = max(low, best - step), min(high, best + step)
+    return round(best, 4)
