@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search._optuna import frozen, to_optuna
 from search.asha import Asha, Decision
 from search.listeners import Listener
+from search.memory_record import MemoryRecord
 from search.options import SearchOptions
 from search.planning import Planning
 from search.recovery import Found, take_up
@@ -84,6 +85,7 @@ class Conductor:
         self._begin = clock()
         self._starts: dict[int, TrialStart] = {}
         self._values: dict[int, dict[int, float]] = {}
+        self._memory: dict[int, MemoryRecord] = {}
         self._decisions: dict[int, dict[int, Decision]] = {}
         self._failures: dict[int, int] = {}
         self._unfinished: list[TrialStart] = []
@@ -161,6 +163,7 @@ class Conductor:
         self.folder.append_epoch(number, report)
         self.study.report(number, report.epoch, report.validation_auc)
         values[report.epoch] = report.validation_auc
+        self._memory[number].add(report)
         decision = self.asha.report(number, report.epoch, report.validation_auc)
         if report.epoch >= self.options.max_epochs or (self.exhausted and self.stop_reason is not None):
             decision = Decision.STOP
@@ -207,7 +210,7 @@ class Conductor:
             If the trial is not running (it was finished before, or is not of this search).
         """
         start = self._starts[number]
-        self.study.finish(number, outcome)
+        self.study.finish(number, outcome, self._memory[number].attributes())
         self.folder.write_outcome(number, outcome)
         del self._starts[number]
         observation = None
@@ -233,7 +236,9 @@ class Conductor:
         choice = self.planning.choose(proposal.params)
         distributions = proposal.distributions
         if not choice.fits:
-            self._record_over_budget(proposal.params, distributions, choice.predicted_bytes, choice.reason)
+            self._record_over_budget(
+                proposal.params, distributions, choice.predicted_bytes, choice.reason, proposal.draws
+            )
             return None
         self._over_budget_in_a_row = 0
         config = self.space.config(proposal.params, epochs=self.options.max_epochs).flat()
@@ -247,6 +252,7 @@ class Conductor:
             plan=plan,
             predicted_bytes=choice.predicted_bytes,
             predicted_allocated_bytes=choice.allocated_bytes,
+            draws=proposal.draws,
         )
         start = TrialStart(
             number=number,
@@ -264,7 +270,12 @@ class Conductor:
         return start
 
     def _record_over_budget(
-        self, params: dict[str, Any], distributions: Mapping[str, Any], predicted_bytes: int, reason: str
+        self,
+        params: dict[str, Any],
+        distributions: Mapping[str, Any],
+        predicted_bytes: int,
+        reason: str,
+        draws: int,
     ) -> None:
         assert self.options.budget_bytes is not None, "without a budget everything fits"
         outcome = TrialOutcome(end=TrialEnd.OVER_BUDGET, reason=reason, epochs=0, best_auc=None, final_auc=None)
@@ -276,6 +287,7 @@ class Conductor:
             predicted_bytes=predicted_bytes,
             budget_bytes=self.options.budget_bytes,
             outcome=outcome,
+            draws=draws,
         )
         start = TrialStart(number=number, params=params, config=config, plan=None, predicted_bytes=predicted_bytes)
         self.folder.write_start(start)
@@ -293,9 +305,10 @@ class Conductor:
 
     # ---- state ---------------------------------------------------------------------------------------------------
 
-    def _run(self, start: TrialStart, values: dict[int, float]) -> None:
+    def _run(self, start: TrialStart, values: dict[int, float], reports: Sequence[EpochReport] = ()) -> None:
         self._starts[start.number] = start
         self._values[start.number] = values
+        self._memory[start.number] = MemoryRecord(reports)
         self._decisions[start.number] = {}
         if self.space.covers(start.params):
             distributions = self.sampler.distributions(start.params)
@@ -305,7 +318,7 @@ class Conductor:
         if observation is not None:
             self.sampler.history.ended(observation)
         self.asha.forget(number)
-        for table in (self._values, self._decisions, self._failures):
+        for table in (self._values, self._memory, self._decisions, self._failures):
             table.pop(number, None)
         alike = self.standing.ended(number, outcome)
         if alike is not None:
@@ -347,8 +360,7 @@ class Conductor:
             if number not in self._starts:
                 self.asha.forget(number)
         self._prune_unfinished()
-        if self.standing.all_alike:
-            # The user saw it, mended the cause (or not) and resumed: let the search try again.
+        if self.standing.all_alike:  # the user saw it, mended the cause (or not) and resumed: try again
             self.standing.forget_first_endings()
             self.stop_reason = None
 
@@ -364,7 +376,7 @@ class Conductor:
     def _go_on(self, found: Found) -> None:
         """A trial that the driver before left running; one whose ending only lacks its word is ended now."""
         assert found.start is not None, "its own trials are known from their start"
-        self._run(found.start, found.values)
+        self._run(found.start, found.values, self.folder.read_trial(found.number).epochs)
         self._failures[found.number] = found.failures
         outcome = found.outcome
         if outcome is None and max(found.values, default=0) >= self.options.max_epochs:

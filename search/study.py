@@ -146,14 +146,22 @@ class SearchStudy:
         plan: Mapping[str, Any] | None,
         predicted_bytes: int,
         predicted_allocated_bytes: int = 0,
+        draws: int = 1,
     ) -> int:
-        """Adds a running trial and gives its number."""
+        """Adds a running trial and gives its number.
+
+        Parameters
+        ----------
+        draws
+            Candidates that the sampler asked about before this one fitted, itself among them.
+        """
         attrs = {
             "run": self.run,
             "config": dict(config),
             "plan": plan,
             "predicted_bytes": predicted_bytes,
             "predicted_allocated_bytes": predicted_allocated_bytes,
+            "draws": draws,
         }
         with self._writing():
             return self._writer.create(TrialState.RUNNING, params, distributions, attrs, {})
@@ -167,6 +175,7 @@ class SearchStudy:
         predicted_bytes: int,
         budget_bytes: int,
         outcome: TrialOutcome,
+        draws: int = 1,
     ) -> int:
         """Adds a trial that was never started, in one transaction, and gives its number."""
         attrs = {
@@ -177,6 +186,7 @@ class SearchStudy:
             "end": outcome.end.value,
             "reason": outcome.reason,
             "outcome": asdict(outcome),
+            "draws": draws,
         }
         constraints = {"memory": memory_violation(predicted_bytes, budget_bytes)}
         with self._writing():
@@ -192,9 +202,9 @@ class SearchStudy:
         with self._writing():
             self._writer.note(number, _FAILURES, failures)
 
-    def finish(self, number: int, outcome: TrialOutcome) -> None:
-        """Ends a trial: the word of its ending and its state in one transaction."""
-        attrs = {"outcome": asdict(outcome), "end": outcome.end.value}
+    def finish(self, number: int, outcome: TrialOutcome, attributes: Mapping[str, Any] | None = None) -> None:
+        """Ends a trial: the word of its ending, further user attributes and its state in one transaction."""
+        attrs = {**(attributes or {}), "outcome": asdict(outcome), "end": outcome.end.value}
         if outcome.reason:
             attrs["reason"] = outcome.reason
         constraints = {"failure": FAILURE_VIOLATION} if outcome.end in FAILURES else {}

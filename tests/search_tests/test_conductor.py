@@ -1,6 +1,8 @@
 """The conductor alone: which trial, go on or stop, how it ended; whatever moment the driver was killed at."""
 
+import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,13 +206,18 @@ def test_a_budget_that_nothing_fits_names_the_one_that_would_do(tmp_path: Path) 
 
 def test_every_started_trial_fits(tmp_path: Path) -> None:
     conductor = make_conductor(tmp_path, budget_bytes=1024, max_epochs=1)
+    asked = [0]
     for index in range(8):
         start = conductor.next_trial()
         assert start is not None
         assert 0 < start.predicted_bytes <= 1024
+        asked.append(conductor.planning.draws_asked)
         told(conductor, start.number, 0.5 + index / 100)
         conductor.finish(start.number, conductor.outcome(start.number))
     assert conductor.standing.counts[TrialEnd.OVER_BUDGET] == 0
+    draws = [trial.user_attrs["draws"] for trial in conductor.study.trials()]
+    assert draws == [now - before for before, now in itertools.pairwise(asked)], "each candidate asked about is kept"
+    assert sum(draws) > len(draws), "some did not fit"
 
 
 def test_what_does_not_fit_is_recorded_not_counted_and_the_search_gives_up_in_time(tmp_path: Path) -> None:
@@ -368,3 +375,20 @@ def test_trials_have_seeds_of_their_own() -> None:
     assert len(seeds) == 2000
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert SearchOptions(space="s", seed=1).trial_seed(2) == SearchOptions(space="s", seed=1).trial_seed(2)
+
+
+def test_what_memory_did_reaches_the_study_with_the_ending_also_over_a_kill(tmp_path: Path) -> None:
+    """Two recoveries, the second told to another driver; the largest error counts, and a CPU's trial says nothing."""
+    first = make_conductor(tmp_path / "run")
+    number, silent = begin(first), begin(first)
+    measured = {"peak_bytes": 110, "predicted_allocated_bytes": 100}
+    first.report(number, replace(report_at(1, 0.5), events=("out of memory under (8 clips)",), **measured))
+    first.report(silent, report_at(1, 0.5))
+    second = make_conductor(tmp_path / "run")
+    second.report(number, replace(report_at(2, 0.6), events=("out of memory under (4 clips)",), peak_bytes=90))
+    for each in (number, silent):
+        second.finish(each, second.failed(each, TrialEnd.OUT_OF_MEMORY, "no plan is smaller"))
+    attrs = second.study.trials()[number].user_attrs
+    assert attrs["memory_events"] == ["out of memory under (8 clips)", "out of memory under (4 clips)"]
+    assert (attrs["peak_bytes"], attrs["memory_error"]) == (110, pytest.approx(0.1))
+    assert not {"memory_events", "peak_bytes", "memory_error"} & set(second.study.trials()[silent].user_attrs)

@@ -157,8 +157,10 @@ def test_half_made_moments_are_made_again(tiny_dataset: Dataset, planner: Planne
 
 
 def test_it_ends_only_when_no_smaller_plan_exists(tiny_dataset: Dataset, planner: Planner) -> None:
-    with failing(Decoder, "forward", 1, times=10_000) as calls, pytest.raises(torch.OutOfMemoryError):
+    with failing(Decoder, "forward", 1, times=10_000) as calls, pytest.raises(torch.OutOfMemoryError) as caught:
         trained(tiny_dataset, planner)
+    assert "(injected); under (1 clips" in str(caught.value)
+    assert f"after {calls[0] - 1} smaller ones in this epoch" in str(caught.value)
     chain, plan = 0, WHOLE
     while plan is not None:
         chain, plan = chain + 1, planner.next_smaller(CONFIG, plan)  # type: ignore[assignment]

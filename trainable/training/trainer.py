@@ -207,9 +207,14 @@ class Trainer:
                 failed, smaller = self.plan, None
                 if self._next_smaller_plan is not None:
                     smaller = self._next_smaller_plan(failed)
-                if smaller is None:
-                    raise
                 reason = str(error).split("\n")[0]
+                if smaller is None:
+                    # The events of this epoch have no report to travel with: the reason of the trial's end says them.
+                    error.args = (
+                        f"{reason}; under ({failed.describe()}), than which no plan is smaller, "
+                        f"after {len(self.events)} smaller ones in this epoch",
+                    )
+                    raise
             self.events.append(
                 f"epoch {self.epoch + 1}: out of memory under ({failed.describe()}), "
                 f"went on with ({smaller.describe()}): {reason}{self._missed_by(failed)}"

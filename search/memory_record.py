@@ -1,0 +1,43 @@
+"""What the memory of a trial did, as its study keeps it: recoveries, measured peak, error of the prediction."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from trainable.record import EpochReport
+
+EVENTS, PEAK, ERROR = "memory_events", "peak_bytes", "memory_error"
+"""User attributes, written with a trial's ending where there is something to say."""
+
+
+class MemoryRecord:
+    """Adds up the reports of one trial."""
+
+    def __init__(self, reports: Iterable[EpochReport] = ()):
+        self._events: list[str] = []
+        self._peak_bytes = 0
+        self._errors: list[float] = []
+        for report in reports:
+            self.add(report)
+
+    def add(self, report: EpochReport) -> None:
+        """The next report of the trial."""
+        self._events += report.events
+        self._peak_bytes = max(self._peak_bytes, report.peak_bytes)
+        if report.peak_bytes and report.predicted_allocated_bytes:
+            self._errors.append(report.peak_bytes / report.predicted_allocated_bytes - 1.0)
+
+    def attributes(self) -> dict[str, Any]:
+        """User attributes.
+
+        `memory_events` has one sentence a recovery; `peak_bytes` is the highest peak that the allocator measured, and
+        `memory_error` is the highest measured ÷ predicted − 1 of any epoch: above zero the prediction, margin aside,
+        was too low.
+        """
+        attributes: dict[str, Any] = {}
+        if self._events:
+            attributes[EVENTS] = list(self._events)
+        if self._peak_bytes:
+            attributes[PEAK] = self._peak_bytes
+        if self._errors:
+            attributes[ERROR] = round(max(self._errors), 5)
+        return attributes
