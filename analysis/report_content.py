@@ -11,7 +11,7 @@ from analysis.figures.curves import learning_curves
 from analysis.figures.densities import density_comparison
 from analysis.figures.ends import trial_ends
 from analysis.figures.importance import importance_bars
-from analysis.figures.infeasible import infeasible_over_time
+from analysis.figures.infeasible import infeasible_over_time, infeasible_text
 from analysis.figures.memory import memory_by_plan, predicted_against_measured
 from analysis.figures.parallel import parallel_coordinates
 from analysis.figures.pareto import auc_against_memory, auc_against_time
@@ -264,14 +264,15 @@ def _memory(run: RunResults) -> Section:
         "Peak memory is predicted before a trial starts; what cannot fit the budget never does. The plan changes "
         "memory and speed, not the result."
     )
+    section.text.append(infeasible_text(run.trials, budget_text=run.budget_text))
     figures: list[tuple[Callable[[], Figure], str]] = [
         (lambda: auc_against_memory(run.trials, budget_bytes=budget), "AUC against peak memory."),
         (lambda: auc_against_time(run.trials), "AUC against seconds an epoch."),
         (lambda: predicted_against_measured(run.trials, budget_bytes=budget), "Predicted against measured peaks."),
         (lambda: memory_by_plan(run.trials, budget_bytes=budget), "Predicted peak of every proposal."),
         (
-            lambda: infeasible_over_time(run.trials, budget_text=format_bytes(budget) if budget else "none"),
-            "Share of proposals over budget.",
+            lambda: infeasible_over_time(run.trials, budget_text=run.budget_text),
+            "Share of the sampler's candidates that were over budget.",
         ),
     ]
     section.pictures += [Picture(draw(), caption) for draw, caption in figures]

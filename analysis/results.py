@@ -204,7 +204,8 @@ def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...
 
     Columns: end, reason, failures, epochs, final_auc and final_pauc (last epoch), best_auc, best_epoch,
     predicted_bytes, peak_bytes (largest measured, 0 on a CPU), plan (a phrase), micro_batch_clips, recompute,
-    precision, epoch_seconds (median), hours, started and completed (where the study knows), and ``params_*``.
+    precision, epoch_seconds (median), hours, draws (candidates that the sampler asked about for it), started and
+    completed (where the study knows), and ``params_*``.
     """
     studied = {trial.number: trial for trial in proposed}
     rows = []
@@ -214,6 +215,7 @@ def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...
         if row is None:
             continue
         row["number"] = number
+        row["draws"] = trial.user_attrs.get("draws") if trial else None
         row["started"] = trial.datetime_start if trial else None
         row["completed"] = trial.datetime_complete if trial else None
         params = record.start.used if record is not None else trial.params if trial else {}
@@ -221,7 +223,7 @@ def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...
     frame = pd.DataFrame(rows)
     if not len(frame):
         return frame
-    for name in ("best_auc", "final_auc", "final_pauc", "epoch_seconds"):
+    for name in ("best_auc", "final_auc", "final_pauc", "epoch_seconds", "draws"):
         frame[name] = frame[name].astype(float)
     return frame.set_index("number")
 

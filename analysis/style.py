@@ -10,6 +10,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 P = ParamSpec("P")
 
@@ -90,6 +91,14 @@ def panels(
     figure = new_figure(size)
     grid = figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False)
     return figure, list(np.asarray(grid).flat)
+
+
+def integer_axis(axes: Axes) -> None:
+    """Whole numbers on the axis of trials or epochs, and room around a single one."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    low, high = axes.get_xlim()
+    if high - low < 1:
+        axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
 
 
 def message_figure(title: str, message: str) -> Figure:

@@ -147,7 +147,8 @@ class BudgetedTPESampler:
         if index < len(self._initial) and fits(self._initial[index]):
             params = self._initial[index]
             return Proposal(params, self.distributions(params), True, 1)
-        draws = 0
+        # A first proposal that does not fit was asked about too.
+        draws = int(index < len(self._initial))
         if self.history.finished >= self._startup and self.history.kept_feasible:
             for _ in range(BATCHES):
                 for params in self._from_densities(rng):

@@ -220,6 +220,7 @@ def _write_study(folder: RunFolder, made: list[tuple[TrialStart, TrialOutcome, l
                     "reason": outcome.reason,
                     "predicted_bytes": start.predicted_bytes,
                     "plan": start.plan,
+                    "draws": 300 if outcome.end is TrialEnd.OVER_BUDGET else 1 + start.number % 3,
                 },
                 constraints=_constraints(start, outcome),
                 intermediate_values={report.epoch: report.validation_auc for report in reports[:3]},

@@ -19,7 +19,7 @@ from analysis.figures.curves import learning_curves, phase_spans
 from analysis.figures.densities import density_comparison
 from analysis.figures.ends import trial_ends
 from analysis.figures.importance import importance_bars
-from analysis.figures.infeasible import infeasible_over_time, infeasible_share
+from analysis.figures.infeasible import infeasible_over_time, infeasible_share, infeasible_text
 from analysis.figures.memory import memory_by_plan, predicted_against_measured
 from analysis.figures.parallel import parallel_coordinates, unit_positions
 from analysis.figures.pareto import auc_against_memory, auc_against_time, memory_cost, pareto_front
@@ -141,8 +141,17 @@ def test_nothing_beats_a_trial_of_the_front_in_both(synthetic_run: RunResults) -
 
 
 def test_the_infeasible_share_by_hand() -> None:
-    trials = pd.DataFrame({"end": ["over_budget", "completed", "over_budget", "over_budget", "pruned"]})
-    assert infeasible_share(trials, 2).tolist() == [1.0, 0.5, 0.5, 1.0, 0.5]
+    trials = pd.DataFrame(
+        {"end": ["completed", "pruned", "over_budget", "pruned"], "draws": [1.0, 4.0, 10.0, 5.0]}, index=range(4)
+    )
+    # Rejected 0 of 1, 3 of 4, 10 of 10, 4 of 5.
+    assert infeasible_share(trials, 2).tolist() == pytest.approx([0.0, 3 / 5, 13 / 14, 14 / 15])
+    assert infeasible_text(trials, budget_text="2 GiB").startswith(
+        "Of 20 candidates that the sampler asked about 17 (85%)"
+    )
+    unknown = trials.assign(draws=np.nan)
+    assert infeasible_share(unknown, 4).tolist()[-1] == 0.25
+    assert "No budget was set" in texts(infeasible_over_time(trials, budget_text="none"))
 
 
 def test_positions_on_the_parallel_axes() -> None:

@@ -206,7 +206,7 @@ def test_a_budget_that_nothing_fits_names_the_one_that_would_do(tmp_path: Path) 
 
 def test_every_started_trial_fits(tmp_path: Path) -> None:
     conductor = make_conductor(tmp_path, budget_bytes=1024, max_epochs=1)
-    asked = [0]
+    asked = [1]  # the smallest corner, before the first proposal
     for index in range(8):
         start = conductor.next_trial()
         assert start is not None
