@@ -8,7 +8,7 @@ import torch
 
 from tests.trainable_tests.fake_cuda import fake_cuda
 from trainable.errors import BudgetError
-from trainable.memory.cap import cap_process_memory, index_of
+from trainable.memory.cap import cap_process_memory, index_of, pin_settings
 from trainable.memory.profile import DeviceProfile
 from trainable.units import GIB, MIB
 
@@ -49,3 +49,14 @@ def test_every_other_call_of_ours_takes_a_device_without_an_index() -> None:
         assert torch.cuda.mem_get_info(device) == (8 * GIB, 8 * GIB)
         assert index_of(device) == 1
     assert fake.asked == [("reset", 1), ("stats", 1), ("stats", 1)]
+
+
+def test_the_workspace_of_cublaslt_is_cublass_own_and_counted_once() -> None:
+    environment = {"TORCH_CUBLASLT_UNIFIED_WORKSPACE": "0"}
+    pin_settings(environment)
+    assert environment["TORCH_CUBLASLT_UNIFIED_WORKSPACE"] == "1"
+    blocks = [int(part) for part in environment["CUBLAS_WORKSPACE_CONFIG"].split(":")[1:]]
+    kib = sum(size * count for size, count in zip(blocks[::2], blocks[1::2], strict=True))
+    assert int(environment["CUBLASLT_WORKSPACE_SIZE"]) <= kib, "it lies within"
+    # One for the thread of the forward pass and one for that of the backward pass.
+    assert DeviceProfile().workspace_bytes == 2 * kib * 1024

@@ -20,6 +20,9 @@ OLD_ALLOCATOR_SETTINGS = "PYTORCH_CUDA_ALLOC_CONF"
 EXPANDABLE = "expandable_segments:True"
 CUBLAS_SETTINGS = "CUBLAS_WORKSPACE_CONFIG"
 CUBLASLT_SETTINGS = "CUBLASLT_WORKSPACE_SIZE"
+UNIFIED_WORKSPACE = "TORCH_CUBLASLT_UNIFIED_WORKSPACE"
+"""cuBLASLt works in cuBLAS's workspace instead of one of its own. Open-source builds of torch 2.13 do so by themselves
+(``torch.backends.cuda.blas_workspace_size``), others may not: pinned, so that a prediction counts it once everywhere."""
 
 
 def pin_settings(environment: MutableMapping[str, str]) -> None:
@@ -33,10 +36,11 @@ def pin_settings(environment: MutableMapping[str, str]) -> None:
         name: ",".join([*others, EXPANDABLE]),
         CUBLAS_SETTINGS: CUBLAS_WORKSPACE_CONFIG,
         CUBLASLT_SETTINGS: str(CUBLASLT_WORKSPACE_KIB),
+        UNIFIED_WORKSPACE: "1",
     }
     for name, value in wanted.items():
         given = environment.get(name)
-        if given and name in (CUBLAS_SETTINGS, CUBLASLT_SETTINGS) and given != value:
+        if given and name in (CUBLAS_SETTINGS, CUBLASLT_SETTINGS, UNIFIED_WORKSPACE) and given != value:
             _log.warning("%s is %s; set to %s, which memory was predicted for", name, given, value)
         environment[name] = value
 

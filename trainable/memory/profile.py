@@ -24,6 +24,7 @@ PROFILES = Path(__file__).parent / "profiles"
 CUBLAS_WORKSPACE_CONFIG = ":4096:2:16:8"
 """Two workspaces of 4096 KiB and eight of 16 KiB, cuBLAS's own default before Hopper; on Hopper it would be 32 MiB."""
 CUBLASLT_WORKSPACE_KIB = 8192
+"""No more than cuBLAS's 8320 KiB, in which it lies: `cap` pins the unified workspace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,8 @@ class DeviceProfile:
     cublas_workspace_bytes: int = 2 * (2 * 4096 + 8 * 16) * 1024
     """Workspaces of cuBLAS, from the allocator: `CUBLAS_WORKSPACE_CONFIG` as `cap` pins it, for the thread that runs
     the forward pass and the one that runs the backward pass. Documented."""
-    cublaslt_workspace_bytes: int = 2 * CUBLASLT_WORKSPACE_KIB * 1024
-    """Workspaces of cuBLASLt as `cap` pins them, likewise."""
+    cublaslt_workspace_bytes: int = 0
+    """Workspaces of cuBLASLt beside them: none, for it works in cuBLAS's, as `cap` pins it. Documented."""
     convolution_workspace_share: float = 1.0
     """Workspace of a convolution that is not depthwise, as a share of its input and output bytes: cuDNN turns both
     into the layout of its tensor-core kernels. Estimate."""
