@@ -60,3 +60,12 @@ def test_the_workspace_of_cublaslt_is_cublass_own_and_counted_once() -> None:
     assert int(environment["CUBLASLT_WORKSPACE_SIZE"]) <= kib, "it lies within"
     # One for the thread of the forward pass and one for that of the backward pass.
     assert DeviceProfile().workspace_bytes == 2 * kib * 1024
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_old_variable_does_not_hide_the_new_one(empty: str) -> None:
+    """torch reads the old name wherever it is set: empty, it would switch expandable segments off."""
+    environment = {"PYTORCH_CUDA_ALLOC_CONF": empty, "PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}
+    pin_settings(environment)
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in environment
+    assert environment["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:64,expandable_segments:True"

@@ -16,13 +16,14 @@ _log = logging.getLogger(__name__)
 ALLOCATOR_SETTINGS = "PYTORCH_ALLOC_CONF"
 """torch's environment variable since 2.9; read when the allocator starts, so set before the first CUDA tensor."""
 OLD_ALLOCATOR_SETTINGS = "PYTORCH_CUDA_ALLOC_CONF"
-"""Its name before. Where it is set, torch 2.13 reads it and not the new one (``CUDAAllocatorConfig.h``)."""
+"""Its name before. Where it is set, were it to nothing, torch 2.13 reads it and not the new one
+(``CUDAAllocatorConfig.h``)."""
 EXPANDABLE = "expandable_segments:True"
 CUBLAS_SETTINGS = "CUBLAS_WORKSPACE_CONFIG"
 CUBLASLT_SETTINGS = "CUBLASLT_WORKSPACE_SIZE"
 UNIFIED_WORKSPACE = "TORCH_CUBLASLT_UNIFIED_WORKSPACE"
 """cuBLASLt works in cuBLAS's workspace instead of one of its own. Open-source builds of torch 2.13 do so by themselves
-(``torch.backends.cuda.blas_workspace_size``), others may not: pinned, so that a prediction counts it once everywhere."""
+(``torch.backends.cuda.blas_workspace_size``), others may not: pinned, so that it is counted once everywhere."""
 
 
 def pin_settings(environment: MutableMapping[str, str]) -> None:
@@ -30,7 +31,9 @@ def pin_settings(environment: MutableMapping[str, str]) -> None:
 
     Settings of the allocator other than expandable segments stay.
     """
-    name = OLD_ALLOCATOR_SETTINGS if environment.get(OLD_ALLOCATOR_SETTINGS) else ALLOCATOR_SETTINGS
+    if not environment.get(OLD_ALLOCATOR_SETTINGS, "x").strip():
+        del environment[OLD_ALLOCATOR_SETTINGS]
+    name = OLD_ALLOCATOR_SETTINGS if OLD_ALLOCATOR_SETTINGS in environment else ALLOCATOR_SETTINGS
     others = [part for part in environment.get(name, "").split(",") if part and "expandable_segments" not in part]
     wanted = {
         name: ",".join([*others, EXPANDABLE]),
