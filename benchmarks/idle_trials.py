@@ -65,7 +65,7 @@ class IdleTrial:
     def save(self, folder: Path) -> None:
         """Nothing to save."""
 
-    def load(self, folder: Path) -> int:
+    def load(self, folder: Path, at_most: int | None = None) -> int:
         return self._epoch
 
     def release(self) -> None:

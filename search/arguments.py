@@ -63,7 +63,7 @@ def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(group, "device", help="cpu or cuda; auto takes GPUs where there are some")
     add_flag(group, "profile", metavar="FILE", help="device profile (JSON) of the GPUs (default: by their name)")
     add_flag(group, "storage_path", metavar="PLACE", help="checkpoints in this shared folder or at this s3:// address")
-    add_flag(group, "checkpoint_limit", metavar="SIZE", help="ceiling on the checkpoints of trials that ended")
+    add_flag(group, "checkpoint_limit", metavar="SIZE", help="ceiling on the checkpoints of all trials (10GiB)")
     add_flag(group, "study_storage", metavar="URL", help="shared study, such as postgresql://user@host/db")
     add_flag(group, "mlflow", metavar="URI", help="log trials to this MLflow server too (needs pip install mlflow)")
     add_flag(group, "study_name", metavar="NAME", help="study in it; drivers that name the same one work together")

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from search.checkpoints import CheckpointKeeper, checkpoint_place
 from search.conductor import Conductor, Decision
+from search.deadline import deadline
 from search.options import SearchOptions
-from trainable.checkpoint_place import CheckpointPlace, begin_or_resume
-from trainable.errors import NonFiniteError
+from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
+from trainable.errors import NonFiniteError, RunError
 from trainable.memory.exhausted import is_out_of_memory
 from trainable.record import EpochReport, RunFolder, TrialEnd, TrialStart
 
@@ -28,7 +29,7 @@ class TrialLike(Protocol):
 
     def save(self, folder: Path) -> Any: ...
 
-    def load(self, folder: Path) -> int: ...
+    def load(self, folder: Path, at_most: int | None = None) -> int: ...
 
     def release(self) -> None: ...
 
@@ -61,14 +62,22 @@ class LocalRunner:
         self._make = trial_factory
         self._keeper = CheckpointKeeper(options, run_folder, conductor.study.run, conductor.standing.leaders)
         self._slots: list[_Slot] = []
+        self._waiting: list[TrialStart] = []
 
     def run(self) -> None:
-        """Until the conductor is done. Ctrl-C leaves every trial at its last saved epoch, to be resumed."""
-        waiting = self._conductor.unfinished()
+        """Until the conductor is done. Ctrl-C leaves every trial at its last saved epoch, to be resumed.
+
+        Raises
+        ------
+        ProjectError
+            If the study, the folder or the checkpoints' place cannot be written; every trial can be resumed then too.
+        """
+        self._waiting = self._conductor.unfinished()
+        self._keeper.sweep(self._conductor.running, self._conductor.standing.leaders)
         try:
             while not self._conductor.done:
                 while len(self._slots) < self._options.workers:
-                    start = waiting.pop(0) if waiting else self._conductor.next_trial()
+                    start = self._waiting.pop(0) if self._waiting else self._conductor.next_trial()
                     if start is None:
                         break
                     self._begin(start)
@@ -77,12 +86,14 @@ class LocalRunner:
         finally:
             for slot in self._slots:
                 slot.trial.release()
+                slot.place.forget_copy()
 
     def _begin(self, start: TrialStart) -> None:
         """Fills a slot; a trial that was interrupted goes on from its newest intact checkpoint."""
         place = checkpoint_place(self._options, self._folder, self._conductor.study.run, start.number)
         try:
-            trial = begin_or_resume(lambda: self._make(start), place)
+            with deadline(self._options.trial_timeout_seconds):
+                trial = begin_or_resume(lambda: self._make(start), place, self._conductor.reported(start.number))
         except Exception as error:
             self._failed(start, error)
             return
@@ -91,40 +102,53 @@ class LocalRunner:
     def _step(self, slot: _Slot) -> None:
         number = slot.start.number
         try:
-            report = slot.trial.step()
+            with deadline(self._options.trial_timeout_seconds):
+                report = slot.trial.step()
         except Exception as error:  # one trial's fault must not end the search, whatever it is
             self._close(slot)
             self._failed(slot.start, error)
             return
-        # Report before checkpoint: killed between the two, the epoch is trained again but no result is lost.
+        # The last epoch's checkpoint before its report: the held-out score must be of the weights that were reported.
+        # All others after it: killed between the two, the epoch is trained again but no result is lost.
+        last = report.epoch >= self._options.max_epochs
+        if last:
+            self._save(slot)
         decision = self._conductor.report(number, report)
         if decision is Decision.STOP:
             outcome = self._conductor.outcome(number)
-            if outcome.end is TrialEnd.COMPLETED:
-                self._save(slot)
             self._close(slot)
             self._conductor.finish(number, outcome)
             self._ended(number)
-        else:
+        elif not last:
             self._save(slot)
+        self._keeper.reported(number, report.epoch, self._conductor.running, self._conductor.standing.leaders)
 
     def _save(self, slot: _Slot) -> None:
         slot.trial.save(slot.place.folder)
         slot.place.push()
 
     def _failed(self, start: TrialStart, error: Exception) -> None:
-        """Retries a crash from the trial's checkpoint, or ends the trial with the reason."""
+        """Retries a failure from the trial's checkpoint, or ends the trial with the reason.
+
+        Raises
+        ------
+        RunError
+            If it is no failure of the trial: what it writes to is full or away.
+        """
+        unwritten = storage_failure(error)
+        if unwritten is not None:
+            raise RunError(unwritten) from None
         reason = f"{type(error).__name__}: {error}"
+        if self._conductor.retry(start.number):
+            logger.warning("trial %d failed and goes on from its checkpoint: %s", start.number, reason)
+            self._waiting.insert(0, start)
+            return
         if isinstance(error, NonFiniteError):
             end = TrialEnd.NON_FINITE
         elif is_out_of_memory(error):
             end = TrialEnd.OUT_OF_MEMORY
         else:
             end = TrialEnd.CRASHED
-            if self._conductor.retry(start.number):
-                logger.warning("trial %d failed and goes on from its checkpoint: %s", start.number, reason)
-                self._begin(start)
-                return
         logger.info("trial %d ended, %s: %s", start.number, end, reason, exc_info=logger.isEnabledFor(logging.DEBUG))
         self._conductor.finish(start.number, self._conductor.failed(start.number, end, reason))
         self._ended(start.number)
@@ -135,4 +159,4 @@ class LocalRunner:
         slot.place.forget_copy()
 
     def _ended(self, number: int) -> None:
-        self._keeper.ended(number, self._conductor.standing.leaders)
+        self._keeper.ended(number, self._conductor.standing.leaders, self._conductor.running)

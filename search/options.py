@@ -9,6 +9,7 @@ from trainable.checkpoint_place import check_address
 from trainable.config import DataConfig
 from trainable.errors import BudgetError, ConfigError
 from trainable.memory.profile import DeviceProfile
+from trainable.units import GIB
 
 MOST_TRIALS = 1_000_000
 
@@ -38,14 +39,18 @@ class SearchOptions:
     study_name: str | None = None
     """Study in `study_storage`; None = the run's own. Drivers that name the same one share their results."""
     warm_start: str | None = None
-    checkpoint_limit_bytes: int | None = None
-    """Ceiling on the bytes of the checkpoints that stay when their trials have ended; None = five trials' worth."""
+    checkpoint_limit_bytes: int | None = 10 * GIB
+    """Ceiling on the bytes of all checkpoints of the search, running trials' too; None = none.
+
+    The default is ten times what 64 running trials and the best five keep of models with 8,192 codes (207 files of
+    5 MB): it is there for the disk, not for the search.
+    """
     mlflow: str | None = None
     """Tracking address of an MLflow server to log trials to as well. On Ray only."""
     max_failures: int = 2
     """Restarts of one trial from its checkpoint before it counts as crashed."""
     trial_timeout_seconds: float | None = 3600.0
-    """Seconds without a report after which a trial's worker is replaced; None waits for ever. On Ray only."""
+    """Seconds without a report after which a trial fails (on Ray its worker is replaced); None waits for ever."""
     startup_trials: int | None = None
     """Random proposals before TPE; None = a third of the trials, 4 … 10."""
     device: str = "auto"

@@ -5,6 +5,7 @@ it does for `search.local_runner`. Ray's own snapshot of the experiment is not u
 complete at every moment.
 """
 
+import functools
 import json
 import logging
 import os
@@ -12,11 +13,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray import cloudpickle, tune
+from ray import tune
 from ray.tune import Callback, PlacementGroupFactory
 from ray.tune.experiment import Trial as RayTuneTrial
 from ray.tune.schedulers import TrialScheduler
@@ -26,8 +26,9 @@ from search.checkpoints import CheckpointKeeper, checkpoint_place
 from search.conductor import Conductor, Decision
 from search.options import SearchOptions
 from search.packing import Node, SlotKind, counts_now
-from trainable.errors import ProjectError
-from trainable.ray_trainable import ENDED, METRIC, REASON, REPORT, RayTrial, trial_config
+from search.ray_faults import crash_reason, of_ray_itself
+from trainable.errors import RunError
+from trainable.ray_trainable import ENDED, METRIC, REASON, REPORT, UNWRITTEN, RayTrial, trial_config
 from trainable.record import EpochReport, RunFolder, TrialEnd, TrialStart
 
 logger = logging.getLogger(__name__)
@@ -62,11 +63,15 @@ class _Session:
         self.numbers: dict[str, int] = {}
         self.kinds: dict[int, int] = {}
         self.heard: dict[int, float] = {}
-        """When each running trial was last heard of (monotonic seconds)."""
-        self.reasons: dict[int, str] = {}
-        """Why each trial that failed did so last."""
+        """When each trial that has a worker was last heard of (monotonic seconds)."""
+        self.reasons: dict[int, tuple[TrialEnd, str]] = {}
+        """How each trial that failed did so last."""
+        self.silent: set[int] = set()
+        """Trials whose workers were killed for their silence."""
         self.error: BaseException | None = None
+        """What ends the search; its trials stay as they are, to be resumed."""
         self.waiting = conductor.unfinished()
+        self.keeper.sweep(conductor.running, conductor.standing.leaders)
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """Ray pickles searcher, scheduler and callbacks for its snapshot; of this nothing is to be kept there."""
@@ -79,12 +84,12 @@ class _Session:
         kind = next(kind for kind, slots in enumerate(free) if slots > 0)
         self.starts[number] = start
         self.numbers[trial_id], self.kinds[number] = number, kind
-        self.heard[number] = time.monotonic()
         return {
             KIND: kind,
             **trial_config(
                 start,
                 checkpoints=checkpoint_place(self.options, self.folder, self.conductor.study.run, number).address,
+                reported=self.conductor.reported(number),
                 max_epochs=self.options.max_epochs,
                 label=label_of(self.conductor.space.name, start),
             ),
@@ -113,18 +118,44 @@ class _Session:
         """The trial lost its slot; it takes the next free one, before any new trial."""
         self.waiting.append(self.starts[number])
         self.kinds.pop(number)
-        self.heard.pop(number)
+        self.heard.pop(number, None)
 
     def ended(self, number: int) -> None:
         self.kinds.pop(number, None)
         self.starts.pop(number, None)
         self.heard.pop(number, None)
-        self.keeper.ended(number, self.conductor.standing.leaders)
+        self.keeper.ended(number, self.conductor.standing.leaders, self.conductor.running)
 
-    def finish_failed(self, number: int, end: TrialEnd, reason: str) -> None:
-        logger.info("trial %d ended, %s: %s", number, end, " ".join(reason.split())[:300])
+    def failed(self, number: int, end: TrialEnd, reason: str) -> None:
+        """Lets a trial that failed go on from its checkpoint, in any slot, or ends it."""
+        line = " ".join(reason.split())[:300]
+        if self.conductor.retry(number):
+            logger.warning("trial %d failed and goes on from its checkpoint: %s", number, line)
+            self.wait_again(number)
+            return
+        logger.info("trial %d ended, %s: %s", number, end, line)
         self.conductor.finish(number, self.conductor.failed(number, end, reason))
         self.ended(number)
+
+
+def _kept(fallback: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """For what Ray calls: an error there would be wrapped into Ray's own; it is kept for `RayRunner.run` instead."""
+
+    def wrap(method: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(method)
+        def call(self: Any, *arguments: Any, **options: Any) -> Any:
+            session: _Session = self._session
+            if session.error is not None:
+                return fallback
+            try:
+                return method(self, *arguments, **options)
+            except Exception as error:
+                session.error = error
+                return fallback
+
+        return call
+
+    return wrap
 
 
 class _ConductorSearcher(Searcher):
@@ -134,32 +165,25 @@ class _ConductorSearcher(Searcher):
         super().__init__(metric=METRIC, mode="max")
         self._session = session
 
+    @_kept(Searcher.FINISHED)
     def suggest(self, trial_id: str) -> Any:
         session = self._session
         if len(session.kinds) >= session.workers:
             return None
-        try:
-            start = session.waiting.pop(0) if session.waiting else session.conductor.next_trial()
-        except ProjectError as error:
-            session.error = error
-            start = None
+        start = session.waiting.pop(0) if session.waiting else session.conductor.next_trial()
         if start is not None:
             return session.begin(trial_id, start)
         # Not finished while anything runs: it may lose its worker and then wait for a slot again.
         return None if session.kinds else Searcher.FINISHED
 
+    @_kept(None)
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Endings are told by the scheduler already, except a crash: the trial goes on from its checkpoint, or not."""
         session = self._session
         number = session.numbers.pop(trial_id)
-        reason = session.reasons.pop(number, "the worker was lost")
-        if not error or number not in session.conductor.running:
-            return
-        if session.conductor.retry(number):
-            logger.warning("trial %d failed and goes on from its checkpoint: %s", number, reason)
-            session.wait_again(number)
-        else:
-            session.finish_failed(number, TrialEnd.CRASHED, reason)
+        end, reason = session.reasons.pop(number, (TrialEnd.CRASHED, "the worker was lost"))
+        if error and number in session.conductor.running:
+            session.failed(number, end, reason)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is what a resume reads."""
@@ -178,23 +202,36 @@ class _ConductorScheduler(TrialScheduler):
     def on_trial_add(self, tune_controller: Any, trial: RayTuneTrial) -> None:
         """Ray starts what the searcher gave, in that order."""
 
+    @_kept(TrialScheduler.STOP)
     def on_trial_result(self, tune_controller: Any, trial: RayTuneTrial, result: dict[str, Any]) -> str:
         session = self._session
         number = session.number_of(trial)
         session.heard[number] = time.monotonic()
+        if UNWRITTEN in result:
+            raise RunError(result[UNWRITTEN])
         if ENDED in result:
-            session.finish_failed(number, TrialEnd(result[ENDED]), result[REASON])
+            session.failed(number, TrialEnd(result[ENDED]), result[REASON])
             return str(TrialScheduler.STOP)
         report = EpochReport.from_dict(json.loads(result[REPORT]))
         if session.conductor.report(number, report) is Decision.CONTINUE:
+            conductor = session.conductor
+            session.keeper.reported(number, report.epoch, conductor.running, conductor.standing.leaders)
             return str(TrialScheduler.CONTINUE)
         session.conductor.finish(number, session.conductor.outcome(number))
         session.ended(number)
         return str(TrialScheduler.STOP)
 
+    @_kept(None)
     def on_trial_error(self, tune_controller: Any, trial: RayTuneTrial) -> None:
         """A crash; Ray tells the searcher next."""
-        self._session.reasons[self._session.number_of(trial)] = crash_reason(trial)
+        session = self._session
+        number = session.number_of(trial)
+        if number in session.silent:
+            session.silent.discard(number)
+            limit = session.options.trial_timeout_seconds
+            session.reasons[number] = TrialEnd.CRASHED, f"silent for more than {limit:g} s (--trial-timeout)"
+        else:
+            session.reasons[number] = crash_reason(trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: RayTuneTrial, result: dict[str, Any]) -> None:
         """Told in `on_trial_result` already."""
@@ -202,12 +239,8 @@ class _ConductorScheduler(TrialScheduler):
     def on_trial_remove(self, tune_controller: Any, trial: RayTuneTrial) -> None:
         """Trials are never paused."""
 
-    def choose_trial_to_run(self, tune_controller: Any) -> RayTuneTrial | None:
-        """None: Ray starts pending trials in their order by itself.
-
-        Asked at each of Ray's steps, so this is where trials are seen that wait for a kind of slot whose nodes are
-        all gone; they are taken back and begin again elsewhere, from their checkpoints.
-        """
+    @_kept(None)
+    def _take_back(self, tune_controller: Any) -> None:
         session = self._session
         lost = session.lost_kinds()
         for trial in list(tune_controller.get_live_trials()) if lost else ():
@@ -217,6 +250,16 @@ class _ConductorScheduler(TrialScheduler):
                 session.wait_again(number)
                 trial.init_local_path()  # Ray's table of results wants one of each trial, started or not
                 tune_controller.stop_trial(trial)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> RayTuneTrial | None:
+        """None: Ray starts pending trials in their order by itself.
+
+        Asked at each of Ray's steps, so this is where trials are seen that wait for a kind of slot whose nodes are
+        all gone; they are taken back and begin again elsewhere, from their checkpoints.
+        """
+        self._take_back(tune_controller)
+        if self._session.error is not None:
+            tune_controller.request_stop_experiment()
         return None
 
     def debug_string(self) -> str:
@@ -235,6 +278,13 @@ class _Watch(Callback):
     def __init__(self, session: _Session):
         self._session = session
 
+    def on_trial_start(self, iteration: int, trials: list[RayTuneTrial], trial: RayTuneTrial, **info: Any) -> None:
+        """It has a worker: from now on it is expected to report. Until then it may wait as long as the cluster does."""
+        number = self._session.numbers.get(trial.trial_id)
+        if number is not None:
+            self._session.heard[number] = time.monotonic()
+
+    @_kept(None)
     def on_step_end(self, iteration: int, trials: list[RayTuneTrial], **info: Any) -> None:
         limit = self._session.options.trial_timeout_seconds
         if limit is None or iteration % 10:
@@ -247,6 +297,7 @@ class _Watch(Callback):
             if number is not None and number in late and actor is not None:
                 logger.warning("trial %d was silent for more than %g s; its worker is replaced", number, limit)
                 self._session.heard[number] = now
+                self._session.silent.add(number)
                 ray.kill(actor)
 
 
@@ -293,6 +344,8 @@ class RayRunner:
         ------
         BudgetError
             If nothing in the space fits the budget.
+        RunError
+            If the study, the folder or the checkpoints' place cannot be written; every trial can be resumed then.
         """
         slots = self._session.slots
         # All slots' actors start at once; Ray's default for a custom searcher is one after the other.
@@ -323,7 +376,11 @@ class RayRunner:
                     callbacks=[_Watch(self._session), *self._callbacks],
                 ),
             )
-            tuner.fit()
+            try:
+                tuner.fit()
+            except Exception as error:
+                if self._session.error is None:
+                    self._session.error = of_ray_itself(error, folder)
         if self._session.error is not None:
             raise self._session.error
 
@@ -332,18 +389,6 @@ def label_of(space: str, start: TrialStart) -> str:
     """Readable name of a trial: space, number and its first parameters."""
     shown = [f"{name}={_short(value)}" for name, value in list(start.used.items())[:3]]
     return f"{space} {start.number:05d} " + " ".join(shown)
-
-
-def crash_reason(trial: RayTuneTrial) -> str:
-    """Type and message of what ended a trial's actor or step, without the traceback."""
-    path = Path(trial.pickled_error_file or "")
-    if not path.is_file():
-        return "the worker was lost"
-    error = cloudpickle.loads(path.read_bytes())  # this process has just written it
-    cause = getattr(error, "cause", None) or error
-    name = "the worker was lost" if isinstance(cause, ray.exceptions.RayActorError) else type(cause).__name__
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{name}: {' '.join(lines[:3])}"
 
 
 def _short(value: Any) -> str:

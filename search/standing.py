@@ -53,9 +53,15 @@ class Standing:
     def _all_alike(self, outcome: TrialOutcome) -> str | None:
         if len(self._first_endings) >= SAME_FAILURES:
             return None
-        # Numbers in a message (an address, a loss) do not make it another failure.
-        kind = f"{outcome.end}: {re.sub(r'[0-9]+', '#', outcome.reason)}" if outcome.end in FAILURES else ""
+        kind = f"{outcome.end}: {alike(outcome.reason)}" if outcome.end in FAILURES else ""
         self._first_endings.append(kind)
         if not self.all_alike:
             return None
         return f"the first {SAME_FAILURES} trials all failed in the same way: {outcome.end}: {outcome.reason}"
+
+
+def alike(reason: str) -> str:
+    """A reason without what differs from one trial to the next: paths, addresses, identities and numbers."""
+    text = re.sub(r"(?<![\w.])[\w.+-]*(?:/[\w.+-]+)+/?", "<path>", reason)
+    text = re.sub(r"\b0x[0-9a-fA-F]+\b|\b(?=[a-f]*[0-9])[0-9a-fA-F]{6,}\b", "#", text)
+    return re.sub(r"[0-9]+", "#", text)

@@ -17,13 +17,15 @@ from search.progress import duration_text
 from search.study import start_of
 from search.views import epochs_text
 from trainable.data.clips import Split
-from trainable.errors import CheckpointError
+from trainable.errors import CheckpointError, NonFiniteError
 from trainable.record import RunFolder, TrialEnd, TrialStart
 from trainable.scoring.evaluate import Evaluation
 from trainable.trial import Trial
 from trainable.units import format_bytes
 
 logger = logging.getLogger(__name__)
+SAME_AUC = 1e-9
+"""Two AUCs of the same scores; one pair of clips that swaps places moves an AUC by more."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +48,43 @@ def find_winner(conductor: Conductor, make_trial: Callable[[TrialStart], Trial])
     if conductor.best is None:
         return None
     auc, number = conductor.best
-    start = start_of(next(trial for trial in conductor.study.trials() if trial.number == number))
+    stored = next(trial for trial in conductor.study.trials() if trial.number == number)
+    start, epochs = start_of(stored), max(stored.intermediate_values)
     trial = make_trial(start)
+    place = checkpoint_place(conductor.options, conductor.folder, conductor.study.run, number)
     try:
-        place = checkpoint_place(conductor.options, conductor.folder, conductor.study.run, number)
         place.fetch()
-        trial.load(place.folder)
-        place.forget_copy()
+        trial.load(place.folder, epochs)
+        _train_to(trial, epochs, auc)
         validation, held_out = trial.evaluate(Split.VALIDATION), trial.evaluate(Split.HELD_OUT)
-    except CheckpointError as error:
+    except (CheckpointError, NonFiniteError) as error:
         logger.warning("the winner's held-out AUC cannot be measured: %s", error)
-        return Winner(start, None, None, auc, conductor.options.max_epochs)
+        return Winner(start, None, None, auc, epochs)
     finally:
+        place.forget_copy()
         trial.release()
-    return Winner(start, validation, held_out, auc, conductor.options.max_epochs)
+    return Winner(start, validation, held_out, auc, epochs)
+
+
+def _train_to(trial: Trial, epochs: int, auc: float) -> None:
+    """Brings a winner whose last checkpoint is lost to the epoch that it is reported for.
+
+    Raises
+    ------
+    CheckpointError
+        If that gives another validation AUC than the reported one: then these are not the weights that won.
+    """
+    if trial.epoch == epochs:
+        return
+    logger.warning("the winner's checkpoint of epoch %d is lost; it is trained on from epoch %d", epochs, trial.epoch)
+    again = auc
+    while trial.epoch < epochs:
+        again = trial.step().validation_auc
+    if abs(again - auc) > SAME_AUC:
+        raise CheckpointError(
+            f"its last checkpoint is lost, and trained again its validation AUC is {again:.4f} instead of {auc:.4f}; "
+            "python -m trainable.train trains its configuration anew"
+        )
 
 
 def counts_text(conductor: Conductor) -> str:

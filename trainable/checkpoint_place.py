@@ -1,5 +1,6 @@
 """Where a trial's checkpoints lie: a folder, or an address of an object store that pyarrow can reach (s3://, gs://)."""
 
+import errno
 import logging
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from trainable.errors import CheckpointError, ConfigError
+from trainable.errors import CheckpointError, ConfigError, RunError
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +84,38 @@ class CheckpointPlace:
     def size_bytes(self) -> int:
         """Bytes stored. Raises CheckpointError if the store cannot be reached."""
         if not self._is_url:
-            return sum(entry.stat().st_size for entry in self.folder.glob("*")) if self.folder.is_dir() else 0
+            return sum(_size(entry) for entry in self.folder.glob("*")) if self.folder.is_dir() else 0
         from pyarrow import fs
 
         with self._store("read") as (store, path):
             selector = fs.FileSelector(path, allow_not_found=True)
             return sum(info.size or 0 for info in store.get_file_info(selector))
+
+    def names(self) -> list[str]:
+        """Names of what lies here. Raises CheckpointError if the store cannot be reached."""
+        if not self._is_url:
+            return [entry.name for entry in self.folder.iterdir()] if self.folder.is_dir() else []
+        from pyarrow import fs
+
+        with self._store("read") as (store, path):
+            return [info.base_name for info in store.get_file_info(fs.FileSelector(path, allow_not_found=True))]
+
+    def remove_older(self) -> None:
+        """Removes all checkpoints but the newest. Raises CheckpointError if the store cannot be reached."""
+        older = sorted(name for name in self.names() if name.endswith(".ckpt"))[:-1]
+        if not self._is_url:
+            for name in older:
+                (self.folder / name).unlink(missing_ok=True)
+        elif older:
+            with self._store("removed") as (store, path):
+                for name in older:
+                    store.delete_file(f"{path}/{name}")
+
+    def remove_temporary(self) -> None:
+        """Removes what a process that was killed while it wrote has left; an object store takes whole files only."""
+        if not self._is_url:
+            for entry in self.folder.glob(".*.tmp"):
+                entry.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Removes everything, here and there. Raises CheckpointError if the store cannot be reached."""
@@ -170,7 +197,7 @@ def check_address(address: str) -> None:
 class Resumable(Protocol):
     """What can go on from a checkpoint: `trainable.trial.Trial`, or a synthetic one in tests and benchmarks."""
 
-    def load(self, folder: Path) -> int: ...
+    def load(self, folder: Path, at_most: int | None = None) -> int: ...
 
     def release(self) -> None: ...
 
@@ -178,24 +205,50 @@ class Resumable(Protocol):
 T = TypeVar("T", bound=Resumable)
 
 
-def begin_or_resume(make: Callable[[], T], place: CheckpointPlace) -> T:
+def begin_or_resume(make: Callable[[], T], place: CheckpointPlace, reported: int | None = None) -> T:
     """A trial at its newest intact checkpoint; at its first epoch where there is none, or all are damaged.
+
+    Parameters
+    ----------
+    reported
+        Last epoch that the trial has reported; a checkpoint of a later one is not gone on from, or that epoch would
+        never be reported. None where nobody reports.
 
     Raises
     ------
     CheckpointError
         If the store cannot be reached: to begin again would overwrite what lies there.
     """
-    stored = place.fetch()
+    stored = reported != 0 and place.fetch()
     trial = make()
     try:
         if stored:
-            trial.load(place.folder)
+            trial.load(place.folder, reported)
     except CheckpointError as error:
         logger.warning("a trial starts again from its first epoch: %s", error)
         trial.release()
         trial = make()
     return trial
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a worker has just removed it
+        return 0
+
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+
+def storage_failure(error: BaseException) -> str | None:
+    """One line where an error is of the place that results go to and not of the trial; None for all others."""
+    if isinstance(error, CheckpointError | RunError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        where = error.filename or "a file of the trial"
+        return f"{where} cannot be written: {error.strerror}; make room, and go on with --resume"
+    return None
 
 
 def _one_line(error: Exception) -> str:

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from ray import _raylet, tune
 
-from trainable.checkpoint_place import CheckpointPlace, begin_or_resume
-from trainable.errors import NonFiniteError
+from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
+from trainable.errors import CheckpointError, NonFiniteError, RunError
 from trainable.memory.cap import bytes_left
 from trainable.memory.exhausted import is_out_of_memory
 from trainable.record import EpochReport, TrialEnd, TrialStart
 from trainable.units import format_bytes
 
-REPORT, ENDED, REASON = "report", "ended", "reason"
-"""Keys of a result: an epoch's report as JSON, or how the trial ended by itself and why."""
+REPORT, ENDED, REASON, UNWRITTEN = "report", "ended", "reason", "unwritten"
+"""Keys of a result: an epoch's report as JSON, or how the trial failed and why, or what cannot be written."""
 METRIC = "validation_auc"
 
 
@@ -28,7 +28,7 @@ class RayTrial(tune.Trainable):
     """Drives a `trainable.trial.Trial` (or what `factory` makes) for Ray Tune.
 
     ``config`` holds ``start`` (a `TrialStart` as a dictionary), ``checkpoints`` (folder; the trial goes on from
-    the newest intact checkpoint there), ``max_epochs`` and ``label``.
+    the newest intact checkpoint there that is not later than the epoch ``reported``), ``max_epochs`` and ``label``.
     """
 
     def setup(
@@ -70,7 +70,10 @@ class RayTrial(tune.Trainable):
         self._failed = None
         # Names the process for ps, nvidia-smi and the dashboard, trial by trial.
         _raylet.setproctitle(f"ray::{config['label']}")  # type: ignore[attr-defined]
-        self._trial = self._guarded(lambda: begin_or_resume(lambda: self._factory(self._start), self._place))
+        self._trial = self._guarded(lambda: self._make(int(config["reported"])))
+
+    def _make(self, reported: int) -> Any:
+        return begin_or_resume(lambda: self._factory(self._start), self._place, reported)
 
     def step(self) -> dict[str, Any]:
         """One epoch. The one before is saved first: by now its report is told and durable."""
@@ -97,9 +100,17 @@ class RayTrial(tune.Trainable):
         self._place.push()
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
-        """Runs `work`; endings that a restart cannot mend become a result, all else is Ray's to retry."""
+        """Runs `work`; a failure with a word of its own becomes a result, as does that of what it writes to.
+
+        All else Ray tells as an error of the trial.
+        """
         try:
             return work()
+        except (CheckpointError, RunError, OSError) as error:
+            unwritten = storage_failure(error)
+            if unwritten is None:
+                raise
+            self._ended = {UNWRITTEN: unwritten, METRIC: float("nan")}
         except NonFiniteError as error:
             self._ended = {ENDED: TrialEnd.NON_FINITE.value, REASON: str(error), METRIC: float("nan")}
         except (RuntimeError, MemoryError) as error:
@@ -119,11 +130,12 @@ class RayTrial(tune.Trainable):
         return str(self.config.get("label", "slot"))
 
 
-def trial_config(start: TrialStart, *, checkpoints: str, max_epochs: int, label: str) -> dict[str, Any]:
+def trial_config(start: TrialStart, *, checkpoints: str, reported: int, max_epochs: int, label: str) -> dict[str, Any]:
     """What `RayTrial` needs to know of a trial."""
     return {
         "start": dataclasses.asdict(start),
         "checkpoints": checkpoints,
+        "reported": reported,
         "max_epochs": max_epochs,
         "label": label,
     }

@@ -1,6 +1,5 @@
 """A synthetic trial: a learning curve made of its parameters, with real saving and loading; and a space for it."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from search.study import SearchStudy
 from spaces.loader import space_from_text
 from spaces.space import Space
 from trainable.config import TrialConfig
-from trainable.errors import CheckpointError
 from trainable.plan import ExecutionPlan
 from trainable.record import EpochReport, RunFolder, TrialStart
+from trainable.training.checkpoint import load_newest, save_checkpoint
 
 SPACE = """
 parameters:
@@ -84,17 +83,13 @@ class SyntheticTrial:
         return report_at(self.epoch, quality(self.start.config) - 0.3 * 0.6**self.epoch)
 
     def save(self, folder: Path) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "state.json"
-        path.write_text(json.dumps({"epoch": self.epoch}))
-        return path
+        return save_checkpoint(folder, self.epoch, {"epoch": self.epoch})
 
-    def load(self, folder: Path) -> int:
-        try:
-            self.epoch = int(json.loads((folder / "state.json").read_text())["epoch"])
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder} holds no checkpoint: {error}") from None
-        return self.epoch
+    def load(self, folder: Path, at_most: int | None = None) -> int:
+        return load_newest(folder, self._restore, at_most=at_most)[0]
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.epoch = int(state["epoch"])
 
     def release(self) -> None:
         self.epoch = -1

@@ -165,7 +165,7 @@ class Counted:
     def __init__(self) -> None:
         self.loaded: list[str] = []
 
-    def load(self, folder: Path) -> int:
+    def load(self, folder: Path, at_most: int | None = None) -> int:
         self.loaded = sorted(path.read_text() for path in folder.iterdir())
         if "damaged" in self.loaded:
             raise CheckpointError("damaged")
@@ -287,7 +287,7 @@ def test_a_whole_search_keeps_its_checkpoints_in_s3_and_resumes_from_there(root,
     monkeypatch.setattr(Trial, "step", interrupted)
     assert run(main, [*arguments, "--storage-path", root, "--output", str(tmp_path / "cut")]) == 130
     monkeypatch.setattr(Trial, "step", step)
-    monkeypatch.setattr(Trial, "load", lambda trial, folder: loaded.append(load(trial, folder)) or loaded[-1])
+    monkeypatch.setattr(Trial, "load", lambda trial, *rest: loaded.append(load(trial, *rest)) or loaded[-1])
     assert main(["--resume", str(tmp_path / "cut"), "--quiet"]) == 0
     assert loaded[0] == 2  # the interrupted trial went on after its second epoch; later ones are the winner's
 

@@ -59,8 +59,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     epochs: list[int] = []
     load = Trial.load
 
-    def loading(trial: Trial, folder: Path, **options: int) -> int:
-        epochs.append(load(trial, folder, **options))
+    def loading(trial: Trial, folder: Path, *at_most: int) -> int:
+        epochs.append(load(trial, folder, *at_most))
         return epochs[-1]
 
     monkeypatch.setattr(Trial, "load", loading)

@@ -73,8 +73,10 @@ def test_a_lost_study_is_made_again_of_the_folder_and_the_search_goes_on_as_if_n
     conductor = make_conductor(tmp_path / "cut/run", **options)
     assert f"lacks {len(before)} of the trials" in caplog.text
     after = conductor.study.trials()
-    for name in ("number", "state", "params", "distributions", "intermediate_values", "user_attrs", "constraints"):
+    for name in ("number", "state", "params", "distributions", "intermediate_values", "constraints"):
         assert [getattr(trial, name) for trial in after] == [getattr(trial, name) for trial in before], name
+    for name in ("run", "config", "plan", "predicted_bytes", "end", "reason", "outcome"):
+        assert [trial.user_attrs.get(name) for trial in after] == [trial.user_attrs.get(name) for trial in before], name
     drive(conductor)
     assert table(tmp_path / "cut/run") == table(tmp_path / "whole/run")
     reported(tmp_path / "cut/run")
@@ -89,7 +91,7 @@ def test_what_was_over_budget_repels_the_sampler_after_the_study_was_lost_too(tm
     conductor = make_conductor(tmp_path, budget_bytes=1000)
     params = conductor.sampler.smallest()
     distributions = conductor.sampler.distributions(params)
-    conductor._record_over_budget(params, distributions, 2000, "too large")
+    conductor._record_over_budget(params, distributions, 2000, "too large", 1)
     lose_study(tmp_path)
     again = make_conductor(tmp_path, budget_bytes=1000)
     (trial,) = again.study.trials()

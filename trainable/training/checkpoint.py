@@ -9,13 +9,14 @@ import io
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trainable.errors import CheckpointError
+from trainable.memory.exhausted import is_out_of_memory
 from trainable.record import make_folder, sync_folder
 
 _log = logging.getLogger(__name__)
@@ -91,22 +92,53 @@ def save_checkpoint(folder: Path, epoch: int, state: Mapping[str, Any], *, best_
     path = folder / f"epoch-{epoch:06d}.ckpt"
     write_checkpoint(path, state)
     checkpoints = list_checkpoints(folder)
-    keep = set(sorted(checkpoints)[-KEPT_NEWEST:]) | {best_epoch}
+    # Later ones are of a past that was given up: the trial went back behind them and trains on from here.
+    keep = set(sorted(each for each in checkpoints if each <= epoch)[-KEPT_NEWEST:]) | {best_epoch}
     for old_epoch, old_path in checkpoints.items():
         if old_epoch not in keep:
             old_path.unlink(missing_ok=True)
     return path
 
 
-def load_newest(folder: Path) -> tuple[int, dict[str, Any]]:
+def load_newest(
+    folder: Path, restore: Callable[[dict[str, Any]], object] = id, *, at_most: int | None = None
+) -> tuple[int, dict[str, Any]]:
     """Epoch and state of the newest intact checkpoint; a damaged one is passed over with a warning.
 
-    Raises CheckpointError when the folder holds no intact checkpoint.
+    Parameters
+    ----------
+    restore
+        Takes the state up. One that it cannot take up is passed over too, whatever the checksum says.
+    at_most
+        Checkpoints of later epochs are left out.
+
+    Raises
+    ------
+    CheckpointError
+        When the folder holds no intact checkpoint.
     """
-    checkpoints = list_checkpoints(folder)
+    checkpoints = {
+        epoch: path for epoch, path in list_checkpoints(folder).items() if at_most is None or epoch <= at_most
+    }
     for epoch, path in reversed(checkpoints.items()):
         try:
-            return epoch, read_checkpoint(path)
+            state = read_checkpoint(path)
+            _taken_up(path, state, restore)
+            return epoch, state
         except CheckpointError as error:
             _log.warning("%s; going back to the one before it", error)
     raise CheckpointError(f"{folder} holds no intact checkpoint ({len(checkpoints)} damaged)")
+
+
+def _taken_up(path: Path, state: dict[str, Any], restore: Callable[[dict[str, Any]], object]) -> None:
+    try:
+        restore(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be gone on from: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+        if is_out_of_memory(error):
+            raise  # says nothing about the checkpoint
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(
+            f"checkpoint {path} does not hold a trial's state ({type(error).__name__}: {reason})"
+        ) from None

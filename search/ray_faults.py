@@ -1,0 +1,56 @@
+"""What ended a trial's worker on Ray: our word for it, and one sentence that is the same for the same cause."""
+
+import errno
+import os
+import re
+from pathlib import Path
+
+import ray
+from ray import cloudpickle
+from ray.tune.experiment import Trial as RayTuneTrial
+
+from trainable.errors import RunError
+from trainable.record import TrialEnd
+
+_EXIT_TYPE = re.compile(r"[Ww]orker exit type: ([A-Z_]+)")
+_OUT_OF_MEMORY = re.compile(r"NODE_OUT_OF_MEMORY|low on memory")
+_KILLED = "the worker was killed: its node ran low on memory (Ray's memory monitor)"
+
+
+def crash_reason(trial: RayTuneTrial) -> tuple[TrialEnd, str]:
+    """How the trial failed, and type and message of what ended its actor or step, without the traceback."""
+    path = Path(trial.pickled_error_file or "")
+    if not path.is_file():
+        return TrialEnd.CRASHED, "the worker was lost"
+    error = cloudpickle.loads(path.read_bytes())  # this process has just written it
+    return reason_of(error)
+
+
+def reason_of(error: BaseException) -> tuple[TrialEnd, str]:
+    """Of a lost worker without the identities and addresses that Ray's message is made of."""
+    cause = getattr(error, "cause", None) or error
+    text = str(cause)
+    if isinstance(cause, ray.exceptions.OutOfMemoryError):
+        return TrialEnd.OUT_OF_MEMORY, _KILLED
+    if isinstance(cause, ray.exceptions.RayActorError) and not cause.actor_init_failed:
+        exit_type = _EXIT_TYPE.search(text)
+        if _OUT_OF_MEMORY.search(text):
+            return TrialEnd.OUT_OF_MEMORY, _KILLED
+        if "node has died" in text or "node was terminated" in text:
+            return TrialEnd.CRASHED, "the worker was lost with its node"
+        return (
+            TrialEnd.CRASHED,
+            f"the worker was lost (exit type {exit_type[1]})" if exit_type else "the worker was lost",
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(cause, ray.exceptions.RayActorError):  # what was raised while the worker was made is Ray's last line
+        return TrialEnd.CRASHED, f"the worker could not be made: {' '.join(lines[-1:])}"
+    return TrialEnd.CRASHED, f"{type(cause).__name__}: {' '.join(lines[:3])}"
+
+
+def of_ray_itself(error: Exception, folder: str) -> Exception:
+    """What Ray Tune failed with: a full disk under its own bookkeeping as one line, all else as it is."""
+    full = os.strerror(errno.ENOSPC)
+    if full in str(error):
+        return RunError(f"Ray cannot write to {folder}: {full}; make room, and go on with --resume")
+    return error
