@@ -69,7 +69,7 @@ def draw_transforms(n_clips: int, generator: torch.Generator) -> TransformDraws:
     labels = integers(0, len(TRANSFORMS))
     steps = torch.arange(PATCH)
     mel_shift = (integers(6, 17) * sign()).long()
-    roll = integers(16, 49)
+    time_shift = (integers(16, 49) * sign()).long()
     speed = torch.where(sign() > 0, uniform(1.25, 1.6), uniform(0.6, 0.8))
     mask_width = integers(8, 21)
     mask_begin = (uniform(0.0, 1.0) * (PATCH - mask_width)).long()
@@ -83,7 +83,9 @@ def draw_transforms(n_clips: int, generator: torch.Generator) -> TransformDraws:
     plain = steps.expand(n_clips, PATCH)
     mel_index = torch.where(chosen("frequency_shift"), (steps + mel_shift[:, None]).clamp(0, PATCH - 1), plain)
     frame_index = torch.where(chosen("time_reversal"), steps.flip(0), plain)
-    frame_index = torch.where(chosen("time_shift"), (steps + roll[:, None]) % PATCH, frame_index)
+    # Vacated frames repeat the edge: turned round in a circle, a steady machine would sound as before.
+    shifted = (steps + time_shift[:, None]).clamp(0, PATCH - 1)
+    frame_index = torch.where(chosen("time_shift"), shifted, frame_index)
     stretched = (steps * speed[:, None]).long() % PATCH
     frame_index = torch.where(chosen("speed"), stretched, frame_index)
     masked = (steps >= mask_begin[:, None]) & (steps < (mask_begin + mask_width)[:, None])

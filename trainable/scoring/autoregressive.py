@@ -21,7 +21,9 @@ BATCH_PATCHES = 32
 class CausalGrid(nn.Module):
     """Two masked convolutions (van den Oord et al. 2016, PixelCNN) over time, all frequency rows seen at once.
 
-    A position sees every row of the columns before it, and the lower rows of its own column.
+    A position sees the five rows around its own in the three columns before it, and the two rows below it in its own
+    column. A causal transformer over the whole grid was tried on codes of three data sets: it detected less at the
+    same cost.
     """
 
     def __init__(self, codebook_KD: Tensor):
