@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,11 @@ class SlotKind:
     request: dict[str, float]
     count: int
     gpu_bytes: int
+    """Memory of the smallest of its GPUs; 0 of slots without one."""
+    per_gpu: int = 0
+    """Slots of each GPU."""
+    node_ids: frozenset[str] = frozenset()
+    """Nodes whose GPUs have them; empty of slots without a GPU."""
 
 
 def slots_per_gpu(gpu_bytes: int, budget_bytes: int, reserve_bytes: int) -> int:
@@ -55,70 +60,106 @@ def slots_per_gpu(gpu_bytes: int, budget_bytes: int, reserve_bytes: int) -> int:
     return int(slots)
 
 
+def countable(slots: int) -> int:
+    """The most slots, of so many, of which Ray lets exactly that many onto a GPU.
+
+    Ray counts in ten-thousandths: a 150th would become 0.0066, of which 151 fit, one more than the card has memory for.
+    """
+    while GRAIN // (GRAIN // slots) != slots:
+        slots -= 1
+    return slots
+
+
 def fraction_of(slots: int) -> float:
     """Largest fraction that Ray can count of which `slots` make no more than one GPU."""
-    return math.floor(GRAIN / slots) / GRAIN
+    return (GRAIN // slots) / GRAIN
 
 
 def gpu_slots(nodes: Iterable[Node], budget_bytes: int | None, reserve_bytes: int) -> list[SlotKind]:
-    """Kinds of slots of a cluster's GPU nodes, largest cards first.
+    """Kinds of slots of a cluster's GPU nodes, those with most slots a GPU first.
 
     Without a budget a trial has a GPU of its own. Cards too small for the budget take no trials; if all are too small
-    that is an error. Cards of different sizes need a resource that tells their nodes apart (Ray gives GPU nodes
-    ``accelerator_type:…``).
+    that is an error. Cards of different sizes are alike as long as they hold as many trials; where they do not, nodes
+    need a resource that tells them apart (Ray gives GPU nodes ``accelerator_type:…``), and each such resource has a
+    kind of its own.
 
     Raises
     ------
     BudgetError
         If no card is large enough.
     RunError
-        If cards of different sizes cannot be told apart.
+        If cards that hold different numbers of trials cannot be told apart.
     """
     groups: dict[int, list[Node]] = defaultdict(list)
     for node in nodes:
         if node.gpus:
-            groups[node.gpu_bytes].append(node)
-    usable = {
-        size: group for size, group in groups.items() if budget_bytes is None or size - reserve_bytes >= budget_bytes
-    }
-    if not usable:
-        largest = max(groups)
+            groups[_slots_of(node, budget_bytes, reserve_bytes)].append(node)
+    if set(groups) == {0}:
         assert budget_bytes is not None
-        slots_per_gpu(largest, budget_bytes, reserve_bytes)  # raises
+        slots_per_gpu(max(node.gpu_bytes for node in groups[0]), budget_bytes, reserve_bytes)  # raises
     kinds = []
-    for size in sorted(usable, reverse=True):
-        slots = 1 if budget_bytes is None else slots_per_gpu(size, budget_bytes, reserve_bytes)
-        request = {"GPU": fraction_of(slots), "CPU": _cpu_share(usable[size], slots)}
-        if len(groups) > 1:
-            request[_distinguishing(usable[size], groups, size)] = 1 / GRAIN
-        kinds.append(SlotKind(request, slots * sum(node.gpus for node in usable[size]), size))
+    for slots in sorted(groups, reverse=True):
+        if slots == 0:
+            continue
+        others = [node for other, group in groups.items() if other != slots for node in group]
+        for label, mine in _told_apart(groups[slots], others):
+            request = {"GPU": fraction_of(slots), **_cpu_share(mine, slots)}
+            if label is not None:
+                request[label] = 1 / GRAIN
+            kinds.append(
+                SlotKind(
+                    request,
+                    count=slots * sum(node.gpus for node in mine),
+                    gpu_bytes=min(node.gpu_bytes for node in mine),
+                    per_gpu=slots,
+                    node_ids=frozenset(node.node_id for node in mine),
+                )
+            )
     return kinds
 
 
-def _cpu_share(nodes: list[Node], slots: int) -> float:
-    """One core a trial, or an equal share where there are fewer cores than slots."""
+def _slots_of(node: Node, budget_bytes: int | None, reserve_bytes: int) -> int:
+    """Slots of each GPU of a node; 0 where the budget is too large for it."""
+    if budget_bytes is None:
+        return 1
+    if node.gpu_bytes - reserve_bytes < budget_bytes:
+        return 0
+    return countable(min(GRAIN, slots_per_gpu(node.gpu_bytes, budget_bytes, reserve_bytes)))
+
+
+def _cpu_share(nodes: list[Node], slots: int) -> dict[str, float]:
+    """One core a trial, or an equal share where there are fewer cores than slots; nothing of nodes without cores."""
     fewest = min(node.cpus / (node.gpus * slots) for node in nodes)
-    return float(min(1.0, math.floor(fewest * 100) / 100))
+    share = min(GRAIN, math.floor(fewest * GRAIN))
+    return {"CPU": share / GRAIN} if share else {}
 
 
-def _distinguishing(nodes: list[Node], groups: Mapping[int, list[Node]], size: int) -> str:
-    shared = frozenset.intersection(*(node.labels for node in nodes))
-    others = frozenset(
-        label for other, group in groups.items() if other != size for node in group for label in node.labels
-    )
-    candidates = sorted(shared - others)
-    if not candidates:
-        raise RunError(
-            f"the cluster has GPUs of several sizes and the nodes with {format_bytes(size)} have no resource of their "
-            "own; start them with one, for example ray start --resources '{\"gpu24\": 1}'"
-        )
-    return candidates[0]
+def _told_apart(nodes: list[Node], others: list[Node]) -> Iterator[tuple[str | None, list[Node]]]:
+    """Resources that nodes have and the others have not, with the nodes of each; None where there are no others."""
+    if not others:
+        yield None, nodes
+        return
+    theirs = frozenset(label for node in others for label in node.labels)
+    rest = list(nodes)
+    while rest:
+        having = {label: [node for node in rest if label in node.labels] for node in rest for label in node.labels}
+        candidates = sorted((-len(mine), label) for label, mine in having.items() if label not in theirs)
+        if not candidates:
+            sizes = ", ".join(sorted({format_bytes(node.gpu_bytes) for node in rest}))
+            raise RunError(
+                f"the cluster has GPUs that hold different numbers of trials, and nodes with {sizes} have no resource "
+                "of their own; start them with one, for example ray start --resources '{\"gpu24\": 1}'"
+            )
+        label = candidates[0][1]
+        yield label, having[label]
+        rest = [node for node in rest if label not in node.labels]
 
 
 def cpu_slots(cpus: float, concurrency: int | None) -> SlotKind:
     """Slots where there is no GPU: one a core, or as many as were asked for, sharing the cores."""
     count = concurrency or max(1, int(cpus))
-    return SlotKind({"CPU": max(1 / GRAIN, min(1.0, math.floor(cpus / count * 100) / 100))}, count, 0)
+    share = max(1, min(GRAIN, math.floor(cpus / count * GRAIN)))
+    return SlotKind({"CPU": share / GRAIN}, count, 0)
 
 
 def counts_now(kinds: Iterable[SlotKind], nodes: Iterable[Node]) -> list[int]:
@@ -126,11 +167,11 @@ def counts_now(kinds: Iterable[SlotKind], nodes: Iterable[Node]) -> list[int]:
     there = list(nodes)
     counts = []
     for kind in kinds:
-        if kind.gpu_bytes:
-            gpus = sum(node.gpus for node in there if node.gpu_bytes == kind.gpu_bytes)
-            counts.append(round(1 / kind.request["GPU"]) * gpus)
+        if kind.node_ids:
+            counts.append(kind.per_gpu * sum(node.gpus for node in there if node.node_id in kind.node_ids))
         else:
-            counts.append(int(sum(node.cpus for node in there) / kind.request["CPU"]))
+            units = sum(math.floor(node.cpus * GRAIN) // round(kind.request["CPU"] * GRAIN) for node in there)
+            counts.append(min(kind.count, units))
     return counts
 
 

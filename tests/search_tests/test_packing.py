@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.packing import GRAIN, Node, cpu_slots, fraction_of, gpu_slots, nodes_of, slots_per_gpu
+from search.packing import (
+    GRAIN,
+    Node,
+    countable,
+    counts_now,
+    cpu_slots,
+    fraction_of,
+    gpu_slots,
+    nodes_of,
+    slots_per_gpu,
+)
 from trainable.errors import BudgetError, RunError
 from trainable.memory.profile import DeviceProfile
 from trainable.units import GIB, MIB
@@ -24,11 +34,13 @@ def test_budgets_of_a_card_never_exceed_it_less_the_reserve(gpu_bytes, budget_by
     assert (slots + 1) * budget_bytes > gpu_bytes - RESERVE_BYTES
 
 
-@given(slots=st.integers(1, 5000))
-def test_fractions_that_ray_counts_make_exactly_so_many_slots(slots):
-    units = round(fraction_of(slots) * GRAIN)
-    assert units * slots <= GRAIN
-    assert GRAIN // units >= slots
+@given(slots=st.integers(1, 10_000))
+def test_ray_lets_exactly_so_many_slots_onto_a_card(slots):
+    """Exactly: with one too many the budgets of a card would exceed it."""
+    counted = countable(slots)
+    units = round(fraction_of(counted) * GRAIN)
+    assert GRAIN // units == counted <= slots
+    assert counted == slots or slots > 100
 
 
 def test_each_size_of_card_is_packed_by_its_own_size():
@@ -71,3 +83,41 @@ def test_without_a_gpu_trials_share_the_cores():
     assert cpu_slots(2.0, None).count == 2
     shared = cpu_slots(2.0, 4)
     assert shared.count * shared.request["CPU"] <= 2.0
+
+
+def test_cards_of_one_kind_that_differ_by_some_megabytes_are_alike():
+    """24,564 and 24,576 MiB of the same accelerator: no label tells them apart, and none is needed."""
+    label = frozenset({"accelerator_type:RTX"})
+    nodes = [Node("a", 8, 1, 24_564 * MIB, label), Node("b", 4, 1, 24_576 * MIB, label)]
+    (kind,) = gpu_slots(nodes, 5 * GIB, RESERVE_BYTES)
+    assert (kind.count, kind.per_gpu, kind.gpu_bytes) == (8, 4, 24_564 * MIB)
+    assert kind.request == {"GPU": 0.25, "CPU": 1.0}
+    assert counts_now([kind], nodes[:1]) == [4]
+
+
+def test_accelerators_of_one_size_have_a_kind_each_beside_a_smaller_card():
+    nodes = [
+        Node("a", 16, 1, 80 * GIB, frozenset({"accelerator_type:H100"})),
+        Node("b", 16, 2, 80 * GIB, frozenset({"accelerator_type:A100"})),
+        Node("c", 16, 1, 24 * GIB, frozenset({"accelerator_type:A10"})),
+        Node("d", 16, 1, 8 * GIB, frozenset({"accelerator_type:T4"})),
+    ]
+    kinds = gpu_slots(nodes, 8 * GIB, RESERVE_BYTES)
+    labels = [next(name for name in kind.request if ":" in name).partition(":")[2] for kind in kinds]
+    assert list(zip(labels, (kind.count for kind in kinds), strict=True)) == [("A100", 18), ("H100", 9), ("A10", 2)]
+    assert counts_now(kinds, nodes[1:]) == [18, 0, 2]
+    assert [(kind.count, kind.request["GPU"]) for kind in gpu_slots(nodes[:2], 8 * GIB, RESERVE_BYTES)] == [
+        (27, 0.1111)
+    ]
+    same = [Node("a", 4, 1, 80 * GIB, frozenset({"x"})), Node("b", 4, 1, 24 * GIB, frozenset({"x"}))]
+    assert [kind.count for kind in gpu_slots(same, None, RESERVE_BYTES)] == [2], "a whole card each: all are alike"
+
+
+def test_cores_are_shared_and_never_asked_for_as_none():
+    (kind,) = gpu_slots([Node("a", 4, 1, 80 * GIB)], 128 * MIB, RESERVE_BYTES)
+    assert 0 < kind.request["CPU"] * kind.count <= 4
+    (bare,) = gpu_slots([Node("a", 0, 1, 80 * GIB)], 8 * GIB, RESERVE_BYTES)
+    assert "CPU" not in bare.request
+    many = cpu_slots(2.0, 150)
+    assert 0 < many.count * many.request["CPU"] <= 2.0
+    assert counts_now([many], [Node("a", 2.0, 0, 0)]) == [150]
