@@ -1,177 +1,49 @@
 """Every command that README.md, CONTRIBUTING.md and docs/ print is run, or listed here with the reason why not.
 
 A document's commands run in their order in a folder of its own, which holds what documents suppose a reader to have
-(see `reader`). Flags that make a command cheap are *appended* to it, see `CHEAP`; nothing of it is replaced.
+(see `tests/reader.py`). Flags that make a command cheap are *appended* to it; of what it prints only sizes are
+overridden.
 """
 
 import glob
 import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
-from trainable.data.embedded import EmbeddedClip, embedded_sound
+from tests.reader import DOCUMENTS, ROOT, Command, appended, inline, own_folder, reader, run_module, shown
 
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+__all__ = ["own_folder", "reader"]  # fixtures
+
 pytestmark = pytest.mark.timeout(300)
 
-TINY_DATA = "--data-root recordings --machine-type fan"
-"""The reader's recordings instead of the embedded machines, which take longer to make than all of these tests."""
-CHEAP = {
-    "search.run --resume": "--local --quiet --num-samples 3",
-    "search.run": f"--local --quiet --num-samples 1 --max-epochs 1 {TINY_DATA}",
-    "search.plan": f"--samples 4 --rows 2 {TINY_DATA}",
-    "trainable.train": f"--epochs 1 {TINY_DATA}",
-    "trainable.train --help": "",
-    "analysis.notebooks": "--only memory",
-    "analysis.dcase_table": "--epochs 1 --quiet",
-    "analysis.report": "",
-    "analysis.best": "",
-    "trainable.score": "",
-}
-"""What is appended to ``python -m MODULE …``; the longest key whose words all occur decides."""
-SHARED_FOLDER = "/mnt/shared/checkpoints"
-"""There is none here: ``--storage-path shared`` is appended to a command that names it."""
-
 NOT_RUN = {
-    r"python -m search\.run .*--address ": "joins a cluster",
+    r"python -m search\.run .*--address auto .*/mnt/shared": "on Ray, in tests/test_documented_services.py",
     r"python -m search\.run .*s3://": "needs an object store (tests/search_tests/test_checkpoint_place.py has one)",
     r"python -m search\.run .*postgresql://": "needs a database server",
     r"python -m search\.run .*--mlflow ": "needs a server of MLflow",
-    r"python -m benchmarks\.": "takes minutes, and some a GPU",
+    r"python -m benchmarks\.": "takes minutes, and some a GPU; short forms in tests/test_documented_services.py",
+    r"ray (get-auth-token --generate|start --head)$": "in tests/test_documented_services.py",
     r"ray (get-auth-token|start|up|down|dashboard|rsync-up|rsync-down|job submit) ": "needs other machines, or stays",
     r"pip install ": "installs",
-    r"tensorboard ": "serves until it is stopped",
-    r"optuna-dashboard ": "serves until it is stopped",
+    r"(tensorboard|optuna-dashboard) ": "in tests/test_documented_services.py, until it is stopped",
 }
-"""Commands that are not run, and why; their flags are checked, see `check_flags`."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """A line of a document."""
-
-    document: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.document}: {self.text}"
-
-
-def shown(document: Path) -> list[Command]:
-    """The commands of its ``sh`` blocks, comments left out."""
-    blocks = re.findall(r"```sh\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
-    lines = [re.sub(r"(^|\s)#.*", "", line).strip() for block in blocks for line in block.splitlines()]
-    return [Command(document.name, line) for line in lines if line]
-
-
-def inline(document: Path) -> list[Command]:
-    """The commands within its text, whose flags are checked."""
-    text = document.read_text(encoding="utf-8")
-    return [Command(document.name, line) for line in re.findall(r"`(python -m [^`…]+)`", text)]
+"""Commands that are not run here, and why; their flags are checked, see `check_flags`."""
 
 
 def reason_not_to_run(command: Command) -> str | None:
     return next((reason for pattern, reason in NOT_RUN.items() if re.match(pattern, command.text)), None)
 
 
-# ---- what the documents suppose a reader to have -------------------------------------------------------------------
-
-SPACE = """
-parameters:
-  num_embeddings: {choices: [4, 8]}
-fixed: {width: 0.25, latent_dim: 4, batch_size: 8, n_patches: 1, stride: 32, head_hidden: 8, density: counts}
-search: {num_samples: 2, max_epochs: 2, grace_period: 2}
-"""
-SECONDS = 2.2
-"""69 frames: a patch has 64."""
-
-
-def write_clip(folder: Path, clip: EmbeddedClip) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    sound = embedded_sound("fan", clip)[: int(16_000 * SECONDS)]
-    soundfile.write(folder / clip.name, sound.astype(np.float32), 16_000)
-
-
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with recordings of a fan, a space, and a small finished search of it under two names."""
-    folder = tmp_path_factory.mktemp("reader")
-    for machine_id in ("00", "02"):
-        for number in range(8):
-            write_clip(folder / "recordings/fan/train", EmbeddedClip(machine_id, "train", 0, number))
-        for number in range(4):
-            for label in (0, 1):
-                write_clip(folder / "recordings/fan/test", EmbeddedClip(machine_id, "test", label, number))
-    for path in (folder / "recordings/fan/test").iterdir():
-        shutil.copy(path, folder / "recordings")
-    shutil.copytree(folder / "recordings/fan", folder / "data/fan")
-    (folder / "my_space.yaml").write_text(SPACE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        run_module(
-            [
-                "search.run",
-                "--space",
-                "my_space.yaml",
-                "--output",
-                "runs/first",
-                "--local",
-                "--quiet",
-                *TINY_DATA.split(),
-            ]
-        )
-        shutil.copytree("runs/first", "runs/fan")
-        shutil.copy("runs/first/best.yaml", "best.yaml")
-        yield folder
-
-
-@pytest.fixture
-def own_folder(reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it for one document."""
-    folder = tmp_path / "reader"
-    shutil.copytree(reader, folder)
-    monkeypatch.chdir(folder)
-    return folder
-
-
 # ---- how commands are run ------------------------------------------------------------------------------------------
-
-
-def run_module(words: list[str]) -> None:
-    """``python -m words…`` in this interpreter, so that torch is imported once and not by each command."""
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(sys, "argv", words)
-        # runpy: the module was imported before, and is now run a second time as __main__.
-        warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
-        try:
-            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
-        except SystemExit as end:
-            status = end.code
-        else:
-            status = None
-    assert status in (None, 0), f"{shlex.join(words)}: exit status {status}"
-
-
-def appended(text: str) -> str:
-    """The flags that make a ``python -m`` command cheap. Raises StopIteration for a module that no key names."""
-    words = text.split()
-    key = next(key for key in sorted(CHEAP, key=len, reverse=True) if set(key.split()) <= set(words))
-    return CHEAP[key] + (" --storage-path shared" if SHARED_FOLDER in text else "")
 
 
 def run_python(command: Command) -> None:
