@@ -13,7 +13,6 @@ from rich.table import Table
 
 from search.checkpoints import checkpoint_place
 from search.conductor import Conductor
-from search.progress import duration_text
 from search.study import start_of
 from search.views import epochs_text
 from trainable.data.clips import Split
@@ -21,7 +20,7 @@ from trainable.errors import CheckpointError, NonFiniteError
 from trainable.record import RunFolder, TrialEnd, TrialStart
 from trainable.scoring.evaluate import Evaluation
 from trainable.trial import Trial
-from trainable.units import format_bytes
+from trainable.units import counted, duration_text, format_bytes
 
 logger = logging.getLogger(__name__)
 SAME_AUC = 1e-9
@@ -38,6 +37,8 @@ class Winner:
     held_out: Evaluation | None
     validation_auc: float
     epochs: int
+    unmeasured: str = ""
+    """Why there is no held-out evaluation; empty where there is one."""
 
 
 def find_winner(conductor: Conductor, make_trial: Callable[[TrialStart], Trial]) -> Winner | None:
@@ -59,7 +60,7 @@ def find_winner(conductor: Conductor, make_trial: Callable[[TrialStart], Trial])
         validation, held_out = trial.evaluate(Split.VALIDATION), trial.evaluate(Split.HELD_OUT)
     except (CheckpointError, NonFiniteError) as error:
         logger.warning("the winner's held-out AUC cannot be measured: %s", error)
-        return Winner(start, None, None, auc, epochs)
+        return Winner(start, None, None, auc, epochs, unmeasured=str(error))
     finally:
         place.forget_copy()
         trial.release()
@@ -91,9 +92,10 @@ def counts_text(conductor: Conductor) -> str:
     """``20 trials: 7 completed, 13 pruned``, each ending by its own name; proposals over budget beside them."""
     counts = conductor.standing.counts
     parts = [f"{count} {end.value}" for end, count in counts.items() if count and end is not TrialEnd.OVER_BUDGET]
-    text = f"{sum(counts.values()) - counts[TrialEnd.OVER_BUDGET]} trials: {', '.join(parts) or 'none ended'}"
+    trials = counted(sum(counts.values()) - counts[TrialEnd.OVER_BUDGET], "trial")
+    text = f"{trials}: {', '.join(parts) or 'none ended'}"
     if counts[TrialEnd.OVER_BUDGET]:
-        text += f"; {counts[TrialEnd.OVER_BUDGET]} proposals over_budget"
+        text += f"; {counted(counts[TrialEnd.OVER_BUDGET], 'proposal')} over_budget"
     return text
 
 
@@ -135,6 +137,8 @@ def _add_winner(table: Table, conductor: Conductor, winner: Winner) -> None:
         by_id = ", ".join(f"{machine_id} {auc:.3f}" for machine_id, auc in winner.held_out.auc_by_id.items())
         table.add_row("  by machine id", by_id)
         table.add_row("held-out pAUC", f"{winner.held_out.pauc:.3f}")
+    else:
+        table.add_row("held-out AUC", f"not measured: {winner.unmeasured}")
     if winner.start.predicted_bytes:
         budget = conductor.options.budget_bytes
         of = f" of {format_bytes(budget)}" if budget else ""

@@ -1,5 +1,6 @@
 """Searches on Ray itself: the same endings as in this process, crashes retried, a worker node lost in the middle."""
 
+import json
 import os
 import time
 from dataclasses import replace
@@ -10,8 +11,8 @@ import pytest
 from search.ray_session import ray_session
 from tests.kill.slow_trial import SlowTrial, SlowTrials
 from tests.search_tests.synthetic import SyntheticTrial, make_conductor
-from trainable.errors import NonFiniteError
-from trainable.record import TrialEnd, TrialStart
+from trainable.errors import CheckpointError, NonFiniteError, RunError
+from trainable.record import RunFolder, TrialEnd, TrialStart
 from trainable.units import MIB
 
 pytestmark = [
@@ -71,11 +72,85 @@ def test_every_fault_keeps_its_own_word_on_ray(tmp_path, monkeypatch):
         TrialEnd.CRASHED,
     ]
     assert outcomes[3].reason == "ValueError: not in one line"
-    assert [outcomes[number].failures for number in (3, 4, 5)] == [1, 1, 1]
+    assert [outcomes[number].failures for number in (1, 2, 3, 4, 5)] == [1] * 5
     for number in (0, 4, 5, 6, 7):
         assert outcomes[number].end in (TrialEnd.COMPLETED, TrialEnd.PRUNED)
     epochs = [report.epoch for report in conductor.folder.read_trial(4).epochs]
     assert epochs == list(range(1, outcomes[4].epochs + 1))
+
+
+class Dies(SyntheticTrial):
+    """Takes its worker with it."""
+
+    def step(self):
+        os._exit(1)
+
+
+class NoRoom(SyntheticTrial):
+    """The disk is full at the second epoch of trial 1."""
+
+    def save(self, folder: Path) -> Path:
+        if self.start.number == 1 and self.epoch == 2 and not Path(os.environ["FAULTY_FOLDER"], "room").exists():
+            raise CheckpointError(f"checkpoint {folder} cannot be written: No space left on device; make room")
+        return super().save(folder)
+
+
+@pytest.mark.timeout(240)
+def test_what_is_not_a_trials_fault_ends_the_search_in_one_line(tmp_path, monkeypatch):
+    """Workers that all die, a full disk under the checkpoints, under the folder and under the study."""
+    monkeypatch.setenv("FAULTY_FOLDER", str(tmp_path))
+    short = {"concurrency": 2, "max_epochs": 3, "grace_period": 3, "max_failures": 0}
+    with ray_session(replace(make_conductor(tmp_path / "o", concurrency=2).options, local=False)) as session:
+        dead = run_on_ray(tmp_path / "dead", Dies, session, num_samples=12, **short)
+        assert "first 5 trials all failed in the same way: crashed: the worker was lost" in dead.stop_reason
+        assert "actor_id" not in dead.stop_reason
+        assert dead.started <= 5 + 1, "one more may have begun beside the fifth"
+
+        with pytest.raises(RunError, match="cannot be written: No space left on device; make room") as caught:
+            run_on_ray(tmp_path / "full", NoRoom, session, num_samples=4, **short)
+        assert "\n" not in str(caught.value)
+        ends = [record.outcome and record.outcome.end for record in RunFolder(tmp_path / "full").read_trials()]
+        assert set(ends) <= {None, TrialEnd.COMPLETED}
+        assert ends[1] is None, "it runs on"
+        (tmp_path / "room").touch()
+        ended = run_on_ray(tmp_path / "full", NoRoom, session, num_samples=4, **short)
+        assert ended.standing.counts[TrialEnd.COMPLETED] == 4
+        for record in ended.folder.read_trials():
+            lines = (ended.folder.trial_path(record.number) / "epochs.jsonl").read_text().splitlines()
+            assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+        def refuse(self, number, report):
+            raise RunError(f"epochs.jsonl of trial {number} cannot be written: No space left on device; make room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, "append_epoch", refuse)
+            with pytest.raises(RunError, match=r"epochs\.jsonl of trial . cannot be written"):
+                run_on_ray(tmp_path / "folder", SyntheticTrial, session, num_samples=4, **short)
+        assert all(record.outcome is None for record in RunFolder(tmp_path / "folder").read_trials())
+
+
+class Slowest(SyntheticTrial):
+    """Two epochs take longer than a trial may be silent, one does not."""
+
+    def step(self):
+        time.sleep(2.5)
+        return super().step()
+
+
+@pytest.mark.timeout(120)
+def test_a_trial_that_waits_for_a_worker_is_not_silent(tmp_path):
+    """A second trial asks for a slot that there is not, as on a busy cluster; it waits longer than it may be silent."""
+    from search.packing import cpu_slots
+    from search.ray_runner import RayRunner
+
+    conductor = make_conductor(tmp_path / "run", num_samples=2, max_epochs=2, grace_period=2, max_failures=0)
+    options = replace(conductor.options, local=False, concurrency=2, trial_timeout_seconds=4.0)
+    with ray_session(replace(options, concurrency=1)) as session:
+        cpus = sum(node.cpus for node in session.nodes)
+        (slot,) = [replace(cpu_slots(2, 2), request={"CPU": float(cpus)})]
+        RayRunner(conductor, run_folder=conductor.folder, options=options, trial_factory=Slowest, slots=[slot]).run()
+    outcomes = [record.outcome for record in conductor.folder.read_trials()]
+    assert [(outcome.end, outcome.failures) for outcome in outcomes] == [(TrialEnd.COMPLETED, 0)] * 2
 
 
 class OnNode(SlowTrials):
