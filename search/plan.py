@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from trainable.train import read_config_file
 from trainable.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
+    from trainable.data.load import Dataset
     from trainable.memory.planner import DoesNotFit, MemoryPlan, Planner
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -97,14 +98,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.config is not None:
         saved, saved_data = read_config_file(Path(arguments.config))
         config = TrialConfig.from_flat({**saved, **given})
-        planner = _planner(arguments, saved_data, config.patch.batch_size)
+        planner = _planner(arguments, _dataset(arguments, saved_data), config.patch.batch_size)
         named = given or {"file": Path(arguments.config).name}
         print_table(console, [Planned(named, planner.plan(config))])
         return 0
     space = load_space(arguments.space)
+    dataset = _dataset(arguments, space.data)
+    # As the search has it: no more patches than the stride yields, and the phases of as many epochs.
+    space = space.for_clips(int(dataset.train.lengths.max()))
     sample = draw(space, arguments.samples, arguments.seed)
-    configs = [space.config(params, epochs=1_000).replace(**given) for params in sample]
-    planner = _planner(arguments, space.data, configs[0].patch.batch_size)
+    configs = [_config(space, params, given) for params in sample]
+    planner = _planner(arguments, dataset, configs[0].patch.batch_size)
     planned = [Planned(params, planner.plan(config)) for params, config in zip(sample, configs, strict=True)]
     print_share(console, space, planned, planner)
     print_table(console, planned[: arguments.rows])
@@ -136,11 +140,23 @@ def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
     return [sampler.random(rng) for _ in range(count)]
 
 
-def _planner(arguments: argparse.Namespace, data: Mapping[str, Any], batch_size: int) -> "Planner":
+def _config(space: Space, params: Mapping[str, Any], given: Mapping[str, Any]) -> TrialConfig:
+    """A draw's configuration; what flags give stands in place of what was drawn or is fixed."""
+    flagged = replace(space, fixed={**space.fixed, **given})
+    kept = {name: value for name, value in params.items() if name not in given}
+    return flagged.config(kept, epochs=int(given.get("epochs", space.search.max_epochs)))
+
+
+def _dataset(arguments: argparse.Namespace, data: Mapping[str, Any]) -> "Dataset":
+    from trainable.data.load import load_dataset
+
+    return load_dataset(data_config(arguments, dict(data)))
+
+
+def _planner(arguments: argparse.Namespace, dataset: "Dataset", batch_size: int) -> "Planner":
     # Imported here so that --help and a mistyped flag answer at once.
     import torch
 
-    from trainable.data.load import load_dataset
     from trainable.memory.cap import gpu_name
     from trainable.memory.planner import Planner
     from trainable.memory.profile import DeviceProfile
@@ -152,7 +168,6 @@ def _planner(arguments: argparse.Namespace, data: Mapping[str, Any], batch_size:
         profile = DeviceProfile.load(Path(arguments.profile))
     else:
         profile = DeviceProfile.for_gpu(gpu_name("cuda") if torch.cuda.is_available() else None)
-    dataset = load_dataset(data_config(arguments, dict(data)))
     return Planner.for_dataset(dataset, budget_bytes=budget_bytes, request=request, profile=profile)
 
 

@@ -59,16 +59,26 @@ def planner_plans(planner: Any) -> Plans:
 
 
 class Planning:
-    """Plans of parameters of a space, remembered; a seed and a number of epochs do not change memory.
+    """Plans of parameters of a space, remembered; a seed does not change memory.
 
     Parameters
     ----------
+    epochs
+        Of a trial that is not stopped, which decides the phases that it has; None = as many as the space suggests.
     budget_bytes
         None: everything fits.
     """
 
-    def __init__(self, space: Space, *, budget_bytes: int | None, plans: Callable[[TrialConfig], Choice] = unplanned):
+    def __init__(
+        self,
+        space: Space,
+        *,
+        budget_bytes: int | None,
+        plans: Callable[[TrialConfig], Choice] = unplanned,
+        epochs: int | None = None,
+    ):
         self.budget_bytes = budget_bytes
+        self._epochs = epochs or space.search.max_epochs
         self._space = space
         self._plans = plans
         self._remembered: OrderedDict[tuple[tuple[str, Any], ...], Choice] = OrderedDict()
@@ -80,7 +90,7 @@ class Planning:
         key = tuple(sorted(params.items()))
         choice = self._remembered.get(key)
         if choice is None:
-            choice = self._plans(self._space.config(params, epochs=1_000))
+            choice = self._plans(self._space.config(params, epochs=self._epochs))
             self._remembered[key] = choice
             self.draws_asked += 1
             self.smallest_bytes = min(self.smallest_bytes, choice.predicted_bytes)

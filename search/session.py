@@ -95,7 +95,7 @@ def _run(
         options,
         folder,
         _study(request, manifest),
-        Planning(space, budget_bytes=options.budget_bytes, plans=planner_plans(planner)),
+        Planning(space, budget_bytes=options.budget_bytes, plans=planner_plans(planner), epochs=options.max_epochs),
         initial=[params for params in manifest.initial if space.holds(params)],
     )
     if conductor.asha.warning:

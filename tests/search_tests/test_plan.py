@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from search import plan as plan_command
 from search.plan import COLUMNS, draw, main
 from spaces.loader import load_space
 from trainable.commandline import run
+from trainable.data.load import Dataset
 from trainable.memory.planner import Planner
 from trainable.memory.predict import DataSizes
 
@@ -70,3 +72,20 @@ def test_every_part_of_a_prediction_has_its_column() -> None:
         config = space.config(params, epochs=1_000)
         for plan in planner.candidates(config):
             assert set(planner.predict(config, plan).breakdown) <= columns
+
+
+def test_plans_the_space_that_the_search_runs(
+    tiny_dataset: Dataset, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clips of 141 frames have three windows at stride 32: eight patches are never trained, and so not planned."""
+    monkeypatch.setattr(plan_command, "_dataset", lambda *_: tiny_dataset)
+    path = tmp_path / "space.yaml"
+
+    def peaks(n_patches: int, *flags: str) -> str:
+        fixed = f"{{stride: 32, width: 0.25, batch_size: 4, n_patches: {n_patches}}}"
+        path.write_text(f"parameters: {{learning_rate: {{low: 1.0e-4, high: 1.0e-3}}}}\nfixed: {fixed}\n")
+        printed = planned(capsys, "--space", str(path), "--samples", "1", *flags)
+        return next(line for line in printed.splitlines() if line.startswith("predicted peaks"))
+
+    assert peaks(8) == peaks(3)
+    assert peaks(8, "--n-patches", "1") == peaks(1) != peaks(3), "a flag stands in place of what the space fixes"

@@ -75,3 +75,11 @@ def test_a_budget_that_nothing_fits_is_told_which_would() -> None:
 def test_without_a_planner_the_whole_batch_runs_at_once() -> None:
     choice = unplanned(TrialConfig.from_flat({"batch_size": 24}))
     assert choice == Choice(ExecutionPlan(micro_batch_clips=24), 0, True)
+
+
+def test_a_configuration_has_the_phases_of_the_trial_that_runs() -> None:
+    """A fifth of two epochs rounds to none: such a trial is never in phase 1 or 3."""
+    asked = Asked(10**9)
+    Planning(small_space(), budget_bytes=10**9, plans=asked, epochs=2).choose(SMALL)
+    Planning(small_space(), budget_bytes=10**9, plans=asked).choose(SMALL)
+    assert [config.phase.epochs for config in asked.configs] == [2, small_space().search.max_epochs]
