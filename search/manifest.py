@@ -14,10 +14,10 @@ from typing import Any
 
 from search.differences import space_differences, value_differences
 from search.options import SearchOptions
-from search.study import redact
 from spaces.space import Space
 from trainable.errors import RunError
 from trainable.record import RunManifest
+from trainable.redaction import redact
 from trainable.units import format_bytes
 
 PACKAGES = ("torch", "ray", "optuna", "numpy", "scikit-learn")

@@ -9,6 +9,7 @@ from trainable.checkpoint_place import check_address
 from trainable.config import DataConfig
 from trainable.errors import BudgetError, ConfigError
 from trainable.memory.profile import DeviceProfile
+from trainable.redaction import holds_credentials
 from trainable.units import GIB
 
 MOST_TRIALS = 1_000_000
@@ -88,6 +89,11 @@ class SearchOptions:
             DeviceProfile.from_dict(self.profile)
         if self.storage_path is not None:
             check_address(self.storage_path)
+        if self.mlflow is not None and holds_credentials(self.mlflow):
+            raise ConfigError(
+                "--mlflow holds a user, a password or a query, and a run's folder keeps the address; "
+                "give them by the environment (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
+            )
         if self.local and self.mlflow:
             raise ConfigError("--mlflow goes through Ray's callback; leave out --local or --mlflow")
         if self.local and self.address:

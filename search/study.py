@@ -17,14 +17,12 @@ crashed        PRUNED    had before
 
 import logging
 import math
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -35,6 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from search._optuna import StudyWriter, frozen, open_storage
 from trainable.errors import RunError
 from trainable.record import TrialEnd, TrialOutcome, TrialStart
+from trainable.redaction import redact, without_secrets
 from trainable.typed import build
 
 logger = logging.getLogger(__name__)
@@ -47,19 +46,6 @@ _START = ("config", "plan", "predicted_bytes", "predicted_allocated_bytes")
 """User attributes that a trial is started with."""
 FAILURE_VIOLATION = 1.0
 """As large as predicting e times the budget: violations are summed and compared."""
-
-
-def redact(url: str) -> str:
-    """A storage URL as it may be shown: without user, password and query."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # such as an IPv6 address without its closing bracket
-        return re.sub(r"//.*@", "//***@", url.split("?")[0])
-    if not parts.scheme or not parts.netloc:
-        return re.sub(r"//[^@]*@", "//***@", url.split("?")[0])
-    host = parts.netloc.rpartition("@")
-    shown = f"***@{host[2]}" if host[1] else host[2]
-    return f"{parts.scheme}://{shown}{parts.path}"
 
 
 def memory_violation(predicted_bytes: int, budget_bytes: int) -> float:
@@ -95,14 +81,11 @@ class SearchStudy:
                 storage=storage, study_name=name, direction="maximize", load_if_exists=True
             )
         except Exception as error:  # sqlalchemy, drivers and Optuna raise many kinds; none may carry the password out
-            reason = str(error).replace(url, redact(url)).splitlines()[0] if str(error) else type(error).__name__
             if url.startswith(_SQLITE):
                 advice = "if it is damaged, move it away and resume: it is made again of the run's folder"
             else:
                 advice = "check the address, the driver (psycopg for postgresql) and the access rights"
-            raise RunError(
-                f"study storage {redact(url)} cannot be opened: {_without_secrets(reason, url)}; {advice}"
-            ) from None
+            raise RunError(f"study storage {redact(url)} cannot be opened: {_reason(error, url)}; {advice}") from None
         self._writer = StudyWriter(storage, self._study, alike=shared)
 
     @classmethod
@@ -222,12 +205,12 @@ class SearchStudy:
             yield
         except (StorageInternalError, SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise RunError(
-                f"the study {self.where} cannot be written: {self._reason(error)}; "
+                f"the study {self.where} cannot be written: {_reason(error, self.url)}; "
                 "make room, or see that it can be reached, and go on with --resume"
             ) from None
         except ValueError as error:  # Optuna's, of distributions
             raise RunError(
-                f"the study {self.name} at {self.where} holds trials of another space: {self._reason(error)}; "
+                f"the study {self.name} at {self.where} holds trials of another space: {_reason(error, self.url)}; "
                 "name another --study-name"
             ) from None
 
@@ -239,14 +222,16 @@ class SearchStudy:
             advice = "restore it from a copy"
             if self.url.startswith(_SQLITE):
                 advice = "move it away and resume: it is made again of the run's folder"
-            raise RunError(f"the study {self.where} cannot be read: {self._reason(error)}; {advice}") from None
+            raise RunError(f"the study {self.where} cannot be read: {_reason(error, self.url)}; {advice}") from None
 
-    def _reason(self, error: BaseException) -> str:
-        """The innermost cause in one line, without credentials."""
-        cause = error.__cause__ or error
-        cause = getattr(cause, "orig", None) or cause
-        line = " ".join(str(cause).split())[:300] or type(cause).__name__
-        return _without_secrets(line, self.url)
+
+def _reason(error: BaseException, url: str) -> str:
+    """The innermost cause in one line, without credentials."""
+    cause = error.__cause__ or error
+    cause = getattr(cause, "orig", None) or cause
+    kind = type(cause).__name__
+    lines = str(cause).split("\n")
+    return without_secrets(" ".join(lines[0].split()) or kind, url, otherwise=kind)[:300]
 
 
 def state_of(outcome: TrialOutcome) -> tuple[TrialState, float | None]:
@@ -285,18 +270,3 @@ def failures_of(trial: FrozenTrial) -> int:
     """How often a trial of the study has failed and gone on from its checkpoint."""
     count = trial.user_attrs.get(_FAILURES, 0)
     return count if isinstance(count, int) else 0
-
-
-def _without_secrets(text: str, url: str) -> str:
-    """The text without what `redact` hides of the URL, as it stands there or decoded."""
-    try:
-        parts = urlsplit(url)
-        # A name of one or two letters is no secret, and striking it out would strike out half of the sentence.
-        user = parts.username if len(parts.username or "") > 2 else None
-        secrets = [parts.password, user, *(value for _, value in parse_qsl(parts.query))]
-    except ValueError:
-        secrets = [url]
-    for secret in secrets:
-        for spelling in {secret, unquote(secret)} if secret else ():
-            text = text.replace(spelling, "***")
-    return text

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from trainable.errors import CheckpointError, ConfigError, RunError
 
@@ -172,25 +172,43 @@ def place_under(address: str, *names: str) -> str:
     return "/".join((path.rstrip("/"), *names)) + mark + query
 
 
+QUERY_KEYS = frozenset(
+    {"scheme", "endpoint_override", "region", "project_id", "retry_limit_seconds", "enable_tls", "tls_ca_file_path"}
+    | {"allow_bucket_creation", "allow_bucket_deletion", "allow_delayed_open", "force_virtual_addressing"}
+    | {"check_directory_existence_before_creation", "blob_storage_authority", "dfs_storage_authority"}
+)
+"""What pyarrow takes in an address and what is no secret."""
+
+
 def check_address(address: str) -> None:
-    """Refuses a URL with a password, which would come to stand in manifests, logs and dashboards.
+    """Refuses a URL that may hold a credential, which would come to stand in manifests, logs and dashboards.
 
     Raises
     ------
     ConfigError
-        If there is one, or the URL cannot be read.
+        If there is one, or the URL cannot be read. It repeats nothing of the address but its scheme.
     """
     if not is_url(address):
         return
-    scheme = address.partition("://")[0]
+    scheme, _, rest = address.partition("://")
     try:
-        password = urlsplit(address).password
-    except ValueError as error:
-        raise ConfigError(f"--storage-path is no address of a store ({scheme}://…): {error}") from None
-    if password is not None:
+        parts = urlsplit(address)
+        query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        _ = parts.port
+    except ValueError:
+        raise ConfigError(
+            f"--storage-path is no address of a store ({scheme}://…); write SCHEME://BUCKET/PATH, and no password"
+        ) from None
+    user = rest.partition("?")[0].rpartition("@")[0]
+    if ":" in user or parts.fragment:
         raise ConfigError(
             f"--storage-path ({scheme}://…) holds a password; leave it out and give it by the environment "
             "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or ~/.aws/credentials"
+        )
+    if not all(key in QUERY_KEYS and "@" not in value for key, value in query):
+        raise ConfigError(
+            f"--storage-path ({scheme}://…?…) may hold {', '.join(sorted(QUERY_KEYS))} after its question mark and "
+            "nothing else; give keys and secrets by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from trainable.config import DataConfig, Knob, knobs
 from trainable.errors import ConfigError, ProjectError
 from trainable.plan import PlanRequest
+from trainable.redaction import without_words
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
@@ -18,6 +19,8 @@ INTERRUPTED = 130
 
 class Parser(argparse.ArgumentParser):
     """Answers a mistyped command line in one line, as every other mistake; takes ``--size -1GiB`` for a value."""
+
+    _words: Sequence[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         given = list(sys.argv[1:] if args is None else args)
@@ -28,6 +31,7 @@ class Parser(argparse.ArgumentParser):
                 joined[-1] = f"{before}={word}"
             else:
                 joined.append(word)
+        self._words = joined
         parsed, rest = super().parse_known_args(joined, namespace)
         for action in self._actions:
             # An empty value (often a variable that is not set) must not pass for a flag that was left out.
@@ -36,8 +40,8 @@ class Parser(argparse.ArgumentParser):
         return parsed, rest
 
     def error(self, message: str) -> NoReturn:
-        """Raises ConfigError instead of printing the usage."""
-        raise ConfigError(f"{message}; see {self.prog} --help")
+        """Raises ConfigError instead of printing the usage, and repeats no credentials of a mistyped flag."""
+        raise ConfigError(f"{without_words(message, self._words)}; see {self.prog} --help")
 
 
 def add_flag(parser: Any, name: str, **options: Any) -> None:

@@ -17,13 +17,13 @@ from search.study import (
     as_observation,
     memory_violation,
     outcome_of,
-    redact,
     start_of,
     state_of,
 )
 from spaces.space import Choices, Range
 from trainable.errors import RunError
 from trainable.record import TrialEnd, TrialOutcome
+from trainable.redaction import redact
 
 PARAMS = {"stride": 8, "latent_dim": 16, "learning_rate": 0.001, "density_per_id": True}
 DISTRIBUTIONS = {
@@ -202,6 +202,10 @@ def test_sqlite_writes_ahead_and_forces_every_commit_to_disk(tmp_path: Path) -> 
         ("sqlite:////tmp/study.db", "sqlite:////tmp/study.db"),
         ("postgresql://bob:hunter2@db.example:5432/ad", "postgresql://***@db.example:5432/ad"),
         ("postgresql+psycopg://bob:p@ss:w@db/ad?sslmode=require", "postgresql+psycopg://***@db/ad"),
+        ("postgresql://bob:hun/ter2@db/ad", "postgresql://***@db/ad"),
+        ("postgresql://bob:hun?ter2@db/ad", "postgresql://***"),
+        ("postgresql://bob:hun#ter2@db/ad", "postgresql://***"),
+        ("postgresql://db/ad?user=bob&password=hunter@2", "postgresql://***"),
         ("postgresql://db/ad?user=bob&password=hunter2", "postgresql://db/ad"),
         ("postgresql://bob:hunter2@[::1/ad", "postgresql://***@[::1/ad"),
         ("mysql://bob:hunter2@/ad", "mysql://***@/ad"),
