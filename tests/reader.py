@@ -1,4 +1,4 @@
-"""The reader that documents suppose: a folder with recordings, a space and a finished search; how commands run there."""
+"""The reader that documents suppose: a folder with recordings, a space, a finished search; how commands run there."""
 
 import re
 import runpy

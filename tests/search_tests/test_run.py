@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,20 @@ def test_a_search_without_early_stopping_says_so(arguments, tmp_path, caplog, mo
     flags = ["--num-samples", "1", "--max-epochs", most, "--grace-period", "2", "--output", str(tmp_path / "run")]
     main([*arguments, *flags])
     assert ("no trial will be stopped early" in caplog.text) == warned
+
+
+@pytest.mark.timeout(120)
+def test_a_broken_recording_is_counted_where_a_quiet_search_names_none(machine, tmp_path, capsys, caplog):
+    root = tmp_path / "machines"
+    shutil.copytree(machine, root)
+    for path in sorted((root / "press/train").iterdir())[:2]:
+        path.write_bytes(b"broken")
+    (tmp_path / "space.yaml").write_text(SPACE)
+    flags = ["--data-root", str(root), "--machine-type", "press", "--local", "--num-samples", "1", "--max-epochs", "1"]
+    main(["--space", str(tmp_path / "space.yaml"), *flags, "--quiet", "--output", str(tmp_path / "run")])
+    assert re.search(r"skipped recordings +│ 2 could not be used", capsys.readouterr().out)
+    assert "skipped" not in caplog.text
+    assert json.loads(RunFolder(tmp_path / "run").summary_path.read_text())["skipped_recordings"] == 2
 
 
 @pytest.mark.timeout(120)
