@@ -13,7 +13,8 @@ from search.conductor import Conductor, Decision
 from search.options import SearchOptions
 from search.planning import Choice, Planning
 from search.study import SearchStudy
-from tests.search_tests.synthetic import make_conductor, report_at, small_space
+from spaces.loader import space_from_text
+from tests.search_tests.synthetic import SPACE, make_conductor, report_at
 from trainable.config import TrialConfig
 from trainable.errors import BudgetError
 from trainable.plan import ExecutionPlan
@@ -221,14 +222,14 @@ def test_every_started_trial_fits(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_recorded_not_counted_and_the_search_gives_up_in_time(tmp_path: Path) -> None:
-    conductor = make_conductor(tmp_path, budget_bytes=1000)
-    smallest = conductor.sampler.smallest()
+    space = space_from_text(SPACE.replace("parameters:", "parameters:\n  width: {low: 0.25, high: 4.0}"), "wide")
+    conductor = make_conductor(tmp_path, budget_bytes=1000, space=space)
 
     def only_the_corner(config: TrialConfig) -> Choice:
-        fits = config.loss.commitment_cost == smallest["commitment_cost"]
+        fits = config.model.width == 0.25
         return Choice(ExecutionPlan(micro_batch_clips=1), 500 if fits else 2000, fits, "" if fits else "too large")
 
-    conductor.planning = Planning(small_space(), budget_bytes=1000, plans=only_the_corner)
+    conductor.planning = Planning(space, budget_bytes=1000, plans=only_the_corner)
     with pytest.raises(BudgetError, match=r"hardly anything in the space fits 1000 B: .* draws"):
         conductor.next_trial()
     assert conductor.started == 0

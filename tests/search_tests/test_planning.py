@@ -50,8 +50,35 @@ def test_what_is_remembered_is_bounded() -> None:
     planning = Planning(small_space(), budget_bytes=10**9, plans=synthetic_plans(10**9))
     for index in range(REMEMBERED + 100):
         planning.choose({"learning_rate": 1e-4 + index * 1e-8})
-    assert len(planning._remembered) == REMEMBERED
+    assert len(planning._answers) == REMEMBERED
+    assert len(planning._choices) == 1
     assert planning.draws_asked == REMEMBERED + 100
+
+
+def test_what_needs_the_same_memory_is_asked_about_once() -> None:
+    asked = Asked(1000)
+    planning = Planning(small_space(), budget_bytes=1000, plans=asked)
+    for rate, cost in ((1e-3, 0.1), (2e-3, 0.1), (1e-3, 0.5)):
+        params = {**SMALL, "learning_rate": rate, "commitment_cost": cost, "commitment_warmup_epochs": 2}
+        assert planning.fits(params)
+        assert planning.choose(params).fits
+    assert len(asked.configs) == 1
+    assert planning.draws_asked == 3
+
+
+def test_smaller_than_what_fits_fits_and_larger_than_what_does_not_does_not() -> None:
+    """1000 bytes: 32 × 31 fit and 33 × 31 do not; most other answers follow from those two."""
+    asked = Asked(1000)
+    planning = Planning(small_space(), budget_bytes=1000, plans=asked)
+    assert planning.fits({"num_embeddings": 32, "latent_dim": 31})
+    assert not planning.fits({"num_embeddings": 33, "latent_dim": 31})
+    for codes in (2, 16, 32, 33, 64):
+        for width in (2, 31, 32, 500):
+            known = len(asked.configs)
+            assert planning.fits({"num_embeddings": codes, "latent_dim": width}) == (codes * width <= 1000)
+            follows = (codes <= 32 and width <= 31) or (codes >= 33 and width >= 31)
+            assert len(asked.configs) == known or not follows
+    assert planning.smallest_bytes == min(synthetic_bytes(config) for config in asked.configs)
 
 
 def test_no_more_is_asked_once_something_fits() -> None:

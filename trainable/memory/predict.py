@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from trainable.config import TrialConfig
+from trainable.memory.key import phases_of
 from trainable.memory.profile import DeviceProfile
 from trainable.memory.program import NotProportionalError, Peak, Program
 from trainable.memory.trace import Form, Pass, sizes_of, trace, trace_exactly
 from trainable.memory.tracker import WORKSPACE
 from trainable.plan import ExecutionPlan
-from trainable.training.phases import Phase, phase_of
+from trainable.training.phases import Phase
 from trainable.training.trainer import KMEANS_CLIPS
 
 if TYPE_CHECKING:
@@ -195,10 +196,8 @@ class Predictor:
     @staticmethod
     def _phases(config: TrialConfig) -> list[Phase]:
         """Phases whose steps may hold the peak: phase 2 does all that 1 and 3 do, and more."""
-        epochs = config.phase.epochs
-        turns = {0, epochs - 1, round(config.phase.vq_only_share * epochs)}
-        present = {phase_of(config.phase, epoch) for epoch in turns if epoch < epochs}
-        return [2] if 2 in present else sorted(present)
+        present = phases_of(config.phase)
+        return [2] if 2 in present else list(present)
 
     def _peak(
         self,
