@@ -5,8 +5,9 @@
 
 Trains one configuration (any flag of ``python -m trainable.train`` sets a knob) once a seed and fits every density
 model to the same codes. AUC is the mean over machine ids, then over seeds. Intervals are 95 % percentile bootstraps
-over clips, the same clips drawn for every seed and every detector. `share` is fit and score of training and held-out
-clips in units of the training time of one epoch, measured in the same run.
+over clips, the same clips drawn for every seed and every detector; one column a machine id gives its mean over seeds.
+`share` is fit and score of training and held-out clips in units of the training time of one epoch, measured in the same
+run; its last row is the whole scoring pass that every epoch of a trial ends with.
 """
 
 import csv
@@ -24,7 +25,7 @@ from trainable.data.clips import TestClips
 from trainable.data.load import Dataset, load_dataset
 from trainable.scoring.baselines import Autoencoder, LogMelMahalanobis
 from trainable.scoring.codes import ClipCodes
-from trainable.scoring.metrics import bootstrap_aucs, groups_by_id, mean_auc, pauc, percentile_interval
+from trainable.scoring.metrics import auc, bootstrap_aucs, groups_by_id, mean_auc, pauc, percentile_interval
 from trainable.scoring.registry import DENSITIES, make_density
 from trainable.train import read_config_file
 from trainable.training.seeds import derived_seed
@@ -32,6 +33,7 @@ from trainable.trial import Trial, default_plan
 
 YARDSTICK = "log-mel Mahalanobis (no codes)"
 AUTOENCODER = "DCASE autoencoder (no codes)"
+SCORING_PASS = "scoring pass of an epoch"
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Measured:
     """One detector over the seeds."""
 
     aucs: list[float] = field(default_factory=list)
+    aucs_by_id: list[dict[str, float]] = field(default_factory=list)
     paucs: list[float] = field(default_factory=list)
     resamples: list[np.ndarray] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
@@ -46,8 +49,9 @@ class Measured:
     def add(self, clips: TestClips, scores: np.ndarray, share: float | None = None) -> None:
         """One seed's scores, and their cost in epochs where codes were scored."""
         self.aucs.append(mean_auc(clips.labels, scores, clips.machine_ids))
-        groups = groups_by_id(clips.machine_ids, clips.labels).values()
-        self.paucs.append(float(np.mean([pauc(clips.labels[members], scores[members]) for members in groups])))
+        groups = groups_by_id(clips.machine_ids, clips.labels)
+        self.aucs_by_id.append({name: auc(clips.labels[members], scores[members]) for name, members in groups.items()})
+        self.paucs.append(float(np.mean([pauc(clips.labels[members], scores[members]) for members in groups.values()])))
         self.resamples.append(bootstrap_aucs(clips.labels, scores, clips.machine_ids))
         if share is not None:
             self.shares.append(share)
@@ -65,9 +69,12 @@ def measure(
     for seed in range(seeds):
         trial = Trial(config.replace(seed=seed), dataset, plan=default_plan(config))
         begin = time.perf_counter()
-        while not trial.done:
+        for _ in range(config.phase.epochs - 1):
             trial.trainer.train_epoch()
-        epoch_seconds = (time.perf_counter() - begin) / config.phase.epochs
+        before_seconds = time.perf_counter() - begin
+        report = trial.step()
+        epoch_seconds = (before_seconds + report.train_seconds) / config.phase.epochs
+        table.setdefault(SCORING_PASS, Measured()).shares.append(report.score_seconds / epoch_seconds)
         begin = time.perf_counter()
         train, held_out = trial.codes(dataset.train), trial.codes(dataset.held_out)
         encode_share = (time.perf_counter() - begin) / epoch_seconds
@@ -94,8 +101,9 @@ def _density_scores(trial: Trial, config: TrialConfig, name: str, train: ClipCod
 def rows(table: dict[str, Measured]) -> list[dict[str, str]]:
     """The table as text, best AUC first."""
     yardstick = table[YARDSTICK].resamples[0]
+    detectors = {name: measured for name, measured in table.items() if measured.aucs}
     result = []
-    for name, measured in sorted(table.items(), key=lambda item: -float(np.mean(item[1].aucs))):
+    for name, measured in sorted(detectors.items(), key=lambda item: -float(np.mean(item[1].aucs))):
         resampled = np.mean(measured.resamples, axis=0)
         low, high = percentile_interval(resampled)
         gain_low, gain_high = percentile_interval(resampled - yardstick)
@@ -109,8 +117,13 @@ def rows(table: dict[str, Measured]) -> list[dict[str, str]]:
                 "over_yardstick": "" if name == YARDSTICK else f"{gain_low:+.3f} … {gain_high:+.3f}",
                 "share": f"{np.mean(measured.shares):.2f}" if measured.shares else "",
             }
+            | {
+                name: f"{np.mean([by_id[name] for by_id in measured.aucs_by_id]):.3f}"
+                for name in measured.aucs_by_id[0]
+            }
         )
-    return result
+    scoring = {"detector": SCORING_PASS, "share": f"{np.mean(table[SCORING_PASS].shares):.2f}"}
+    return [*result, {key: scoring.get(key, "") for key in result[0]}]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
