@@ -190,9 +190,10 @@ def test_results_name_the_patches_that_were_used(arguments, tmp_path, capsys):
         ([], "--space is missing"),
     ],
 )
-def test_bad_input_gets_one_clear_line_and_leaves_no_folder(tmp_path, monkeypatch, capsys, flags, expected):
+def test_bad_input_gets_one_clear_line_and_leaves_no_folder(machine, tmp_path, monkeypatch, capsys, flags, expected):
     monkeypatch.chdir(tmp_path)
-    assert run(main, ["--local", *flags]) == 2
+    data = ["--data-root", str(machine), "--machine-type", "press"]
+    assert run(main, ["--local", *data, *flags]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
