@@ -13,6 +13,7 @@ from analysis.results import PARAM, RunResults
 from analysis.state import SearchState
 from analysis.tables import Table
 from trainable.record import TrialEnd
+from trainable.units import counted
 
 EDGE_SHARE = 0.05
 """A winner within this share of its range's end asks for a wider range."""
@@ -75,10 +76,6 @@ def advice_table(run: RunResults) -> Table:
     return Table(("what", "why", "command"), tuple((s.title, s.text, s.command) for s in next_steps(run)))
 
 
-def _trials(count: int) -> str:
-    return "1 trial" if count == 1 else f"{count} trials"
-
-
 def _best_row(run: RunResults) -> "pd.Series[Any] | None":
     return None if run.best_number is None else run.ranked.iloc[0]
 
@@ -91,8 +88,8 @@ def _settle_unfinished(run: RunResults) -> list[Advice]:
     return [
         Advice(
             "Let the search end",
-            f"{run.state_text} If it was interrupted, this lets it go on where it stopped; {_trials(run.unfinished)} "
-            f"{'has' if run.unfinished == 1 else 'have'} no ending yet.",
+            f"{run.state_text} If it was interrupted, this lets it go on where it stopped; without an ending: "
+            f"{counted(run.unfinished, 'trial')}.",
             resume_command(run),
         )
     ]
@@ -180,7 +177,7 @@ def _search_more(run: RunResults) -> list[Advice]:
     return [
         Advice(
             "Search more",
-            f"Only {_trials(scored)} {'has' if scored == 1 else 'have'} an AUC; with fewer than {FEW_TRIALS} "
+            f"Only {counted(scored, 'trial')} {'has' if scored == 1 else 'have'} an AUC; with fewer than {FEW_TRIALS} "
             "the winner owes much to chance.",
             resume_command(run, num_samples=samples),
         )
@@ -206,17 +203,20 @@ def _failures(run: RunResults) -> list[Advice]:
     if count := counts[TrialEnd.OUT_OF_MEMORY.value]:
         steps.append(
             Advice(
-                f"{_trials(count)} ran out of memory",
+                f"{counted(count, 'trial')} ran out of memory",
                 "The prediction was too low, or another process used the GPU. The memory section shows "
                 "predicted against measured peaks.",
             )
         )
     if count := counts[TrialEnd.NON_FINITE.value]:
         steps.append(
-            Advice(f"{_trials(count)} diverged", "The loss became NaN or infinite; a lower learning_rate avoids that.")
+            Advice(
+                f"{counted(count, 'trial')} diverged",
+                "The loss became NaN or infinite; a lower learning_rate avoids that.",
+            )
         )
     if count := counts[TrialEnd.CRASHED.value]:
-        steps.append(Advice(f"{_trials(count)} crashed", "The table of endings says why."))
+        steps.append(Advice(f"{counted(count, 'trial')} crashed", "The table of endings says why."))
     return steps
 
 

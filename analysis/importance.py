@@ -10,6 +10,7 @@ from optuna.trial import TrialState, create_trial
 
 from analysis.results import PARAM, RunResults, auc_at, comparison_epoch
 from analysis.study import quiet_optuna
+from trainable.units import counted
 
 FEWEST_TRIALS = 12
 """Below this the ranking changes with every further trial; nothing is shown then."""
@@ -51,11 +52,11 @@ def importances(run: RunResults) -> Importances:
             {},
             len(values),
             epoch,
-            f"Only {len(values)} trials reached epoch {epoch}; importances need at least {FEWEST_TRIALS}. "
-            "Run the search longer: resume it with more trials.",
+            f"Only {counted(len(values), 'trial')} reached epoch {epoch}; importances need at least {FEWEST_TRIALS}. "
+            "They come with more trials.",
         )
     shares = _ped_anova(run.trials.loc[values.index], values, run.distributions)
-    note = f"Compared at epoch {epoch}, which {len(values)} trials reached."
+    note = f"Compared at epoch {epoch}, which {counted(len(values), 'trial')} reached."
     if not shares:
         note += " No parameter was drawn in more than one way, so there is nothing to compare."
     elif len(values) < FEW_TRIALS:

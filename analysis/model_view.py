@@ -8,11 +8,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from analysis.results import RunResults
 from trainable.checkpoint_place import CheckpointPlace, absolute_place, place_under
 from trainable.config import DataConfig, DensityName, FrontEndConfig, TrialConfig
 from trainable.data.clips import Split, TestClips
+from trainable.data.frontend import N_MELS, hz_to_mel, mel_to_hz
 from trainable.data.load import Dataset, load_dataset
 from trainable.errors import CheckpointError, RunError
 from trainable.scoring.codes import ClipCodes
@@ -48,6 +50,19 @@ class ModelView:
     @property
     def seconds_per_frame(self) -> float:
         return self.front_end.hop_length / self.front_end.sample_rate
+
+    @property
+    def mel_hz(self) -> np.ndarray | None:
+        """Centre of each mel bin, Hz (64,); None for precomputed features, whose front end is not known."""
+        if not self.raw:
+            return None
+        edges = torch.linspace(hz_to_mel(0.0), hz_to_mel(self.front_end.sample_rate / 2), N_MELS + 2)
+        return mel_to_hz(edges[1:-1]).numpy()
+
+    @property
+    def surprise_unit(self) -> str:
+        """Of `position_scores`: neighbours measure distances, the others are −log of a probability."""
+        return "radii of normal neighbours" if self.map_density.name.endswith("neighbours") else "nats"
 
     @property
     def config(self) -> TrialConfig:

@@ -20,12 +20,13 @@ from analysis.figures.rungs import asha_rungs
 from analysis.importance import Importances, importances
 from analysis.pruning import pruning_savings
 from analysis.results import RunResults
+from analysis.style import Message
 from analysis.tables import Table, ends_table, plans_table, run_table, searched_table, top_table
 from analysis.winner_model import WinnerModel, bring_back
 from trainable.data.clips import Split
 from trainable.record import TrialEnd
 from trainable.scoring.evaluate import Evaluation
-from trainable.units import format_bytes
+from trainable.units import counted, duration_text, format_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,11 @@ class Picture:
     caption: str
     wide: bool = False
     """Scrolls in its own frame on a narrow screen instead of shrinking."""
+
+    @property
+    def message(self) -> str:
+        """The words of a picture that only says why there is none; empty for a real one."""
+        return self.figure.message if isinstance(self.figure, Message) else ""
 
 
 @dataclass
@@ -101,8 +107,9 @@ def summary_sentence(run: RunResults, held_out: Evaluation | None) -> str:
     counts = run.end_counts()
     machine = run.manifest.data.get("machine_type", "unknown machine")
     trained = int((run.trials["epochs"] > 0).sum())
-    first = f"{len(run.trials)} configurations of a VQ-VAE anomaly detector were proposed for {machine}; "
-    first += f"{trained} were trained"
+    one = len(run.trials) == 1
+    first = f"{counted(len(run.trials), 'configuration')} of a VQ-VAE anomaly detector {'was' if one else 'were'} "
+    first += f"proposed for {machine}; {trained} {'was' if trained == 1 else 'were'} trained"
     first += f", {counts['over_budget']} did not fit the memory budget." if counts["over_budget"] else "."
     if run.best_number is None:
         return f"{first} None has finished an epoch yet."
@@ -135,7 +142,7 @@ def _tiles(run: RunResults, held_out: Evaluation | None) -> tuple[tuple[str, str
             )
     savings = pruning_savings(run.trials, run.manifest.max_epochs)
     tiles.append(("epochs trained", f"{savings.trained_epochs:,}", f"{savings.saved_epochs:,} saved by pruning"))
-    tiles.append(("training time", f"{savings.trained_hours:.3g} h", "summed over trials"))
+    tiles.append(("training time", duration_text(3600 * savings.trained_hours), "summed over trials"))
     return tuple(tiles)
 
 
@@ -189,9 +196,9 @@ def _why(run: RunResults, found: Importances) -> str:
     auc = ranked["final_auc"]
     if len(completed):
         text = (
-            f"Of {len(completed)} completed trials, trial {run.best_number} has the highest validation AUC after its "
+            f"Of {counted(len(completed), 'completed trial')} trial {run.best_number} has the highest validation AUC "
         )
-        text += f"last epoch ({auc.iloc[0]:.3f})"
+        text += f"after its last epoch ({auc.iloc[0]:.3f})"
     else:
         text = f"No trial has completed yet; of the others, trial {run.best_number} stands highest ({auc.iloc[0]:.3f})"
     if len(ranked) > 1:
@@ -233,9 +240,9 @@ def _ended(run: RunResults) -> Section:
     savings = pruning_savings(run.trials, run.manifest.max_epochs)
     section = Section("How trials ended", tables=[ends_table(run)])
     section.text.append(
-        f"ASHA stopped {savings.pruned} trials early and so saved {savings.saved_epochs:,} epochs, "
+        f"ASHA stopped {counted(savings.pruned, 'trial')} early and so saved {counted(savings.saved_epochs, 'epoch')}, "
         f"{savings.saved_share:.0%} of what training every started trial to the end would have taken "
-        f"({savings.saved_hours:.3g} h at each trial's own pace)."
+        f"({duration_text(3600 * savings.saved_hours)} at each trial's own pace)."
     )
     section.pictures.append(Picture(trial_ends(run.end_counts()), "Trials by how they ended."))
     section.pictures.append(
@@ -257,13 +264,23 @@ def _mattered(run: RunResults, found: Importances) -> Section:
     return section
 
 
+PLAN_WORDS = (
+    "In a plan the number of clips is what is computed at once; a batch of more is added up in several passes. "
+    "“Recompute enc” or “dec” means that what the encoder or decoder computed is not kept for the backward pass but "
+    "computed again, which takes time and saves memory. The chunk is how many positions are compared with the "
+    "codebook at once. “Host” or “device” says where the recordings lie, in the computer's memory or on the GPU; "
+    "“float32” or another type in what precision is reckoned."
+)
+
+
 def _memory(run: RunResults) -> Section:
     budget = run.manifest.gpu_memory_budget_bytes
     section = Section("What it costs: memory and time", tables=[plans_table(run)])
     section.text.append(
-        "Peak memory is predicted before a trial starts; what cannot fit the budget never does. The plan changes "
-        "memory and speed, not the result."
+        "Peak memory is predicted before a trial starts; what cannot fit the budget never does. How a trial is "
+        "executed, its plan, changes memory and speed, not the result."
     )
+    section.text.append(PLAN_WORDS)
     section.text.append(infeasible_text(run.trials, budget_text=run.budget_text))
     figures: list[tuple[Callable[[], Figure], str]] = [
         (lambda: auc_against_memory(run.trials, budget_bytes=budget), "AUC against peak memory."),

@@ -203,7 +203,8 @@ def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...
     """One row a trial, indexed by number.
 
     Columns: end, reason, failures, epochs, final_auc and final_pauc (last epoch), best_auc, best_epoch,
-    predicted_bytes, peak_bytes (largest measured, 0 on a CPU), plan (a phrase), micro_batch_clips, recompute,
+    predicted_bytes, predicted_allocated_bytes (of the allocator alone, as peak_bytes is measured; 0 where it was not
+    kept), peak_bytes (largest measured, 0 on a CPU), plan (a phrase), micro_batch_clips, recompute,
     precision, epoch_seconds (median), hours, draws (candidates that the sampler asked about for it), started and
     completed (where the study knows), and ``params_*``.
     """
@@ -242,11 +243,19 @@ def _record_row(record: TrialRecord) -> dict[str, Any]:
         "final_auc": epochs[-1].validation_auc if epochs else None,
         "final_pauc": epochs[-1].validation_pauc if epochs else None,
         "predicted_bytes": record.start.predicted_bytes,
+        "predicted_allocated_bytes": _allocated(record),
         "peak_bytes": max((report.peak_bytes for report in epochs), default=0),
         **_plan_columns(plan),
         "epoch_seconds": _median_seconds(epochs),
         "hours": sum(report.epoch_seconds for report in epochs) / 3600,
     }
+
+
+def _allocated(record: TrialRecord) -> int:
+    """Predicted peak of the allocator under the plan of the epoch whose peak is the trial's; 0 where none was made."""
+    epochs = record.epochs
+    largest = max(epochs, key=lambda report: report.peak_bytes, default=None)
+    return largest.predicted_allocated_bytes if largest else record.start.predicted_allocated_bytes
 
 
 def _proposal_row(trial: FrozenTrial | None) -> dict[str, Any] | None:
@@ -264,6 +273,7 @@ def _proposal_row(trial: FrozenTrial | None) -> dict[str, Any] | None:
         "final_auc": None,
         "final_pauc": None,
         "predicted_bytes": int(attrs.get("predicted_bytes") or 0),
+        "predicted_allocated_bytes": int(attrs.get("predicted_allocated_bytes") or 0),
         "peak_bytes": 0,
         **_plan_columns(attrs.get("plan")),
         "epoch_seconds": None,

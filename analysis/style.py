@@ -10,7 +10,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 P = ParamSpec("P")
 
@@ -42,15 +42,17 @@ END_MARKERS = {
 PHASE_COLOURS = {1: "#E8F1F8", 2: "#FFFFFF", 3: "#F6EFE0"}
 PHASE_NAMES = {1: "VQ only", 2: "full loss", 3: "codebook frozen"}
 
-NORMAL_SIZE = (6.4, 3.9)
+NORMAL_SIZE = (4.8, 3.5)
 WIDE_SIZE = (8.6, 4.2)
-"""Inches at 100 dpi; the report lets wide pictures scroll in their own frame on a phone."""
+"""Inches. A normal picture is shown as large as it is drawn in half of the report's width, and on a phone at three
+quarters of it: what is drawn larger has letters too small there. Wide ones scroll in their own frame on a phone."""
+SMALL_FONT = 8.5
 
 RC: Any = {
-    "figure.dpi": 100,
+    "figure.dpi": 110,
     "savefig.dpi": 110,
     "font.size": 10,
-    "axes.titlesize": 11,
+    "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.labelsize": 10,
@@ -95,29 +97,69 @@ def panels(
 
 def integer_axis(axes: Axes) -> None:
     """Whole numbers on the axis of trials or epochs, and room around a single one."""
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(whole_numbers())
     low, high = axes.get_xlim()
     if high - low < 1:
         axes.set_xlim((low + high) / 2 - 1, (low + high) / 2 + 1)
 
 
-def message_figure(title: str, message: str) -> Figure:
-    """A picture that says why there is none: never an empty frame."""
+def whole_numbers(most: int = 9) -> MaxNLocator:
+    """Ticks at whole numbers alone, also where there is room for one only."""
+    return MaxNLocator(nbins=most, integer=True, min_n_ticks=1)
+
+
+def auc_axis(axes: Axes, values: Any) -> None:
+    """An axis of AUCs around what is there: a point at 1 is whole, and no number stands beyond 1."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    room = max(0.05 * (high - low), 0.005)
+    axes.set_ylim(low - room, high + room)
+    axes.set_yticks([tick for tick in axes.get_yticks() if low - room <= tick <= min(1.0, high + room) + 1e-9])
+    axes.set_ylim(low - room, high + room)
+
+
+class Message(Figure):
+    """A picture that only says why there is none; a page prints its words instead of it."""
+
+    title: str
+    message: str
+
+
+def message_figure(title: str, message: str) -> Message:
+    """Why there is no picture: never an empty frame."""
     with mpl.rc_context(RC):
-        figure = new_figure((6.4, 1.6))
+        lines = textwrap.wrap(message, 78)
+        figure = Message(figsize=(NORMAL_SIZE[0] * 1.25, 0.45 + 0.2 * len(lines)), layout="constrained")
+        figure.title, figure.message = title, message
         axes = figure.subplots()
         axes.set_axis_off()
         axes.set_title(title)
-        axes.text(0.0, 0.5, message, transform=axes.transAxes, va="center", wrap=True)
+        axes.text(0.0, 1.0, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=9)
     return figure
 
 
 def legend_below(figure: Figure, axes: Axes, *, columns: int = 4) -> None:
     """A legend under the axes, where it can hide no point."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=SMALL_FONT, columnspacing=1.0)
 
 
-def with_note(label: str, text: str, *, width: int = 62) -> str:
-    """An axis label with a remark below it, wrapped."""
-    return "\n".join([label, *textwrap.wrap(text, width)])
+def legend_under(axes: Axes, handles: Any = None, *, columns: int = 2) -> None:
+    """A legend below one of several panels, outside its frame: inside it would hide a line sooner or later."""
+    known = {"handles": handles} if handles is not None else {}
+    axes.legend(
+        **known, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=SMALL_FONT, borderaxespad=0.2
+    )
+
+
+def plain_log(axes: Axes) -> None:
+    """Plain numbers (0.02, 0.5, 10) on a logarithmic axis, as many as there is room for."""
+    low, high = axes.get_ylim()
+    steps: tuple[float, ...] = (1.0, 2.0, 5.0) if high / low < 200 else (1.0,)
+    axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def note_below(figure: Figure, text: str, *, width: int = 66) -> None:
+    """A remark under the whole picture, wrapped."""
+    figure.supxlabel("\n".join(textwrap.wrap(text, width)), fontsize=SMALL_FONT, x=0.02, ha="left", color="#555555")

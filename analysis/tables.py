@@ -1,6 +1,7 @@
 """Tables for readers: rounded, with units, in words. Rows of strings, so that a page and a terminal show the same."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 from typing import Any
 
@@ -9,8 +10,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from analysis.pruning import pruning_savings
 from analysis.results import PARAM, RunResults
+from analysis.state import time_text
 from trainable.record import TrialEnd
-from trainable.units import format_bytes
+from trainable.units import duration_text, format_bytes
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def searched_table(run: RunResults) -> Table:
                 _spread(top[column], distribution),
             )
         )
-    return Table(("parameter", "searched", "winner", "best ten trials"), tuple(rows))
+    best_ten = f"best {len(top)}: middle half, or how often" if len(top) > 1 else "best trial"
+    return Table(("parameter", "searched", "winner", best_ten), tuple(rows))
 
 
 def _whole(value: Any, distribution: BaseDistribution | None) -> str:
@@ -85,8 +88,9 @@ def _spread(values: "pd.Series[Any]", distribution: BaseDistribution | None) -> 
     if isinstance(distribution, CategoricalDistribution) or not pd.api.types.is_numeric_dtype(values):
         counts = values.astype(str).value_counts()
         return ", ".join(f"{name} ({count}×)" for name, count in counts.head(3).items())
-    low, high = float(values.quantile(0.25)), float(values.quantile(0.75))
-    return f"{low:.3g} … {high:.3g}"
+    whole = isinstance(distribution, IntDistribution)
+    ends = [f"{round(q) if whole else q:.4g}" if whole else f"{q:.3g}" for q in values.quantile([0.25, 0.75])]
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} … {ends[1]}"
 
 
 def top_table(run: RunResults, count: int = 5) -> Table:
@@ -157,7 +161,7 @@ def plans_table(run: RunResults) -> Table:
 
 
 def savings_table(run: RunResults) -> Table:
-    """What ASHA saved, in trials, epochs and hours."""
+    """What ASHA saved, in trials, epochs and time."""
     savings = pruning_savings(run.trials, run.manifest.max_epochs)
     return Table(
         ("what", "value"),
@@ -165,10 +169,18 @@ def savings_table(run: RunResults) -> Table:
             ("trials stopped early", str(savings.pruned)),
             ("epochs trained", f"{savings.trained_epochs:,}"),
             ("epochs saved", f"{savings.saved_epochs:,} ({savings.saved_share:.0%} of all)"),
-            ("hours trained, summed over trials", f"{savings.trained_hours:.3g}"),
-            ("hours saved, at each trial's own pace", f"{savings.saved_hours:.3g}"),
+            ("time trained, summed over trials", duration_text(3600 * savings.trained_hours)),
+            ("time saved, at each trial's own pace", duration_text(3600 * savings.saved_hours)),
         ),
     )
+
+
+def moment_text(iso: str) -> str:
+    """A time of a manifest as a reader says it; as it is where it is none."""
+    try:
+        return time_text(datetime.fromisoformat(iso))
+    except ValueError:
+        return iso
 
 
 def run_table(run: RunResults) -> Table:
@@ -178,7 +190,7 @@ def run_table(run: RunResults) -> Table:
     data = manifest.data
     rows = [
         ("command", manifest.command),
-        ("begun", manifest.created),
+        ("begun", moment_text(manifest.created)),
         ("space", manifest.space_name),
         ("recordings", f"{data.get('machine_type')} of {data.get('data_root') or 'the embedded machines'}"),
         ("trials asked for", str(manifest.num_samples)),
@@ -189,5 +201,6 @@ def run_table(run: RunResults) -> Table:
         ("code", manifest.commit[:12] or "unknown commit"),
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
     ]
-    rows += [(f"resumed {entry.get('when', '')}".strip(), str(entry.get("command", ""))) for entry in manifest.history]
+    for entry in manifest.history:
+        rows.append((f"resumed {moment_text(str(entry.get('resumed', '')))}".strip(), str(entry.get("command", ""))))
     return Table(("what", "value"), tuple(rows))

@@ -109,6 +109,8 @@ class WinnerModel:
                 surprise,
                 starts,
                 seconds_per_frame=view.seconds_per_frame,
+                unit=view.surprise_unit,
+                mel_hz=view.mel_hz,
                 title=f"{clips.names[index]}: {name}",
                 scale=(low, max(high, low + 1e-9)),
             )

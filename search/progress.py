@@ -168,11 +168,3 @@ def expected_epochs(rung_epochs: tuple[int, ...], reduction_factor: int, max_epo
 def _rank(leader: tuple[float, int]) -> tuple[float, int]:
     """Sorts (AUC, number) as the winner is chosen: highest AUC first, of equals the earlier trial."""
     return -leader[0], leader[1]
-
-
-def duration_text(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3 h 20 min``."""
-    if round(seconds) < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -11,10 +11,10 @@ from rich.text import Text
 
 from search.asha import Decision
 from search.listeners import Silence
-from search.progress import Leader, Progress, Running, duration_text
+from search.progress import Leader, Progress, Running
 from search.study import FAILURES
 from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
-from trainable.units import format_bytes
+from trainable.units import duration_text, format_bytes
 
 PHASES = {1: "VQ only", 2: "full loss", 3: "frozen"}
 """Short names of a training's phases; 3 is the one with the codebook frozen."""

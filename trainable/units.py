@@ -1,4 +1,4 @@
-"""Bytes and their names: binary units only, so that nobody divides by 1e9 and calls it GiB."""
+"""Bytes, durations and counts as a reader says them. Binary units only: nobody divides by 1e9 and calls it GiB."""
 
 import re
 from decimal import Decimal
@@ -53,3 +53,16 @@ def exact_bytes(size_bytes: int) -> str:
     """A size that `parse_bytes` reads back to the byte, in the largest unit that holds it whole (``24GiB``)."""
     unit = next(unit for unit, factor in reversed(_UNITS.items()) if size_bytes % factor == 0)
     return f"{size_bytes // _UNITS[unit]}{'' if unit == 'B' else unit}"
+
+
+def duration_text(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3 h 20 min``."""
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 trial``, ``2 trials``, ``1,000 trials``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

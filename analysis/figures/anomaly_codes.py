@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures.codebook import usage_shares
-from analysis.style import BLUE, GREY, VERMILION, panels, styled
+from analysis.style import BLUE, GREY, VERMILION, legend_under, panels, plain_log, styled
 
 PSEUDO_COUNT = 0.5
 """Added to each code's count, so that a code never heard in one kind has a finite ratio (Haldane's correction)."""
@@ -41,19 +41,22 @@ def code_contrast(codes_BX: np.ndarray, labels_B: np.ndarray, num_embeddings: in
 @styled
 def anomaly_codes(contrast: pd.DataFrame, *, most: int = 10) -> Figure:
     """All codes by how often both kinds use them (left), and those furthest apart (right)."""
-    figure, (plane, bars) = panels(1, 2, (8.6, 4.2))
+    figure, (plane, bars) = panels(1, 2, (8.6, 4.6))
     used = contrast[(contrast["normal"] > 0) | (contrast["anomaly"] > 0)]
     floor = 100 * float(min(used["normal"][used["normal"] > 0].min(), used["anomaly"][used["anomaly"] > 0].min())) / 2
     x, y = (100 * used["normal"]).clip(lower=floor), (100 * used["anomaly"]).clip(lower=floor)
     anomalous = used["log2_ratio"] > 1
     plane.scatter(x[~anomalous], y[~anomalous], s=14, color=BLUE, label="others", rasterized=len(used) > 1000)
-    plane.scatter(x[anomalous], y[anomalous], s=18, color=VERMILION, marker="^", label="> 2× more in anomalies")
+    if anomalous.any():
+        plane.scatter(x[anomalous], y[anomalous], s=18, color=VERMILION, marker="^", label="> 2× more in anomalies")
     line = [floor, float(max(x.max(), y.max()))]
     plane.plot(line, line, color=GREY, linewidth=1, linestyle="--")
     plane.set_xscale("log")
     plane.set_yscale("log")
+    plain_log(plane)
+    plane.xaxis.set_major_formatter(plane.yaxis.get_major_formatter())
     plane.set(title="Codes used", xlabel="share in normal clips (%)", ylabel="share in anomalies (%)")
-    plane.legend(loc="upper left")
+    legend_under(plane)
     # A code that was heard a handful of times has an extreme ratio by chance: those used at all often come first.
     often = used[(used["normal"] + used["anomaly"]) >= 0.2 / len(contrast)]
     chosen = pd.concat([often.head(most), often.tail(most)])
@@ -61,7 +64,7 @@ def anomaly_codes(contrast: pd.DataFrame, *, most: int = 10) -> Figure:
     colours = [VERMILION if ratio > 0 else BLUE for ratio in chosen["log2_ratio"]]
     bars.barh([f"code {code}" for code in chosen.index], chosen["log2_ratio"], color=colours)
     bars.invert_yaxis()
-    bars.tick_params(axis="y", labelsize=7.5)
+    bars.tick_params(axis="y", labelsize=8)
     bars.grid(axis="y", visible=False)
     bars.axvline(0, color=GREY, linewidth=1)
     bars.set(title="Furthest apart", xlabel="log₂ (share in anomalies / share in normal)")

@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from analysis.style import BLUE, GREY, PURPLE, panels, styled
+from analysis.style import BLUE, GREY, PURPLE, integer_axis, legend_under, panels, plain_log, styled
 
 
 def usage_shares(codes: np.ndarray, num_embeddings: int) -> np.ndarray:
@@ -31,7 +30,7 @@ def codebook_usage(shares: np.ndarray, epochs: pd.DataFrame) -> Figure:
     epochs
         Rows of `RunResults.epochs` of the same trial.
     """
-    figure, (usage, history) = panels(1, 2, (8.6, 3.6))
+    figure, (usage, history) = panels(1, 2, (8.6, 3.9))
     ordered = np.sort(shares)[::-1]
     ranks = np.arange(1, len(ordered) + 1)
     used = ordered > 0
@@ -44,18 +43,18 @@ def codebook_usage(shares: np.ndarray, epochs: pd.DataFrame) -> Figure:
         ylabel="share of positions (%)",
         xlim=(0, len(ordered) + 1),
     )
-    usage.legend(loc="upper right")
-    history.plot(epochs["epoch"], epochs["perplexity"], color=BLUE, label="perplexity (left)")
+    plain_log(usage)
+    legend_under(usage)
+    marker = "." if len(epochs) < 40 else ""
+    history.plot(epochs["epoch"], epochs["perplexity"], color=BLUE, marker=marker, label="perplexity (left)")
     history.set(title="While it learned", xlabel="epoch", ylabel="perplexity (codes)")
     history.set_ylim(0, max(1.0, 1.1 * float(epochs["perplexity"].max())))
-    history.xaxis.set_major_locator(MaxNLocator(integer=True))
     dead = history.twinx()
-    dead.plot(
-        epochs["epoch"], 100 * epochs["dead_code_share"], color=PURPLE, linestyle="--", label="dead codes (right)"
-    )
-    dead.set(ylabel="dead codes (%)", ylim=(0, 100))
+    share = 100 * epochs["dead_code_share"]
+    dead.plot(epochs["epoch"], share, "--", color=PURPLE, marker=marker, label="dead codes (right)")
+    dead.set(ylabel="dead codes (%)", ylim=(-3, 103))  # a line at 0 % lies above the axis, not on it
     dead.grid(False)
     dead.spines["right"].set_visible(True)
-    handles = [*history.get_lines(), *dead.get_lines()]
-    dead.legend(handles=handles, loc="center right", frameon=True, framealpha=0.85, edgecolor="none")
+    integer_axis(history)
+    legend_under(history, [*history.get_lines(), *dead.get_lines()])
     return figure

@@ -3,7 +3,6 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analysis.style import (
     BLUE,
@@ -14,7 +13,11 @@ from analysis.style import (
     PHASE_NAMES,
     PURPLE,
     VERMILION,
+    auc_axis,
+    integer_axis,
+    legend_under,
     panels,
+    plain_log,
     styled,
 )
 
@@ -39,7 +42,7 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
     epochs
         Rows of `RunResults.epochs` of one trial, in the order of epochs.
     """
-    figure, (detection, losses, codebook, schedule) = panels(2, 2, (8.6, 6.0), sharex=True)
+    figure, (detection, losses, codebook, schedule) = panels(2, 2, (8.6, 6.8), sharex=True)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     x = epochs["epoch"]
     for axes in (detection, losses, codebook, schedule):
@@ -49,7 +52,8 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
     detection.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
     detection.set_title("Detection on validation clips", pad=14)
     detection.set(ylabel="mean over machine ids")
-    detection.legend(loc="lower right")
+    auc_axis(detection, [0.5, *epochs["validation_auc"], *epochs["validation_pauc"]])
+    legend_under(detection)
 
     names = {
         "reconstruction_loss": (BLUE, "reconstruction", "-"),
@@ -64,7 +68,8 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
             _line(losses, x, positive, colour, label, style)
     losses.set_title("Loss terms, before weighting", pad=14)
     losses.set(ylabel="loss", yscale="log")
-    losses.legend(loc="best", ncols=2)
+    plain_log(losses)
+    legend_under(losses, columns=3)
 
     _line(codebook, x, epochs["perplexity"], BLUE, "perplexity (left)")
     codebook.set_title("Codebook", pad=14)
@@ -72,20 +77,21 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
     codebook.set_ylim(0, max(1.0, 1.1 * float(epochs["perplexity"].max())))
     share = codebook.twinx()
     _line(share, x, 100 * epochs["dead_code_share"], PURPLE, "dead codes (right)", "--")
-    share.set(ylabel="dead codes (%)", ylim=(0, 100))
+    share.set(ylabel="dead codes (%)", ylim=(-3, 103))  # a line at 0 % lies above the axis, not on it
     share.grid(False)
     share.spines["right"].set_visible(True)
-    lines = [*codebook.get_lines(), *share.get_lines()]
-    # On the axes drawn last, so that no line crosses it.
-    share.legend(handles=lines, loc="center right", frameon=True, framealpha=0.85, edgecolor="none")
-    schedule.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_under(codebook, [*codebook.get_lines(), *share.get_lines()])
 
     _line(schedule, x, epochs["commitment_scale"], ORANGE, "commitment scale")
     relative = epochs["learning_rate"] / max(float(epochs["learning_rate"].max()), 1e-12)
     _line(schedule, x, relative, GREY, "learning rate / its peak", "--")
     schedule.set_title("Schedules", pad=14)
     schedule.set(xlabel="epoch", ylabel="factor (0 … 1)", ylim=(0, 1.08))
-    schedule.legend(loc="lower right")
+    legend_under(schedule)
+    for axes in (detection, losses):  # between the panels stand legends: each has its own numbers
+        axes.tick_params(axis="x", labelbottom=True)
+        axes.set_xlabel("epoch")
+    integer_axis(schedule)
     return figure
 
 
@@ -103,6 +109,6 @@ def _draw_phases(axes: Axes, epochs: pd.DataFrame) -> None:
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
             ha="center",
-            fontsize=7,
+            fontsize=8,
             color="#666666",
         )

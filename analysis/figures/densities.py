@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.style import BLUE, GREY, ORANGE, message_figure, new_figure, styled
+from analysis.style import BLUE, GREY, NORMAL_SIZE, ORANGE, message_figure, new_figure, note_below, styled
 
 
 @styled
@@ -17,14 +17,14 @@ def density_comparison(densities: pd.DataFrame, *, optimised: str, epoch: int) -
     optimised
         The density model whose AUC the search maximised.
     """
-    title = f"The same codes, other scores (epoch {epoch})"
+    title = f"The same codes, other scores\n(epoch {epoch})"
     there = densities[densities["epoch"] == epoch].sort_values("auc", ascending=False)
     if not len(there):
         return message_figure(title, "The trial recorded no other scores.")
-    figure = new_figure((6.4, 1.2 + 0.3 * len(there)))
+    figure = new_figure((NORMAL_SIZE[0], 1.3 + 0.3 * len(there)))
     axes = figure.subplots()
     names = [
-        str(name).replace("_", " ") + (" (comparison only)" if compared else "")
+        str(name).replace("_", " ") + (" *" if compared else "")
         for name, compared in zip(there["density"], there["comparison"], strict=True)
     ]
     colours = [
@@ -36,6 +36,11 @@ def density_comparison(densities: pd.DataFrame, *, optimised: str, epoch: int) -
     axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set(title=title, xlabel=f"validation AUC (blue: {optimised.replace('_', ' ')}, optimised)")
-    axes.set_xlim(min(0.4, float(there["auc"].min()) - 0.02), 1.08)
+    axes.set(title=title, xlabel="validation AUC")
+    # Ticks end at 1; the room beyond is for the numbers.
+    axes.set_xlim(low := min(0.4, float(there["auc"].min()) - 0.02), 1.0 + 0.25 * (1.0 - low))
+    axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= 1.0])
+    axes.set_xlim(low, 1.0 + 0.25 * (1.0 - low))
+    note = f"Blue: {optimised.replace('_', ' ')}, which the search optimised."
+    note_below(figure, note + (" * for comparison only, never optimised." if there["comparison"].any() else ""))
     return figure

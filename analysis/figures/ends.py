@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from analysis.style import END_COLOURS, new_figure, styled
+from analysis.style import END_COLOURS, NORMAL_SIZE, new_figure, styled, whole_numbers
 
 
 @styled
 def trial_ends(counts: Mapping[str, int]) -> Figure:
     """A bar for every way a trial can end, also those that never happened."""
-    figure = new_figure((6.4, 2.7))
+    figure = new_figure((NORMAL_SIZE[0], 2.7))
     axes = figure.subplots()
     names = list(counts)
     bars = axes.barh(
@@ -23,4 +23,6 @@ def trial_ends(counts: Mapping[str, int]) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.set(title="How trials ended", xlabel="trials")
     axes.margins(x=0.1)
+    axes.set_xlim(0, max(1.0, 1.12 * max(counts.values(), default=0)))
+    axes.xaxis.set_major_locator(whole_numbers(6))
     return figure

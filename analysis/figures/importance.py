@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from analysis.importance import Importances
-from analysis.style import BLUE, message_figure, new_figure, styled, with_note
+from analysis.style import BLUE, NORMAL_SIZE, message_figure, new_figure, note_below, styled
 
 
 @styled
@@ -12,12 +12,13 @@ def importance_bars(found: Importances) -> Figure:
     title = "Which parameters mattered"
     if not found.shares:
         return message_figure(title, found.note)
-    figure = new_figure((6.4, 1.6 + 0.28 * len(found.shares)))
+    figure = new_figure((NORMAL_SIZE[0], 1.6 + 0.28 * len(found.shares)))
     axes = figure.subplots()
     bars = axes.barh(list(found.shares), [100 * share for share in found.shares.values()], color=BLUE)
     axes.bar_label(bars, fmt="%.0f", padding=4)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set(title=title, xlabel=with_note("share of importance (%), PED-ANOVA", found.note))
+    axes.set(title=title, xlabel="share of importance (%), PED-ANOVA")
     axes.margins(x=0.1)
+    note_below(figure, found.note)
     return figure

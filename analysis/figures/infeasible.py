@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.style import GREY, ORANGE, integer_axis, message_figure, new_figure, styled
+from analysis.style import GREY, ORANGE, integer_axis, legend_below, message_figure, new_figure, styled
 from trainable.record import TrialEnd
 
 
@@ -30,10 +30,12 @@ def infeasible_text(trials: pd.DataFrame, *, budget_text: str) -> str:
         return "No budget was set, so every proposal counts as fitting."
     table = candidates(trials)
     asked, rejected = int(table["asked"].sum()), int(table["rejected"].sum())
+    if not rejected:
+        return f"All of the {asked:,} candidates that the sampler asked about fit {budget_text}."
     text = f"Of {asked:,} candidates that the sampler asked about {rejected:,} ({rejected / asked:.0%}) "
     text += f"did not fit {budget_text} and cost no training"
     quarter = len(trials) // 4
-    if quarter >= 5 and rejected:
+    if quarter >= 5:
         first, last = (part["rejected"].sum() / part["asked"].sum() for part in (table[:quarter], table[-quarter:]))
         text += f"; {first:.0%} in the first quarter of the search, {last:.0%} in the last"
     return text + "."
@@ -58,10 +60,10 @@ def infeasible_over_time(trials: pd.DataFrame, *, budget_text: str) -> Figure:
     over = trials[trials["end"] == TrialEnd.OVER_BUDGET.value]
     if len(over):
         axes.plot(
-            over.index, [-3] * len(over), "|", color=ORANGE, markersize=6, label="none fitted: recorded as over budget",
+            over.index, [-3] * len(over), "|", color=ORANGE, markersize=6, label="none fitted",
             rasterized=len(over) > 300,
         )  # fmt: skip
     axes.set(title=title, xlabel="trial", ylabel="candidates over budget (%)", ylim=(-6, 104))
     integer_axis(axes)
-    axes.legend(loc="upper right")
+    legend_below(figure, axes, columns=2)
     return figure

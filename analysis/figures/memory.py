@@ -11,45 +11,68 @@ from analysis.style import (
     END_MARKERS,
     GREY,
     ORANGE,
+    SMALL_FONT,
+    integer_axis,
     legend_below,
     message_figure,
     new_figure,
     styled,
 )
-from trainable.units import GIB, format_bytes
+from trainable.units import GIB, MIB, format_bytes
+
+
+def memory_unit(*sizes: float) -> tuple[int, str]:
+    """Bytes of the unit that an axis of such sizes counts in, and its name: GiB once they are 2 of them."""
+    return (GIB, "GiB") if max(sizes, default=0.0) >= 2 * GIB else (MIB, "MiB")
+
+
+def like_with_like(trials: pd.DataFrame) -> tuple[pd.Series, str]:
+    """Predicted bytes to set beside the allocator's own peak, and what they are.
+
+    The allocator counts what it handed out; the whole prediction holds the CUDA context and libraries too. Runs that
+    did not keep the first are judged by the second, which is larger.
+    """
+    allocated = trials["predicted_allocated_bytes"]
+    if (allocated > 0).any():
+        return allocated, "predicted for the allocator"
+    return trials["predicted_bytes"], "predicted with CUDA's own share"
 
 
 @styled
 def predicted_against_measured(trials: pd.DataFrame, *, budget_bytes: int | None) -> Figure:
     """Predicted peak of each trial's plan against what the CUDA allocator measured."""
     title = "Predicted against measured memory"
-    both = trials[(trials["predicted_bytes"] > 0) & (trials["peak_bytes"] > 0)]
+    expected, how = like_with_like(trials)
+    both = trials[(expected > 0) & (trials["peak_bytes"] > 0)]
     if not len(both):
         return message_figure(
             title, "Nothing was measured: the trials ran on a CPU, where peaks are predicted for the GPU only."
         )
-    predicted, measured = both["predicted_bytes"] / GIB, both["peak_bytes"] / GIB
+    unit, name = memory_unit(float(both["peak_bytes"].max()), float(expected[both.index].max()))
+    predicted, measured = expected[both.index] / unit, both["peak_bytes"] / unit
     error = (measured / predicted - 1).to_numpy()
-    figure = new_figure((5.6, 4.6))
+    figure = new_figure((4.8, 4.4))
     axes = figure.subplots()
     top = 1.08 * float(max(predicted.max(), measured.max()))
     axes.plot([0, top], [0, top], color=GREY, linewidth=1, linestyle="--", label="equal")
     above = (measured > predicted).to_numpy()
-    axes.scatter(predicted[~above], measured[~above], s=24, color=BLUE, label=f"at or below ({(~above).sum()})")
-    axes.scatter(predicted[above], measured[above], s=28, color=ORANGE, marker="^", label=f"above ({above.sum()})")
-    if budget_bytes:
-        axes.axhline(budget_bytes / GIB, color=BLACK, linewidth=1.2, linestyle=":")
+    if not above.all():
+        axes.scatter(predicted[~above], measured[~above], s=24, color=BLUE, label=f"at or below ({(~above).sum()})")
+    if above.any():
+        axes.scatter(predicted[above], measured[above], s=28, color=ORANGE, marker="^", label=f"above ({above.sum()})")
+    if budget_bytes and budget_bytes / unit <= 1.5 * top:
+        axes.axhline(budget_bytes / unit, color=BLACK, linewidth=1.2, linestyle=":")
         axes.annotate(
             f"budget {format_bytes(budget_bytes)}",
-            (0, budget_bytes / GIB),
+            (0, budget_bytes / unit),
             (4, 4),
             textcoords="offset points",
-            fontsize=8,
+            fontsize=SMALL_FONT,
         )
     axes.set(
         title=f"{title}:\nmedian error {np.median(error):+.1%}, largest {error.max():+.1%}",
-        xlabel="predicted peak (GiB)",
-        ylabel="measured peak (GiB)",
+        xlabel=f"peak {how} ({name})",
+        ylabel=f"measured peak of the allocator ({name})",
         xlim=(0, top),
     )
     axes.set_ylim(bottom=0)
@@ -59,17 +82,19 @@ def predicted_against_measured(trials: pd.DataFrame, *, budget_bytes: int | None
 
 @styled
 def memory_by_plan(trials: pd.DataFrame, *, budget_bytes: int | None) -> Figure:
-    """Predicted peak of every proposal, by the micro-batch of its plan: what the budget made of it."""
+    """Predicted peak of every proposal, by how it ended: what the budget made of it."""
     title = "Predicted memory of every proposal"
     known = trials[trials["predicted_bytes"] > 0]
     if not len(known):
         return message_figure(title, "No memory was predicted in this run.")
     figure = new_figure()
     axes = figure.subplots()
+    low, high = float(known["predicted_bytes"].min()), float(known["predicted_bytes"].max())
+    unit, name = memory_unit(high)
     for end, part in known.groupby("end"):
         axes.scatter(
             part.index,
-            part["predicted_bytes"] / GIB,
+            part["predicted_bytes"] / unit,
             s=26 if len(known) < 200 else 10,
             color=END_COLOURS[str(end)],
             marker=END_MARKERS[str(end)],
@@ -78,20 +103,35 @@ def memory_by_plan(trials: pd.DataFrame, *, budget_bytes: int | None) -> Figure:
         )
     split = known[known["recompute"].astype(bool)]
     crowded = len(known) >= 200
-    axes.scatter(
-        split.index,
-        split["predicted_bytes"] / GIB,
-        s=26 if crowded else 70,
-        facecolors="none",
-        edgecolors=GREY,
-        linewidths=0.4 if crowded else 0.8,
-        label="with recomputation",
-        rasterized=len(split) > 300,
-    )
+    if len(split):
+        axes.scatter(
+            split.index,
+            split["predicted_bytes"] / unit,
+            s=26 if crowded else 70,
+            facecolors="none",
+            edgecolors=GREY,
+            linewidths=0.4 if crowded else 0.8,
+            label="with recomputation",
+            rasterized=len(split) > 300,
+        )
     if budget_bytes:
-        axes.axhline(budget_bytes / GIB, color=BLACK, linewidth=1.2, linestyle=":", label="budget")
-    if known["predicted_bytes"].max() > 30 * known["predicted_bytes"].min():
+        axes.axhline(budget_bytes / unit, color=BLACK, linewidth=1.2, linestyle=":", label="budget")
+        low, high = min(low, budget_bytes), max(high, budget_bytes)
+    if high > 30 * low:
         axes.set_yscale("log")
-    axes.set(title=title, xlabel="trial", ylabel="predicted peak (GiB)")
-    legend_below(figure, axes)
+    else:
+        axes.set_ylim(*memory_limits(low / unit, high / unit))
+        axes.ticklabel_format(axis="y", useOffset=False)
+    axes.set(title=title, xlabel="trial", ylabel=f"predicted peak ({name})")
+    integer_axis(axes)
+    legend_below(figure, axes, columns=3)
     return figure
+
+
+def memory_limits(low: float, high: float) -> tuple[float, float]:
+    """Ends of an axis of costs: from 0, unless all lie close together; always with room at the far end."""
+    spread = high - low
+    if spread < 0.3 * high:
+        room = max(0.15 * spread, 0.02 * high)
+        return low - room, high + room
+    return 0.0, high + 0.06 * high

@@ -1,6 +1,7 @@
 """Parallel coordinates: one line a trial through all its parameters, coloured by its AUC."""
 
 import matplotlib as mpl
+import matplotlib.ticker
 import numpy as np
 import pandas as pd
 from matplotlib.collections import LineCollection
@@ -8,9 +9,11 @@ from matplotlib.figure import Figure
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from analysis.results import PARAM
-from analysis.style import message_figure, new_figure, styled
+from analysis.style import SMALL_FONT, message_figure, new_figure, styled
 
 MOST_AXES = 12
+BEST_SHARE, MOST_BEST = 0.1, 20
+"""Trials drawn thick: the best tenth, but no more than can be told apart."""
 
 
 def unit_positions(
@@ -37,16 +40,26 @@ def unit_positions(
     scale = np.log if log else np.asarray
     span = float(scale(high) - scale(low)) or 1.0
     positions = np.asarray((scale(numeric.to_numpy(dtype=float)) - scale(low)) / span, dtype=float)
-    middle = float(np.sqrt(low * high)) if log else (low + high) / 2
-    ticks = [(0.0, f"{low:.4g}"), (0.5, f"{middle:.3g}"), (1.0, f"{high:.4g}")] if high > low else [(0.0, f"{low:.4g}")]
-    return positions, ticks
+    if high <= low:
+        return positions, [(0.0, f"{low:.4g}")]
+    middle, place = float(np.sqrt(low * high)) if log else (low + high) / 2, 0.5
+    whole = isinstance(distribution, IntDistribution) or (
+        distribution is None and bool((numeric.dropna() % 1 == 0).all())
+    )
+    if whole:
+        # The whole number nearest the middle, where it lies: 22.6 codes is no value that a trial can have.
+        middle = float(round(middle))
+        place = float((scale(middle) - scale(low)) / span)
+        if not 0.1 < place < 0.9:
+            return positions, [(0.0, f"{low:.4g}"), (1.0, f"{high:.4g}")]
+    return positions, [(0.0, f"{low:.4g}"), (place, f"{middle:.{4 if whole else 3}g}"), (1.0, f"{high:.4g}")]
 
 
 @styled
 def parallel_coordinates(
     trials: pd.DataFrame, distributions: dict[str, BaseDistribution], *, order: list[str] | None = None
 ) -> Figure:
-    """All trials with an AUC; the best are drawn last and thickest.
+    """All trials with an AUC; the best tenth, at most twenty, are drawn last and thick, the others thin and faint.
 
     Parameters
     ----------
@@ -68,18 +81,25 @@ def parallel_coordinates(
     grid = np.column_stack(columns)
     auc = scored["final_auc"].to_numpy()
     low, high = float(auc.min()), float(auc.max())
-    norm = mpl.colors.Normalize(low, high if high > low else low + 1e-6)
+    if high - low < 0.01:  # equal AUCs: a scale on which they look equal, and whose ticks can be read
+        low, high = max(0.0, low - 0.01), min(1.0, high + 0.01)
+    norm = mpl.colors.Normalize(low, high)
     # Trials whose conditional parameter is absent have a gap there: their line is drawn in its pieces.
     segments, shades = _segments(grid, auc)
-    top = float(np.quantile(auc, 0.9)) if len(auc) >= 10 else high
+    thick = max(1, min(MOST_BEST, round(BEST_SHARE * len(auc))))
+    top = float(np.sort(auc)[-thick])
+    best = shades >= top
+    if best.sum() > 2 * MOST_BEST * len(names):  # many equals at the top
+        best = np.zeros_like(best)
+    faint = float(np.clip(40 / len(auc), 0.05, 0.45))
     axes.add_collection(
         LineCollection(
             segments,
             cmap="cividis_r",
             norm=norm,
             array=shades,
-            linewidths=np.where(shades >= top, 2.0, 0.7),
-            alpha=np.where(shades >= top, 0.95, 0.45),
+            linewidths=np.where(best, 1.8, 0.6),
+            alpha=np.where(best, 0.95, faint),
             rasterized=len(scored) > 60,
         )
     )
@@ -97,12 +117,14 @@ def parallel_coordinates(
                 (4, 0),
                 textcoords="offset points",
                 va="center",
-                fontsize=7.5,
+                fontsize=SMALL_FONT,
                 bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8},
             )
-    figure.colorbar(
-        mpl.cm.ScalarMappable(norm, "cividis_r"), ax=axes, label="validation AUC at the last epoch", pad=0.01
+    bar = figure.colorbar(
+        mpl.cm.ScalarMappable(norm, "cividis_r"), ax=axes, label="validation AUC, last epoch", pad=0.01, format="%.3f"
     )
+    bar.locator = mpl.ticker.MaxNLocator(6)
+    bar.update_ticks()
     return figure
 
 

@@ -1,11 +1,26 @@
 """What detection costs: AUC against memory and against time, with the trials that nothing beats in both."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.style import BLACK, END_COLOURS, END_MARKERS, legend_below, message_figure, new_figure, styled
-from trainable.units import GIB
+from analysis.figures.memory import memory_limits, memory_unit
+from analysis.style import (
+    BLACK,
+    END_COLOURS,
+    END_MARKERS,
+    SMALL_FONT,
+    auc_axis,
+    legend_below,
+    message_figure,
+    new_figure,
+    styled,
+)
+from trainable.record import TrialEnd
+from trainable.units import counted
 
 
 def pareto_front(cost: np.ndarray, gain: np.ndarray) -> np.ndarray:
@@ -32,14 +47,15 @@ def memory_cost(trials: pd.DataFrame) -> tuple[pd.Series, str]:
 
 @styled
 def auc_against_memory(trials: pd.DataFrame, *, budget_bytes: int | None) -> Figure:
-    """Validation AUC at the last epoch against peak GPU memory."""
+    """Validation AUC at the last epoch against peak GPU memory, with the front of the completed trials."""
     cost, how = memory_cost(trials)
+    unit, name = memory_unit(float(cost.max()))
     return _front(
         trials,
-        cost / GIB,
+        cost / unit,
         title="AUC against memory",
-        xlabel=f"{how} of GPU memory (GiB)",
-        limit=budget_bytes / GIB if budget_bytes else None,
+        xlabel=f"{how} of GPU memory ({name})",
+        limit=budget_bytes / unit if budget_bytes else None,
         missing="No trial has a measured or predicted memory peak.",
     )
 
@@ -76,19 +92,37 @@ def _front(
             label=str(end).replace("_", " "),
             rasterized=len(scored) > 300,
         )
-    front = scored[pareto_front(scored["cost"].to_numpy(), scored["final_auc"].to_numpy())].sort_values("cost")
-    axes.step(front["cost"], front["final_auc"], where="post", color=BLACK, linewidth=1.2, label="best for the cost")
-    named = front.iloc[np.unique(np.linspace(0, len(front) - 1, 4).astype(int))]
-    for number, row in named.iterrows():
-        axes.annotate(str(number), (row["cost"], row["final_auc"]), (3, 4), textcoords="offset points", fontsize=8)
-    if limit is not None:
-        axes.axvline(limit, color=BLACK, linestyle=":", linewidth=1.2)
-        axes.annotate("budget", (limit, 0), (-4, 4), ("data", "axes fraction"), "offset points", ha="right", fontsize=8)
+    # The AUC of a trial that was stopped is of an early epoch and cannot be set beside a final one.
+    completed = scored[scored["end"] == TrialEnd.COMPLETED.value]
+    among = completed if len(completed) else scored
+    front = among[pareto_front(among["cost"].to_numpy(), among["final_auc"].to_numpy())].sort_values("cost")
+    what = "completed" if len(completed) else "none completed yet"
+    marks: Any = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.1}
+    axes.step(front["cost"], front["final_auc"], "-", where="post", color=BLACK, label=f"front ({what})", **marks)
+    low, high = float(scored["cost"].min()), float(scored["cost"].max())
+    if limit is not None and limit <= 2 * high:
+        high = max(high, limit)
+        axes.axvline(limit, color=BLACK, linestyle=":", linewidth=1.2, label="budget")
     axes.set(
-        title=f"{title} ({len(front)} trials that nothing beats in both)",
+        title=f"{title}:\n{counted(len(front), 'trial')} that nothing beats in both",
         xlabel=xlabel,
-        ylabel="validation AUC at the last epoch",
+        ylabel="validation AUC, last epoch",
+        xlim=memory_limits(low, high),
     )
-    axes.set_xlim(left=0)
-    legend_below(figure, axes)
+    auc_axis(axes, scored["final_auc"])
+    _name(axes, front)
+    axes.ticklabel_format(axis="x", useOffset=False)
+    legend_below(figure, axes, columns=3)
     return figure
+
+
+def _name(axes: Axes, front: pd.DataFrame) -> None:
+    """Trials' numbers beside their points, as far as they do not cover each other; the last, the best, first."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    taken: list[tuple[float, float]] = []
+    for number, row in front[::-1].iterrows():
+        x, y = (row["cost"] - left) / (right - left), (row["final_auc"] - bottom) / (top - bottom)
+        if all(abs(x - u) > 0.1 or abs(y - v) > 0.08 for u, v in taken):
+            taken.append((x, y))
+            place = (row["cost"], row["final_auc"]), (-6, -12)
+            axes.annotate(str(number), *place, textcoords="offset points", fontsize=SMALL_FONT, ha="right")

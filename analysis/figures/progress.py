@@ -2,17 +2,19 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib import patheffects
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analysis.results import FAILED
 from analysis.style import (
     BLACK,
+    BLUE,
     END_COLOURS,
     END_MARKERS,
     GREY,
-    VERMILION,
+    auc_axis,
+    integer_axis,
     legend_below,
     message_figure,
     new_figure,
@@ -48,15 +50,16 @@ def search_progress(trials: pd.DataFrame) -> Figure:
     before = before[~before["end"].isin(FAILED)]
     if len(before) > 1 or not len(completed):
         highest = before["final_auc"].cummax()
-        axes.step(highest.index, highest, ":", where="post", color=GREY, linewidth=1.3, label="highest, none completed")
+        axes.step(highest.index, highest, ":", where="post", color=GREY, linewidth=1.3, label="highest so far")
     if len(completed):
         best = completed["final_auc"].cummax()
         best.loc[scored.index[-1]] = best.iloc[-1]
         axes.step(best.index, best, where="post", color=BLACK, linewidth=1.3, label="best completed")
     axes.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
-    axes.set(title="Progress of the search", xlabel="trial", ylabel="validation AUC at the last epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_below(figure, axes)
+    axes.set(title="Progress of the search", xlabel="trial", ylabel="validation AUC, last epoch")
+    auc_axis(axes, [0.5, *scored["final_auc"]])
+    integer_axis(axes)
+    legend_below(figure, axes, columns=3)
     return figure
 
 
@@ -83,17 +86,29 @@ def all_curves(epochs: pd.DataFrame, trials: pd.DataFrame, *, highlight: int | N
                 rasterized=crowded,
             )
         )
-        axes.plot([], [], color=END_COLOURS[end], label=f"{end.replace('_', ' ')} ({len(lines)})")
         # A trial of one epoch is a point: a line of one vertex would not show.
         points = np.array([line[0] for line in lines if len(line) == 1])
         if len(points):
             axes.scatter(points[:, 0], points[:, 1], s=9, color=END_COLOURS[end], rasterized=crowded)
+        label = f"{end.replace('_', ' ')} ({len(lines)})"
+        style = "." if len(points) == len(lines) else "-"
+        axes.plot([], [], style, color=END_COLOURS[end], label=label)
     if highlight is not None:
         winner = epochs[epochs["number"] == highlight]
-        axes.plot(winner["epoch"], winner["validation_auc"], color=VERMILION, linewidth=2.4, label=f"trial {highlight}")
+        # No ending has this colour; the white edge keeps it apart from the curves below.
+        (line,) = axes.plot(
+            winner["epoch"],
+            winner["validation_auc"],
+            color=BLUE,
+            linewidth=2.6,
+            marker="o" if len(winner) == 1 else "",
+            label=f"trial {highlight}",
+        )
+        line.set_path_effects([patheffects.withStroke(linewidth=4.6, foreground="white")])
     axes.autoscale_view()
     axes.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
     axes.set(title="Every trial's curve", xlabel="epoch", ylabel="validation AUC")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="lower right")
+    auc_axis(axes, [0.5, *epochs["validation_auc"]])
+    integer_axis(axes)
+    legend_below(figure, axes, columns=3)
     return figure

@@ -11,7 +11,7 @@ from trainable.scoring.metrics import MAX_FPR, auc, pauc
 @styled
 def roc_curves(scores: np.ndarray, labels: np.ndarray, ids: tuple[str, ...], *, title: str) -> Figure:
     """One curve a machine id; false-positive rates up to 0.1 are shaded."""
-    figure = new_figure((5.8, 4.8))
+    figure = new_figure((4.8, 4.4))
     axes = figure.subplots()
     axes.axvspan(0, MAX_FPR, color=YELLOW, alpha=0.35, linewidth=0, label=f"pAUC: false alarms ≤ {MAX_FPR:.0%}")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
@@ -30,7 +30,7 @@ def roc_curves(scores: np.ndarray, labels: np.ndarray, ids: tuple[str, ...], *, 
         )
     axes.set(
         title=title,
-        xlabel="false-positive rate (normal clips called anomalous)",
+        xlabel="false-positive rate (normal called anomalous)",
         ylabel="true-positive rate (anomalies found)",
         xlim=(-0.01, 1.01),
         ylim=(-0.01, 1.01),

@@ -4,7 +4,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.pruning import pruning_savings, survivors
-from analysis.style import BLUE, ORANGE, new_figure, styled
+from analysis.style import BLUE, ORANGE, SMALL_FONT, integer_axis, new_figure, styled, whole_numbers
+from trainable.units import duration_text
 
 
 @styled
@@ -17,14 +18,17 @@ def asha_rungs(trials: pd.DataFrame, max_epochs: int) -> Figure:
     axes.fill_between(table.index, table["trained"], step="mid", color=BLUE, alpha=0.18, linewidth=0)
     axes.step(table.index, table["trained"], where="mid", color=BLUE, label="trained this epoch")
     stopped = table[table["stopped"] > 0]
-    bars = axes.bar(stopped.index, stopped["stopped"], width=0.5, color=ORANGE, label="stopped by ASHA after it")
-    axes.bar_label(bars, padding=2, fontsize=8)
-    axes.set_ylim(bottom=0)
+    if len(stopped):
+        bars = axes.bar(stopped.index, stopped["stopped"], width=0.5, color=ORANGE, label="stopped by ASHA after it")
+        axes.bar_label(bars, padding=2, fontsize=SMALL_FONT)
+    axes.set_ylim(0, max(1.0, 1.12 * float(table["trained"].max())))
     axes.set(
         title=f"ASHA saved {saved.saved_epochs:,} of {saved.saved_epochs + saved.trained_epochs:,} epochs "
-        f"({saved.saved_share:.0%}), {saved.saved_hours:.3g} h",
+        f"({saved.saved_share:.0%}),\n{duration_text(3600 * saved.saved_hours)} of training",
         xlabel="epoch",
         ylabel="trials",
     )
+    integer_axis(axes)
+    axes.yaxis.set_major_locator(whole_numbers())
     axes.legend(loc="upper right")
     return figure

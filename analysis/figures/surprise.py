@@ -33,6 +33,8 @@ def spectrogram_with_surprise(
     *,
     seconds_per_frame: float,
     title: str,
+    unit: str,
+    mel_hz: np.ndarray | None = None,
     scale: tuple[float, float] | None = None,
 ) -> Figure:
     """The clip as the model hears it (above), and the same with the surprise of each position over it (below).
@@ -47,6 +49,10 @@ def spectrogram_with_surprise(
         Surprise of each position, (patches, 8, 8).
     starts_P
         First frame of each patch.
+    unit
+        What surprise is measured in, such as nats.
+    mel_hz
+        Centre of each mel bin in Hz, where the front end that made them is known; else bins are numbered.
     scale
         Lowest and highest surprise of the colours; the clip's own range by default.
     """
@@ -57,7 +63,10 @@ def spectrogram_with_surprise(
     low, high = scale if scale is not None else (float(np.nanmin(surprise)), float(np.nanmax(surprise)))
     for axes in (plain, marked):
         image = axes.imshow(frames_TF.T, origin="lower", aspect="auto", extent=extent, cmap="gray", vmin=-2.5, vmax=3.5)
-        axes.set_ylabel("mel bin")
+        axes.set_ylabel("mel bin" if mel_hz is None else "frequency (Hz)")
+        if mel_hz is not None:
+            bins = [0, *range(7, n_mels, 14)]
+            axes.set_yticks([each + 0.5 for each in bins], [f"{_two_digits(mel_hz[each]):,}" for each in bins])
         axes.grid(False)
     figure.colorbar(image, ax=plain, label="level (std)")
     span = max(high - low, 1e-12)
@@ -72,7 +81,7 @@ def spectrogram_with_surprise(
         alpha=np.clip(np.nan_to_num((surprise - low) / span), 0.0, 1.0) * 0.8,
         interpolation="nearest",
     )
-    figure.colorbar(overlay, ax=marked, label="surprise of codes")
+    figure.colorbar(overlay, ax=marked, label=f"surprise of codes\n({unit})")
     deaf = np.isnan(surprise[0])
     for begin, end in zip(*_edges(deaf), strict=True):
         for axes in (plain, marked):
@@ -86,6 +95,11 @@ def spectrogram_with_surprise(
         plain.annotate(note, (1, 1), (0, 3), "axes fraction", "offset points", ha="right", fontsize=8, color="#555555")
     marked.set_xlabel("time (s)")
     return figure
+
+
+def _two_digits(hertz: float) -> int:
+    """1234.5 → 1200: a mel bin is wider than its last digits."""
+    return int(float(f"{hertz:.2g}"))
 
 
 def _edges(mask: np.ndarray) -> tuple[list[int], list[int]]:

@@ -30,8 +30,10 @@ from analysis.figures.scores import score_histograms
 from analysis.figures.surprise import spectrogram_with_surprise, surprise_map
 from analysis.importance import importances
 from analysis.results import RunResults, load_run
+from analysis.style import Message
 from tests.analysis_tests.synthetic import BUDGET_BYTES, MAX_EPOCHS, make_run
 from trainable.scoring.metrics import auc
+from trainable.units import GIB
 
 RUN_FIGURES: dict[str, Callable[[RunResults], Figure]] = {
     "progress": lambda run: search_progress(run.trials),
@@ -94,6 +96,7 @@ def test_a_run_on_a_cpu_says_that_nothing_was_measured(tmp_path: Path) -> None:
     with patch("os.fsync"):
         run = load_run(make_run(tmp_path / "run", trials=12, on_gpu=False, with_study=False))
     assert "Nothing was measured" in texts(predicted_against_measured(run.trials, budget_bytes=None))
+    assert isinstance(predicted_against_measured(run.trials, budget_bytes=None), Message)
     assert memory_cost(run.trials)[1] == "predicted peak"
     assert "predicted peak" in texts(auc_against_memory(run.trials, budget_bytes=None))
 
@@ -109,7 +112,7 @@ def test_the_progress_line_never_falls(synthetic_run: RunResults) -> None:
     lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in axes.get_lines()}
     assert (np.diff(lines["best completed"]) >= 0).all()
     assert lines["best completed"][-1] == synthetic_run.ranked["final_auc"].iloc[0]
-    assert (np.diff(lines["highest, none completed"]) >= 0).all()
+    assert (np.diff(lines["highest so far"]) >= 0).all()
     points = sum(len(c.get_offsets()) for c in axes.collections if isinstance(c, PathCollection))
     assert points == synthetic_run.trials["final_auc"].notna().sum()
 
@@ -122,7 +125,7 @@ def test_before_a_trial_has_completed_the_highest_is_called_so() -> None:
         str(line.get_label()): np.asarray(line.get_ydata()) for line in search_progress(trials).axes[0].get_lines()
     }
     assert "best completed" not in lines
-    assert lines["highest, none completed"].tolist() == [0.6, 0.7, 0.7]  # one that crashed does not count
+    assert lines["highest so far"].tolist() == [0.6, 0.7, 0.7]  # one that crashed does not count
 
 
 def test_the_pareto_front_by_hand() -> None:
@@ -159,7 +162,8 @@ def test_positions_on_the_parallel_axes() -> None:
     positions, ticks = unit_positions(values, IntDistribution(32, 512, log=True))
     assert positions[:3] == pytest.approx([0.0, 0.5, 1.0])
     assert np.isnan(positions[3])
-    assert ticks == [(0.0, "32"), (0.5, "128"), (1.0, "512")]
+    assert [text for _, text in ticks] == ["32", "128", "512"]
+    assert [place for place, _ in ticks] == pytest.approx([0.0, 0.5, 1.0])
     positions, _ = unit_positions(pd.Series([0.0, 0.25]), FloatDistribution(0.0, 1.0))
     assert positions == pytest.approx([0.0, 0.25])
     positions, ticks = unit_positions(pd.Series([64, 16]), CategoricalDistribution((16, 32, 64)))
@@ -173,6 +177,86 @@ def test_positions_without_a_known_range_are_those_seen() -> None:
     positions, ticks = unit_positions(pd.Series(["b", "a"]), None)
     assert positions.tolist() == [1.0, 0.0]
     assert [text for _, text in ticks] == ["a", "b"]
+
+
+def test_whole_numbers_have_ticks_at_whole_numbers() -> None:
+    """Of a geometric middle of 22.6 codes the nearest number is marked, where it lies."""
+    _, ticks = unit_positions(pd.Series([16, 32]), IntDistribution(16, 32, log=True))
+    assert [text for _, text in ticks] == ["16", "23", "32"]
+    assert ticks[1][0] == pytest.approx(np.log2(23 / 16))
+    _, ticks = unit_positions(pd.Series([0, 1]), IntDistribution(0, 1))
+    assert [text for _, text in ticks] == ["0", "1"]
+
+
+def test_of_many_trials_twenty_are_thick() -> None:
+    trials = pd.DataFrame(
+        {"params_a": np.linspace(0, 1, 500), "params_b": np.linspace(1, 0, 500), "final_auc": np.linspace(0.5, 1, 500)}
+    )
+    (lines,) = parallel_coordinates(trials, {}).axes[0].collections
+    widths = np.asarray(lines.get_linewidths())
+    assert (widths > 1).sum() == 20
+    assert np.unique(np.asarray(lines.get_alpha())[widths < 1]) == pytest.approx([0.08])
+
+
+def test_equal_aucs_have_a_scale_that_can_be_read() -> None:
+    trials = pd.DataFrame({"params_a": [1.0, 2.0], "final_auc": [1.0, 1.0]})
+    figure = parallel_coordinates(trials, {})
+    drawn(figure)
+    labels = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert all(0.0 <= float(label) <= 1.0 for label in labels)
+    assert not figure.axes[1].yaxis.get_offset_text().get_text()
+
+
+def test_the_front_is_of_completed_trials() -> None:
+    trials = pd.DataFrame(
+        {
+            "end": ["completed", "pruned", "completed"],
+            "final_auc": [0.8, 0.95, 0.9],
+            "epoch_seconds": [2.0, 1.0, 3.0],
+            "peak_bytes": 0,
+            "predicted_bytes": 600 * 2**20,
+        }
+    )
+    axes = auc_against_time(trials).axes[0]
+    (front,) = [line for line in axes.get_lines() if "front" in str(line.get_label())]
+    assert np.asarray(front.get_ydata()).tolist() == [0.8, 0.9]
+    assert front.get_label() == "front (completed)"
+    stopped = auc_against_time(trials.assign(end="pruned")).axes[0]
+    assert [line for line in stopped.get_lines() if line.get_label() == "front (none completed yet)"]
+
+
+def test_costs_that_lie_close_together_fill_the_axis() -> None:
+    trials = pd.DataFrame(
+        {
+            "end": "completed",
+            "final_auc": [0.8, 1.0],
+            "peak_bytes": 0,
+            "predicted_bytes": [604 * 2**20, 605 * 2**20],
+        }
+    )
+    axes = auc_against_memory(trials, budget_bytes=606 * 2**20).axes[0]
+    assert axes.get_xlabel().endswith("(MiB)")
+    low, high = axes.get_xlim()
+    assert 580 < low < 604
+    assert 606 < high < 630
+    assert max(axes.get_yticks()) <= 1.0
+
+
+def test_trials_and_epochs_have_whole_numbers_also_where_there_is_one() -> None:
+    trials = pd.DataFrame({"end": ["completed"], "final_auc": [1.0]}, index=[0])
+    figure = search_progress(trials)
+    drawn(figure)
+    assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
+
+
+def test_predictions_are_of_what_was_measured_where_that_was_kept() -> None:
+    """The allocator's own prediction beside its peak; the whole process's only where a run has nothing else."""
+    trials = pd.DataFrame({"peak_bytes": [GIB], "predicted_bytes": [2 * GIB], "predicted_allocated_bytes": [GIB]})
+    assert "median error +0.0%" in texts(predicted_against_measured(trials, budget_bytes=None))
+    trials["predicted_allocated_bytes"] = 0
+    words = texts(predicted_against_measured(trials, budget_bytes=None))
+    assert "median error -50.0%" in words
+    assert "with CUDA's own share" in words
 
 
 def test_importances_are_drawn_in_their_order(synthetic_run: RunResults) -> None:
@@ -202,7 +286,7 @@ def test_every_density_is_named(synthetic_run: RunResults) -> None:
     densities = synthetic_run.densities[synthetic_run.densities["number"] == synthetic_run.best_number]
     axes = density_comparison(densities, optimised="grid_neighbours", epoch=MAX_EPOCHS).axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names == ["grid neighbours", "counts", "reconstruction error (comparison only)"]
+    assert names == ["grid neighbours", "counts", "reconstruction error *"]
     assert "no other scores" in texts(density_comparison(densities, optimised="counts", epoch=99))
 
 
@@ -280,7 +364,12 @@ def test_a_spectrogram_with_surprise_has_seconds_below() -> None:
         np.array([0, 20]),
         seconds_per_frame=0.032,
         title="clip",
+        unit="nats",
+        mel_hz=np.linspace(100, 8000, 64),
     )
+    assert "surprise of codes\n(nats)" in texts(figure)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()][:2] == ["100", "980"]
+    assert "hatched: 16% of the clip lies in none of its 2 patches" in texts(figure)
     assert figure.axes[1].get_xlabel() == "time (s)"
     assert figure.axes[1].get_xlim()[1] == pytest.approx(3.2)
     assert len(drawn(figure)) > 2000

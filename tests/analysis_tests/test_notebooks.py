@@ -10,6 +10,7 @@ import pytest
 from analysis import notebooks
 from analysis.notebooks import __main__ as command
 from analysis.results import RunResults
+from analysis.style import Message
 from analysis.winner_model import bring_back
 from trainable import commandline
 from trainable.errors import RunError
@@ -36,7 +37,7 @@ def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 def pictures(notebook: nbformat.NotebookNode) -> list[str]:
-    """Sizes of figures as text; a message instead of a picture is 640 × 160."""
+    """Figures as text: their kind and size."""
     return [o.data["text/plain"] for o in outputs(notebook) if "image/png" in o.get("data", {})]
 
 
@@ -49,7 +50,7 @@ def test_a_notebook_shows_its_pictures(executed: dict[str, nbformat.NotebookNode
     assert [o.text for o in outputs(notebook) if o.get("name") == "stderr"] == []
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
     if name in ("best_configs", "codebook"):  # the model was brought back: no message stands in a picture's place
-        assert not [text for text in pictures(notebook) if "640x160" in text]
+        assert not [text for text in pictures(notebook) if "<Message" in text]
 
 
 def test_tables_are_tables(executed: dict[str, nbformat.NotebookNode]) -> None:
@@ -63,7 +64,7 @@ def test_tables_are_tables(executed: dict[str, nbformat.NotebookNode]) -> None:
 def test_search_behaviour_of_a_search_with_a_study(synthetic_path: Path, tmp_path: Path) -> None:
     assert command.main([str(synthetic_path), "--only", "search_behaviour", "--output", str(tmp_path)]) == 0
     notebook = nbformat.read(tmp_path / "search_behaviour.ipynb", as_version=4)
-    assert not [text for text in pictures(notebook) if "640x160" in text]
+    assert not [text for text in pictures(notebook) if "<Message" in text]
     assert [path.name for path in tmp_path.iterdir()] == ["search_behaviour.ipynb"]
 
 
@@ -74,7 +75,8 @@ def test_a_winner_without_a_checkpoint_leaves_messages(synthetic_run: RunResults
     figures += [figure for _, figure in winner.surprise(anomalies=3)]
     assert len(figures) == 5
     for figure in figures:
-        assert "has no checkpoint" in figure.axes[0].texts[0].get_text()
+        assert isinstance(figure, Message)
+        assert "has no checkpoint" in figure.message
     assert "has no checkpoint" in winner.held_out_table().rows[0][0]
 
 

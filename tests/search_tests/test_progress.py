@@ -6,9 +6,10 @@ import pytest
 
 from search.asha import Decision
 from search.options import SearchOptions
-from search.progress import Leader, Progress, duration_text, expected_epochs
+from search.progress import Leader, Progress, expected_epochs
 from tests.search_tests.synthetic import report_at
 from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
+from trainable.units import duration_text
 
 
 class Clock:
