@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainable.config import TrialConfig
 from trainable.data.load import Dataset
@@ -145,6 +146,42 @@ def test_libraries_that_run_out_of_memory(
 def test_another_error_is_not_taken_for_one(tiny_dataset: Dataset, planner: Planner) -> None:
     with failing(Decoder, "forward", 2, error=RuntimeError("a bug")), pytest.raises(RuntimeError, match="a bug"):
         trained(tiny_dataset, planner)
+
+
+class _Outside(TorchDispatchMode):
+    """Notes what takes memory of the device while no error would be recovered from."""
+
+    def __init__(self, shapes: set[tuple[int, ...]]):
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.shapes = shapes
+        """Of what an epoch adds up; on a CPU nothing else tells the device's tensors from the host's."""
+        self.recovering = 0
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self.recovering and isinstance(result, torch.Tensor) and result.dtype == torch.float32:
+            held = {arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, torch.Tensor)}
+            if tuple(result.shape) in self.shapes and result.untyped_storage().data_ptr() not in held:
+                self.found.append(str(func))
+        return result
+
+
+def test_nothing_is_allocated_where_no_error_is_recovered_from(tiny_dataset: Dataset) -> None:
+    trainer = Trial(CONFIG, tiny_dataset, plan=WHOLE).trainer
+    outside = _Outside({(len(step_module.LOSS_TERMS),), (CONFIG.quantizer.num_embeddings,)})
+    recover = trainer._recovering
+
+    def recovering(attempt: Callable[[], Any]) -> Any:
+        outside.recovering += 1
+        try:
+            return recover(attempt)
+        finally:
+            outside.recovering -= 1
+
+    with mock.patch.object(trainer, "_recovering", recovering), outside:
+        trainer.train_epoch()
+    assert outside.found == []
 
 
 def test_half_made_moments_are_made_again(tiny_dataset: Dataset, planner: Planner, undisturbed: Trial) -> None:

@@ -123,17 +123,18 @@ class Trainer:
         if self.epoch == 0 and config.quantizer.kmeans_start:
             self._recovering(self._start_codebook)
         n_clips = len(self.train)
-        totals = torch.zeros(len(LOSS_TERMS), dtype=self.state.dtype, device=self.state.device)
-        counts_K = torch.zeros(config.quantizer.num_embeddings, dtype=self.state.dtype, device=self.state.device)
+        sums = self._recovering(lambda: self._new_sums(config.quantizer.num_embeddings))
         learning_rate = 0.0
         for batch, clips_done in self._batches():
             learning_rate = learning_rate_at(config, self.epoch + clips_done / n_clips)
             for group in self.state.optimizer.param_groups:
                 group["lr"] = learning_rate
             losses = self._recovering(lambda batch=batch: self._step(batch, phase))  # type: ignore[misc]
-            totals += losses.terms_L * batch.clips
-            counts_K += losses.code_counts_K
-        means = (totals / n_clips).tolist()
+            # In place: outside of what is recovered nothing may take memory of the device.
+            sums[0].add_(losses.terms_L, alpha=batch.clips)
+            sums[1].add_(losses.code_counts_K)
+        totals_L, counts_K = (each.cpu().double() for each in sums)
+        means = (totals_L / n_clips).tolist()
         if not np.isfinite(means).all():
             raise NonFiniteError(f"the loss of epoch {self.epoch + 1} is not finite ({means[0]})")
         self.epoch += 1
@@ -150,7 +151,14 @@ class Trainer:
             machine_id=machine_id,
             transform=transform,
             perplexity=float(entropy.exp()),
-            dead_code_share=float((counts_K == 0).to(self.state.dtype).mean()),
+            dead_code_share=float((counts_K == 0).double().mean()),
+        )
+
+    def _new_sums(self, n_codes: int) -> tuple[Tensor, Tensor]:
+        """What an epoch adds up on the device: its losses and how often each code was used."""
+        dtype, device = self.state.dtype, self.state.device
+        return torch.zeros(len(LOSS_TERMS), dtype=dtype, device=device), torch.zeros(
+            n_codes, dtype=dtype, device=device
         )
 
     def encode(self, clips: ClipSet, *, with_errors: bool = False) -> tuple[Tensor, EncodedClips]:
