@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from trainable.config import DataConfig, Knob, knobs
 from trainable.errors import ConfigError, ProjectError
-from trainable.plan import PlanRequest
+from trainable.plan import PlanRequest, micro_batch_of
 from trainable.redaction import without_words
 
 INTERRUPTED = 130
@@ -82,9 +82,13 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """The parts of an execution plan that a user may fix; the planner chooses the rest."""
     group = parser.add_argument_group("execution plan (what is not fixed here the planner chooses)")
     add_flag(group, "gradient_accumulation_steps", type=int, metavar="N", help="split every batch into N micro-batches")
-    add_flag(group, "use_amp", action="store_true", default=None, help="mixed precision")
+    add_flag(group, "use_amp", action=_Switch, default=None, help="mixed precision, or none of it")
     add_flag(
-        group, "use_gradient_checkpointing", action="store_true", default=None, help="recompute activations in backward"
+        group,
+        "use_gradient_checkpointing",
+        action=_Switch,
+        default=None,
+        help="recompute activations in backward, or keep all of them",
     )
     add_flag(group, "memory_saver", action="store_true", help="the plan of smallest memory instead of the fastest")
 
@@ -92,10 +96,8 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
 def plan_request(arguments: argparse.Namespace, batch_size: int) -> PlanRequest:
     """The plan parts that flags fix. Raises ConfigError if they make no sense for the batch size."""
     steps = arguments.gradient_accumulation_steps
-    if steps is not None and not 1 <= steps <= batch_size:
-        raise ConfigError(f"--gradient-accumulation-steps is {steps}; it must be in 1 … batch_size ({batch_size})")
     return PlanRequest(
-        micro_batch_clips=None if steps is None else -(-batch_size // steps),
+        micro_batch_clips=None if steps is None else micro_batch_of(batch_size, steps),
         recompute=arguments.use_gradient_checkpointing,
         amp=arguments.use_amp,
         memory_saver=arguments.memory_saver,

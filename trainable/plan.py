@@ -70,10 +70,22 @@ class PlanRequest:
     """The parts of a plan that explicit flags fix; `None` leaves the choice to the planner."""
 
     micro_batch_clips: int | None = None
-    """Fixed by ``--gradient_accumulation_steps`` (batch_size / steps, rounded up)."""
+    """Fixed by ``--gradient_accumulation_steps`` (`micro_batch_of`)."""
     recompute: bool | None = None
-    """Fixed by ``--use_gradient_checkpointing``: encoder and decoder both."""
+    """Fixed by ``--use_gradient_checkpointing`` (encoder and decoder both) or ``--no-use-gradient-checkpointing``."""
     amp: bool | None = None
-    """Fixed by ``--use_amp``; `None` uses AMP only where the configuration allows it and it is faster."""
+    """Fixed by ``--use_amp`` or ``--no-use-amp``; `None` uses AMP only where the configuration allows it and it is
+    faster."""
     memory_saver: bool = False
     """``--memory_saver``: the plan of smallest memory instead of the fastest that fits."""
+
+
+def micro_batch_of(batch_size: int, steps: int) -> int:
+    """Clips of each of `steps` micro-batches. Raises ConfigError if they would not be equal."""
+    if steps < 1 or batch_size % steps:
+        divisors = ", ".join(str(each) for each in range(1, batch_size + 1) if batch_size % each == 0)
+        raise ConfigError(
+            f"--gradient-accumulation-steps is {steps}, which does not divide the batch_size of {batch_size} clips; "
+            f"it must be one of {divisors}"
+        )
+    return batch_size // steps

@@ -93,16 +93,30 @@ def test_flags_go_over_what_a_space_or_a_saved_run_says() -> None:
         data_config(parse(), {"machine_type": 3})
 
 
-@pytest.mark.parametrize(("steps", "batch_size", "clips"), [(1, 16, 16), (3, 16, 6), (16, 16, 1), (1, 1, 1)])
+@pytest.mark.parametrize(("steps", "batch_size", "clips"), [(1, 16, 16), (4, 16, 4), (16, 16, 1), (1, 1, 1)])
 def test_accumulation_steps_become_whole_clips(steps: int, batch_size: int, clips: int) -> None:
     arguments = parse("--gradient-accumulation-steps", str(steps))
     assert plan_request(arguments, batch_size).micro_batch_clips == clips
 
 
-@pytest.mark.parametrize("steps", [0, -1, 17])
-def test_impossible_accumulation_is_refused(steps: int) -> None:
-    with pytest.raises(ConfigError, match=r"must be in 1 … batch_size \(16\)"):
+@pytest.mark.parametrize("steps", [0, -1, 17, 5])
+def test_accumulation_that_is_not_obeyed_exactly_is_refused(steps: int) -> None:
+    """16 clips in 5 steps would be 4 micro-batches of 4."""
+    with pytest.raises(ConfigError, match=rf"is {steps}, which .* must be one of 1, 2, 4, 8, 16"):
         plan_request(parse("--gradient-accumulation-steps", str(steps)), 16)
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        (("--use-amp", "--use_gradient_checkpointing"), True),
+        (("--no-use-amp", "--no_use_gradient_checkpointing"), False),
+    ],
+)
+def test_parts_of_a_plan_are_asked_for_or_forbidden(flags: tuple[str, str], value: bool) -> None:
+    request = plan_request(parse(*flags), 16)
+    assert (request.amp, request.recompute) == (value, value)
+    assert (plan_request(parse(), 16).amp, plan_request(parse(), 16).recompute) == (None, None)
 
 
 @pytest.mark.parametrize("words", [["--stride", "many"], ["--density", "count"], ["--nothing"], ["--epochs"]])

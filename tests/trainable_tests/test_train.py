@@ -198,7 +198,7 @@ def nothing(root: Path) -> None:
         (nothing, ["--gpu-memory-budget", "nan"], "--gpu-memory-budget 'nan' is not a positive number"),
         (nothing, ["--gpu-memory-budget", "24GB"], "use one of B, KiB, MiB, GiB, TiB"),
         (nothing, ["--gpu-memory-budget", "1MiB"], "give a larger --gpu-memory-budget"),
-        (nothing, ["--gradient-accumulation-steps", "5"], "it must be in 1 … batch_size (4)"),
+        (nothing, ["--gradient-accumulation-steps", "5"], "it must be one of 1, 2, 4"),
         (nothing, ["--num_embeddings", "1"], "num_embeddings is 1; it must be in 2 … 65536"),
         (nothing, ["--validation-share", "1.5"], "validation_share is 1.5"),
         (nothing, ["--device", "tpu3"], "--device"),
