@@ -62,6 +62,21 @@ def test_the_choice_fits_and_no_faster_plan_does(config: TrialConfig, budget_mib
     assert all(predicted[plan] > budget_mib * MIB for plan in faster)
 
 
+@pytest.mark.parametrize("width", [0.125, 0.25, 1.0])
+@pytest.mark.parametrize("latent_dim", [8, 256])
+def test_nothing_smaller_is_overlooked_where_mixed_precision_is_allowed(width: float, latent_dim: int) -> None:
+    """In narrow models float32 may need less than mixed precision."""
+    config = TrialConfig.from_flat(
+        {"width": width, "latent_dim": latent_dim, "n_patches": 1, "batch_size": 1, "allow_amp": True}
+    )
+    choice = planner(560 * MIB).plan(config)
+    assert isinstance(choice, DoesNotFit)
+    asked = planner()
+    assert choice.smallest_bytes == min(
+        asked.predict(config, plan).predicted_bytes for plan in asked.candidates(config)
+    )
+
+
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(config=configs)
 def test_smaller_plans_need_less(config: TrialConfig) -> None:
@@ -99,6 +114,8 @@ def test_next_smaller_falls_until_there_is_none(config: TrialConfig) -> None:
 
 
 def test_explicit_flags_fix_their_part() -> None:
+    kept = planner(8 * GIB, recompute=False)
+    assert not any(plan.recompute_encoder or plan.recompute_decoder for plan in kept.candidates(WIDE))
     choice = planner(8 * GIB, micro_batch_clips=2, recompute=True).plan(WIDE)
     assert isinstance(choice, MemoryPlan)
     assert (choice.plan.micro_batch_clips, choice.plan.recompute_encoder, choice.plan.recompute_decoder) == (

@@ -203,13 +203,16 @@ class Planner:
         return micro_batches, micro_batches * -(-rows // plan.quantizer_chunk_rows)
 
     def _lean(self, candidates: list[ExecutionPlan]) -> list[ExecutionPlan]:
-        """Candidates of which one is the smallest: the smallest micro-batch and chunk, and every other choice."""
+        """Candidates of which one is the smallest: the smallest micro-batch and chunk, and every other choice.
+
+        Of both precisions: in a narrow model the copies that mixed precision makes of weights and latents outweigh
+        the activations it halves.
+        """
         clips = min(plan.micro_batch_clips for plan in candidates)
         chunk = min(plan.quantizer_chunk_rows for plan in candidates)
         lean = [p for p in candidates if p.micro_batch_clips == clips and p.quantizer_chunk_rows == chunk]
         for recomputes in ("recompute_encoder", "recompute_decoder"):
             lean = [plan for plan in lean if getattr(plan, recomputes)] or lean
-        lean = [plan for plan in lean if plan.uses_amp] or lean
         return [plan for plan in lean if plan.data_placement == "host"] or lean
 
     def _fits(self, prediction: Prediction) -> bool:
