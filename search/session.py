@@ -30,7 +30,7 @@ from trainable.errors import ConfigError
 from trainable.memory.cap import gpu_name
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
-from trainable.plan import PlanRequest
+from trainable.plan import PlanRequest, micro_batch_of
 from trainable.record import RunManifest
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ def run_search(request: "Request", console: Console) -> bool:
     say(f"reading the recordings: {options.data.machine_type} of {options.data.data_root or 'the embedded machines'}")
     dataset = load_dataset(options.data)
     if options.local:
-        return _run(request, console, dataset, _local_device(options.device), None, begun)
+        device = _local_device(options.device)
+        _check_local(options, device)
+        return _run(request, console, dataset, device, None, begun)
     from search.ray_session import ray_session, token_path
 
     say("starting Ray")
@@ -211,10 +213,8 @@ def _plan_request(request: "Request") -> PlanRequest:
     if options.gradient_accumulation_steps is not None:
         if "batch_size" in space.names:
             raise ConfigError("--gradient-accumulation-steps needs one batch size, but the space searches batch_size")
-        batch_size, steps = space.default_config(epochs=1).patch.batch_size, options.gradient_accumulation_steps
-        if steps > batch_size:
-            raise ConfigError(f"--gradient-accumulation-steps is {steps}; it must be in 1 … batch_size ({batch_size})")
-        micro = -(-batch_size // steps)
+        batch_size = space.default_config(epochs=1).patch.batch_size
+        micro = micro_batch_of(batch_size, options.gradient_accumulation_steps)
     return PlanRequest(
         micro_batch_clips=micro,
         recompute=options.use_gradient_checkpointing,
@@ -242,6 +242,15 @@ def _workers(options: SearchOptions, slots: "list[SlotKind] | None") -> int:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def _check_local(options: SearchOptions, device: str) -> None:
+    """Raises ConfigError for several trials in one process on a GPU: all their memory under the cap of one."""
+    if device != "cpu" and options.workers > 1:
+        raise ConfigError(
+            f"--local --concurrency {options.concurrency} would keep {options.concurrency} trials in this process, "
+            "within the memory budget of one; leave out --concurrency, or --local to pack them on the GPU"
+        )
 
 
 def _local_device(name: str) -> str:

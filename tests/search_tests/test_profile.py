@@ -16,6 +16,7 @@ from tests.trainable_tests.fake_cuda import fake_cuda
 from trainable import train
 from trainable.commandline import run
 from trainable.data.load import Dataset
+from trainable.errors import ConfigError
 from trainable.memory import cap
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
@@ -73,3 +74,11 @@ def test_a_single_training_plans_with_it(tmp_path: Path, capsys: pytest.CaptureF
     assert "4.06 GiB that CUDA's context and libraries take" in capsys.readouterr().err
     assert run(train.main, [*flags[:-1], "nowhere.json"]) == 2
     assert "nowhere.json" in capsys.readouterr().err
+
+
+def test_several_trials_in_one_process_on_a_gpu_are_refused() -> None:
+    """They would share the cap of one."""
+    with pytest.raises(ConfigError, match="--local --concurrency 3 would keep 3 trials"):
+        session._check_local(SearchOptions(space="x", local=True, concurrency=3), "cuda")
+    session._check_local(SearchOptions(space="x", local=True, concurrency=3), "cpu")
+    session._check_local(SearchOptions(space="x", local=True), "cuda")
