@@ -22,7 +22,7 @@ from search.planning import Planning
 from search.recovery import Found, take_up
 from search.sampler import BudgetedTPESampler
 from search.standing import Standing
-from search.study import SearchStudy, as_observation, outcome_of
+from search.study import SearchStudy, as_observation, memory_constraint, outcome_of
 from spaces.space import Choices, Space
 from trainable.errors import BudgetError
 from trainable.record import EpochReport, RunFolder, TrialEnd, TrialOutcome, TrialStart
@@ -216,7 +216,8 @@ class Conductor:
         observation = None
         if self.space.covers(start.params):
             distributions = self.sampler.distributions(start.params)
-            observation = as_observation(number, start.params, distributions, self._values[number], outcome)
+            memory = memory_constraint(start.predicted_bytes, self.options.budget_bytes)
+            observation = as_observation(number, start.params, distributions, self._values[number], outcome, memory)
         self._ended(number, observation, outcome)
         if self.listener is not None:
             self.listener.on_end(start, outcome)
@@ -251,6 +252,7 @@ class Conductor:
             config=config,
             plan=plan,
             predicted_bytes=choice.predicted_bytes,
+            budget_bytes=self.options.budget_bytes,
             predicted_allocated_bytes=choice.allocated_bytes,
             draws=proposal.draws,
         )

@@ -164,7 +164,9 @@ def _add(study: SearchStudy, record: TrialRecord, distributions: Distributions, 
         )
     else:
         known["predicted_allocated_bytes"] = start.predicted_allocated_bytes
-        number = study.start(start.params, distributions(start.params), plan=start.plan, **known)
+        number = study.start(
+            start.params, distributions(start.params), plan=start.plan, budget_bytes=budget_bytes, **known
+        )
     if number != start.number:
         raise RunError(
             f"another driver writes into the study {study.where} while it is made of {record.start.number} and later "

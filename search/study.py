@@ -53,6 +53,13 @@ def memory_violation(predicted_bytes: int, budget_bytes: int) -> float:
     return math.log(predicted_bytes / budget_bytes)
 
 
+def memory_constraint(predicted_bytes: int, budget_bytes: int | None) -> dict[str, float]:
+    """The constraint of a trial by its name: below zero of one that fits; none where there is no budget."""
+    if budget_bytes is None or predicted_bytes <= 0:
+        return {}
+    return {"memory": memory_violation(predicted_bytes, budget_bytes)}
+
+
 class SearchStudy:
     """One Optuna study, written by this run and possibly by others.
 
@@ -128,6 +135,7 @@ class SearchStudy:
         config: Mapping[str, Any],
         plan: Mapping[str, Any] | None,
         predicted_bytes: int,
+        budget_bytes: int | None = None,
         predicted_allocated_bytes: int = 0,
         draws: int = 1,
     ) -> int:
@@ -146,8 +154,9 @@ class SearchStudy:
             "predicted_allocated_bytes": predicted_allocated_bytes,
             "draws": draws,
         }
+        constraints = memory_constraint(predicted_bytes, budget_bytes)
         with self._writing():
-            return self._writer.create(TrialState.RUNNING, params, distributions, attrs, {})
+            return self._writer.create(TrialState.RUNNING, params, distributions, attrs, constraints)
 
     def over_budget(
         self,
@@ -171,7 +180,7 @@ class SearchStudy:
             "outcome": asdict(outcome),
             "draws": draws,
         }
-        constraints = {"memory": memory_violation(predicted_bytes, budget_bytes)}
+        constraints = memory_constraint(predicted_bytes, budget_bytes)
         with self._writing():
             return self._writer.create(TrialState.PRUNED, params, distributions, attrs, constraints)
 
@@ -247,10 +256,14 @@ def as_observation(
     distributions: Mapping[str, BaseDistribution],
     intermediate: Mapping[int, float],
     outcome: TrialOutcome,
+    memory: Mapping[str, float] | None = None,
 ) -> FrozenTrial:
-    """A trial that ended, as the sampler's history wants it: the same as reading it back from the storage."""
+    """A trial that ended, as the sampler's history wants it: the same as reading it back from the storage.
+
+    `memory` is the constraint that it was started with (`memory_constraint`).
+    """
     state, value = state_of(outcome)
-    constraints = {"failure": FAILURE_VIOLATION} if outcome.end in FAILURES else {}
+    constraints = {**(memory or {}), **({"failure": FAILURE_VIOLATION} if outcome.end in FAILURES else {})}
     return frozen(number, state, params, distributions, value=value, intermediate=intermediate, constraints=constraints)
 
 

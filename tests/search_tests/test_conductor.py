@@ -1,6 +1,7 @@
 """The conductor alone: which trial, go on or stop, how it ended; whatever moment the driver was killed at."""
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -393,3 +394,16 @@ def test_what_memory_did_reaches_the_study_with_the_ending_also_over_a_kill(tmp_
     assert attrs["memory_events"] == ["out of memory under (8 clips)", "out of memory under (4 clips)"]
     assert (attrs["peak_bytes"], attrs["memory_error"]) == (110, pytest.approx(0.1))
     assert not {"memory_events", "peak_bytes", "memory_error"} & set(second.study.trials()[silent].user_attrs)
+
+
+def test_a_started_trial_says_how_far_it_is_within_the_budget(tmp_path: Path) -> None:
+    """log(predicted / budget): 0 at the budget, below it where there is room; also among what the sampler knows."""
+    conductor = make_conductor(tmp_path / "a", budget_bytes=4096, num_samples=2)
+    number = complete(conductor, 0.7)
+    trial = conductor.study.trials()[number]
+    assert trial.constraints == {"memory": pytest.approx(math.log(trial.user_attrs["predicted_bytes"] / 4096))}
+    assert trial.constraints["memory"] <= 0
+    assert [each.constraints for each in conductor.sampler.history.trials()] == [trial.constraints]
+    free = make_conductor(tmp_path / "b")
+    begin(free)
+    assert free.study.trials()[0].constraints == {}
