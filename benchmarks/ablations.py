@@ -107,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.ablations", description=__doc__.split("\n")[0])
     add_flag(parser, "seeds", type=int, default=5)
     add_flag(parser, "threads", type=int, default=1, help="CPU threads of torch (1)")
+    add_flag(parser, "only", metavar="TEXT", help="only the base and variants whose name holds TEXT")
     add_flag(parser, "output", metavar="FILE", help="also write the table as CSV")
     add_data_flags(parser)
     add_knob_flags(parser, leave_out=("seed",))
@@ -118,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     table: dict[str, Measured] = {}
     lines = []
     for name, changes in VARIANTS.items():
+        if name != "base" and arguments.only and arguments.only not in name:
+            continue
         table[name] = Measured()
         for seed in range(arguments.seeds):
             measure(base.replace(**changes, seed=seed), dataset, table[name])
