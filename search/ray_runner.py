@@ -28,7 +28,7 @@ from search.options import SearchOptions
 from search.packing import Node, SlotKind, counts_now
 from search.ray_faults import crash_reason, of_ray_itself
 from trainable.errors import RunError
-from trainable.ray_trainable import ENDED, METRIC, REASON, REPORT, UNWRITTEN, RayTrial, trial_config
+from trainable.ray_trainable import ENDED, METRIC, REASON, REPORT, UNWRITTEN, MemoryKeptError, RayTrial, trial_config
 from trainable.record import EpochReport, RunFolder, TrialEnd, TrialStart
 
 logger = logging.getLogger(__name__)
@@ -129,6 +129,11 @@ class _Session:
     def failed(self, number: int, end: TrialEnd, reason: str) -> None:
         """Lets a trial that failed go on from its checkpoint, in any slot, or ends it."""
         line = " ".join(reason.split())[:300]
+        if reason.startswith(MemoryKeptError.__name__):
+            # The fault of the trial before; in another worker this one begins as if nothing had happened.
+            logger.warning("trial %d begins in another worker: %s", number, line)
+            self.wait_again(number)
+            return
         if self.conductor.retry(number):
             logger.warning("trial %d failed and goes on from its checkpoint: %s", number, line)
             self.wait_again(number)

@@ -14,14 +14,17 @@ from ray import _raylet, tune
 
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
 from trainable.errors import CheckpointError, NonFiniteError, RunError
-from trainable.memory.cap import bytes_left
+from trainable.memory.cap import Held, held
 from trainable.memory.exhausted import is_out_of_memory
 from trainable.record import EpochReport, TrialEnd, TrialStart
-from trainable.units import format_bytes
 
 REPORT, ENDED, REASON, UNWRITTEN = "report", "ended", "reason", "unwritten"
 """Keys of a result: an epoch's report as JSON, or how the trial failed and why, or what cannot be written."""
 METRIC = "validation_auc"
+
+
+class MemoryKeptError(Exception):
+    """An actor did not give back the memory of the trial before: it is replaced, through no fault of the next."""
 
 
 class RayTrial(tune.Trainable):
@@ -42,6 +45,7 @@ class RayTrial(tune.Trainable):
         torch.set_num_threads(threads)
         self._trial: Any = None
         self._failed: Exception | None = None
+        self._baseline: Held = held()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -51,11 +55,13 @@ class RayTrial(tune.Trainable):
         """
         try:
             self.cleanup()
-            left_bytes = bytes_left()
-            if left_bytes:
-                raise RuntimeError(
-                    f"the trial before left {format_bytes(left_bytes)} in this worker, which is replaced"
-                )
+            now = held()
+            if self._baseline.outside_bytes is None:
+                # There was no context before the first trial: what is outside of the allocator after it is the base.
+                self._baseline = dataclasses.replace(self._baseline, outside_bytes=now.outside_bytes)
+            kept = now.kept_since(self._baseline)
+            if kept is not None:
+                raise MemoryKeptError(f"the trial before left {kept} in this worker, which is replaced")
             self._begin(new_config)
         except Exception as error:
             self._failed = error

@@ -1,14 +1,18 @@
 """The actor of a slot, driven by hand: endings, and what it must give back before its next trial. No Ray runs here."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from tests.search_tests.synthetic import SyntheticTrial
-from trainable.ray_trainable import ENDED, REASON, REPORT, RayTrial, trial_config
-from trainable.record import TrialStart
+from trainable import ray_trainable
+from trainable.memory.cap import Held, held
+from trainable.ray_trainable import ENDED, REASON, REPORT, MemoryKeptError, RayTrial, trial_config
+from trainable.record import TrialEnd, TrialStart
+from trainable.units import GIB, MIB
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(60)]
 
@@ -21,7 +25,7 @@ def config_of(folder: Path, number: int) -> dict[str, Any]:
         plan=None,
         predicted_bytes=0,
     )
-    return trial_config(start, checkpoints=str(folder / str(number)), max_epochs=3, label=f"trial {number}")
+    return trial_config(start, checkpoints=str(folder / str(number)), reported=0, max_epochs=3, label=f"trial {number}")
 
 
 def actor(folder: Path, factory: Any = SyntheticTrial) -> RayTrial:
@@ -63,3 +67,44 @@ def test_another_error_is_rays_to_retry(tmp_path: Path) -> None:
 
 def test_an_epoch_is_a_result(tmp_path: Path) -> None:
     assert REPORT in actor(tmp_path).step()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept"),
+    [
+        (Held(), Held(), None),
+        (Held(), Held(allocated_bytes=MIB, reserved_bytes=2 * MIB), "1.00 MiB of tensors"),
+        (Held(), Held(reserved_bytes=64 * MIB), "64.0 MiB that its allocator reserves"),
+        (Held(outside_bytes=500 * MIB), Held(outside_bytes=600 * MIB), None),  # kernels loaded meanwhile
+        (Held(outside_bytes=500 * MIB), Held(outside_bytes=3 * GIB), "2.51 GiB outside of its allocator"),
+        (Held(), Held(outside_bytes=3 * GIB), None),  # nothing to compare with: no context before the first trial
+    ],
+)
+def test_an_actor_that_keeps_memory_is_replaced(
+    before: Held, after: Held, kept: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_trainable, "held", lambda: before)
+    slot = actor(tmp_path)
+    slot.step()
+    monkeypatch.setattr(ray_trainable, "held", lambda: after)
+    assert slot.reset_config(config_of(tmp_path, 1))
+    if kept is None:
+        assert REPORT in slot.step()
+        return
+    with pytest.raises(MemoryKeptError, match=f"the trial before left {kept} in this worker"):
+        slot.step()
+
+
+def test_the_next_trial_is_not_charged_for_it() -> None:
+    from search.ray_runner import _Session
+
+    session = object.__new__(_Session)
+    session.conductor = SimpleNamespace(retry=lambda number: pytest.fail("a failure was counted"))  # type: ignore[assignment]
+    session.starts, session.kinds, session.heard, session.waiting = {7: "start"}, {7: 0}, {}, []  # type: ignore[dict-item]
+    session.failed(7, TrialEnd.CRASHED, "MemoryKeptError: the trial before left 64.0 MiB in this worker")
+    assert session.waiting == ["start"]
+    assert session.kinds == {}
+
+
+def test_on_a_cpu_nothing_is_held() -> None:
+    assert held() == Held()

@@ -1,9 +1,11 @@
 """Keeps a process within its budget on the GPU: allocator cap, pinned workspaces, and a check that all came back."""
 
 import gc
+import importlib
 import logging
 import os
 from collections.abc import MutableMapping
+from dataclasses import dataclass
 
 import torch
 
@@ -101,16 +103,63 @@ def index_of(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
-def bytes_left() -> int:
-    """Bytes of CUDA tensors still alive in this process after everything was released; 0 on a CPU.
+@dataclass(frozen=True)
+class Held:
+    """What a process holds of the GPUs when its trial was released."""
+
+    allocated_bytes: int = 0
+    """CUDA tensors still alive."""
+    reserved_bytes: int = 0
+    """What the allocator keeps of the driver's memory."""
+    outside_bytes: int | None = None
+    """What the driver counts for this process beyond that: context and libraries. None where it does not say."""
+
+    def kept_since(self, baseline: "Held") -> str | None:
+        """What was not given back since a baseline, in one phrase; None if all was.
+
+        Outside of the allocator as much again as a profile expects there is let pass: libraries load their kernels
+        when they are first used.
+        """
+        if self.allocated_bytes > baseline.allocated_bytes:
+            return f"{format_bytes(self.allocated_bytes - baseline.allocated_bytes)} of tensors"
+        if self.reserved_bytes > baseline.reserved_bytes:
+            return f"{format_bytes(self.reserved_bytes - baseline.reserved_bytes)} that its allocator reserves"
+        if self.outside_bytes is None or baseline.outside_bytes is None:
+            return None
+        grown = self.outside_bytes - baseline.outside_bytes
+        return f"{format_bytes(grown)} outside of its allocator" if grown > DeviceProfile().outside_bytes else None
+
+
+def held() -> Held:
+    """What this process holds once everything that can be released is; nothing on a CPU.
 
     Workspaces of cuBLAS, which PyTorch keeps in the same allocator for as long as the process lives, are given back
     first: they are no trial's.
     """
     if not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return 0
+        return Held()
     gc.collect()
     torch.cuda.synchronize()
     torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
-    return sum(int(torch.cuda.memory_allocated(index)) for index in range(torch.cuda.device_count()))
+    cards = range(torch.cuda.device_count())
+    reserved = sum(int(torch.cuda.memory_reserved(index)) for index in cards)
+    seen = _driver_bytes()
+    return Held(
+        allocated_bytes=sum(int(torch.cuda.memory_allocated(index)) for index in cards),
+        reserved_bytes=reserved,
+        outside_bytes=None if seen is None else seen - reserved,
+    )
+
+
+def _driver_bytes() -> int | None:
+    """What the driver counts for this process on all cards; None without NVML's Python module, or its answer."""
+    try:
+        pynvml = importlib.import_module("pynvml")
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        running = [each for handle in handles for each in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+    except Exception:  # not installed, no driver, not allowed: NVML has an error of its own for each
+        return None
+    mine = [each.usedGpuMemory for each in running if each.pid == os.getpid() and each.usedGpuMemory is not None]
+    return sum(mine) if mine else None
