@@ -253,7 +253,8 @@ def _ended(run: RunResults) -> Section:
 
 def _mattered(run: RunResults, found: Importances) -> Section:
     section = Section("Which parameters mattered", text=[found.note])
-    section.pictures.append(Picture(importance_bars(found), "Importance of each parameter."))
+    if found.shares:
+        section.pictures.append(Picture(importance_bars(found), "Importance of each parameter."))
     section.pictures.append(
         Picture(
             parallel_coordinates(run.trials, run.distributions, order=list(found.shares)),

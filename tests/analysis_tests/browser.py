@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
+ARTEFACTS = Path(__file__).parents[2] / "build" / "artefacts"
+"""Where pictures of what tests saw are kept; git ignores it."""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -33,6 +35,14 @@ def open_browser() -> Iterator["Browser"]:
             yield browser
         finally:
             browser.close()
+
+
+def keep_screenshot(page: "Page", name: str, *, full_page: bool = False) -> Path:
+    """A picture of the page as it stands, kept as ``build/artefacts/NAME.png`` after the test."""
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    path = ARTEFACTS / f"{name}.png"
+    page.screenshot(path=path, full_page=full_page)
+    return path
 
 
 def file_url(path: Path) -> str:

@@ -8,7 +8,7 @@ import pytest
 from analysis import advice
 from analysis.advice import next_steps
 from analysis.results import load_run
-from tests.test_documented_commands import own_folder, reader, run_module  # noqa: F401 (fixtures)
+from tests.reader import own_folder, reader, run_module  # noqa: F401 (fixtures)
 from trainable.record import RunFolder
 
 pytestmark = pytest.mark.timeout(300)

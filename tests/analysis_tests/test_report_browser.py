@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.analysis_tests.browser import file_url, open_browser
+from tests.analysis_tests.browser import file_url, keep_screenshot, open_browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -32,9 +32,7 @@ def page_path(
 
 
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
-def test_the_page_is_quiet_whole_and_fits(
-    browser: "Browser", page_path: Path, size: tuple[int, int], tmp_path: Path
-) -> None:
+def test_the_page_is_quiet_whole_and_fits(browser: "Browser", page_path: Path, size: tuple[int, int]) -> None:
     said: list[str] = []
     requested: list[str] = []
     page = browser.new_page(viewport={"width": size[0], "height": size[1]})
@@ -60,8 +58,8 @@ def test_the_page_is_quiet_whole_and_fits(
             )
             == 0
         )
-        page.screenshot(path=tmp_path / "report.png", full_page=True)
-        assert (tmp_path / "report.png").stat().st_size > 50_000
+        kept = keep_screenshot(page, f"report-{page_path.stem}-{size[0]}", full_page=True)
+        assert kept.stat().st_size > 50_000
     finally:
         page.close()
 

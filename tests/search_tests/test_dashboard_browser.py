@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.analysis_tests.browser import open_browser
+from tests.analysis_tests.browser import keep_screenshot, open_browser
 
 pytestmark = [pytest.mark.browser, pytest.mark.long, pytest.mark.timeout(300)]
 PAGE_MS = 60_000
@@ -36,11 +36,11 @@ def search(tmp_path: Path):
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
-        line = process.stdout.readline()
+        told = iter(process.stdout.readline, "")  # ends where the search does
+        line = next((each for each in told if each.startswith("dashboard: ")), "")
         found = re.match(r"dashboard: (http://\S+) \(its token is in (.+)\)$", line)
         assert found, line + process.stderr.read()
-        told = process.stdout.readline()
-        assert told.startswith("best so far: AUC "), told + process.stderr.read()
+        assert any(each.startswith("highest so far: AUC ") for each in told), process.stderr.read()
         yield found[1], Path(found[2]), process.pid
     finally:
         process.send_signal(signal.SIGINT)
@@ -62,7 +62,7 @@ def _read(target: str) -> str:
         return ""
 
 
-def test_the_dashboard_shows_the_search_under_its_name(search, tmp_path):
+def test_the_dashboard_shows_the_search_under_its_name(search):
     address, token_file, driver = search
     with open_browser() as browser:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
@@ -75,13 +75,13 @@ def test_the_dashboard_shows_the_search_under_its_name(search, tmp_path):
         dialog.wait_for(state="detached", timeout=PAGE_MS)
         page.goto(f"{address}/#/jobs")
         page.get_by_text("seen: python -m search.run").first.wait_for(timeout=PAGE_MS)
-        page.screenshot(path=tmp_path / "jobs.png")
+        kept = [keep_screenshot(page, "dashboard-jobs")]
         assert "hushhush" not in page.content()
         page.goto(f"{address}/#/actors")
         page.get_by_text(re.compile(r"ad_smoke \d{5} num_embeddings=\d+")).first.wait_for(timeout=PAGE_MS)
-        page.screenshot(path=tmp_path / "actors.png")
-    for name in ("jobs.png", "actors.png"):
-        assert (tmp_path / name).stat().st_size > 10_000
+        kept.append(keep_screenshot(page, "dashboard-actors"))
+    for picture in kept:
+        assert picture.stat().st_size > 10_000
     page_of_metrics = ""
     while "ray_search_best_auc{" not in page_of_metrics:  # exported every ten seconds; the test's time limit ends this
         page_of_metrics = metrics(driver)
