@@ -123,6 +123,24 @@ def test_one_trace_holds_for_every_size(config: TrialConfig, case: dict[str, Any
     assert program.peak({}, scales=NO_WORKSPACE).allocated_bytes == predicted(config, case, precision)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    config=configs,
+    case=cases,
+    precision=st.sampled_from(["float32", "amp_bfloat16", "amp_float16"]),
+    weights=st.fixed_dictionaries(
+        {name: st.sampled_from([0.0, 0.1]) for name in ("texture_weight", "id_weight", "transform_weight")}
+    ),
+)
+def test_a_second_trace_confirms_every_structure(
+    config: TrialConfig, case: dict[str, Any], precision: str, weights: dict[str, float]
+) -> None:
+    """Planning trusts one trace: that a structure's allocations are proportional to its sizes is made sure of here."""
+    trace(config.replace(**weights), N_IDS, form_and_plan(case, precision)[0], verify=True)
+
+
 def test_a_third_trace_agrees() -> None:
     form = Form("step", 2, True, False, "float32")
     one = trace(TrialConfig.from_flat({"num_embeddings": 16, "latent_dim": 4}), N_IDS, form)
