@@ -10,20 +10,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from search._optuna import frozen, to_optuna
+from search._optuna import frozen
 from search.asha import Asha, Decision
 from search.listeners import Listener
 from search.memory_record import MemoryRecord
 from search.options import SearchOptions
-from search.planning import Planning
+from search.planning import Choice, Planning
 from search.recovery import Found, take_up
-from search.sampler import BudgetedTPESampler
+from search.sampler import BudgetedTPESampler, Proposal
 from search.standing import Standing
 from search.study import SearchStudy, as_observation, memory_constraint, outcome_of
-from spaces.space import Choices, Space
+from spaces.space import Space
 from trainable.errors import BudgetError
 from trainable.record import EpochReport, RunFolder, TrialEnd, TrialOutcome, TrialStart
 from trainable.units import format_bytes
@@ -123,8 +122,9 @@ class Conductor:
     @property
     def exhausted(self) -> bool:
         """Nothing more will be started."""
-        if self.stop_reason is None and self._late():
-            self.stop_reason = f"the time limit of {self.options.time_limit_seconds:g} s was reached"
+        limit = self.options.time_limit_seconds
+        if self.stop_reason is None and limit is not None and self._clock() - self._begin >= limit:
+            self.stop_reason = f"the time limit of {limit:g} s was reached"
         return self.stop_reason is not None or self._started >= self.options.num_samples
 
     @property
@@ -235,11 +235,8 @@ class Conductor:
         proposal = self.sampler.propose(self._proposed, self.planning.fits)
         self._proposed += 1
         choice = self.planning.choose(proposal.params)
-        distributions = proposal.distributions
         if not choice.fits:
-            self._record_over_budget(
-                proposal.params, distributions, choice.predicted_bytes, choice.reason, proposal.draws
-            )
+            self._record_over_budget(proposal, choice)
             return None
         self._over_budget_in_a_row = 0
         config = self.space.config(proposal.params, epochs=self.options.max_epochs).flat()
@@ -248,7 +245,7 @@ class Conductor:
         config["seed"] = self.options.trial_seed(self._proposed - 1)
         number = self.study.start(
             proposal.params,
-            distributions,
+            proposal.distributions,
             config=config,
             plan=plan,
             predicted_bytes=choice.predicted_bytes,
@@ -271,25 +268,19 @@ class Conductor:
             self.listener.on_start(start, resumed=False)
         return start
 
-    def _record_over_budget(
-        self,
-        params: dict[str, Any],
-        distributions: Mapping[str, Any],
-        predicted_bytes: int,
-        reason: str,
-        draws: int,
-    ) -> None:
+    def _record_over_budget(self, proposal: Proposal, choice: Choice) -> None:
         assert self.options.budget_bytes is not None, "without a budget everything fits"
-        outcome = TrialOutcome(end=TrialEnd.OVER_BUDGET, reason=reason, epochs=0, best_auc=None, final_auc=None)
+        params, predicted_bytes = proposal.params, choice.predicted_bytes
+        outcome = TrialOutcome(end=TrialEnd.OVER_BUDGET, reason=choice.reason, epochs=0, best_auc=None, final_auc=None)
         config = self.space.config(params, epochs=self.options.max_epochs).flat()
         number = self.study.over_budget(
             params,
-            distributions,
+            proposal.distributions,
             config=config,
             predicted_bytes=predicted_bytes,
             budget_bytes=self.options.budget_bytes,
             outcome=outcome,
-            draws=draws,
+            draws=proposal.draws,
         )
         start = TrialStart(number=number, params=params, config=config, plan=None, predicted_bytes=predicted_bytes)
         self.folder.write_start(start)
@@ -337,16 +328,12 @@ class Conductor:
             failures=self._failures.get(number, 0) if failures is None else failures,
         )
 
-    def _late(self) -> bool:
-        limit = self.options.time_limit_seconds
-        return limit is not None and self._clock() - self._begin >= limit
-
     # ---- resume --------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
         """Takes up what study and folder hold: finished trials as history, this run's running ones as unfinished."""
         told: dict[int, dict[int, float]] = {}
-        for found in take_up(self.study, self.folder, self._distributions, budget_bytes=self.options.budget_bytes):
+        for found in take_up(self.study, self.folder, self.space, budget_bytes=self.options.budget_bytes):
             self.study.seen(found.trial)
             if found.mine:
                 self._proposed += 1
@@ -410,12 +397,3 @@ class Conductor:
         self.asha.rebuild(fresh)
         for number in fresh:
             self.asha.forget(number)
-
-    def _distributions(self, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-        """Optuna's distributions of parameters; of a value that another space proposed, that value alone."""
-        return {
-            name: self.sampler.distributions({name: value})[name]
-            if self.space.covers({name: value})
-            else to_optuna(Choices((value,)))
-            for name, value in params.items()
-        }

@@ -5,22 +5,22 @@ places knows of this run's trials, the other knows afterwards.
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
+from search._optuna import to_optuna
 from search.study import SearchStudy, failures_of, outcome_of, start_of
+from spaces.space import Choices, Space
 from trainable.config import TrialConfig
 from trainable.errors import ConfigError, RunError
 from trainable.plan import ExecutionPlan
 from trainable.record import RunFolder, TrialEnd, TrialOutcome, TrialRecord, TrialStart
 
 logger = logging.getLogger(__name__)
-
-Distributions = Callable[[Mapping[str, Any]], dict[str, BaseDistribution]]
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,7 @@ class Found:
         return self.trial.state.is_finished()
 
 
-def take_up(
-    study: SearchStudy, folder: RunFolder, distributions: Distributions, *, budget_bytes: int | None
-) -> list[Found]:
+def take_up(study: SearchStudy, folder: RunFolder, space: Space, *, budget_bytes: int | None) -> list[Found]:
     """All trials of the study by number, this run's of them complete in both places.
 
     Raises
@@ -57,7 +55,7 @@ def take_up(
     RunError
         If the study lacks trials of the folder and cannot be given them, or holds what no search has written.
     """
-    _restore(study, folder, distributions, budget_bytes)
+    _restore(study, folder, space, budget_bytes)
     found = []
     for trial in study.trials():
         if not study.is_mine(trial):
@@ -123,7 +121,7 @@ def _write_missing(folder: RunFolder, start: TrialStart, outcome: TrialOutcome |
         folder.write_outcome(start.number, outcome)
 
 
-def _restore(study: SearchStudy, folder: RunFolder, distributions: Distributions, budget_bytes: int | None) -> None:
+def _restore(study: SearchStudy, folder: RunFolder, space: Space, budget_bytes: int | None) -> None:
     """Gives the study the trials that only the folder has: the study was lost, or the run moves to another one."""
     numbers = folder.numbers()
     if not numbers:
@@ -146,12 +144,13 @@ def _restore(study: SearchStudy, folder: RunFolder, distributions: Distributions
             folder.path,
         )
     for number in missing:
-        _add(study, folder.read_trial(number), distributions, budget_bytes)
+        _add(study, folder.read_trial(number), space, budget_bytes)
 
 
-def _add(study: SearchStudy, record: TrialRecord, distributions: Distributions, budget_bytes: int | None) -> None:
+def _add(study: SearchStudy, record: TrialRecord, space: Space, budget_bytes: int | None) -> None:
     """The trial as it was before its first epoch; what it reported and how it ended is taken up as after any kill."""
     start, outcome = record.start, record.outcome
+    distributions = _distributions(space, start.params)
     known: dict[str, Any] = {"config": start.config, "predicted_bytes": start.predicted_bytes}
     if outcome is None and start.plan is None:
         reason = "no plan fits the budget"
@@ -159,16 +158,21 @@ def _add(study: SearchStudy, record: TrialRecord, distributions: Distributions, 
     if outcome is not None and outcome.end is TrialEnd.OVER_BUDGET:
         # Over any budget that it was over then: the constraint that repels the sampler must stay a violated one.
         budget = max(1, min(budget_bytes or start.predicted_bytes, start.predicted_bytes - 1))
-        number = study.over_budget(
-            start.params, distributions(start.params), budget_bytes=budget, outcome=replace(outcome), **known
-        )
+        number = study.over_budget(start.params, distributions, budget_bytes=budget, outcome=outcome, **known)
     else:
         known["predicted_allocated_bytes"] = start.predicted_allocated_bytes
-        number = study.start(
-            start.params, distributions(start.params), plan=start.plan, budget_bytes=budget_bytes, **known
-        )
+        number = study.start(start.params, distributions, plan=start.plan, budget_bytes=budget_bytes, **known)
     if number != start.number:
         raise RunError(
             f"another driver writes into the study {study.where} while it is made of {record.start.number} and later "
             "trials; resume when it has ended"
         )
+
+
+def _distributions(space: Space, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+    """Optuna's distributions of parameters; of a value that another space proposed, that value alone."""
+    known = {parameter.name: parameter.distribution for parameter in space.parameters}
+    return {
+        name: to_optuna(known[name] if space.covers({name: value}) else Choices((value,)))
+        for name, value in params.items()
+    }

@@ -1,5 +1,6 @@
 """Scalars of every trial for TensorBoard: ``tensorboard --logdir RUN/tensorboard``."""
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from search.asha import Decision
 from search.listeners import Silence
-from trainable.record import EpochReport, TrialOutcome, TrialStart
+from trainable.record import EpochReport, TrialOutcome, TrialStart, writing
 
 SCALARS = (
     "validation_auc",
@@ -42,6 +43,10 @@ class TensorBoardScalars(Silence):
         self._writers: dict[int, EventsWriter] = {}
 
     def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
+        with writing(self._folder):
+            self._write(number, report)
+
+    def _write(self, number: int, report: EpochReport) -> None:
         writer = self._writers.get(number)
         if writer is None:
             folder = self._folder / f"{number:05d}"
@@ -56,9 +61,11 @@ class TensorBoardScalars(Silence):
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
         writer = self._writers.pop(start.number, None)
         if writer is not None:
-            writer.close()
+            with writing(self._folder):
+                writer.close()
 
     def close(self) -> None:
         for writer in self._writers.values():
-            writer.close()
+            with contextlib.suppress(OSError):  # a full disk has ended the search, which says so itself
+                writer.close()
         self._writers.clear()

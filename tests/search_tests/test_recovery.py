@@ -11,10 +11,13 @@ from optuna.trial import TrialState
 
 from search.conductor import Conductor
 from search.local_runner import LocalRunner
+from search.planning import Choice
+from search.sampler import Proposal
 from search.study import SearchStudy
 from spaces.loader import space_from_text
 from tests.search_tests.synthetic import SPACE, SyntheticTrial, make_conductor, report_at
 from trainable.errors import RunError
+from trainable.plan import ExecutionPlan
 from trainable.record import RunFolder, TrialEnd
 
 pytestmark = pytest.mark.timeout(60)
@@ -91,7 +94,8 @@ def test_what_was_over_budget_repels_the_sampler_after_the_study_was_lost_too(tm
     conductor = make_conductor(tmp_path, budget_bytes=1000)
     params = conductor.sampler.smallest()
     distributions = conductor.sampler.distributions(params)
-    conductor._record_over_budget(params, distributions, 2000, "too large", 1)
+    choice = Choice(ExecutionPlan(micro_batch_clips=1), 2000, False, "too large")
+    conductor._record_over_budget(Proposal(params, distributions, False, 1), choice)
     lose_study(tmp_path)
     again = make_conductor(tmp_path, budget_bytes=1000)
     (trial,) = again.study.trials()
