@@ -15,13 +15,13 @@ FOLDER = Path(__file__).parent
 def chosen_run() -> str:
     """Path of the run to read: the environment's ``AD_RUN``, else the newest below ``runs/``.
 
-    ``runs/`` is looked for in the current folder and in those above it, because a notebook's current folder is its
-    own. Raises RunError if there is none.
+    ``runs/`` is looked for in the current folder and in the two above it, because a notebook's current folder is its
+    own, two below the project's. Raises RunError if there is none.
     """
     named = os.environ.get("AD_RUN")
     if named:
         return named
-    for folder in (Path.cwd(), *Path.cwd().parents):
+    for folder in (Path.cwd(), *Path.cwd().parents[:2]):
         manifests = list((folder / "runs").glob("*/manifest.json"))
         if manifests:
             newest = max(manifests, key=lambda path: path.stat().st_mtime)
