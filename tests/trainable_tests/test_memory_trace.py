@@ -124,8 +124,8 @@ def test_one_trace_holds_for_every_size(config: TrialConfig, case: dict[str, Any
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(240)
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     config=configs,
     case=cases,
