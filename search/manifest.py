@@ -154,7 +154,7 @@ def _changes(
         shown = ", ".join(differences) or "other parameters or values than the run was begun with"
         changes.append(f"space {old.space_name}: {shown}")
     was, now = dict(old.options), options.to_dict()
-    old_data, new_data = was.pop("data", {}), now.pop("data")
+    old_data, new_data = old.data, now.pop("data")
     for key in new_data:
         if old_data.get(key) != new_data[key]:
             changes.append(f"{key} {old_data.get(key)!r} → {new_data[key]!r}")

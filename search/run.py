@@ -20,6 +20,7 @@ from spaces.space import Space
 from trainable.commandline import INTERRUPTED, data_config, run, set_up_logging
 from trainable.errors import ConfigError, RunError, SpaceError
 from trainable.record import RunFolder, RunManifest
+from trainable.typed import build
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +107,8 @@ def _resume_request(arguments: argparse.Namespace, argv: tuple[str, ...], flags:
     assert space is not None, "either was read"
     try:
         saved = {**manifest.options, "data": data_config(arguments, manifest.data)}
-        options = SearchOptions(**{**saved, **given_options(arguments)})
-    except (TypeError, ConfigError) as error:
+        options = build(SearchOptions, {**saved, **given_options(arguments)})
+    except (TypeError, ValueError, OverflowError, ConfigError) as error:
         raise RunError(f"{folder.manifest_path} cannot be resumed: {error}") from None
     if manifest.study_storage is not None and options.study_storage is None:
         raise RunError(

@@ -6,6 +6,10 @@ class ProjectError(Exception):
 
     exit_status = 2
 
+    def __str__(self) -> str:
+        """One line, whatever names and values of files it is made of."""
+        return " ".join(super().__str__().splitlines())
+
 
 class ConfigError(ProjectError):
     """A configuration value is unknown, of the wrong type or out of range."""

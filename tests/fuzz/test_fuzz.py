@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import yaml
 
 from spaces.loader import builtin_spaces, load_space, space_from_text
 from spaces.space import Space
+from tests.fuzz import resumed
 from tests.fuzz.mutation import mutated
 from tests.trainable_tests.recording_trees import mel_clip, tone
 from tests.trainable_tests.test_record import MANIFEST, OUTCOME, START, report
@@ -64,6 +65,10 @@ class Target:
     """Reads content, by way of a folder of its own."""
     right: Callable[[Any], bool]
     """Whether what was accepted is what a reader promises."""
+    cost: int = 1
+    """How many inputs of a cheap target take as long as one of this: so many times fewer are tried."""
+    lenient: bool = False
+    """Whether damage is lived with rather than refused."""
 
 
 def spaces() -> Target:
@@ -245,13 +250,62 @@ def _bytes(save: Callable[[Any, Any], object], value: Any) -> bytes:
     return buffer.getvalue()
 
 
+def resumed_manifests() -> Target:
+    (name,) = resumed.files("manifest.json")
+    words = (*JSON_WORDS, b'"local": false', b'"seed": -1', b"1e300", b'"../../x"', b"[1]")
+    return Target([resumed.content(name)], words, resumed.ask(name), lambda asked: asked[1].num_samples >= 1)
+
+
+def resumed_studies() -> Target:
+    (name,) = resumed.files("study.db")
+    words = (b"RUNNING", b"COMPLETE", b"PRUNED", b"outcome", b"config", b'{"end": 3}', *JSON_WORDS)
+    return Target([resumed.content(name)], words, resumed.resume(name), resumed.sound, cost=4)
+
+
+def resumed_spaces() -> Target:
+    (name,) = resumed.files("space.yaml")
+    words = (b"low: ", b"choices: []", b"latent_dim", b"stride: {choices: [8]}", b".nan", b"&a [*a]", b"- ")
+    return Target([resumed.content(name)], words, resumed.ask(name), lambda asked: bool(asked[0].space.names))
+
+
+def resumed_reports() -> Target:
+    """Of a trial that runs: an unreadable line is refused, a cut one is mended."""
+    name = resumed.files("trials/00004/epochs.jsonl")[0]
+    return Target([resumed.content(name)], JSON_WORDS, resumed.resume(name), resumed.sound, cost=6)
+
+
+def resumed_checkpoints() -> Target:
+    """Of a trial that runs: a damaged one is passed over, with a right checksum too."""
+    name = resumed.files("trials/00004/checkpoints/*.ckpt")[-1]
+    resume = resumed.resume(name)
+
+    def read(content: bytes, folder: Path) -> Any:
+        signed = b"vqvae-ad checkpoint 1\n" + hashlib.sha256(content).digest() + content
+        return resume(signed if len(content) % 2 else content, folder)
+
+    states: list[Any] = [
+        {"epoch": 2},
+        {"epoch": "two"},
+        {"epoch": None},
+        {"other": 1},
+        {"epoch": [2]},
+        {"epoch": 1e400},
+    ]
+    good = [_bytes(lambda file, value: torch.save(value, file), state) for state in states]
+    return Target(
+        [resumed.content(name), *good], (b"PK\x03\x04", b"epoch", b"R."), read, resumed.sound, lenient=True, cost=6
+    )
+
+
 READERS = (spaces, configurations, npy, wav, checkpoints, unsigned_checkpoints, statistics, manifests, trials)
-TARGETS = {make.__name__: make for make in READERS}
+RESUMES = (resumed_manifests, resumed_studies, resumed_spaces, resumed_reports, resumed_checkpoints)
+TARGETS = {make.__name__: make for make in (*READERS, *RESUMES)}
 
 
 def fuzz(name: str, folder: Path, count: int) -> None:
     """Reads `count` inputs; fails with the seed of the first that ends in anything but a result or a ProjectError."""
     target = TARGETS[name]()
+    count //= target.cost
     for good in target.good:
         assert target.right(target.read(good, folder)), "the unmutated file is accepted"
     accepted = refused = 0
@@ -271,7 +325,7 @@ def fuzz(name: str, folder: Path, count: int) -> None:
         else:
             accepted += 1
             assert target.right(result), f"{name}, seed {seed}: accepted what is not right"
-    assert refused > count / 20, "the mutations hit something"
+    assert target.lenient or refused > count / 20, "the mutations hit something"
     assert accepted + refused == count
 
 
@@ -286,3 +340,52 @@ def test_a_few_hundred_damaged_files(name: str, tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_thousands_of_damaged_files(name: str, tmp_path: Path) -> None:
     fuzz(name, tmp_path, FULL)
+
+
+ANYTHING = (None, -1, 0, 1e300, "x", "", [], {}, [1], {"a": 1}, True, "../../etc", "\0", 10**30, "/tmp\nx", [{}], [[]])
+
+
+def paths_of(values: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in values.items():
+        yield (*before, key)
+        if isinstance(value, dict):
+            yield from paths_of(value, (*before, key))
+
+
+def any_manifest(folder: Path, every: int) -> None:
+    """Puts each of `ANYTHING` into each field of a run's manifest, one at a time; every so-manieth is tried."""
+    (name,) = resumed.files("manifest.json")
+    good = json.loads(resumed.content(name))
+    ask = resumed.ask(name)
+    for index, (path, value) in enumerate((path, value) for path in paths_of(good) for value in ANYTHING):
+        if index % every:
+            continue
+        changed = json.loads(resumed.content(name))
+        place = changed
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        lines = ask_anything(ask, json.dumps(changed).encode(), folder, f"{path} = {value!r}")
+        assert len(lines) <= 1, f"{path} = {value!r}: {lines}"
+
+
+def ask_anything(ask: Callable[[bytes, Path], Any], content: bytes, folder: Path, what: str) -> list[str]:
+    """Lines of the refusal, none if it is accepted."""
+    try:
+        ask(content, folder)
+    except ProjectError as error:
+        return str(error).splitlines()
+    except Exception as error:
+        raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
+    return []
+
+
+@pytest.mark.timeout(60)
+def test_a_manifest_with_a_field_of_anything(tmp_path: Path) -> None:
+    any_manifest(tmp_path, every=10)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_manifest_with_every_field_of_anything(tmp_path: Path) -> None:
+    any_manifest(tmp_path, every=1)
