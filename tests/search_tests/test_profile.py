@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,8 +19,10 @@ from trainable.errors import ConfigError
 from trainable.memory import cap
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
+from trainable.record import TrialStart
 from trainable.units import GIB, MIB
 
+START = TrialStart(number=0, params={}, config={}, plan=None, predicted_bytes=0)
 PROFILE = DeviceProfile(name="Fake GPU", measured=True, reserve_bytes=3 * GIB, context_bytes=300 * MIB)
 
 
@@ -60,7 +61,7 @@ def test_a_trial_is_capped_by_it(tiny_dataset: Dataset, monkeypatch: pytest.Monk
     caps: list[tuple[Any, ...]] = []
     monkeypatch.setattr(cap, "cap_process_memory", lambda *given: caps.append(given))
     planner = Planner.for_dataset(tiny_dataset, budget_bytes=2 * GIB, profile=PROFILE)
-    TrialFactory(tiny_dataset, planner, "cpu", 2 * GIB)(SimpleNamespace(config={}, plan=None, predicted_bytes=0))  # type: ignore[arg-type]
+    TrialFactory(tiny_dataset, planner, "cpu", 2 * GIB)(START)
     assert caps == [(2 * GIB, "cpu", PROFILE)]
 
 
