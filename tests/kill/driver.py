@@ -1,44 +1,50 @@
-"""Driver of kill tests: ``python -m tests.kill.driver FOLDER TRIALS SLOTS LOCAL``; run again, it resumes."""
+"""Driver of kill tests: ``python -m tests.kill.driver`` is ``python -m search.run`` that writes down what it trains.
 
+Trials, checkpoints, study and command line are the real ones. Each epoch that a trial has trained is appended, as
+``number epoch pid``, to the file that the environment's KILL_LOG names, before it is reported.
+"""
+
+import os
 import sys
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from search.conductor import Conductor
-from search.local_runner import LocalRunner
-from tests.kill.slow_trial import SlowTrials
-from tests.search_tests.synthetic import make_conductor
-
-MAX_EPOCHS = 9
-
-
-def conductor_in(folder: Path, trials: int, slots: int) -> Conductor:
-    return make_conductor(
-        folder / "run",
-        num_samples=trials,
-        max_epochs=MAX_EPOCHS,
-        grace_period=2,
-        concurrency=slots,
-        max_failures=1000,
-        seed=3,
-    )
+import search.session
+from search.run import main
+from search.trials import TrialFactory
+from trainable.commandline import run
+from trainable.record import EpochReport, TrialStart
+from trainable.trial import Trial
 
 
-def main() -> None:
-    folder, trials, slots, local = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "local"
-    factory = SlowTrials(str(folder / "epochs.log"))
-    conductor = conductor_in(folder, trials, slots)
-    if local:
-        LocalRunner(conductor, run_folder=conductor.folder, options=conductor.options, trial_factory=factory).run()
-        return
-    from search.ray_runner import RayRunner
-    from search.ray_session import ray_session
+def log_path() -> str:
+    return os.environ["KILL_LOG"]
 
-    options = replace(conductor.options, local=False)
-    with ray_session(options) as ray:
-        slots_of = ray.slots(options, "cpu")
-        RayRunner(conductor, run_folder=conductor.folder, options=options, trial_factory=factory, slots=slots_of).run()
+
+@dataclass(frozen=True)
+class LoggedFactory(TrialFactory):
+    """Makes real trials; travels to Ray's workers as the real factory does."""
+
+    log: str = field(default_factory=log_path)
+
+    def __call__(self, start: TrialStart) -> Trial:
+        trial = super().__call__(start)
+        step = trial.step
+
+        def logged() -> EpochReport:
+            report = step()
+            line = f"{start.number} {report.epoch} {os.getpid()}\n".encode()
+            log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(log, line)
+            os.close(log)
+            return report
+
+        trial.step = logged  # type: ignore[method-assign]
+        return trial
 
 
 if __name__ == "__main__":
-    main()
+    from tests.kill import driver
+
+    # By the name that workers import it by, and not as __main__.
+    search.session.TrialFactory = driver.LoggedFactory  # type: ignore[misc]
+    sys.exit(run(main))

@@ -1,6 +1,13 @@
-"""A search killed again and again loses no reported result, repeats none, and ends with the trials asked for."""
+"""A search killed again and again loses no reported result, repeats none, and ends with the trials asked for.
+
+What is killed is ``python -m search.run`` itself (`tests.kill.driver`), with real trials and real checkpoints. A kill
+counts only if the search has trained since it was started or killed last, and the trials it hit are known: each may
+train one epoch again for each kill that hit it, and no other may train any again.
+"""
 
 import contextlib
+import json
+import os
 import random
 import subprocess
 import sys
@@ -12,32 +19,68 @@ import psutil
 import pytest
 
 from search.study import SearchStudy
-from tests.kill.driver import MAX_EPOCHS
+from tests.analysis_tests.trained import write_recordings
+from tests.search_tests.test_run import SPACE
 from trainable.record import RunFolder, TrialEnd
 
-TRIALS, SLOTS = 60, 2
+MAX_EPOCHS = 6
 ROOT = Path(__file__).parents[2]
 
 
 class Killed:
-    """What a search told before each kill, and what must be there at the end."""
+    """A search, what it had told before each kill, and what must be there at the end."""
 
-    def __init__(self, folder: Path, mode: str):
-        self.folder, self.mode = folder, mode
+    def __init__(self, folder: Path, trials: int, *flags: str):
+        self.folder, self.trials = folder, trials
+        self.run, self.log = RunFolder(folder / "run"), folder / "epochs.log"
         self.told: dict[tuple[int, int], float] = {}
         self.ended: dict[int, TrialEnd] = {}
         self.kills = 0
-        self.running_at_kills = 0
+        self.hits: Counter[int] = Counter()
+        self.grown = 0
+        machine = write_recordings(folder / "machines", machine_type="press", train=6, test=4)
+        (folder / "space.yaml").write_text(SPACE.replace("width: 0.25", "width: 0.125"))
+        options = ["--machine-type", "press", "--max-epochs", str(MAX_EPOCHS), "--grace-period", "2", "--seed", "3"]
+        options += ["--num-samples", str(trials), "--max-failures", "1000", "--quiet", *flags]
+        self._begin = ["--space", str(folder / "space.yaml"), "--data-root", str(machine), *options]
 
-    def start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.kill.driver", str(self.folder), str(TRIALS), str(SLOTS), self.mode]
+    def start(self, output: Path | None = None) -> subprocess.Popen[bytes]:
+        """The search, begun or gone on with."""
+        self.grown = self.lines()
+        words = [*self._begin, "--output", str(output or self.run.path)]
+        if output is None and self.run.manifest_path.exists():
+            words = ["--resume", str(self.run.path), "--quiet"]
+        environment = {**os.environ, "KILL_LOG": str(self.log if output is None else output.with_suffix(".log"))}
+        environment.setdefault("OMP_NUM_THREADS", "1")
         with (self.folder / "stderr.log").open("ab") as errors:
-            return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
+            command = [sys.executable, "-m", "tests.kill.driver", *words]
+            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+
+    def lines(self) -> int:
+        """Epochs trained so far."""
+        return len(self.log.read_bytes().splitlines()) if self.log.exists() else 0
+
+    def trains(self, process: subprocess.Popen[bytes]) -> bool:
+        """Waits until an epoch was trained since the start or the last kill; False if the search ends before."""
+        while self.lines() <= self.grown:
+            if process.poll() is not None:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def running(self) -> list[int]:
+        return [number for number in self.run.numbers() if not (self.run.trial_path(number) / "end.json").exists()]
+
+    def hit(self, numbers: list[int]) -> None:
+        """A kill that counts."""
+        self.kills += 1
+        self.hits.update(numbers)
+        self.grown = self.lines()
 
     def note(self) -> None:
         """Reads what is durable now, and checks that nothing noted before has changed."""
         now: dict[tuple[int, int], float] = {}
-        for record in RunFolder(self.folder / "run").read_trials():
+        for record in self.run.read_trials():
             for report in record.epochs:
                 now[record.number, report.epoch] = report.validation_auc
             if record.outcome is not None:
@@ -49,97 +92,125 @@ class Killed:
 
     def check_end(self) -> None:
         self.note()
-        records = RunFolder(self.folder / "run").read_trials()
-        assert len(records) == TRIALS
+        records = self.run.read_trials()
+        assert len(records) == self.trials
         assert {record.outcome.end for record in records} <= {TrialEnd.COMPLETED, TrialEnd.PRUNED}
-        study = SearchStudy.in_folder(self.folder / "run/study.db", "run")
+        manifest = self.run.read_manifest()
+        study = SearchStudy.in_folder(self.run.study_path, manifest.study_name, manifest.identity)
         trials = study.trials()
-        assert [trial.number for trial in trials] == list(range(TRIALS))
+        assert [trial.number for trial in trials] == list(range(self.trials))
         assert all(trial.state.is_finished() for trial in trials)
         for record, trial in zip(records, trials, strict=True):
             reported = {report.epoch: report.validation_auc for report in record.epochs}
             assert trial.intermediate_values == reported
             assert sorted(reported) == list(range(1, record.outcome.epochs + 1))
-            lines = (RunFolder(self.folder / "run").trial_path(record.number) / "epochs.jsonl").read_text().splitlines()
+            lines = (self.run.trial_path(record.number) / "epochs.jsonl").read_text().splitlines()
             assert len(lines) == len(reported), "an epoch was told twice"
             if record.outcome.end is TrialEnd.COMPLETED:
                 assert record.outcome.epochs == MAX_EPOCHS
-        trained = Counter(tuple(line.split()[:2]) for line in (self.folder / "epochs.log").read_text().splitlines())
-        again = sum(count - 1 for count in trained.values())
-        assert again <= self.running_at_kills, f"{again} epochs trained twice, {self.running_at_kills} running"
+        self.check_repetition()
+        summary = json.loads(self.run.summary_path.read_text())
+        assert summary["best"]["held_out_auc"] is not None, "the winner's checkpoint is there"
+        leaders = {int(path.parent.name) for path in self.run.path.glob("trials/*/checkpoints")}
+        assert all(self.ended[number] is TrialEnd.COMPLETED for number in leaders), "losers' checkpoints are gone"
+
+    def check_repetition(self) -> None:
+        trained = Counter(tuple(int(word) for word in line.split()[:2]) for line in self.log.read_text().splitlines())
+        again: Counter[int] = Counter()
+        for (number, _), count in trained.items():
+            again[number] += count - 1
+        assert all(again[number] <= self.hits[number] for number in again), (dict(again), dict(self.hits))
+        told = {
+            (number, report.epoch) for number in self.run.numbers() for report in self.run.read_trial(number).epochs
+        }
+        assert told <= set(trained)
+        # A trial that was hit between training and report may be ended by ASHA when the search is resumed.
+        untold = Counter(number for number, _ in set(trained) - told)
+        assert all(
+            count <= 1 and self.hits[number] and self.ended[number] is TrialEnd.PRUNED
+            for number, count in untold.items()
+        )
+        print(f"{self.kills} kills, {sum(self.hits.values())} trials hit, {sum(again.values())} epochs trained again")
 
 
-def kill_a_worker(driver: subprocess.Popen[bytes], rng: random.Random) -> bool:
-    """Kills one of the driver's processes in which trials run; False if there is none now."""
-    workers = [child for child in _children(driver) if "ray::synthetic " in " ".join(child.cmdline())]
-    if workers:
-        rng.choice(workers).kill()
-    return bool(workers)
+def kill_a_worker(process: subprocess.Popen[bytes], killed: Killed, rng: random.Random) -> bool:
+    """Kills one of the processes in which trials run; False if there is none now."""
+    workers = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            words = " ".join(child.cmdline()).split()
+            if words[:1] == ["ray::space"]:
+                workers[int(words[1])] = child
+    running = sorted(workers.keys() & set(killed.running()))
+    if not running:
+        return False
+    number = rng.choice(running)
+    workers[number].kill()
+    killed.hit([number])
+    return True
 
 
-def kill_everything(driver: subprocess.Popen[bytes]) -> None:
+def kill_everything(process: subprocess.Popen[bytes], killed: Killed) -> None:
     """The driver and all of its Ray at once, as a power cut would."""
-    children = _children(driver)
-    for process in (psutil.Process(driver.pid), *children):
+    children = psutil.Process(process.pid).children(recursive=True)
+    for each in (psutil.Process(process.pid), *children):
         with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    driver.wait()
+            each.kill()
+    process.wait()
     psutil.wait_procs(children, timeout=10)
+    killed.hit(killed.running())
+    killed.note()
 
 
-def _children(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return psutil.Process(driver.pid).children(recursive=True)
-
-
-@pytest.mark.timeout(120)
-def test_local_driver_killed_five_times(tmp_path):
-    kill_at_random(Killed(tmp_path, "local"), kills=5, seed=0, wait=(1.2, 2.5))
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1200)
-def test_local_driver_killed_thirty_times(tmp_path):
-    kill_at_random(Killed(tmp_path, "local"), kills=30, seed=1, wait=(1.0, 1.8))
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1800)
-def test_ray_driver_and_workers_killed_thirty_times(tmp_path):
-    """Two kills of a worker to one of the driver with all of Ray."""
-    killed = Killed(tmp_path, "ray")
-    rng = random.Random(2)
+def kill_drivers(killed: Killed, *, kills: int, seed: int) -> None:
+    """Kills the search in this process at random moments of its training, then lets it end."""
+    rng = random.Random(seed)
     process = killed.start()
-    while killed.kills < 30 and process.poll() is None:
-        time.sleep(rng.uniform(1.0, 3.0))
-        if not (tmp_path / "epochs.log").exists():
-            continue
-        if rng.random() < 0.67:
-            if kill_a_worker(process, rng):
-                killed.kills += 1
-                killed.running_at_kills += 1
-        else:
-            kill_everything(process)
-            killed.kills += 1
-            killed.running_at_kills += SLOTS
-            killed.note()
-            process = killed.start()
-            time.sleep(6)
-    assert killed.kills >= 30, f"the search ended after {killed.kills} kills; give it more trials"
-    assert process.wait(600) == 0
+    while killed.kills < kills:
+        assert killed.trains(process), f"the search ended after {killed.kills} kills; give it more trials"
+        time.sleep(rng.uniform(0, 0.4))
+        assert process.poll() is None, f"the search ended after {killed.kills} kills; give it more trials"
+        process.kill()
+        process.wait()
+        killed.hit(killed.running())
+        killed.note()
+        process = killed.start()
+    assert process.wait(1800) == 0, (killed.folder / "stderr.log").read_text()[-2000:]
     killed.check_end()
 
 
-def kill_at_random(killed: Killed, *, kills: int, seed: int, wait: tuple[float, float]) -> None:
-    rng = random.Random(seed)
-    for _ in range(kills):
-        process = killed.start()
-        time.sleep(rng.uniform(*wait))
-        process.kill()
-        process.wait()
-        killed.kills += 1
-        killed.running_at_kills += SLOTS
-        if (killed.folder / "run").exists():
-            killed.note()
+@pytest.mark.timeout(600)
+def test_local_driver_killed_five_times(tmp_path):
+    kill_drivers(Killed(tmp_path, 9, "--local", "--concurrency", "2"), kills=5, seed=0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_local_driver_killed_thirty_times(tmp_path):
+    """One trial at a time: then the killed search is, trial by trial, the one that nobody killed."""
+    killed = Killed(tmp_path, 60, "--local")
+    kill_drivers(killed, kills=30, seed=1)
+    whole = killed.start(tmp_path / "whole")
+    assert whole.wait(1800) == 0
+    for one, other in zip(killed.run.read_trials(), RunFolder(tmp_path / "whole").read_trials(), strict=True):
+        assert (one.start.params, one.outcome) == (other.start.params, other.outcome)
+        assert [each.validation_auc for each in one.epochs] == [each.validation_auc for each in other.epochs]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_ray_driver_and_workers_killed_thirty_times(tmp_path):
+    """Two kills of a worker to one of the driver with all of Ray."""
+    killed = Killed(tmp_path, 120, "--concurrency", "2")
+    rng = random.Random(2)
     process = killed.start()
-    assert process.wait(300) == 0, (killed.folder / "stderr.log").read_text()[-2000:]
+    while killed.kills < 30:
+        assert killed.trains(process), f"the search ended after {killed.kills} kills; give it more trials"
+        time.sleep(rng.uniform(0, 1.0))
+        if rng.random() < 0.67:
+            kill_a_worker(process, killed, rng)
+        else:
+            kill_everything(process, killed)
+            process = killed.start()
+    assert process.wait(1800) == 0, (tmp_path / "stderr.log").read_text()[-2000:]
     killed.check_end()
