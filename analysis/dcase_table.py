@@ -65,10 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_results,
         write_scores,
     )
-    from trainable.plan import ExecutionPlan
+    from trainable.plan import ExecutionPlan, micro_batch_of
 
     names = arguments.machine_type or found_machine_types(root)
-    plan = ExecutionPlan(micro_batch_clips=-(-config.patch.batch_size // arguments.gradient_accumulation_steps))
+    plan = ExecutionPlan(
+        micro_batch_clips=micro_batch_of(config.patch.batch_size, arguments.gradient_accumulation_steps)
+    )
     results: dict[str, dict[str, tuple[float, float]]] = {}
     by_seed: list[dict[str, dict[str, tuple[float, float]]]] = [{} for _ in range(arguments.seeds)]
     for name in names:
