@@ -37,8 +37,6 @@ KIND = "slot_kind"
 """Key of a trial's configuration: which kind of slot it runs in."""
 UNLIMITED = 10**9
 """Samples that Ray may ask for: the conductor knows when it is enough."""
-
-
 NODES_SECONDS = 2.0
 """How often the cluster is asked which nodes are still there."""
 
