@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 from nbclient import NotebookClient
@@ -27,22 +28,26 @@ def execute(name: str, run: Path, target: Path) -> Path:
     """
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     metadata = dict(notebook.metadata)
-    client = NotebookClient(
-        notebook,
-        timeout=CELL_SECONDS,
-        kernel_name="python3",
-        record_timing=False,
-        resources={"metadata": {"path": os.getcwd()}},
-    )
-    if os.name == "posix":
-        # Sockets in a folder of this user's alone, instead of ports that others on the machine can listen to.
-        client.create_kernel_manager().transport = "ipc"
-    try:
-        client.execute(env={**os.environ, "AD_RUN": str(run)})
-    except CellExecutionError as error:
-        raise RunError(f"{name}.ipynb failed on {run}: {error.ename}: {error.evalue}") from None
-    except (CellTimeoutError, DeadKernelError) as error:
-        raise RunError(f"{name}.ipynb failed on {run}: {' '.join(str(error).split())}") from None
+    with TemporaryDirectory(prefix="kernel-") as private:
+        client = NotebookClient(
+            notebook,
+            timeout=CELL_SECONDS,
+            kernel_name="python3",
+            record_timing=False,
+            resources={"metadata": {"path": os.getcwd()}},
+        )
+        manager = client.create_kernel_manager()
+        if os.name == "posix":
+            # Sockets in a folder of this kernel's alone: others on the machine cannot listen as they can to ports, and
+            # two kernels at a time, whose sockets have the same names, do not meet.
+            manager.transport = "ipc"
+            manager.ip = str(Path(private) / "socket")
+        try:
+            client.execute(env={**os.environ, "AD_RUN": str(run)})
+        except CellExecutionError as error:
+            raise RunError(f"{name}.ipynb failed on {run}: {error.ename}: {error.evalue}") from None
+        except (CellTimeoutError, DeadKernelError) as error:
+            raise RunError(f"{name}.ipynb failed on {run}: {' '.join(str(error).split())}") from None
     # The kernel adds its Python's patch version; the same run should give the same file.
     notebook.metadata.clear()
     notebook.metadata.update(metadata)
