@@ -35,6 +35,10 @@ class CheckpointError(ProjectError):
     """A checkpoint is missing, damaged, or of another configuration."""
 
 
+class OtherConfigError(CheckpointError):
+    """A checkpoint is intact, but of another configuration: the one before it is no better."""
+
+
 class RunError(ProjectError):
     """A run's folder cannot be created, read or resumed."""
 

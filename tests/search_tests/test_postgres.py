@@ -1,5 +1,6 @@
 """A study in PostgreSQL: drivers at once, connections that drop, a server that goes and comes back."""
 
+import gc
 import os
 import pwd
 import shutil
@@ -92,6 +93,13 @@ class Server:
             self._process.send_signal(2)  # "fast": it does not wait for who is connected
             self._process.wait(timeout=60)
             self._process = None
+
+
+@pytest.fixture(autouse=True)
+def _deleted_here() -> Iterator[None]:
+    """What nobody can close is deleted where it is expected, not in a later test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

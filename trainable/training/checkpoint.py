@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trainable.errors import CheckpointError
+from trainable.errors import CheckpointError, OtherConfigError
 from trainable.memory.exhausted import is_out_of_memory
 from trainable.record import make_folder, sync_folder
 
@@ -115,7 +115,7 @@ def load_newest(
     Raises
     ------
     CheckpointError
-        When the folder holds no intact checkpoint.
+        When the folder holds no intact checkpoint; an OtherConfigError where an intact one is another configuration's.
     """
     checkpoints = {
         epoch: path for epoch, path in list_checkpoints(folder).items() if at_most is None or epoch <= at_most
@@ -125,6 +125,8 @@ def load_newest(
             state = read_checkpoint(path)
             _taken_up(path, state, restore)
             return epoch, state
+        except OtherConfigError:
+            raise
         except CheckpointError as error:
             _log.warning("%s; going back to the one before it", error)
     raise CheckpointError(f"{folder} holds no intact checkpoint ({len(checkpoints)} damaged)")
@@ -133,6 +135,8 @@ def load_newest(
 def _taken_up(path: Path, state: dict[str, Any], restore: Callable[[dict[str, Any]], object]) -> None:
     try:
         restore(state)
+    except OtherConfigError:
+        raise
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {path} cannot be gone on from: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 from trainable.config import TrialConfig
 from trainable.data.clips import ClipSet, TrainClips
 from trainable.data.patches import patch_starts
-from trainable.errors import CheckpointError, DataLeakError, NonFiniteError
+from trainable.errors import CheckpointError, DataLeakError, NonFiniteError, OtherConfigError
 from trainable.memory.exhausted import is_out_of_memory
 from trainable.plan import ExecutionPlan
 from trainable.training.batch import Batch, make_batch
@@ -258,12 +258,21 @@ class Trainer:
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Continues from a state. Raises CheckpointError if it is another configuration's."""
-        mine = self.config.flat()
-        if saved.get("config") != mine:
-            other = saved.get("config") or {}
-            differing = sorted(name for name in mine if other.get(name) != mine[name])
-            raise CheckpointError(f"the checkpoint is of another configuration; it differs in {', '.join(differing)}")
+        """Continues from a state.
+
+        Raises
+        ------
+        OtherConfigError
+            If it is another configuration's.
+        CheckpointError
+            If it is none.
+        """
+        mine, other = self.config.flat(), saved.get("config")
+        if not isinstance(other, dict):
+            raise CheckpointError("the checkpoint names no configuration")
+        if other != mine:
+            differing = sorted(name for name in mine.keys() | other.keys() if other.get(name) != mine.get(name))
+            raise OtherConfigError(f"the checkpoint is of another configuration; it differs in {', '.join(differing)}")
         try:
             self.state.model.load_state_dict(saved["model"])
             self.state.optimizer.load_state_dict(saved["optimizer"])
