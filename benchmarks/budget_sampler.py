@@ -1,11 +1,12 @@
 """What the budgeted sampler is worth: wasted proposals and the best result after equal training, beside three others.
 
-    python -m benchmarks.budget_sampler --seeds 24 --output benchmarks/results/budget_sampler.csv
+    python -m benchmarks.budget_sampler --seeds 200 --output benchmarks/results/budget_sampler.csv
 
 The space is `ad_tuning` as it is and memory is what the planner predicts for the whole batch at once without
-recomputation; the budget is the median of uniform draws, so that about half of the space exceeds it. The objective is
-SYNTHETIC (`objective`: a smooth hill, nothing is trained), in two forms: its summit where the budget forbids it, and
-where the budget allows it. All have the same number of trainings; proposals that do not fit come on top. Beside ours:
+recomputation; the budget is the median of uniform draws, so that about half of the space exceeds it. Nothing is
+trained: two objectives are SYNTHETIC (`hill`: smooth, its summit where the budget forbids it, or where it allows it),
+the third is REPLAYED (`benchmarks.replayed`: a surrogate through 60 recorded trainings). All have the same number of
+trainings; proposals that do not fit come on top. Beside ours:
 
 * plain Optuna TPE (multivariate, groups) that is told FAIL for what does not fit,
 * the same told PRUNED with the constraint log(predicted / budget): rejection alone,
@@ -24,6 +25,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,6 +36,7 @@ import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
+from benchmarks.replayed import Replayed
 from search._optuna import frozen, to_optuna
 from search.planning import Planning, planner_plans
 from search.sampler import BudgetedTPESampler
@@ -51,14 +54,17 @@ WINDOW = 25
 MOST_PROPOSALS = 10
 """Times the trainings: a sampler that finds nothing that fits any more is stopped there."""
 SUMMITS = {
-    "beyond the budget": {"n_patches": 8, "latent_dim": 56, "num_embeddings": 512},
-    "within the budget": {"n_patches": 4, "latent_dim": 20, "num_embeddings": 128},
+    "hill, summit beyond the budget": {"n_patches": 8, "latent_dim": 56, "num_embeddings": 512},
+    "hill, summit within the budget": {"n_patches": 4, "latent_dim": 20, "num_embeddings": 128},
 }
-"""Where the synthetic objective is best; see `objective` for the other parameters."""
+"""Where the synthetic objective is best; see `hill` for the other parameters."""
 RESAMPLES = 10_000
 
 
-def objective(params: Mapping[str, Any], summit: Mapping[str, int]) -> float:
+Objective = Callable[[Mapping[str, Any]], float]
+
+
+def hill(params: Mapping[str, Any], summit: Mapping[str, int]) -> float:
     """A made-up AUC, at most 0.95: falls with the square of the distance, in octaves, from the summit."""
     octaves = [
         math.log2(params["n_patches"] / summit["n_patches"]) / 2,
@@ -90,9 +96,9 @@ class Search:
 class Problem:
     """Space, budget and objective."""
 
-    def __init__(self, space: Space, planning: Planning, budget_bytes: int, summit: Mapping[str, int], trainings: int):
+    def __init__(self, space: Space, planning: Planning, budget_bytes: int, value: Objective, trainings: int):
         self.space, self.planning, self.budget_bytes = space, planning, budget_bytes
-        self.summit, self.trainings = summit, trainings
+        self.value, self.trainings = value, trainings
         self.distributions = {parameter.name: to_optuna(parameter.distribution) for parameter in space.parameters}
 
     def bytes_of(self, params: Mapping[str, Any]) -> int:
@@ -100,9 +106,6 @@ class Problem:
 
     def fits(self, params: Mapping[str, Any]) -> bool:
         return self.bytes_of(params) <= self.budget_bytes
-
-    def value(self, params: Mapping[str, Any]) -> float:
-        return objective(params, self.summit)
 
 
 def ours(problem: Problem, seed: int) -> Search:
@@ -192,7 +195,7 @@ def interval(differences: np.ndarray) -> tuple[float, float, float]:
     return float(differences.mean()), float(low), float(high)
 
 
-def rows_of(problem: Problem, summit: str, seeds: int) -> list[dict[str, Any]]:
+def rows_of(problem: Problem, objective: str, seeds: int) -> list[dict[str, Any]]:
     """A line a contender; differences are ours minus the other, of the same seeds."""
     searches = {name: [search(problem, seed) for seed in range(seeds)] for name, search in CONTENDERS.items()}
     best = {
@@ -201,7 +204,7 @@ def rows_of(problem: Problem, summit: str, seeds: int) -> list[dict[str, Any]]:
     rows = []
     for name, done in searches.items():
         row: dict[str, Any] = {
-            "summit": summit,
+            "objective": objective,
             "sampler": name,
             "seeds": seeds,
             "trainings": float(np.mean([len(search.values) for search in done])),
@@ -238,17 +241,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = [planning.choose(sampler.random(rng)).predicted_bytes for _ in range(500)]
     budget_bytes = int(median(sizes))
     exceeding = float(np.mean([size > budget_bytes for size in sizes]))
+    replayed = Replayed()
+    objectives: dict[str, Objective] = {name: partial(hill, summit=summit) for name, summit in SUMMITS.items()}
+    objectives["replayed trainings"] = replayed
     said = (
         f"predicted {min(sizes) / 2**20:.0f} … {max(sizes) / 2**20:.0f} MiB, budget {budget_bytes / 2**20:.0f} MiB, "
-        f"which {exceeding:.0%} of 500 uniform draws exceed; {arguments.trainings} trainings, synthetic objective"
+        f"which {exceeding:.0%} of 500 uniform draws exceed; {arguments.trainings} trainings; replayed: "
+        f"{replayed.configurations} configurations, rank correlation of those left out {replayed.rank_correlation:.2f}"
     )
     print(said, flush=True)
     rows = []
-    for summit, where in SUMMITS.items():
-        problem = Problem(space, planning, budget_bytes, where, arguments.trainings)
-        rows += rows_of(problem, summit, arguments.seeds)
+    for name, objective in objectives.items():
+        problem = Problem(space, planning, budget_bytes, objective, arguments.trainings)
+        rows += rows_of(problem, name, arguments.seeds)
         for row in rows[-len(CONTENDERS) :]:
-            print(", ".join(f"{name} {_shown(value)}" for name, value in row.items()), flush=True)
+            print(", ".join(f"{column} {_shown(value)}" for column, value in row.items()), flush=True)
     if arguments.output:
         _write(rows, Path(arguments.output), sys.argv[1:] if argv is None else argv, said)
     return 0

@@ -24,6 +24,7 @@ from ray.tune.search import Searcher
 
 from search.checkpoints import CheckpointKeeper, checkpoint_place
 from search.conductor import Conductor, Decision
+from search.interrupt import noted_interrupt
 from search.options import SearchOptions
 from search.packing import Node, SlotKind, counts_now
 from search.ray_faults import crash_reason, of_ray_itself
@@ -70,6 +71,10 @@ class _Session:
         """What ends the search; its trials stay as they are, to be resumed."""
         self.waiting = conductor.unfinished()
         self.keeper.sweep(conductor.running, conductor.standing.leaders)
+
+    def stop(self, error: BaseException) -> None:
+        """Ends the search at Ray's next step."""
+        self.error = self.error or error
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         """Ray pickles searcher, scheduler and callbacks for its snapshot; of this nothing is to be kept there."""
@@ -380,7 +385,8 @@ class RayRunner:
                 ),
             )
             try:
-                tuner.fit()
+                with noted_interrupt(self._session.stop):
+                    tuner.fit()
             except Exception as error:
                 if self._session.error is None:
                     self._session.error = of_ray_itself(error, folder)
@@ -390,9 +396,6 @@ class RayRunner:
 
 def label_of(space: str, start: TrialStart) -> str:
     """Readable name of a trial: space, number and its first parameters."""
-    shown = [f"{name}={_short(value)}" for name, value in list(start.used.items())[:3]]
+    used = list(start.used.items())[:3]
+    shown = [f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in used]
     return f"{space} {start.number:05d} " + " ".join(shown)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,5 @@
 """One search from its request to its results: puts data, planner, study, conductor and a runner together."""
 
-import importlib.util
 import logging
 import os
 import time
@@ -31,7 +30,7 @@ from trainable.memory.cap import gpu_name
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
 from trainable.plan import PlanRequest, micro_batch_of
-from trainable.record import RunManifest
+from trainable.record import RunFolder, RunManifest
 
 if TYPE_CHECKING:
     from ray.tune import Callback
@@ -82,6 +81,7 @@ def _run(
     say = _stages(request, console)
     if options.warm_start is not None and request.resumed is None:
         say(taken_over_text(options.warm_start, manifest.initial))
+    callbacks = _mlflow(options.mlflow, folder)
     say("predicting the memory of the first trials")
     profile = _profile(options, device, ray)
     planner = Planner.for_dataset(
@@ -126,7 +126,7 @@ def _run(
                 slots=slots,
                 threads=max(1, _cores() // workers),
                 nodes_now=ray.nodes_now if ray is not None else None,
-                callbacks=_mlflow(options.mlflow, manifest.name),
+                callbacks=callbacks,
             ).run()
     winner = find_winner(conductor, replace(factory, device=_local_device("auto")))
     seconds = time.monotonic() - begun
@@ -188,15 +188,12 @@ def _metrics(run: str, progress: Progress, ray: "RaySession | None") -> list[Sil
     return [RayMetrics(run, progress)]
 
 
-def _mlflow(uri: str | None, experiment: str) -> "list[Callback]":
-    """Ray's logger for MLflow. Raises ConfigError if MLflow is not installed."""
+def _mlflow(uri: str | None, folder: RunFolder) -> "list[Callback]":
     if uri is None:
         return []
-    if importlib.util.find_spec("mlflow") is None:
-        raise ConfigError("--mlflow needs MLflow, which is not installed; pip install mlflow")
-    from ray.air.integrations.mlflow import MLflowLoggerCallback
+    from search.mlflow_runs import MlflowRuns
 
-    return [MLflowLoggerCallback(tracking_uri=uri, experiment_name=experiment)]
+    return [MlflowRuns(uri, folder)]
 
 
 def _study(request: "Request", manifest: RunManifest) -> SearchStudy:

@@ -1,7 +1,9 @@
 """Searches on Ray itself: the same endings as in this process, crashes retried, a worker node lost in the middle."""
 
+import contextlib
 import json
 import os
+import signal
 import time
 from collections import Counter
 from dataclasses import replace
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from search.listeners import Silence
 from search.ray_session import ray_session
 from tests.kill.slow_trial import SlowTrial, SlowTrials
 from tests.search_tests.synthetic import SyntheticTrial, make_conductor
@@ -130,6 +133,34 @@ def test_what_is_not_a_trials_fault_ends_the_search_in_one_line(tmp_path, monkey
         assert all(record.outcome is None for record in RunFolder(tmp_path / "folder").read_trials())
 
 
+class _SwallowsCtrlC(Silence):
+    """Ctrl-C at a report, inside code that catches everything."""
+
+    def on_report(self, number, report, decision):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.timeout(120)
+def test_a_swallowed_ctrl_c_ends_the_search_all_the_same(tmp_path):
+    from search.ray_runner import RayRunner
+
+    conductor = make_conductor(tmp_path / "run", num_samples=50, concurrency=1, max_epochs=3)
+    conductor.listener = _SwallowsCtrlC()
+    options = replace(conductor.options, local=False)
+    before = signal.getsignal(signal.SIGINT)
+    with ray_session(options) as session:
+        slots = session.slots(options, "cpu")
+        runner = RayRunner(
+            conductor, run_folder=conductor.folder, options=options, trial_factory=SyntheticTrial, slots=slots
+        )
+        with pytest.raises(KeyboardInterrupt):
+            runner.run()
+    assert signal.getsignal(signal.SIGINT) is before
+    (record,) = conductor.folder.read_trials()
+    assert ([report.epoch for report in record.epochs], record.outcome) == ([1], None), "it is there to be resumed"
+
+
 class Slowest(SyntheticTrial):
     """Two epochs take longer than a trial may be silent, one does not."""
 
@@ -173,10 +204,12 @@ class _Slower(SlowTrial):
 
 @pytest.mark.long  # Ray takes a minute to declare a node dead
 @pytest.mark.timeout(600)
-def test_a_cluster_loses_a_node_and_no_trial(tmp_path):
+def test_a_cluster_loses_a_node_and_no_trial(tmp_path, monkeypatch):
     """A head and two workers, each its own raylet; one worker is killed; GPUs are declared, not there."""
     from ray.cluster_utils import Cluster
 
+    # This process has Ray loaded, without a token; asked for one after that, half of it would want it.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         for gpus, mib in ((1, 24 * 1024), (1, 80 * 1024)):

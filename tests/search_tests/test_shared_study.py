@@ -92,6 +92,29 @@ def test_two_ray_searches_at_once_on_one_machine(machine, tmp_path):
     assert len(addresses) == 2
 
 
+@pytest.mark.long
+def test_two_searches_at_once_on_one_cluster_and_one_storage(machine, tmp_path):
+    from ray.cluster_utils import Cluster
+
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        flags = ["--address", cluster.address, "--study-storage", url, "--concurrency", "1", "--grace-period", "3"]
+        searches = [begin(machine, tmp_path, name, *flags, "--seed", seed) for name, seed in (("a", "1"), ("b", "2"))]
+        end(*searches, warning="no trial will be stopped early")
+    finally:
+        cluster.shutdown()
+    for name in ("a", "b"):
+        run = RunFolder(tmp_path / name)
+        trials = optuna.load_study(study_name=run.read_manifest().study_name, storage=url).trials
+        assert numbers(run.path) == [trial.number for trial in trials] == list(range(TRIALS))
+        for record, trial in zip(run.read_trials(), trials, strict=True):
+            assert trial.params == record.start.params
+            reported = {report.epoch: report.validation_auc for report in record.epochs}
+            assert trial.intermediate_values == pytest.approx(reported)
+            assert sorted(reported) == [1, 2, 3]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,5 +1,6 @@
 """The planner picks the fastest plan that fits, says why none does, and always finds a smaller one or ends."""
 
+import math
 import pickle
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from trainable.plan import ExecutionPlan, PlanRequest
 from trainable.units import GIB, MIB
 
 DATA = DataSizes(train_frames=1_000_000, test_frames=250_000, train_clips=3_500, test_clips=400, n_ids=4)
+PATCH_BYTES = 64 * 64 * 4
 WIDE = TrialConfig.from_flat({"width": 4.0, "n_patches": 16})
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
@@ -81,9 +83,12 @@ def test_nothing_smaller_is_overlooked_where_mixed_precision_is_allowed(width: f
 @given(config=configs)
 def test_smaller_plans_need_less(config: TrialConfig) -> None:
     asked = planner()
-    peak = {plan: asked.predict(config, plan).predicted_bytes for plan in asked.candidates(config)}
-    for plan, size in peak.items():
-        for other, other_size in peak.items():
+    peak = {plan: asked.predict(config, plan) for plan in asked.candidates(config)}
+    for plan, prediction in peak.items():
+        more = _gradients_bytes(config, asked)
+        if prediction.peak_pass == "codebook start":  # the patches of the last micro-batch lie beside k-means
+            more = plan.micro_batch_clips * config.patch.n_patches * PATCH_BYTES
+        for other, other_prediction in peak.items():
             same = (plan.recompute_encoder, plan.recompute_decoder) == (
                 other.recompute_encoder,
                 other.recompute_decoder,
@@ -91,7 +96,8 @@ def test_smaller_plans_need_less(config: TrialConfig) -> None:
             if same and plan.data_placement == other.data_placement and plan.precision == other.precision:
                 smaller = plan.micro_batch_clips <= other.micro_batch_clips
                 if smaller and plan.quantizer_chunk_rows <= other.quantizer_chunk_rows:
-                    assert size <= other_size + _gradients_bytes(config, asked)
+                    allowed = other_prediction.predicted_bytes + math.ceil(more * (1 + asked.profile.margin_share))
+                    assert prediction.predicted_bytes <= allowed
 
 
 def _gradients_bytes(config: TrialConfig, asked: Planner) -> int:

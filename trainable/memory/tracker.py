@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trainable.memory.metadata import run_on_meta
 from trainable.memory.program import Allocation
 
 WORKSPACE = "workspace"
@@ -37,6 +38,7 @@ class MemoryTracker(TorchDispatchMode):
     def __init__(self, device_type: str):
         super().__init__()  # type: ignore[no-untyped-call]
         self.device_type = device_type
+        self._on_meta = device_type == "meta"
         self.allocations: list[Allocation] = []
         self.order: list[int] = []
         self.label = PATCHES
@@ -56,7 +58,7 @@ class MemoryTracker(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = run_on_meta(func, args, kwargs or {}) if self._on_meta else func(*args, **(kwargs or {}))
         if func is _aten.mse_loss.default:
             self._squares(args, result)
         elif isinstance(result, Tensor):
