@@ -159,6 +159,7 @@ SHORT = {
     "budget_sampler": "--seeds 2 --trainings 6",
     "density": f"--seeds 1 --autoencoder-epochs 1 {TINY_MODEL} {TINY_DATA}",
     "driver_scale": "--trials 10",
+    "prediction": "--architectures 1",
     "learning_curves": f"--space my_space.yaml --configurations 3 --epochs 3 --output curves.csv {TINY_DATA}",
     "ablations": f"--seeds 1 {TINY_MODEL} {TINY_DATA}",
 }

@@ -1,0 +1,118 @@
+"""What a memory prediction costs: a new architecture, another batch size of it, beside torch's own tracker.
+
+    python -m benchmarks.prediction --architectures 8 --output benchmarks/results/prediction.csv
+
+CPU seconds of this process on one thread. `new architecture` asks for a plan of a width never traced before (every pass
+that the planner needs to choose one), `other sizes` for plans of the same width with other n_patches and batch sizes,
+`remembered` for the same configuration again. The alternative is torch's `MemTracker` under `FakeTensorMode`, on one
+training step of the same model and batch under one plan; of phase 1, since it refuses a module that is called twice, as
+the encoder is in phase 2.
+"""
+
+import argparse
+import csv
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from benchmarks.budget_sampler import DATA
+from trainable.commandline import add_flag, run
+from trainable.config import TrialConfig
+from trainable.memory.planner import Planner
+from trainable.memory.trace import placeholder_batch
+from trainable.model.transforms import PATCH
+from trainable.model.vqvae import make_model
+from trainable.plan import ExecutionPlan
+from trainable.training.phases import PhaseState
+from trainable.training.state import TrainState
+from trainable.training.step import train_step
+
+BUDGET = 2 * 2**30
+"""Bytes; narrow models fit as they are, of wide ones all plans are looked at."""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """CPU seconds of this process."""
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin
+
+
+def measured(width: float, planner: Planner) -> dict[str, float]:
+    """CPU seconds of a width's first prediction and of what comes after it."""
+    config = TrialConfig.from_flat({"width": width, "n_patches": 8, "batch_size": 16})
+    new = seconds(lambda: planner.plan(config))
+    others = [
+        replace(config, patch=replace(config.patch, n_patches=n_patches, batch_size=batch_size))
+        for n_patches, batch_size in ((4, 16), (16, 16), (8, 4), (5, 7), (12, 32))
+    ]
+    other = median(seconds(lambda each=other: planner.plan(each)) for other in others)  # type: ignore[misc]
+    again = seconds(lambda: planner.plan(config))
+    return {"new architecture": new, "other sizes": other, "remembered": again, "MemTracker": tracked(config)}
+
+
+def tracked(config: TrialConfig) -> float:
+    """CPU seconds of torch's tracker on one step, for the same configuration."""
+    clips, plan = config.patch.batch_size, ExecutionPlan(micro_batch_clips=config.patch.batch_size)
+
+    def work() -> None:
+        with FakeTensorMode():
+            model = make_model(config, DATA.n_ids)
+            optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+            state = TrainState(config, model, optimizer, torch.amp.GradScaler("cpu", enabled=False))
+            frames_TF = torch.zeros(2 * PATCH, PATCH)
+            batch = placeholder_batch(config, clips, config.patch.n_patches)
+            tracker = MemTracker()  # type: ignore[no-untyped-call]
+            tracker.track_external(model, optimizer)
+            with tracker:
+                train_step(state, frames_TF, batch, plan, PhaseState(1, 1.0))
+        assert tracker.get_tracker_snapshot("peak")
+
+    return seconds(work)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction", description=__doc__.split("\n")[0])
+    add_flag(parser, "architectures", type=int, default=8, metavar="N", help="widths never traced before (8)")
+    add_flag(parser, "output", metavar="FILE", help="write the table as CSV")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    planner = Planner(DATA, budget_bytes=BUDGET)
+    first = measured(0.125, planner)
+    rows = [measured(0.25 * (3 + index), planner) for index in range(arguments.architectures)]
+    table = [
+        {
+            "question": name,
+            "cpu_seconds": f"{median(row[name] for row in rows):.4f}",
+            "slowest": f"{max(row[name] for row in rows):.4f}",
+            "first_in_process": f"{first[name]:.4f}",
+            "of_MemTracker": f"{median(row[name] / row['MemTracker'] for row in rows):.4f}",
+        }
+        for name in first
+    ]
+    for line in table:
+        print(", ".join(f"{column} {value}" for column, value in line.items()))
+    if arguments.output:
+        with Path(arguments.output).open("w", encoding="utf-8", newline="") as file:
+            file.write(f"# python -m benchmarks.prediction {' '.join(sys.argv[1:] if argv is None else argv)}\n")
+            file.write(
+                f"# {len(os.sched_getaffinity(0))} CPU cores, one thread; Python {platform.python_version()}, "
+                f"torch {torch.__version__}\n"
+            )
+            writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
