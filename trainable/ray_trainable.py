@@ -88,7 +88,7 @@ class RayTrial(tune.Trainable):
         if self._ended is None:
             report = self._guarded(self._epoch)
             if report is not None:
-                return {REPORT: json.dumps(report.to_dict()), METRIC: report.validation_auc, **_scalars(report)}
+                return {REPORT: json.dumps(report.to_dict()), METRIC: report.validation_auc}
         assert self._ended is not None
         return self._ended
 
@@ -144,14 +144,4 @@ def trial_config(start: TrialStart, *, checkpoints: str, reported: int, max_epoc
         "reported": reported,
         "max_epochs": max_epochs,
         "label": label,
-    }
-
-
-def _scalars(report: EpochReport) -> dict[str, float]:
-    """Numbers that Ray's own loggers (MLflow and the like) may want."""
-    return {
-        "validation_pauc": report.validation_pauc,
-        "loss": report.loss,
-        "perplexity": report.perplexity,
-        "epoch_seconds": report.epoch_seconds,
     }
