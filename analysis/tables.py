@@ -86,7 +86,7 @@ def _spread(values: "pd.Series[Any]", distribution: BaseDistribution | None) -> 
     if not len(values):
         return "–"
     if isinstance(distribution, CategoricalDistribution) or not pd.api.types.is_numeric_dtype(values):
-        counts = values.astype(str).value_counts()
+        counts = values.map(text_of).value_counts()
         return ", ".join(f"{name} ({count}×)" for name, count in counts.head(3).items())
     whole = isinstance(distribution, IntDistribution)
     ends = [f"{round(q) if whole else q:.4g}" if whole else f"{q:.3g}" for q in values.quantile([0.25, 0.75])]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -15,6 +16,7 @@ from analysis.state import SearchState
 from analysis.tables import (
     END_MEANINGS,
     Table,
+    _spread,
     ends_table,
     plans_table,
     range_text,
@@ -76,6 +78,11 @@ def test_searched_parameters_with_the_winners_values(synthetic_run: RunResults) 
     assert rows["stride"][2] == str(params["stride"])
     low = float(rows["num_embeddings"][3].split(" … ")[0])
     assert low > 200  # the best ten have large codebooks, by the formula
+
+
+def test_choices_are_counted_as_they_are_written() -> None:
+    choices = CategoricalDistribution((0.0, 3.0, 10.0))
+    assert _spread(pd.Series([10.0, 3.0, 10.0, None]), choices) == "10 (2×), 3 (1×)"
 
 
 def test_the_top_table_is_the_ranking(synthetic_run: RunResults) -> None:
