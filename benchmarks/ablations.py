@@ -8,18 +8,17 @@ the mean over seeds (Student's t, paired by seed). `alive` is the share of codes
 time of training one in units of the base's, measured in the same run.
 """
 
-import csv
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import t as student
 
+from benchmarks.tables import command_of, write_table
 from trainable.commandline import Parser, add_data_flags, add_flag, add_knob_flags, data_config, given_knobs, run
 from trainable.config import TrialConfig
 from trainable.data.load import Dataset, load_dataset
@@ -127,10 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines.append(row(name, table[name], table["base"]))
         print("  ".join(f"{key} {value}" for key, value in lines[-1].items() if value), flush=True)
     if arguments.output:
-        with Path(arguments.output).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, lines[0].keys())
-            writer.writeheader()
-            writer.writerows(lines)
+        write_table(arguments.output, lines, command_of("ablations", argv))
     return 0
 
 

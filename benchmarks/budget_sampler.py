@@ -17,16 +17,12 @@ to the planner and no proposal; `draws` says how many were asked about for each.
 """
 
 import argparse
-import csv
 import math
-import os
-import platform
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -37,6 +33,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from benchmarks.replayed import Replayed
+from benchmarks.tables import command_of, write_table
 from search._optuna import frozen, to_optuna
 from search.planning import Planning, planner_plans
 from search.sampler import BudgetedTPESampler
@@ -257,27 +254,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for row in rows[-len(CONTENDERS) :]:
             print(", ".join(f"{column} {_shown(value)}" for column, value in row.items()), flush=True)
     if arguments.output:
-        _write(rows, Path(arguments.output), sys.argv[1:] if argv is None else argv, said)
+        shown = [{column: _shown(value) for column, value in row.items()} for row in rows]
+        write_table(arguments.output, shown, command_of("budget_sampler", argv), said)
     return 0
 
 
 def _shown(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _write(rows: Sequence[dict[str, Any]], path: Path, argv: Sequence[str], said: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(f"# python -m benchmarks.budget_sampler {' '.join(argv)}\n")
-        file.write(
-            f"# {len(os.sched_getaffinity(0))} CPU cores, no GPU used; Python {platform.python_version()}, "
-            f"Optuna {optuna.__version__}, torch {torch.__version__}\n"
-        )
-        file.write(f"# {said}\n")
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _shown(value) for name, value in row.items()} for row in rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ over clips, the same clips drawn for every seed and every detector; one column a
 run; its last row is the whole scoring pass that every epoch of a trial ends with.
 """
 
-import csv
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.tables import command_of, write_table
 from trainable.commandline import Parser, add_data_flags, add_flag, add_knob_flags, data_config, given_knobs, run
 from trainable.config import TrialConfig
 from trainable.data.clips import TestClips
@@ -153,10 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in lines:
         print("  ".join(line[key].ljust(width) for key, width in widths.items()))
     if arguments.output:
-        with Path(arguments.output).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, lines[0].keys())
-            writer.writeheader()
-            writer.writerows(lines)
+        write_table(arguments.output, lines, command_of("density", argv))
     return 0
 
 

@@ -11,17 +11,16 @@ budget: each trains with batches that grow until its allocator refuses, and what
 """
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.gpu_cases import CLIPS, IDS, noise_train_clips
 from benchmarks.gpu_memory import RESULTS
+from benchmarks.tables import command_of, write_table
 from benchmarks.together import Meeting, together
 from trainable.commandline import add_flag, run
 from trainable.config import TrialConfig
@@ -159,18 +158,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"two that compete: the driver sees {format_bytes(rivals['driver_bytes'])} of "
         f"{format_bytes(rivals['budgets_bytes'])}; both were refused more: {rivals['both_refused']}"
     )
-    _write(rows, rivals, Path(arguments.output or RESULTS / f"gpu_packing-{gpu.replace(' ', '-')}.csv"), gpu)
+    path = arguments.output or RESULTS / f"gpu_packing-{gpu.replace(' ', '-')}.csv"
+    compete = ", ".join(f"{name} {value}" for name, value in rivals.items())
+    write_table(path, rows, command_of("gpu_packing", argv), f"two that compete: {compete}")
     return 0
-
-
-def _write(rows: Sequence[dict[str, Any]], rivals: dict[str, Any], path: Path, gpu: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(f"# python -m benchmarks.gpu_packing; {gpu}, torch {torch.__version__}, CUDA {torch.version.cuda}\n")
-        file.write("# two that compete: " + ", ".join(f"{name} {value}" for name, value in rivals.items()) + "\n")
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

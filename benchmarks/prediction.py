@@ -10,14 +10,10 @@ the encoder is in phase 2.
 """
 
 import argparse
-import csv
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -25,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from benchmarks.budget_sampler import DATA
+from benchmarks.tables import command_of, write_table
 from trainable.commandline import add_flag, run
 from trainable.config import TrialConfig
 from trainable.memory.planner import Planner
@@ -102,15 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in table:
         print(", ".join(f"{column} {value}" for column, value in line.items()))
     if arguments.output:
-        with Path(arguments.output).open("w", encoding="utf-8", newline="") as file:
-            file.write(f"# python -m benchmarks.prediction {' '.join(sys.argv[1:] if argv is None else argv)}\n")
-            file.write(
-                f"# {len(os.sched_getaffinity(0))} CPU cores, one thread; Python {platform.python_version()}, "
-                f"torch {torch.__version__}\n"
-            )
-            writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(table)
+        write_table(arguments.output, table, command_of("prediction", argv), "one thread")
     return 0
 
 

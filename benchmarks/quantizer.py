@@ -10,21 +10,19 @@ library allocates inside counts as well. `time_ratio` and `memory_ratio` are tho
 """
 
 import argparse
-import csv
 import json
-import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.tables import command_of, write_table
 from trainable.commandline import add_flag, run
 from trainable.errors import ConfigError
 from trainable.model.quantizer import code_statistics, quantize
@@ -163,19 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             flush=True,
         )
     if arguments.output:
-        _write(rows, Path(arguments.output), arguments)
+        write_table(arguments.output, rows, command_of("quantizer", argv))
     return 0
-
-
-def _write(rows: Sequence[dict[str, Any]], path: Path, arguments: argparse.Namespace) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    on = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else f"{arguments.threads} CPU threads"
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*columns, "device", "torch", "python"])
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(row | {"device": on, "torch": torch.__version__, "python": platform.python_version()})
 
 
 if __name__ == "__main__":

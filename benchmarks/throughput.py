@@ -11,13 +11,9 @@ loader's worker processes are tried as well; `ratio` is ours against the faster 
 """
 
 import argparse
-import csv
-import os
-import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.tables import command_of, write_table
 from trainable.commandline import add_flag, run
 from trainable.config import TrialConfig
 from trainable.data.clips import Split, TrainClips
@@ -233,21 +230,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows.append(row)
         print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
     if arguments.output:
-        _write(rows, Path(arguments.output), sys.argv[1:] if argv is None else argv)
+        write_table(arguments.output, rows, command_of("throughput", argv))
     return 0
-
-
-def _write(rows: Sequence[dict[str, Any]], path: Path, argv: Sequence[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(f"# python -m benchmarks.throughput {' '.join(argv)}\n")
-        file.write(
-            f"# {len(os.sched_getaffinity(0))} CPU cores, no GPU used; Python {platform.python_version()}, "
-            f"torch {torch.__version__}\n"
-        )
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

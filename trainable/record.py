@@ -355,12 +355,17 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes a file atomically and for good, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
     """Writes a file atomically and for good: forced to disk, renamed, and the name forced to disk too."""
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -7,7 +7,6 @@ plain values read back with ``weights_only=True``.
 import hashlib
 import io
 import logging
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 
 from trainable.errors import CheckpointError, OtherConfigError
 from trainable.memory.exhausted import is_out_of_memory
-from trainable.record import make_folder, sync_folder
+from trainable.record import write_bytes
 
 _log = logging.getLogger(__name__)
 _MAGIC = b"vqvae-ad checkpoint 1\n"
@@ -28,33 +27,19 @@ KEPT_NEWEST = 2
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint atomically: temporary file, fsync, rename, fsync of the folder.
+    """Writes a checkpoint atomically, with its checksum.
 
     Raises CheckpointError where the file system refuses it; what was there before still is.
     """
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
+    payload = buffer.getbuffer()
     try:
-        _write_atomically(path, buffer.getbuffer())
+        write_bytes(path, _MAGIC, hashlib.sha256(payload).digest(), payload)
     except OSError as error:
         raise CheckpointError(
             f"checkpoint {path} cannot be written: {error.strerror}; make room or name another folder"
         ) from None
-
-
-def _write_atomically(path: Path, payload: memoryview) -> None:
-    make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(_MAGIC + hashlib.sha256(payload).digest())
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

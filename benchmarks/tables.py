@@ -1,0 +1,36 @@
+"""Result tables: small CSV files that say by themselves which command made them, and on what."""
+
+import csv
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def command_of(benchmark: str, argv: Sequence[str] | None) -> str:
+    """The command line of a benchmark's `main`."""
+    return " ".join(["python -m", f"benchmarks.{benchmark}", *(sys.argv[1:] if argv is None else argv)])
+
+
+def machine() -> str:
+    """Cores, GPU where there is one, and the versions that figures depend on."""
+    gpu = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}" if torch.cuda.is_available() else "no GPU"
+    versions = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
+    versions += [f"{name} {sys.modules[name].__version__}" for name in ("optuna", "ray") if name in sys.modules]
+    return f"{len(os.sched_getaffinity(0))} CPU cores, {gpu}; {', '.join(versions)}"
+
+
+def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]], command: str, *said: str) -> None:
+    """Writes rows, whose columns need not be the same, under lines that begin with ``#``: command, machine, `said`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(f"# {line}\n" for line in (command, machine(), *said))
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
