@@ -27,8 +27,9 @@ pytestmark = pytest.mark.timeout(300)
 
 NOT_RUN = {
     r"python -m search\.run .*--address auto .*/mnt/shared": "on Ray, in tests/test_documented_services.py",
-    r"python -m search\.run .*s3://": "needs an object store (tests/search_tests/test_checkpoint_place.py has one)",
-    r"python -m search\.run .*postgresql://": "needs a database server",
+    r"python -m search\.run .*s3://.*endpoint_override": "in tests/test_documented_storage.py",
+    r"python -m search\.run .*s3://": "needs Amazon's object store; another's is in tests/test_documented_storage.py",
+    r"python -m search\.run .*postgresql://": "in tests/test_documented_storage.py",
     r"python -m search\.run .*--mlflow ": "needs a server of MLflow",
     r"python -m benchmarks\.": "takes minutes, and some a GPU; short forms in tests/test_documented_services.py",
     r"ray (get-auth-token --generate|start --head)$": "in tests/test_documented_services.py",
