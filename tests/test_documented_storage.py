@@ -1,4 +1,4 @@
-"""Documented searches that keep checkpoints in an object store or the study in PostgreSQL, on servers that are there."""
+"""Documented searches with checkpoints in an object store or the study in PostgreSQL, on servers that are there."""
 
 import gc
 import shlex
