@@ -72,6 +72,7 @@ class MlflowRuns(LoggerCallback):
             raise ConfigError("--mlflow needs MLflow, which is not installed; pip install mlflow")
         import mlflow
 
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its retries; what came of them is said
         self.uri = uri
         self.lost = False
         self._folder = folder
