@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from search.checkpoints import CheckpointKeeper, checkpoint_place
 from search.conductor import Conductor, Decision
 from search.deadline import deadline
+from search.interrupt import noted_interrupt
 from search.options import SearchOptions
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
 from trainable.errors import NonFiniteError, RunError
@@ -74,19 +75,26 @@ class LocalRunner:
         """
         self._waiting = self._conductor.unfinished()
         self._keeper.sweep(self._conductor.running, self._conductor.standing.leaders)
+        interrupts: list[KeyboardInterrupt] = []
         try:
-            while not self._conductor.done:
-                while len(self._slots) < self._options.workers:
-                    start = self._waiting.pop(0) if self._waiting else self._conductor.next_trial()
-                    if start is None:
-                        break
-                    self._begin(start)
-                for slot in list(self._slots):
-                    self._step(slot)
+            with noted_interrupt(interrupts.append):
+                self._until_done(interrupts)
         finally:
             for slot in self._slots:
                 slot.trial.release()
                 slot.place.forget_copy()
+
+    def _until_done(self, interrupts: list[KeyboardInterrupt]) -> None:
+        while not self._conductor.done:
+            while len(self._slots) < self._options.workers:
+                start = self._waiting.pop(0) if self._waiting else self._conductor.next_trial()
+                if start is None:
+                    break
+                self._begin(start)
+            for slot in list(self._slots):
+                self._step(slot)
+                if interrupts:  # swallowed where it was raised
+                    raise interrupts[0]
 
     def _begin(self, start: TrialStart) -> None:
         """Fills a slot; a trial that was interrupted goes on from its newest intact checkpoint."""

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # Unless the user has set them: MLflow waits minutes for a server that is gone, and prints two lines a run.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 FAILED = {TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRASHED}
@@ -35,18 +36,16 @@ Arguments = ParamSpec("Arguments")
 def _unless_lost(
     log: "Callable[Concatenate[MlflowRuns, Arguments], None]",
 ) -> "Callable[Concatenate[MlflowRuns, Arguments], None]":
-    """A server that fails is told nothing more; the search goes on without it."""
+    """A server that fails is told nothing more, whatever went wrong: what is logged beside a search must not end it."""
 
     def logged(self: "MlflowRuns", /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        from mlflow.exceptions import MlflowException
-
         if self.lost:
             return
         try:
             log(self, *args, **kwargs)
-        except MlflowException as error:
+        except Exception as error:
             self.lost = True
-            logger.warning("MLflow at %s is told nothing more of this search: %s", self.uri, error)
+            logger.warning("MLflow at %s is told nothing more of this search: %s", self.uri, _line(error))
 
     return logged
 
@@ -54,20 +53,26 @@ def _unless_lost(
 class MlflowRuns(LoggerCallback):
     """One MLflow run a trial: its parameters, TensorBoard's scalars by epoch, and in the tag ``end`` how it ended.
 
+    A trial that is tried again, or goes on after a resume, goes on in its run.
+
     Parameters
     ----------
     uri
         Tracking address.
+    experiment
+        Name of the experiment.
     folder
-        Of the search; the experiment has its name.
+        Of the search.
+    identity
+        Of the search: another one in the same experiment has runs of its own.
 
     Raises
     ------
     ConfigError
-        If MLflow is not installed, or no server answers.
+        If MLflow is not installed, or the address or the experiment cannot be used.
     """
 
-    def __init__(self, uri: str, folder: RunFolder):
+    def __init__(self, uri: str, experiment: str, folder: RunFolder, identity: str):
         if find_spec("mlflow") is None:
             raise ConfigError("--mlflow needs MLflow, which is not installed; pip install mlflow")
         import mlflow
@@ -75,28 +80,40 @@ class MlflowRuns(LoggerCallback):
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its retries; what came of them is said
         self.uri = uri
         self.lost = False
-        self._folder = folder
-        self._client = mlflow.MlflowClient(tracking_uri=uri)
+        self._folder, self._identity = folder, identity
         self._runs: dict[int, str] = {}
-        """Ids of MLflow's runs by trial: one that is tried again goes on in its run."""
-        name = folder.path.resolve().name
+        """Ids of MLflow's runs by trial."""
+        self._open: set[int] = set()
         try:
-            experiment = self._client.get_experiment_by_name(name)
-            self._experiment = self._client.create_experiment(name) if experiment is None else experiment.experiment_id
+            self._client = mlflow.MlflowClient(tracking_uri=uri)
+            known = self._client.get_experiment_by_name(experiment)
+            if known is not None and known.lifecycle_stage != "active":
+                raise ConfigError(f"--mlflow: the experiment {experiment} is deleted there; restore or rename it")
+            self._experiment = self._client.create_experiment(experiment) if known is None else known.experiment_id
         except mlflow.exceptions.MlflowException as error:
-            raise ConfigError(f"--mlflow {uri} is not usable: {error}") from None
+            raise ConfigError(f"--mlflow {uri} is not usable: {_line(error)}") from None
 
     @_unless_lost
     def log_trial_start(self, trial: "Trial") -> None:
         from mlflow.entities import Param
 
         number = _number(trial)
-        if number in self._runs:
+        self._open.add(number)
+        run = self._runs.get(number) or self._found(number)
+        if run is not None:
+            self._runs[number] = run
+            self._client.update_run(run, status="RUNNING")
             return
-        run = self._client.create_run(self._experiment, run_name=str(trial), tags={"trial": str(number)})
-        self._runs[number] = run.info.run_id
+        tags = {"trial": str(number), "search": self._identity}
+        self._runs[number] = run = self._client.create_run(self._experiment, run_name=str(trial), tags=tags).info.run_id
         params = [Param(name, str(value)) for name, value in trial.config["start"]["params"].items()]
-        self._client.log_batch(run.info.run_id, params=params)
+        self._client.log_batch(run, params=params)
+
+    def _found(self, number: int) -> str | None:
+        """The run of a trial that an earlier part of this search began."""
+        wanted = f"tags.search = '{self._identity}' and tags.trial = '{number}'"
+        runs = self._client.search_runs([self._experiment], filter_string=wanted, max_results=1)
+        return runs[0].info.run_id if runs else None
 
     @_unless_lost
     def log_trial_result(self, iteration: int, trial: "Trial", result: dict[str, Any]) -> None:
@@ -110,13 +127,27 @@ class MlflowRuns(LoggerCallback):
 
     @_unless_lost
     def log_trial_end(self, trial: "Trial", failed: bool = False) -> None:
-        run, outcome = self._runs[_number(trial)], self._folder.read_trial(_number(trial)).outcome
-        if outcome is None:  # it is tried again, or was cut short to be resumed
-            self._client.set_terminated(run, "KILLED")
+        number = _number(trial)
+        if number not in self._open:  # its worker was lost before it began
             return
-        self._client.set_tag(run, "end", outcome.end.value)
-        self._client.set_terminated(run, "FAILED" if outcome.end in FAILED else "FINISHED")
+        self._open.remove(number)
+        outcome = self._folder.read_trial(number).outcome
+        if outcome is None:  # it is tried again
+            return
+        self._client.set_tag(self._runs[number], "end", outcome.end.value)
+        self._client.set_terminated(self._runs[number], "FAILED" if outcome.end in FAILED else "FINISHED")
+
+    @_unless_lost
+    def close(self) -> None:
+        """The search is over, for now or for good: what still ran is there to be resumed."""
+        for number in self._runs:
+            if self._folder.read_trial(number).outcome is None:
+                self._client.set_terminated(self._runs[number], "KILLED")
 
 
 def _number(trial: "Trial") -> int:
     return int(trial.config["start"]["number"])
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -158,7 +158,7 @@ def _kept(fallback: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             try:
                 return method(self, *arguments, **options)
             except Exception as error:
-                session.error = error
+                session.stop(error)
                 return fallback
 
         return call

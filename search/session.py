@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,11 +31,10 @@ from trainable.memory.cap import gpu_name
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
 from trainable.plan import PlanRequest, micro_batch_of
-from trainable.record import RunFolder, RunManifest
+from trainable.record import RunManifest
 
 if TYPE_CHECKING:
-    from ray.tune import Callback
-
+    from search.mlflow_runs import MlflowRuns
     from search.packing import SlotKind
     from search.ray_session import RaySession
     from search.run import Request
@@ -81,7 +81,7 @@ def _run(
     say = _stages(request, console)
     if options.warm_start is not None and request.resumed is None:
         say(taken_over_text(options.warm_start, manifest.initial))
-    callbacks = _mlflow(options.mlflow, folder)
+    loggers = _mlflow(request, manifest)
     say("predicting the memory of the first trials")
     profile = _profile(options, device, ray)
     planner = Planner.for_dataset(
@@ -109,7 +109,10 @@ def _run(
     with (
         make_view(console, progress, quiet=request.quiet) as view,
         TensorBoardScalars(folder.path / "tensorboard") as tensorboard,
+        ExitStack() as closing,
     ):
+        for each in loggers:
+            closing.callback(each.close)
         conductor.listener = Listeners(
             [progress, view, tensorboard, *_metrics(folder.path.resolve().name, progress, ray)]
         )
@@ -126,7 +129,7 @@ def _run(
                 slots=slots,
                 threads=max(1, _cores() // workers),
                 nodes_now=ray.nodes_now if ray is not None else None,
-                callbacks=callbacks,
+                callbacks=list(loggers),
             ).run()
     winner = find_winner(conductor, replace(factory, device=_local_device("auto")))
     seconds = time.monotonic() - begun
@@ -188,12 +191,13 @@ def _metrics(run: str, progress: Progress, ray: "RaySession | None") -> list[Sil
     return [RayMetrics(run, progress)]
 
 
-def _mlflow(uri: str | None, folder: RunFolder) -> "list[Callback]":
-    if uri is None:
+def _mlflow(request: "Request", manifest: RunManifest) -> "list[MlflowRuns]":
+    """The logger for ``--mlflow``, where it is asked for."""
+    if request.options.mlflow is None:
         return []
     from search.mlflow_runs import MlflowRuns
 
-    return [MlflowRuns(uri, folder)]
+    return [MlflowRuns(request.options.mlflow, manifest.name, request.folder, manifest.identity)]
 
 
 def _study(request: "Request", manifest: RunManifest) -> SearchStudy:

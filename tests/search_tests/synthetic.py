@@ -1,10 +1,14 @@
 """A synthetic trial: a learning curve made of its parameters, with real saving and loading; and a space for it."""
 
+import contextlib
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
+from search.asha import Decision
 from search.conductor import Conductor
+from search.listeners import Silence
 from search.options import SearchOptions
 from search.planning import Choice, Planning
 from search.study import SearchStudy
@@ -130,3 +134,16 @@ def make_conductor(
     return Conductor(
         chosen, options, folder, study or SearchStudy.in_folder(folder.study_path, path.name), planning, **rest
     )
+
+
+class SwallowsCtrlC(Silence):
+    """Ctrl-C at a report, inside code that catches everything; or that makes another error of it."""
+
+    def __init__(self, *, raises: Exception | None = None):
+        self._raises = raises
+
+    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        if self._raises is not None:
+            raise self._raises

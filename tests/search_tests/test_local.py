@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from search.local_runner import LocalRunner
-from tests.search_tests.synthetic import SyntheticTrial, make_conductor
+from tests.search_tests.synthetic import SwallowsCtrlC, SyntheticTrial, make_conductor
 from trainable.errors import NonFiniteError
 from trainable.record import RunFolder, TrialEnd, TrialStart
 
@@ -116,3 +116,16 @@ def test_the_same_failure_five_times_first_ends_the_search(tmp_path):
     assert conductor.started == 5
     assert "first 5 trials all failed in the same way" in conductor.stop_reason
     assert "cannot open device" in conductor.stop_reason
+
+
+@pytest.mark.timeout(60)
+def test_a_swallowed_ctrl_c_ends_the_search_all_the_same(tmp_path):
+    conductor = make_conductor(tmp_path / "run", num_samples=50, concurrency=2, max_epochs=3)
+    conductor.listener = SwallowsCtrlC()
+    with pytest.raises(KeyboardInterrupt):
+        LocalRunner(
+            conductor, run_folder=conductor.folder, options=conductor.options, trial_factory=SyntheticTrial
+        ).run()
+    records = conductor.folder.read_trials()
+    assert [[report.epoch for report in record.epochs] for record in records] == [[1], []]
+    assert all(record.outcome is None for record in records)

@@ -1,6 +1,5 @@
 """Searches on Ray itself: the same endings as in this process, crashes retried, a worker node lost in the middle."""
 
-import contextlib
 import json
 import os
 import signal
@@ -11,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from search.listeners import Silence
 from search.ray_session import ray_session
 from tests.kill.slow_trial import SlowTrial, SlowTrials
-from tests.search_tests.synthetic import SyntheticTrial, make_conductor
+from tests.search_tests.synthetic import SwallowsCtrlC, SyntheticTrial, make_conductor
 from trainable.errors import CheckpointError, NonFiniteError, RunError
 from trainable.record import RunFolder, TrialEnd, TrialStart
 from trainable.units import MIB
@@ -133,32 +131,26 @@ def test_what_is_not_a_trials_fault_ends_the_search_in_one_line(tmp_path, monkey
         assert all(record.outcome is None for record in RunFolder(tmp_path / "folder").read_trials())
 
 
-class _SwallowsCtrlC(Silence):
-    """Ctrl-C at a report, inside code that catches everything."""
-
-    def on_report(self, number, report, decision):
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-
-
 @pytest.mark.timeout(120)
 def test_a_swallowed_ctrl_c_ends_the_search_all_the_same(tmp_path):
     from search.ray_runner import RayRunner
 
-    conductor = make_conductor(tmp_path / "run", num_samples=50, concurrency=1, max_epochs=3)
-    conductor.listener = _SwallowsCtrlC()
-    options = replace(conductor.options, local=False)
     before = signal.getsignal(signal.SIGINT)
-    with ray_session(options) as session:
-        slots = session.slots(options, "cpu")
-        runner = RayRunner(
-            conductor, run_folder=conductor.folder, options=options, trial_factory=SyntheticTrial, slots=slots
-        )
-        with pytest.raises(KeyboardInterrupt):
-            runner.run()
+    with ray_session(replace(make_conductor(tmp_path / "o", concurrency=1).options, local=False)) as session:
+        for name, listener in (("kept", SwallowsCtrlC()), ("made", SwallowsCtrlC(raises=RuntimeError("of a library")))):
+            conductor = make_conductor(tmp_path / name, num_samples=50, concurrency=1, max_epochs=3)
+            conductor.listener = listener
+            options = replace(conductor.options, local=False)
+            slots = session.slots(options, "cpu")
+            runner = RayRunner(
+                conductor, run_folder=conductor.folder, options=options, trial_factory=SyntheticTrial, slots=slots
+            )
+            with pytest.raises(KeyboardInterrupt):
+                runner.run()
+            (record,) = conductor.folder.read_trials()
+            assert [report.epoch for report in record.epochs] == [1]
+            assert record.outcome is None, "it is there to be resumed"
     assert signal.getsignal(signal.SIGINT) is before
-    (record,) = conductor.folder.read_trials()
-    assert ([report.epoch for report in record.epochs], record.outcome) == ([1], None), "it is there to be resumed"
 
 
 class Slowest(SyntheticTrial):

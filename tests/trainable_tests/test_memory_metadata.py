@@ -1,5 +1,7 @@
 """Remembered shapes give the very traces that torch's own give."""
 
+from collections import Counter
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -65,8 +67,43 @@ def test_several_results_and_their_strides() -> None:
         assert run_on_meta(_aten.clone.default, (tensor,), {}).stride() == tensor.stride()
 
 
-def test_only_so_many_are_kept(monkeypatch) -> None:
+@pytest.fixture
+def counted(monkeypatch) -> Counter:
+    """How often each operator is really run, with nothing remembered yet."""
+    monkeypatch.setattr(metadata, "_known", {})
+    return Counter()
+
+
+def counting(func: Any, counted: Counter) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        counted[func] += 1
+        return func(*args, **kwargs)
+
+    return run
+
+
+def test_an_operator_is_run_once_for_the_same_shapes(counted: Counter) -> None:
+    relu, view = counting(_aten.relu.default, counted), counting(_aten.t.default, counted)
+    for size in (3, 3, 4, 3):
+        assert run_on_meta(relu, (torch.empty(size, 2, device=META),), {}).shape == (size, 2)
+        run_on_meta(view, (torch.empty(size, 2, device=META),), {})
+    assert counted == {_aten.relu.default: 2, _aten.t.default: 4}
+
+
+def test_results_that_share_a_storage_are_made_each_time(counted: Counter) -> None:
+    def twice(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        new = torch.empty_like(tensor)
+        return new, new.view(-1)
+
+    func = counting(twice, counted)
+    for _ in range(2):
+        one, other = run_on_meta(func, (torch.empty(3, device=META),), {})
+        assert one.untyped_storage()._cdata == other.untyped_storage()._cdata
+    assert counted[twice] == 2
+
+
+def test_only_so_many_are_kept(monkeypatch, counted: Counter) -> None:
     monkeypatch.setattr(metadata, "MOST", 5)
-    for size in range(50, 70):
+    for size in range(1, 20):
         run_on_meta(_aten.relu.default, (torch.empty(size, device=META),), {})
-        assert len(metadata._known) <= max(5, 1)
+        assert 1 <= len(metadata._known) <= 5

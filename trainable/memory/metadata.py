@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 META = torch.device("meta")
-MOST = 50_000
+MOST = 10_000
 """Operators with their inputs' shapes; all are forgotten when there are more."""
 
 _Metadata = tuple[torch.Size, tuple[int, ...], torch.dtype]
@@ -27,7 +27,7 @@ def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     in place and whatever reads values are run each time.
     """
     try:
-        key = (func, *_described(args), *kwargs, *_described(tuple(kwargs.values())))
+        key = (func, torch.get_default_dtype(), *_described(args), *kwargs, *_described(tuple(kwargs.values())))
         makes = _known[key]
     except TypeError:  # an argument that is no key
         return func(*args, **kwargs)
@@ -69,11 +69,16 @@ def _makes(result: Any, taken: set[int]) -> _Makes:
     """What to remember of a result whose inputs' storages are `taken`: a schema does not tell all views."""
     if isinstance(result, Tensor):
         return _metadata(result, taken)
-    if isinstance(result, tuple) and all(isinstance(item, Tensor) for item in result):
-        parts = [_metadata(item, taken) for item in result]
-        made = [part for part in parts if part is not None]
-        return made if len(made) == len(parts) else None
-    return None
+    if not (isinstance(result, tuple) and all(isinstance(item, Tensor) for item in result)):
+        return None
+    made = []
+    for item in result:
+        metadata = _metadata(item, taken)
+        if metadata is None:
+            return None
+        taken.add(item.untyped_storage()._cdata)
+        made.append(metadata)
+    return made
 
 
 def _metadata(result: Tensor, taken: set[int]) -> _Metadata | None:
