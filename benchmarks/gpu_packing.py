@@ -160,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     path = arguments.output or RESULTS / f"gpu_packing-{gpu.replace(' ', '-')}.csv"
     compete = ", ".join(f"{name} {value}" for name, value in rivals.items())
-    write_table(path, rows, command_of("gpu_packing", argv), f"two that compete: {compete}")
+    write_table(path, rows, command_of("gpu_packing", argv), f"two that compete: {compete}", device="cuda")
     return 0
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from benchmarks.tables import command_of, machine, read_table
 from search.asha import Asha, Decision
 from search.sampler import BudgetedTPESampler
 from spaces.loader import load_space
@@ -36,7 +37,7 @@ ORDERS = 200
 """Random orders of arrival over which ASHA is replayed."""
 
 
-def record(arguments: argparse.Namespace, space: Space, path: Path) -> None:
+def record(arguments: argparse.Namespace, space: Space, path: Path, argv: Sequence[str] | None) -> None:
     """Trains the configurations and writes their curves as they end; goes on where an earlier run was stopped."""
     dataset = load_dataset(data_config(arguments, dict(space.data)))
     space = space.for_clips(int(dataset.train.lengths.max()))
@@ -46,6 +47,7 @@ def record(arguments: argparse.Namespace, space: Space, path: Path) -> None:
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, restval="")
         if not done:
+            file.writelines(f"# {line}\n" for line in (command_of("learning_curves", argv), machine("cpu")))
             writer.writeheader()
         for index in range(done, arguments.configurations):
             params = sampler.random(np.random.RandomState(arguments.seed * 100_003 + index))
@@ -72,9 +74,8 @@ def record(arguments: argparse.Namespace, space: Space, path: Path) -> None:
 
 def _read(path: Path) -> Curves:
     curves: Curves = defaultdict(list)
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            curves[int(row["configuration"])].append(float(row["validation_auc"]))
+    for row in read_table(path):
+        curves[int(row["configuration"])].append(float(row["validation_auc"]))
     longest = max((len(curve) for curve in curves.values()), default=0)
     return {number: curve for number, curve in curves.items() if len(curve) == longest}
 
@@ -137,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(arguments.threads)
     path = Path(arguments.read or arguments.output)
     if arguments.read is None:
-        record(arguments, load_space(arguments.space), path)
+        record(arguments, load_space(arguments.space), path, argv)
     analyse(_read(path))
     return 0
 

@@ -17,8 +17,6 @@ from dataclasses import replace
 from statistics import median
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
 
 from benchmarks.budget_sampler import DATA
 from benchmarks.tables import command_of, write_table
@@ -59,6 +57,10 @@ def measured(width: float, planner: Planner) -> dict[str, float]:
 
 def tracked(config: TrialConfig) -> float:
     """CPU seconds of torch's tracker on one step, for the same configuration."""
+    # Not before: what they import the planner would find loaded, and the first prediction of a process look cheap.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.distributed._tools.mem_tracker import MemTracker
+
     clips, plan = config.patch.batch_size, ExecutionPlan(micro_batch_clips=config.patch.batch_size)
 
     def work() -> None:

@@ -161,7 +161,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             flush=True,
         )
     if arguments.output:
-        write_table(arguments.output, rows, command_of("quantizer", argv))
+        write_table(
+            arguments.output,
+            rows,
+            command_of("quantizer", argv),
+            f"{arguments.threads} threads",
+            device=arguments.device,
+        )
     return 0
 
 

@@ -5,7 +5,6 @@ surrogate model (Eggensperger et al. 2015, "Efficient benchmarking of hyperparam
 as good as its rank correlation on configurations left out, which `Replayed.rank_correlation` says.
 """
 
-import csv
 import math
 import warnings
 from collections.abc import Mapping
@@ -20,6 +19,8 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from benchmarks.tables import read_table
 
 CURVES = Path(__file__).parent / "results" / "curves_fan.csv"
 LOGARITHMIC = ("num_embeddings", "latent_dim", "commitment_cost", "stride", "learning_rate")
@@ -38,8 +39,7 @@ class Replayed:
     """
 
     def __init__(self, path: Path = CURVES):
-        with path.open(encoding="utf-8", newline="") as file:
-            last = {row["configuration"]: row for row in csv.DictReader(file)}
+        last = {row["configuration"]: row for row in read_table(path)}
         inputs = np.array([_features(row) for row in last.values()])
         aucs = np.array([float(row["validation_auc"]) for row in last.values()])
         kernel = ConstantKernel(0.1) * Matern(np.full(inputs.shape[1], 3.0), (0.5, 30.0), nu=2.5) + WhiteKernel(1e-3)

@@ -16,21 +16,30 @@ def command_of(benchmark: str, argv: Sequence[str] | None) -> str:
     return " ".join(["python -m", f"benchmarks.{benchmark}", *(sys.argv[1:] if argv is None else argv)])
 
 
-def machine() -> str:
-    """Cores, GPU where there is one, and the versions that figures depend on."""
-    gpu = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}" if torch.cuda.is_available() else "no GPU"
+def machine(device: str) -> str:
+    """Cores, GPU where one was used, and the versions that figures depend on."""
+    used = device.startswith("cuda")
+    gpu = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}" if used else "no GPU used"
     versions = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
     versions += [f"{name} {sys.modules[name].__version__}" for name in ("optuna", "ray") if name in sys.modules]
     return f"{len(os.sched_getaffinity(0))} CPU cores, {gpu}; {', '.join(versions)}"
 
 
-def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]], command: str, *said: str) -> None:
+def write_table(
+    path: str | Path, rows: Sequence[Mapping[str, Any]], command: str, *said: str, device: str = "cpu"
+) -> None:
     """Writes rows, whose columns need not be the same, under lines that begin with ``#``: command, machine, `said`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", encoding="utf-8", newline="") as file:
-        file.writelines(f"# {line}\n" for line in (command, machine(), *said))
+        file.writelines(f"# {line}\n" for line in (command, machine(device), *said))
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_table(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a table, without the lines that say where it is from. Raises OSError if it cannot be read."""
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
