@@ -15,6 +15,7 @@ import json
 import logging
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -46,6 +47,8 @@ _truncnorm._log_ndtr = log_ndtr
 _CONSTRAINT = "constraints:{}"
 WRITE_TIMEOUT_SECONDS = 60
 """How long a writer waits for another one before SQLite says that the database is locked."""
+REMEMBERED_ROWS = 4096
+"""Trials, by group of parameters, whose numbers are kept; the sampler looks at some 225 of each at a time."""
 CREATE_ATTEMPTS = 5
 """As many as Optuna makes where drivers that share a database are in each other's way."""
 
@@ -265,11 +268,47 @@ def _insert(session: Session, model: type[Any], rows: list[dict[str, Any]]) -> N
         session.execute(insert(model), rows)
 
 
+class Candidates:
+    """Draws of one group of parameters, the most promising first; values are made only of those that are asked for."""
+
+    def __init__(self, search_space: Mapping[str, BaseDistribution], samples: dict[str, np.ndarray], order: np.ndarray):
+        self._search_space, self._samples, self._order = search_space, samples, order
+
+    def __getitem__(self, rank: int) -> dict[str, Any]:
+        row = self._order[rank]
+        return {
+            name: dist.to_external_repr(self._samples[name][row].item()) for name, dist in self._search_space.items()
+        }
+
+
 class ParzenTPE(TPESampler):
     """Optuna's multivariate TPE, opened where it draws: gives many candidates with their scores instead of one."""
 
     def __init__(self) -> None:
         super().__init__(multivariate=True, constant_liar=True)
+        self._rows: OrderedDict[tuple[int, tuple[str, ...]], list[float] | None] = OrderedDict()
+        """Of finished trials, which do not change any more: their parameters of a group in Optuna's numbers."""
+
+    def _get_internal_repr(
+        self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: Study
+    ) -> dict[str, np.ndarray]:
+        found = [self._row(trial, search_space, study) for trial in trials]
+        rows = np.array([row for row in found if row is not None], dtype=float).reshape(-1, len(search_space))
+        return {name: rows[:, column] for column, name in enumerate(search_space)}
+
+    def _row(self, trial: FrozenTrial, search_space: dict[str, BaseDistribution], study: Study) -> list[float] | None:
+        """The trial's parameters as numbers, None if it lacks one of them."""
+        key = trial.number, tuple(search_space)
+        if key in self._rows:
+            return self._rows[key]
+        params = self._get_params(trial, study)
+        lacks = search_space.keys() - params.keys()
+        row = None if lacks else [dist.to_internal_repr(params[name]) for name, dist in search_space.items()]
+        if trial.state.is_finished():
+            self._rows[key] = row
+            if len(self._rows) > REMEMBERED_ROWS:
+                self._rows.popitem(last=False)
+        return row
 
     @staticmethod
     def split(study: Study, trials: list[FrozenTrial], feasible: int) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
@@ -285,16 +324,13 @@ class ParzenTPE(TPESampler):
         above: list[FrozenTrial],
         rng: np.random.RandomState,
         count: int,
-    ) -> list[dict[str, Any]]:
+    ) -> Candidates:
         """`count` draws from l(x), the density of the good trials, with the highest l(x)/g(x) first."""
         good = self._build_parzen_estimator(study, search_space, below, handle_below=True)
         others = self._build_parzen_estimator(study, search_space, above, handle_below=False)
         samples = good.sample(rng, count)
         order = np.argsort(-self._compute_acquisition_func(samples, good, others), kind="stable")
-        return [
-            {name: dist.to_external_repr(samples[name][row].item()) for name, dist in search_space.items()}
-            for row in order
-        ]
+        return Candidates(search_space, samples, order)
 
 
 def random_draws(

@@ -168,7 +168,7 @@ class BudgetedTPESampler:
         drawn = random_draws(self._distributions, rng, 1)[0]
         return self._active([{name: drawn[name] for name in group} for group in self._groups])
 
-    def _from_densities(self, rng: np.random.RandomState) -> list[dict[str, Any]]:
+    def _from_densities(self, rng: np.random.RandomState) -> Iterator[dict[str, Any]]:
         """Candidates by falling score of the unconditional group; each takes its own draw of the conditional ones."""
         trials = self.history.trials()
         below, above = self._tpe.split(self._study, trials, self.history.kept_feasible)
@@ -176,7 +176,8 @@ class BudgetedTPESampler:
         for group in self._groups:
             search_space = {name: self._distributions[name] for name in sorted(group)}
             ranked.append(self._tpe.candidates(self._study, search_space, below, above, rng, CANDIDATES))
-        return [self._active([group[row] for group in ranked]) for row in range(CANDIDATES)]
+        for rank in range(CANDIDATES):
+            yield self._active([group[rank] for group in ranked])
 
     def _active(self, groups: list[dict[str, Any]]) -> dict[str, Any]:
         """Of all groups' values those whose condition holds, in the space's order."""
