@@ -84,6 +84,7 @@ class MlflowRuns(LoggerCallback):
         self._runs: dict[int, str] = {}
         """Ids of MLflow's runs by trial."""
         self._open: set[int] = set()
+        """Trials that have begun and not ended."""
         try:
             self._client = mlflow.MlflowClient(tracking_uri=uri)
             known = self._client.get_experiment_by_name(experiment)
@@ -127,22 +128,25 @@ class MlflowRuns(LoggerCallback):
 
     @_unless_lost
     def log_trial_end(self, trial: "Trial", failed: bool = False) -> None:
-        number = _number(trial)
-        if number not in self._open:  # its worker was lost before it began
-            return
-        self._open.remove(number)
-        outcome = self._folder.read_trial(number).outcome
-        if outcome is None:  # it is tried again
-            return
-        self._client.set_tag(self._runs[number], "end", outcome.end.value)
-        self._client.set_terminated(self._runs[number], "FAILED" if outcome.end in FAILED else "FINISHED")
+        if _number(trial) in self._open:  # otherwise its worker was lost before it began
+            self._end(_number(trial))
 
     @_unless_lost
     def close(self) -> None:
         """The search is over, for now or for good: what still ran is there to be resumed."""
-        for number in self._runs:
-            if self._folder.read_trial(number).outcome is None:
+        for number in sorted(self._open):
+            if not self._end(number):
                 self._client.set_terminated(self._runs[number], "KILLED")
+
+    def _end(self, number: int) -> bool:
+        """Says how a trial ended; whether it has, for it may be tried again."""
+        outcome = self._folder.read_trial(number).outcome
+        if outcome is None:
+            return False
+        self._open.remove(number)
+        self._client.set_tag(self._runs[number], "end", outcome.end.value)
+        self._client.set_terminated(self._runs[number], "FAILED" if outcome.end in FAILED else "FINISHED")
+        return True
 
 
 def _number(trial: "Trial") -> int:

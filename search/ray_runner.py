@@ -388,8 +388,7 @@ class RayRunner:
                 with noted_interrupt(self._session.stop):
                     tuner.fit()
             except Exception as error:
-                if self._session.error is None:
-                    self._session.error = of_ray_itself(error, folder)
+                self._session.stop(of_ray_itself(error, folder))
         if self._session.error is not None:
             raise self._session.error
 

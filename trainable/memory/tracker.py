@@ -38,7 +38,6 @@ class MemoryTracker(TorchDispatchMode):
     def __init__(self, device_type: str):
         super().__init__()  # type: ignore[no-untyped-call]
         self.device_type = device_type
-        self._on_meta = device_type == "meta"
         self.allocations: list[Allocation] = []
         self.order: list[int] = []
         self.label = PATCHES
@@ -58,7 +57,8 @@ class MemoryTracker(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        result = run_on_meta(func, args, kwargs or {}) if self._on_meta else func(*args, **(kwargs or {}))
+        on_meta = self.device_type == "meta"
+        result = run_on_meta(func, args, kwargs or {}) if on_meta else func(*args, **(kwargs or {}))
         if func is _aten.mse_loss.default:
             self._squares(args, result)
         elif isinstance(result, Tensor):
