@@ -17,7 +17,7 @@ from trainable.data.clips import Split
 from trainable.data.layout import machine_types
 from trainable.data.load import Dataset, load_dataset
 from trainable.errors import DataError, NonFiniteError, RunError
-from trainable.plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan
 from trainable.scoring.metrics import auc, pauc
 from trainable.scoring.registry import make_density
 from trainable.training.seeds import derived_seed

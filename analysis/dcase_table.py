@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_results,
         write_scores,
     )
-    from trainable.plan import ExecutionPlan, micro_batch_of
+    from trainable.execution_plan import ExecutionPlan, micro_batch_of
 
     names = arguments.machine_type or found_machine_types(root)
     plan = ExecutionPlan(

@@ -5,13 +5,13 @@ The page is a single HTML file without scripts; pictures are vector graphics ins
 
 import base64
 import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainable.commandline import Parser, add_flag, run, set_up_logging
+from trainable.durable import write_text
 from trainable.errors import RunError
 
 if TYPE_CHECKING:
@@ -56,10 +56,8 @@ def write_report(
     if not output.parent.is_dir():
         raise RunError(f"the report {output} cannot be written: {output.parent} is no folder")
     page = render(results, with_model=with_model, held_out=held_out, device=device)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(output)
+        write_text(output, page)
     except OSError as error:
         raise RunError(f"the report {output} cannot be written: {error.strerror}") from None
 

@@ -16,9 +16,10 @@ from optuna.trial import FrozenTrial
 
 from analysis.state import SearchState, last_heard, search_state, time_text
 from analysis.study import StudyContent, read_study
+from trainable.durable import read_json
 from trainable.errors import ConfigError, RunError
-from trainable.plan import ExecutionPlan
-from trainable.record import EpochReport, RunFolder, RunManifest, TrialEnd, TrialRecord, read_json
+from trainable.execution_plan import ExecutionPlan
+from trainable.record import EpochReport, RunFolder, RunManifest, TrialEnd, TrialRecord
 from trainable.units import format_bytes
 
 _log = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from analysis.results import RunResults
 from trainable.config import DataConfig, TrialConfig
 from trainable.data.clips import ClipSet, Split, TrainClips
 from trainable.data.load import Dataset
-from trainable.detector import Detector, build_detector
+from trainable.detection.detector import Detector, build_detector
 from trainable.errors import NonFiniteError, RunError
-from trainable.plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan
 from trainable.scoring.evaluate import Evaluation, evaluate
 from trainable.trial import Trial, default_plan
 

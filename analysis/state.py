@@ -3,12 +3,9 @@
 import fcntl
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainable.record import RunFolder, RunManifest
-
-if TYPE_CHECKING:
-    from analysis.results import RunResults
 
 
 class SearchState(StrEnum):
@@ -52,9 +49,9 @@ def last_heard(folder: RunFolder) -> datetime | None:
     return datetime.fromtimestamp(max(times), UTC) if times else None
 
 
-def held_out_later(run: "RunResults") -> str:
+def held_out_later(state: SearchState) -> str:
     """Why held-out clips are not scored yet; empty once the search has ended."""
-    if run.state is SearchState.ENDED:
+    if state is SearchState.ENDED:
         return ""
     return (
         "Held-out clips are scored once, for the winner, when the search has ended; --held-out scores them before that."

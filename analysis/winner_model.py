@@ -133,7 +133,7 @@ def bring_back(
         view = load_view(run, number, device=device)
     except ProjectError as error:
         return WinnerModel(run, None, f"The winner could not be brought back: {error}.")
-    return WinnerModel(run, view, "", "" if held_out else held_out_later(run))
+    return WinnerModel(run, view, "", "" if held_out else held_out_later(run.state))
 
 
 def _word(split: Split) -> str:

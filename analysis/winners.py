@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from analysis.commands import retrain_command
 from analysis.results import RunResults
 from analysis.state import held_out_later
+from trainable.durable import write_json
 from trainable.errors import CheckpointError, ProjectError, RunError
-from trainable.record import write_json
 from trainable.units import format_bytes
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def find_winners(
 
     if not len(run.ranked):
         raise RunError(f"no trial of {run.folder.path} has finished an epoch, so there is no best one")
-    dataset, reason = None, "" if held_out else held_out_later(run)
+    dataset, reason = None, "" if held_out else held_out_later(run.state)
     if not reason:
         try:
             dataset = load_run_data(run)

@@ -34,16 +34,16 @@ from optuna.trial import TrialState
 
 from benchmarks.replayed import Replayed
 from benchmarks.tables import command_of, write_table
-from search._optuna import frozen, to_optuna
-from search.planning import Planning, planner_plans
-from search.sampler import BudgetedTPESampler
-from search.study import memory_violation
+from search.engine.feasibility import Planning, planner_plans
+from search.engine.optuna_trials import frozen, to_optuna
+from search.engine.sampler import BudgetedTPESampler
+from search.store.study import memory_violation
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.commandline import add_flag, run
+from trainable.execution_plan import PlanRequest
 from trainable.memory.planner import Planner
 from trainable.memory.predict import DataSizes
-from trainable.plan import PlanRequest
 
 DATA = DataSizes(train_frames=200 * 141, test_frames=200 * 141, train_clips=200, test_clips=200, n_ids=4)
 WINDOW = 25

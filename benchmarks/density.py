@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.tables import command_of, write_table
+from benchmarks.yardsticks import Autoencoder, LogMelMahalanobis
 from trainable.commandline import Parser, add_data_flags, add_flag, add_knob_flags, data_config, given_knobs, run
 from trainable.config import TrialConfig
 from trainable.data.clips import TestClips
 from trainable.data.load import Dataset, load_dataset
-from trainable.scoring.baselines import Autoencoder, LogMelMahalanobis
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.metrics import auc, bootstrap_aucs, groups_by_id, mean_auc, pauc, percentile_interval
 from trainable.scoring.registry import DENSITIES, make_density

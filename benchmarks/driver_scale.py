@@ -27,14 +27,14 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.idle_trials import IdleTrial, idle_conductor
-from search.conductor import Conductor
-from search.listeners import Listeners, Silence
-from search.local_runner import LocalRunner
-from search.packing import cpu_slots
-from search.progress import Progress
-from search.sampler import Fits, Proposal
-from search.tensorboard import TensorBoardScalars
-from search.views import PlainLines
+from search.engine.conductor import Conductor
+from search.engine.listener import Listeners, Silence
+from search.engine.sampler import Fits, Proposal
+from search.listeners.progress import Progress
+from search.listeners.tensorboard import TensorBoardScalars
+from search.listeners.terminal import PlainLines
+from search.runners.local import LocalRunner
+from search.runners.packing import cpu_slots
 from trainable.commandline import add_flag, run
 from trainable.errors import ConfigError
 from trainable.record import TrialOutcome, TrialStart
@@ -136,8 +136,8 @@ def measure(runner: str, trials: int, workers: int) -> list[Mark]:
                 meter = _listen(runner, conductor, progress, lines, tensorboard)
                 LocalRunner(conductor, run_folder=run_folder, options=options, trial_factory=IdleTrial).run()
                 return meter.marks
-            from search.ray_runner import RayRunner
-            from search.ray_session import ray_session
+            from search.runners.ray_session import ray_session
+            from search.runners.ray_tune import RayRunner
 
             with ray_session(options):
                 meter = _listen(runner, conductor, progress, lines, tensorboard)

@@ -10,8 +10,8 @@ import numpy as np
 from trainable.config import TrialConfig
 from trainable.data.clips import Split, TrainClips
 from trainable.errors import ConfigError
+from trainable.execution_plan import ExecutionPlan
 from trainable.memory.predict import DataSizes
-from trainable.plan import ExecutionPlan
 
 CLIPS, FRAMES, IDS = 256, 313, ("00", "02", "04", "06")
 DATA = DataSizes(train_frames=CLIPS * FRAMES, test_frames=0, train_clips=CLIPS, test_clips=0, n_ids=len(IDS))

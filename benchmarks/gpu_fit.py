@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_cases import DATA, Case
+from trainable.execution_plan import ExecutionPlan
 from trainable.memory.calibrate import Measured, recalibrated
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
-from trainable.plan import ExecutionPlan
 from trainable.units import MIB
 
 LARGE_BYTES = 256 * MIB

@@ -35,12 +35,12 @@ from benchmarks.gpu_cases import CLIPS, DATA, FRAMES, IDS, Case, cases, chosen, 
 from benchmarks.gpu_fit import calibrated
 from trainable.commandline import add_flag, run
 from trainable.config import TrialConfig
+from trainable.device.cap import cap_process_memory, pin_settings
+from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import ConfigError
-from trainable.memory.cap import cap_process_memory, pin_settings
-from trainable.memory.exhausted import is_out_of_memory
+from trainable.execution_plan import ExecutionPlan
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
-from trainable.plan import ExecutionPlan
 from trainable.training.trainer import Trainer
 from trainable.units import format_bytes
 
@@ -64,7 +64,7 @@ def measure(case: Case, cap_bytes: int | None, profile: DeviceProfile, device: s
 
     Running out of memory is a result too: ``{"error": …, "out_of_memory": True}``.
     """
-    cap_process_memory(cap_bytes, device, profile)
+    cap_process_memory(cap_bytes, device, profile.outside_bytes)
     clips = noise_train_clips()
     config = case.config.replace(epochs=MANY_EPOCHS, vq_only_share=0.0, frozen_share=0.0)
     try:

@@ -24,10 +24,10 @@ from benchmarks.tables import command_of, write_table
 from benchmarks.together import Meeting, together
 from trainable.commandline import add_flag, run
 from trainable.config import TrialConfig
+from trainable.device.cap import cap_process_memory
+from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import ConfigError
-from trainable.memory.cap import cap_process_memory
-from trainable.memory.exhausted import is_out_of_memory
-from trainable.plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan
 from trainable.training.trainer import Trainer
 from trainable.units import format_bytes, parse_bytes
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from search.conductor import Conductor
-from search.options import SearchOptions
-from search.planning import Planning
-from search.study import SearchStudy
+from search.engine.conductor import Conductor
+from search.engine.feasibility import Planning
+from search.request import SearchOptions
+from search.store.study import SearchStudy
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.record import EpochReport, RunFolder, TrialStart

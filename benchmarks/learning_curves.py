@@ -23,8 +23,8 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks.tables import command_of, machine, read_table
-from search.asha import Asha, Decision
-from search.sampler import BudgetedTPESampler
+from search.engine.asha import Asha, Decision
+from search.engine.sampler import BudgetedTPESampler
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.idle_trials import IdleTrial, idle_conductor, idle_space
-from search.packing import cpu_slots
-from search.ray_session import ray_session
+from search.runners.packing import cpu_slots
+from search.runners.ray_session import ray_session
 from trainable.commandline import add_flag, run
 from trainable.record import TrialStart
 
@@ -26,7 +26,7 @@ EPOCHS = 2
 
 def ours(trials: int, slots: int) -> float:
     """Seconds of a whole search of ours, Ray already up."""
-    from search.ray_runner import RayRunner
+    from search.runners.ray_tune import RayRunner
 
     with tempfile.TemporaryDirectory() as folder:
         conductor = idle_conductor(Path(folder) / "run", trials=trials, slots=slots, epochs=EPOCHS)
@@ -49,7 +49,7 @@ def plain(trials: int, slots: int, *, reuse: bool) -> float:
     from ray.tune.search import ConcurrencyLimiter
     from ray.tune.search.optuna import OptunaSearch
 
-    from search._optuna import to_optuna
+    from search.engine.optuna_trials import to_optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 

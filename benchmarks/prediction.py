@@ -22,11 +22,11 @@ from benchmarks.budget_sampler import DATA
 from benchmarks.tables import command_of, write_table
 from trainable.commandline import add_flag, run
 from trainable.config import TrialConfig
+from trainable.execution_plan import ExecutionPlan
 from trainable.memory.planner import Planner
 from trainable.memory.trace import placeholder_batch
 from trainable.model.transforms import PATCH
 from trainable.model.vqvae import make_model
-from trainable.plan import ExecutionPlan
 from trainable.training.phases import PhaseState
 from trainable.training.state import TrainState
 from trainable.training.step import train_step

@@ -26,10 +26,10 @@ from benchmarks.tables import command_of, write_table
 from trainable.commandline import add_flag, run
 from trainable.config import TrialConfig
 from trainable.data.clips import Split, TrainClips
+from trainable.execution_plan import ExecutionPlan
 from trainable.model.heads import clip_latents
 from trainable.model.transforms import TRANSFORMS
 from trainable.model.vqvae import make_model
-from trainable.plan import ExecutionPlan
 from trainable.training.batch import VIEW_SHARE
 from trainable.training.trainer import Trainer
 

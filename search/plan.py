@@ -132,7 +132,7 @@ def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
     import numpy as np
     import optuna
 
-    from search.sampler import BudgetedTPESampler
+    from search.engine.sampler import BudgetedTPESampler
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = BudgetedTPESampler(space, optuna.create_study(direction="maximize"), seed=seed)
@@ -157,7 +157,7 @@ def _planner(arguments: argparse.Namespace, dataset: "Dataset", batch_size: int)
     # Imported here so that --help and a mistyped flag answer at once.
     import torch
 
-    from trainable.memory.cap import gpu_name
+    from trainable.device.cap import gpu_name
     from trainable.memory.planner import Planner
     from trainable.memory.profile import DeviceProfile
 

@@ -8,10 +8,10 @@ from rich.console import Console
 from trainable.config import DataConfig, TrialConfig
 from trainable.data.load import load_dataset
 from trainable.errors import RunError
+from trainable.execution_plan import ExecutionPlan
 from trainable.memory.calibrate import Measured, errors_of, recalibrated
 from trainable.memory.predict import DataSizes
 from trainable.memory.profile import DeviceProfile
-from trainable.plan import ExecutionPlan
 from trainable.record import RunFolder, TrialRecord
 
 

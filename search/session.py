@@ -11,33 +11,33 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 
-from search.checkpoints import prepare_storage
-from search.conductor import Conductor
-from search.listeners import Listeners, Silence
-from search.local_runner import LocalRunner
-from search.manifest import command_line, new_manifest, resumed_manifest
-from search.options import SearchOptions
-from search.planning import Planning, planner_plans
-from search.progress import Progress
-from search.study import SearchStudy
+from search.engine.conductor import Conductor
+from search.engine.feasibility import Planning, planner_plans
+from search.engine.listener import Listeners, Silence
+from search.listeners.progress import Progress
+from search.listeners.tensorboard import TensorBoardScalars
+from search.listeners.terminal import make_view
+from search.request import SearchOptions
+from search.runners.factory import TrialFactory
+from search.runners.local import LocalRunner
+from search.store.checkpoints import prepare_storage
+from search.store.manifest import command_line, new_manifest, resumed_manifest
+from search.store.study import SearchStudy
+from search.store.warm_start import initial_proposals, taken_over_text
 from search.summary import find_winner, print_summary, write_results
-from search.tensorboard import TensorBoardScalars
-from search.trials import TrialFactory
-from search.views import make_view
-from search.warm_start import initial_proposals, taken_over_text
 from trainable.data.load import Dataset, load_dataset
+from trainable.device.cap import gpu_name
 from trainable.errors import ConfigError
-from trainable.memory.cap import gpu_name
+from trainable.execution_plan import PlanRequest, micro_batch_of
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
-from trainable.plan import PlanRequest, micro_batch_of
 from trainable.record import RunManifest
 
 if TYPE_CHECKING:
-    from search.mlflow_runs import MlflowRuns
-    from search.packing import SlotKind
-    from search.ray_session import RaySession
-    from search.run import Request
+    from search.listeners.mlflow import MlflowRuns
+    from search.request import Request
+    from search.runners.packing import SlotKind
+    from search.runners.ray_session import RaySession
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def run_search(request: "Request", console: Console) -> bool:
         device = _local_device(options.device)
         _check_local(options, device)
         return _run(request, console, dataset, device, None, begun)
-    from search.ray_session import ray_session, token_path
+    from search.runners.ray_session import ray_session, token_path
 
     say("starting Ray")
     title = f"{request.folder.path.resolve().name}: {command_line(request.argv)}"
@@ -119,7 +119,7 @@ def _run(
         if slots is None:
             LocalRunner(conductor, run_folder=folder, options=options, trial_factory=factory).run()
         else:
-            from search.ray_runner import RayRunner
+            from search.runners.ray_tune import RayRunner
 
             RayRunner(
                 conductor,
@@ -186,7 +186,7 @@ def _write_request(request: "Request", manifest: RunManifest) -> None:
 def _metrics(run: str, progress: Progress, ray: "RaySession | None") -> list[Silence]:
     if ray is None:
         return []
-    from search.ray_metrics import RayMetrics
+    from search.listeners.prometheus import RayMetrics
 
     return [RayMetrics(run, progress)]
 
@@ -195,7 +195,7 @@ def _mlflow(request: "Request", manifest: RunManifest) -> "list[MlflowRuns]":
     """The logger for ``--mlflow``, where it is asked for."""
     if request.options.mlflow is None:
         return []
-    from search.mlflow_runs import MlflowRuns
+    from search.listeners.mlflow import MlflowRuns
 
     return [MlflowRuns(request.options.mlflow, manifest.name, request.folder, manifest.identity)]
 

@@ -11,10 +11,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from search.checkpoints import checkpoint_place
-from search.conductor import Conductor
-from search.study import start_of
-from search.views import epochs_text
+from search.engine.conductor import Conductor
+from search.listeners.terminal import epochs_text
+from search.store.checkpoints import checkpoint_place
+from search.store.study import start_of
 from trainable.data.clips import Split
 from trainable.errors import CheckpointError, NonFiniteError
 from trainable.record import RunFolder, TrialEnd, TrialStart

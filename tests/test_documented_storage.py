@@ -8,10 +8,10 @@ import optuna
 import pytest
 
 from tests.reader import DOCUMENTS, Command, appended, own_folder, reader, run_module, shown
+from tests.search_tests.store_tests.test_postgres import Server
+from tests.search_tests.store_tests.test_postgres import server as database
 from tests.search_tests.test_checkpoint_place import BUCKET
 from tests.search_tests.test_checkpoint_place import server as object_store
-from tests.search_tests.test_postgres import Server
-from tests.search_tests.test_postgres import server as database
 from trainable.checkpoint_place import CheckpointPlace
 
 __all__ = ["database", "object_store", "own_folder", "reader"]  # fixtures

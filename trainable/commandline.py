@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from trainable.config import DataConfig, Knob, knobs
 from trainable.errors import ConfigError, ProjectError
-from trainable.plan import PlanRequest, micro_batch_of
+from trainable.execution_plan import PlanRequest, micro_batch_of
 from trainable.redaction import without_words
 
 INTERRUPTED = 130

@@ -13,9 +13,9 @@ import torch
 from ray import _raylet, tune
 
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
+from trainable.device.cap import Held, held
+from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import CheckpointError, NonFiniteError, RunError
-from trainable.memory.cap import Held, held
-from trainable.memory.exhausted import is_out_of_memory
 from trainable.record import EpochReport, TrialEnd, TrialStart
 
 REPORT, ENDED, REASON, UNWRITTEN = "report", "ended", "reason", "unwritten"

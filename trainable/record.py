@@ -18,12 +18,12 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from trainable.durable import read_json, sync_folder, write_json, write_text, writing
 from trainable.errors import RunError
 from trainable.typed import build
 
@@ -303,18 +303,6 @@ class RunFolder:
             write_text(path, text)
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns what the file system refuses (full, read-only, gone) into a RunError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{error.filename or path} cannot be written: {error.strerror or error}; "
-            "make room or name another folder, and go on with --resume"
-        ) from None
-
-
 def _mend_last_line(file: BinaryIO) -> None:
     """Ends a last line that lacks only its end, and cuts off one that is half of a report."""
     size = file.seek(0, os.SEEK_END)
@@ -347,58 +335,3 @@ def _read_epochs(path: Path) -> Iterator[EpochReport]:
         if not isinstance(values, dict):
             raise ValueError(f"line {index + 1} of {path.name} is no report")
         yield EpochReport.from_dict(values)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes JSON atomically: readers see the old file or the new one, never half of one."""
-    write_text(path, json.dumps(values, indent=1))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file atomically and for good, as UTF-8."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
-    """Writes a file atomically and for good: forced to disk, renamed, and the name forced to disk too."""
-    make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def make_folder(path: Path) -> None:
-    """Makes a folder and those above it; each new one's name is forced to disk."""
-    if not path.is_dir():
-        make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Forces a folder's names to disk: without it a file just made or renamed may be gone after a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read_json(path: Path, *, what: str) -> dict[str, Any]:
-    """A JSON object. Raises RunError if the file is missing or is not one."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{path} does not exist; {what} was expected there") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read as {what}: {error}") from None
-    if not isinstance(values, dict):
-        raise RunError(f"{path} cannot be read as {what}: it holds no JSON object")
-    return values

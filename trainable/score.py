@@ -16,7 +16,7 @@ from trainable.commandline import Parser, add_flag, run, set_up_logging
 from trainable.errors import DataError
 
 if TYPE_CHECKING:
-    from trainable.detector import ClipScore, Detector
+    from trainable.detection.detector import ClipScore, Detector
 
 COLUMNS = ("file", "machine_id", "score", "p_value", "span_start_s", "span_end_s", "error")
 SOME_FAILED = 1
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     set_up_logging(quiet=True)
     # Here, not above: --help and a mistyped flag answer without torch.
-    from trainable.detector import Detector
+    from trainable.detection.detector import Detector
 
     detector = Detector.load(Path(arguments.model), device=arguments.device)
     failed = score_files(

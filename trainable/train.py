@@ -81,7 +81,7 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     # Imported here so that --help and a mistyped flag answer at once.
     from trainable.data.clips import Split
     from trainable.data.load import load_dataset
-    from trainable.memory.cap import cap_process_memory, gpu_name
+    from trainable.device.cap import cap_process_memory, gpu_name
     from trainable.memory.planner import DoesNotFit, Planner
     from trainable.memory.profile import DeviceProfile
     from trainable.training.checkpoint import list_checkpoints
@@ -93,7 +93,7 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     budget_bytes = parse_bytes(budget, "--gpu-memory-budget") if budget is not None else None
     given = DeviceProfile.load(Path(arguments.profile)) if arguments.profile else None
     profile = given or DeviceProfile.for_gpu(gpu_name(device))
-    cap_process_memory(budget_bytes, device, profile)
+    cap_process_memory(budget_bytes, device, profile.outside_bytes)
     dataset = load_dataset(data)
     request = plan_request(arguments, config.patch.batch_size)
     planner = Planner.for_dataset(dataset, budget_bytes=budget_bytes, request=request, profile=profile)
@@ -165,7 +165,7 @@ def _checkpoint_folder(output: str) -> Path:
 @contextmanager
 def _endings(epochs_done: int) -> Iterator[None]:
     """How a training may fail becomes an error of the command line."""
-    from trainable.memory.exhausted import is_out_of_memory
+    from trainable.device.out_of_memory import is_out_of_memory
 
     try:
         yield

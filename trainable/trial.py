@@ -10,7 +10,7 @@ import torch
 from trainable.config import TrialConfig
 from trainable.data.clips import ClipSet, Split, TestClips
 from trainable.data.load import Dataset
-from trainable.plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan
 from trainable.record import EpochReport
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.evaluate import Evaluation, ScoreReport, evaluate_codes, report_scores

@@ -9,6 +9,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from analysis.notebooks import FOLDER
+from trainable.durable import write_text
 from trainable.errors import RunError
 
 CELL_SECONDS = 600
@@ -52,10 +53,8 @@ def execute(name: str, run: Path, target: Path) -> Path:
     notebook.metadata.clear()
     notebook.metadata.update(metadata)
     path = target / f"{name}.ipynb"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, nbformat.writes(notebook) + "\n")
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror}") from None
     return path

@@ -15,8 +15,9 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import event
 
 from trainable.config import DataConfig, TrialConfig
-from trainable.plan import ExecutionPlan
-from trainable.record import EpochReport, RunFolder, RunManifest, TrialEnd, TrialOutcome, TrialStart, write_json
+from trainable.durable import write_json
+from trainable.execution_plan import ExecutionPlan
+from trainable.record import EpochReport, RunFolder, RunManifest, TrialEnd, TrialOutcome, TrialStart
 from trainable.units import GIB, MIB
 
 MAX_EPOCHS = 27

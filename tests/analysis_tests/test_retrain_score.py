@@ -24,10 +24,10 @@ from tests.analysis_tests.trained import FAULT_FRAMES, spectrogram
 from trainable import commandline, score
 from trainable.data.clips import Split, TestClips
 from trainable.data.load import Dataset
-from trainable.detector import Calibration, Detector
+from trainable.detection.detector import Calibration, Detector
+from trainable.detection.stretches import cut_clips, frame_surprise, most_surprising, stretches
 from trainable.errors import CheckpointError, DataError
 from trainable.scoring.evaluate import evaluate
-from trainable.stretches import cut_clips, frame_surprise, most_surprising, stretches
 
 pytestmark = pytest.mark.timeout(120)
 SECONDS_PER_FRAME = 512 / 16_000

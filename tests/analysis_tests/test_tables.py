@@ -25,10 +25,11 @@ from analysis.tables import (
     text_of,
     top_table,
 )
-from search.folder import held
+from search.store.folder import held
 from tests.analysis_tests.synthetic import make_run
 from trainable.config import DataConfig
-from trainable.record import RunFolder, write_json
+from trainable.durable import write_json
+from trainable.record import RunFolder
 from trainable.units import GIB
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from tests.analysis_tests.synthetic import manifest
 from trainable.config import DataConfig, TrialConfig
 from trainable.data.load import load_dataset
-from trainable.record import RunFolder, RunManifest, TrialEnd, TrialOutcome, TrialStart, write_json
+from trainable.durable import write_json
+from trainable.record import RunFolder, RunManifest, TrialEnd, TrialOutcome, TrialStart
 from trainable.trial import Trial, default_plan
 
 IDS = ("00", "02")

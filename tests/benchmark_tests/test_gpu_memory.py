@@ -15,9 +15,9 @@ from benchmarks.gpu_fit import calibrated, time_quantities
 from tests.trainable_tests.fake_cuda import fake_cuda
 from trainable.config import TrialConfig
 from trainable.errors import ConfigError
+from trainable.execution_plan import ExecutionPlan
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
-from trainable.plan import ExecutionPlan
 from trainable.units import GIB, MIB
 
 TINY = TrialConfig.from_flat({"width": 0.125, "n_patches": 1, "batch_size": 64, "latent_dim": 4, "num_embeddings": 8})

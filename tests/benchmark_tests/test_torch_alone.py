@@ -38,7 +38,7 @@ def run_without(blocked: tuple[str, ...], code: str) -> subprocess.CompletedProc
     [
         (BENCHMARKS, "import benchmarks.gpu_memory, benchmarks.gpu_packing"),
         (BENCHMARKS, PREDICTS),
-        (ENGINES, "import trainable.train, trainable.trial, trainable.memory.planner, trainable.memory.cap"),
+        (ENGINES, "import trainable.train, trainable.trial, trainable.memory.planner, trainable.device.cap"),
     ],
     ids=["benchmarks", "prediction", "trial"],
 )

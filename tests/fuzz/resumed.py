@@ -10,15 +10,13 @@ from typing import Any
 
 from optuna.storages._rdb.storage import _VersionManager
 
-import search.manifest
-from search.arguments import build_parser
-from search.conductor import Conductor
-from search.local_runner import LocalRunner
-from search.manifest import new_manifest, resumed_manifest
-from search.options import SearchOptions
-from search.planning import Planning
-from search.run import Request, read_request
-from search.study import SearchStudy
+import search.store.manifest
+from search.engine.conductor import Conductor
+from search.engine.feasibility import Planning
+from search.request import Request, SearchOptions, build_parser, read_request
+from search.runners.local import LocalRunner
+from search.store.manifest import new_manifest, resumed_manifest
+from search.store.study import SearchStudy
 from tests.search_tests.synthetic import SPACE, SyntheticTrial, small_space
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume
 from trainable.config import TrialConfig
@@ -26,7 +24,7 @@ from trainable.record import RunFolder, RunManifest, TrialStart
 
 # Optuna reads its migrations, ten modules, each time it opens a database: most of an input's time, and no input's file.
 _VersionManager.get_head_version = functools.cache(_VersionManager.get_head_version)  # type: ignore[method-assign]
-search.manifest._commit = functools.cache(search.manifest._commit)  # git in a process of its own, likewise
+search.store.manifest._commit = functools.cache(search.store.manifest._commit)  # git in a process of its own, likewise
 OPTIONS = SearchOptions(
     space="synthetic", local=True, num_samples=6, max_epochs=4, grace_period=1, concurrency=2, storage_path=None
 )

@@ -29,8 +29,9 @@ from tests.trainable_tests.test_record import MANIFEST, OUTCOME, START, report
 from trainable.config import DataConfig, FrontEndConfig, TrialConfig
 from trainable.data.normalise import load_stats
 from trainable.data.readers import read_features
+from trainable.durable import write_json
 from trainable.errors import ProjectError
-from trainable.record import RunFolder, RunManifest, TrialRecord, write_json
+from trainable.record import RunFolder, RunManifest, TrialRecord
 from trainable.train import read_config_file
 from trainable.training.checkpoint import read_checkpoint
 

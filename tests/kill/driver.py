@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import search.session
 from search.run import main
-from search.trials import TrialFactory
+from search.runners.factory import TrialFactory
 from trainable.commandline import run
 from trainable.record import EpochReport, TrialStart
 from trainable.trial import Trial

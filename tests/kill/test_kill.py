@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from search.study import SearchStudy
+from search.store.study import SearchStudy
 from tests.analysis_tests.trained import write_recordings
 from tests.search_tests.test_run import SPACE
 from trainable.record import RunFolder, TrialEnd

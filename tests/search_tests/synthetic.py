@@ -6,16 +6,16 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from search.asha import Decision
-from search.conductor import Conductor
-from search.listeners import Silence
-from search.options import SearchOptions
-from search.planning import Choice, Planning
-from search.study import SearchStudy
+from search.engine.asha import Decision
+from search.engine.conductor import Conductor
+from search.engine.feasibility import Choice, Planning
+from search.engine.listener import Silence
+from search.request import SearchOptions
+from search.store.study import SearchStudy
 from spaces.loader import space_from_text
 from spaces.space import Space
 from trainable.config import TrialConfig
-from trainable.plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan
 from trainable.record import EpochReport, RunFolder, TrialStart
 from trainable.training.checkpoint import load_newest, save_checkpoint
 

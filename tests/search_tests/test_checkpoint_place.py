@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from search.checkpoints import prepare_storage
-from search.options import SearchOptions
+from search.request import SearchOptions
 from search.run import main
+from search.store.checkpoints import prepare_storage
 from tests.analysis_tests.trained import write_recordings
 from tests.search_tests.test_run import SPACE
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, check_address, place_under

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from search.arguments import build_parser
-from search.manifest import command_line, new_manifest
-from search.options import SearchOptions
-from search.study import SearchStudy
+from search.request import SearchOptions, build_parser
+from search.store.manifest import command_line, new_manifest
+from search.store.study import SearchStudy
 from tests.search_tests.synthetic import small_space
 from trainable.checkpoint_place import check_address, place_under
 from trainable.errors import ConfigError, RunError

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from search.arguments import build_parser, given_options
-from search.options import SearchOptions
+from search.request import SearchOptions, build_parser, given_options
 from trainable.config import DataConfig
 from trainable.errors import BudgetError, ConfigError, ProjectError
 from trainable.memory.profile import DeviceProfile

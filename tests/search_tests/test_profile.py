@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from search import session
-from search.options import SearchOptions
-from search.packing import Node
-from search.ray_session import RaySession
-from search.trials import TrialFactory
+from search.request import SearchOptions
+from search.runners.factory import TrialFactory
+from search.runners.packing import Node
+from search.runners.ray_session import RaySession
 from tests.trainable_tests.fake_cuda import fake_cuda
 from trainable import train
 from trainable.commandline import run
 from trainable.data.load import Dataset
+from trainable.device import cap
 from trainable.errors import ConfigError
-from trainable.memory import cap
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
 from trainable.record import TrialStart

@@ -11,10 +11,10 @@ from tests.search_tests.synthetic import report_at
 from trainable.commandline import run
 from trainable.config import DataConfig, TrialConfig
 from trainable.data.load import Dataset
+from trainable.execution_plan import ExecutionPlan
 from trainable.memory.calibrate import Measured, errors_of, recalibrated
 from trainable.memory.predict import DataSizes, Predictor
 from trainable.memory.profile import DeviceProfile
-from trainable.plan import ExecutionPlan
 from trainable.record import RunFolder, RunManifest, TrialStart
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]

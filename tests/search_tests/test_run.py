@@ -213,7 +213,7 @@ def test_an_output_that_is_a_file_or_full_is_refused(tmp_path, capsys):
 
 @pytest.mark.timeout(60)
 def test_two_drivers_do_not_share_a_folder(arguments, tmp_path, capsys):
-    from search.folder import held
+    from search.store.folder import held
 
     main([*arguments, "--quiet", "--num-samples", "1", "--output", str(tmp_path / "run")])
     capsys.readouterr()

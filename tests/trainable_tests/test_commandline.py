@@ -21,7 +21,7 @@ from trainable.commandline import (
 )
 from trainable.config import DataConfig, TrialConfig, knobs
 from trainable.errors import ConfigError, DataError, ProjectError
-from trainable.plan import PlanRequest
+from trainable.execution_plan import PlanRequest
 
 
 def parse(*arguments: str) -> argparse.Namespace:

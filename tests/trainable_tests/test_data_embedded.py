@@ -7,11 +7,18 @@ import pytest
 import torch
 
 from trainable.config import DataConfig, FrontEndConfig
-from trainable.data.embedded import Amount, EmbeddedClip, embedded_clips, embedded_sound, make_recordings
+from trainable.data.embedded.dataset import Amount, EmbeddedClip, embedded_clips, embedded_sound, make_recordings
+from trainable.data.embedded.faults import FAULTS, SEVERITIES, Fault, faulty_sound
+from trainable.data.embedded.machines import (
+    MACHINE_IDS,
+    MACHINE_TYPES,
+    SAMPLES,
+    draw_motion,
+    machine_sound,
+    make_machine,
+)
 from trainable.data.frontend import log_mel
 from trainable.data.load import load_dataset
-from trainable.data.machine_faults import FAULTS, SEVERITIES, Fault, faulty_sound
-from trainable.data.machines import MACHINE_IDS, MACHINE_TYPES, SAMPLES, draw_motion, machine_sound, make_machine
 
 TINY = Amount(train_clips=2, test_clips=2, machine_ids=("00", "04"))
 HEALTHY = EmbeddedClip("00", "train", 0, 3)
@@ -86,7 +93,7 @@ def test_clips_are_named_and_counted_as_dcase_does() -> None:
 
 def test_recordings_come_from_the_cache_the_second_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = make_recordings("fan", FrontEndConfig(), tmp_path, amount=TINY)
-    monkeypatch.setattr("trainable.data.embedded.embedded_sound", None)
+    monkeypatch.setattr("trainable.data.embedded.dataset.embedded_sound", None)
     second = make_recordings("fan", FrontEndConfig(), tmp_path, amount=TINY)
     assert first.digest == second.digest
     for one, other in zip(
@@ -104,7 +111,7 @@ def test_the_front_end_applies_to_embedded_machines_too(tmp_path: Path) -> None:
 
 
 def test_the_default_data_set_is_there_without_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainable.data.embedded.Amount", lambda: TINY)
+    monkeypatch.setattr("trainable.data.embedded.dataset.Amount", lambda: TINY)
     dataset = load_dataset(DataConfig(), cache_dir=tmp_path)
     assert dataset.ids == TINY.machine_ids
     assert (len(dataset.train), len(dataset.validation), len(dataset.held_out)) == (4, 4, 4)

@@ -14,7 +14,7 @@ from trainable.data.clips import ClipSet, Split, TestClips, TrainClips
 from trainable.data.load import Dataset
 from trainable.data.split import validation_mask
 from trainable.errors import DataLeakError
-from trainable.plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.registry import make_density
 from trainable.training.trainer import Trainer

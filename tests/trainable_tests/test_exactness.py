@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.noise_clips import IDS, noise_train_clips
 from trainable.config import TrialConfig
-from trainable.plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan
 from trainable.training.trainer import Trainer
 
 TOLERANCE = 1e-10

@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trainable.config import TrialConfig, knobs
+from trainable.execution_plan import ExecutionPlan
 from trainable.memory.key import memory_key
 from trainable.memory.planner import Planner
 from trainable.memory.predict import DataSizes
-from trainable.plan import ExecutionPlan
 
 DATA = DataSizes(train_frames=100_000, test_frames=20_000, train_clips=300, test_clips=40, n_ids=4)
 OTHER_VALUES: dict[str, Any] = {

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from trainable.config import TrialConfig
 from trainable.data.load import Dataset
+from trainable.device.cap import allocator_cap_bytes, cap_process_memory, pin_settings
 from trainable.errors import BudgetError, ConfigError
+from trainable.execution_plan import ExecutionPlan, PlanRequest
 from trainable.memory import predict
-from trainable.memory.cap import allocator_cap_bytes, cap_process_memory, pin_settings
 from trainable.memory.planner import DoesNotFit, MemoryPlan, Planner
 from trainable.memory.predict import DataSizes
 from trainable.memory.profile import DeviceProfile, MeasuredPeak
 from trainable.memory.program import NotProportionalError
-from trainable.plan import ExecutionPlan, PlanRequest
 from trainable.units import GIB, MIB
 
 DATA = DataSizes(train_frames=1_000_000, test_frames=250_000, train_clips=3_500, test_clips=400, n_ids=4)
@@ -184,9 +184,9 @@ def test_recalibration_covers_the_largest_under_prediction() -> None:
 
 def test_cap_leaves_context_and_libraries_outside() -> None:
     profile = DeviceProfile(context_bytes=3 * MIB, library_bytes=MIB)
-    assert allocator_cap_bytes(10 * MIB, profile) == 6 * MIB
+    assert allocator_cap_bytes(10 * MIB, profile.outside_bytes) == 6 * MIB
     with pytest.raises(BudgetError):
-        allocator_cap_bytes(4 * MIB, profile)
+        allocator_cap_bytes(4 * MIB, profile.outside_bytes)
     cap_process_memory(1, "cpu")  # nothing to cap
 
 

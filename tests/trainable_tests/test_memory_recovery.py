@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainable.config import TrialConfig
 from trainable.data.load import Dataset
+from trainable.execution_plan import ExecutionPlan
 from trainable.memory.planner import Planner
 from trainable.model.codebook import Codebook
 from trainable.model.decoder import Decoder
 from trainable.model.encoder import Encoder
-from trainable.plan import ExecutionPlan
 from trainable.training import step as step_module
 from trainable.trial import Trial
 

@@ -8,12 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trainable.config import TrialConfig
+from trainable.execution_plan import ExecutionPlan
 from trainable.memory.predict import program_of
 from trainable.memory.program import Allocation, Probe, Program
 from trainable.memory.trace import Form, record, sizes_of, trace, trace_exactly
 from trainable.memory.tracker import WORKSPACE, MemoryTracker
 from trainable.model.vqvae import make_model
-from trainable.plan import ExecutionPlan
 from trainable.training.state import make_state
 
 N_IDS = 3

@@ -9,8 +9,8 @@ from tests.noise_clips import IDS, noise_train_clips
 from trainable import train
 from trainable.commandline import run
 from trainable.config import TrialConfig
+from trainable.execution_plan import ExecutionPlan
 from trainable.model.vqvae import make_model
-from trainable.plan import ExecutionPlan
 from trainable.training.step import mixed_precision
 from trainable.training.trainer import Trainer
 

@@ -9,7 +9,7 @@ import torch
 
 from tests.search_tests.synthetic import SyntheticTrial
 from trainable import ray_trainable
-from trainable.memory.cap import Held, held
+from trainable.device.cap import Held, held
 from trainable.ray_trainable import ENDED, REASON, REPORT, MemoryKeptError, RayTrial, trial_config
 from trainable.record import TrialEnd, TrialStart
 from trainable.units import GIB, MIB
@@ -96,7 +96,7 @@ def test_an_actor_that_keeps_memory_is_replaced(
 
 
 def test_the_next_trial_is_not_charged_for_it() -> None:
-    from search.ray_runner import _Session
+    from search.runners.ray_tune import _Session
 
     session = object.__new__(_Session)
     session.conductor = SimpleNamespace(retry=lambda number: pytest.fail("a failure was counted"))  # type: ignore[assignment]

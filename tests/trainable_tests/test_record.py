@@ -8,18 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainable.durable import read_json, write_json
 from trainable.errors import RunError
-from trainable.record import (
-    EpochReport,
-    RunFolder,
-    RunManifest,
-    TrialEnd,
-    TrialOutcome,
-    TrialRecord,
-    TrialStart,
-    read_json,
-    write_json,
-)
+from trainable.record import EpochReport, RunFolder, RunManifest, TrialEnd, TrialOutcome, TrialRecord, TrialStart
 
 START = TrialStart(number=7, params={"stride": 4}, config={"stride": 4, "width": 0.5}, plan=None, predicted_bytes=3)
 OUTCOME = TrialOutcome(end=TrialEnd.PRUNED, reason="not among the best", epochs=2, best_auc=0.75, final_auc=None)

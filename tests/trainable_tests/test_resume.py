@@ -11,7 +11,7 @@ import torch
 from tests.noise_clips import IDS, noise_train_clips
 from trainable.config import TrialConfig
 from trainable.errors import CheckpointError
-from trainable.plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan
 from trainable.training.checkpoint import load_newest, save_checkpoint
 from trainable.training.trainer import Trainer
 

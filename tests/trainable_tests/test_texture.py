@@ -6,9 +6,9 @@ from torch import Tensor
 
 from tests.noise_clips import IDS, noise_train_clips
 from trainable.config import TrialConfig
+from trainable.execution_plan import ExecutionPlan
 from trainable.model.encoder import Encoder
 from trainable.model.texture import cell_deviations
-from trainable.plan import ExecutionPlan
 from trainable.training.trainer import EpochLosses, Trainer
 
 TINY = {"width": 0.25, "latent_dim": 8, "head_hidden": 8, "batch_size": 8, "n_patches": 2, "num_embeddings": 32}

@@ -3,12 +3,13 @@
 import hashlib
 import logging
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
+
+from trainable.durable import replacing
 
 _log = logging.getLogger(__name__)
 Arrays = Mapping[str, np.ndarray]
@@ -56,12 +57,5 @@ def _load(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def _store(path: Path, arrays: Arrays) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        try:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    with replacing(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)

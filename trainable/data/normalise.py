@@ -4,13 +4,13 @@ The file holds a dict: machine type index â†’ ``(mean (64,), std (64,))``, or â†
 DCASE's order; a machine type outside the six uses its own name as key.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from trainable.durable import replacing
 from trainable.errors import DataError
 
 DCASE_ORDER = ("ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve")
@@ -52,14 +52,8 @@ def save_stats(path: Path, by_machine: dict[str, NormStats]) -> None:
         for name, stats in by_machine.items()
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(content, file)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as file:
+            torch.save(content, file)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(

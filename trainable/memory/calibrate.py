@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from trainable.config import TrialConfig
+from trainable.execution_plan import ExecutionPlan
 from trainable.memory.predict import DataSizes, Predictor
 from trainable.memory.profile import DeviceProfile, MeasuredPeak
-from trainable.plan import ExecutionPlan
 
 MOST_SHARE = 4.0
 """Of a convolution's input and output bytes; no workspace is looked for beyond it."""

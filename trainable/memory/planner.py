@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from trainable.config import TrialConfig
 from trainable.errors import BudgetError
+from trainable.execution_plan import ExecutionPlan, Placement, PlanRequest, Precision
 from trainable.memory.predict import DataSizes, Prediction, Predictor
 from trainable.memory.profile import DeviceProfile
-from trainable.plan import ExecutionPlan, Placement, PlanRequest, Precision
 from trainable.training.batch import CODES_PER_PATCH
 from trainable.units import format_bytes
 

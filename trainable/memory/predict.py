@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from trainable.config import TrialConfig
+from trainable.execution_plan import ExecutionPlan
 from trainable.memory.key import phases_of
 from trainable.memory.profile import DeviceProfile
 from trainable.memory.program import NotProportionalError, Peak, Program
 from trainable.memory.trace import Form, Pass, sizes_of, trace, trace_exactly
 from trainable.memory.tracker import WORKSPACE
-from trainable.plan import ExecutionPlan
 from trainable.training.phases import Phase
 from trainable.training.trainer import KMEANS_CLIPS
 

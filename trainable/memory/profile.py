@@ -13,18 +13,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from trainable.device.cap import CONTEXT_BYTES, LIBRARY_BYTES
+from trainable.durable import write_text
 from trainable.errors import ConfigError
-from trainable.plan import Precision
+from trainable.execution_plan import Precision
 from trainable.units import MIB
 
 _log = logging.getLogger(__name__)
 
 PROFILES = Path(__file__).parent / "profiles"
 """Measured profiles that come with the project, a JSON file each; found by the name of the GPU."""
-CUBLAS_WORKSPACE_CONFIG = ":4096:2:16:8"
-"""Two workspaces of 4096 KiB and eight of 16 KiB, cuBLAS's own default before Hopper; on Hopper it would be 32 MiB."""
-CUBLASLT_WORKSPACE_KIB = 8192
-"""No more than cuBLAS's 8320 KiB, in which it lies: `cap` pins the unified workspace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +48,9 @@ class DeviceProfile:
     reserve_bytes: int = 512 * MIB
     """Left free on a card beside all budgets: driver, display, other processes. Estimate."""
 
-    context_bytes: int = 480 * MIB
+    context_bytes: int = CONTEXT_BYTES
     """CUDA context of a process and the kernels loaded into it, outside of PyTorch's allocator. Estimate."""
-    library_bytes: int = 64 * MIB
+    library_bytes: int = LIBRARY_BYTES
     """Handles of cuBLAS and cuDNN, outside of PyTorch's allocator. Estimate."""
 
     cublas_workspace_bytes: int = 2 * (2 * 4096 + 8 * 16) * 1024
@@ -125,7 +123,7 @@ class DeviceProfile:
 
     def save(self, path: Path) -> None:
         """Writes the profile as JSON."""
-        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "DeviceProfile":

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from trainable.config import TrialConfig
+from trainable.execution_plan import ExecutionPlan, Precision
 from trainable.memory.program import Allocation, NotProportionalError, Probe, Program
 from trainable.memory.tracker import PATCHES, MemoryTracker
 from trainable.model.codebook import Codebook
 from trainable.model.transforms import PATCH, TransformDraws
-from trainable.plan import ExecutionPlan, Precision
 from trainable.training.batch import CODES_PER_PATCH, VIEW_SHARE, Batch
 from trainable.training.encode import encode_clips
 from trainable.training.phases import Phase, PhaseState

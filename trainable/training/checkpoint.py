@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from trainable.device.out_of_memory import is_out_of_memory
+from trainable.durable import write_bytes
 from trainable.errors import CheckpointError, OtherConfigError
-from trainable.memory.exhausted import is_out_of_memory
-from trainable.record import write_bytes
 
 _log = logging.getLogger(__name__)
 _MAGIC = b"vqvae-ad checkpoint 1\n"

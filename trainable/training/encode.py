@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainable.plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan
 from trainable.training.state import TrainState
 from trainable.training.step import load_patches, mixed_precision
 

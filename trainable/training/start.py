@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from trainable.plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan
 from trainable.training.batch import CODES_PER_PATCH
 from trainable.training.state import TrainState
 from trainable.training.step import load_patches, mixed_precision

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from trainable.config import TrialConfig
+from trainable.execution_plan import ExecutionPlan
 from trainable.model.vqvae import VQVAE, make_model
-from trainable.plan import ExecutionPlan
 
 
 @dataclass

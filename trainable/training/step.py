@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainable.data.patches import gather_patches
-from trainable.memory.autocast import CudaAutocastOnMeta
+from trainable.device.autocast import CudaAutocastOnMeta
+from trainable.execution_plan import ExecutionPlan
 from trainable.model.codebook import BatchStatistics
 from trainable.model.heads import clip_latents
 from trainable.model.texture import cell_deviations
 from trainable.model.transforms import apply_transforms
-from trainable.plan import ExecutionPlan
 from trainable.training.batch import CODES_PER_PATCH, Batch
 from trainable.training.phases import PhaseState
 from trainable.training.state import TrainState
@@ -43,7 +43,7 @@ def mixed_precision(plan: ExecutionPlan, device: torch.device) -> Iterator[None]
 
     Set through the low-level switches: `torch.autocast("cuda")` turns itself off on a machine without CUDA, where a
     traced step must still see the casts that the GPU will see. Meta tensors, on which memory is traced, have no
-    autocast of their own; there the casts of CUDA's are made by `trainable.memory.autocast`.
+    autocast of their own; there the casts of CUDA's are made by `trainable.device.autocast`.
     """
     if not plan.uses_amp:
         yield

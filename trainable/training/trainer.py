@@ -14,9 +14,9 @@ from torch import Tensor
 from trainable.config import TrialConfig
 from trainable.data.clips import ClipSet, TrainClips
 from trainable.data.patches import patch_starts
+from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import CheckpointError, DataLeakError, NonFiniteError, OtherConfigError
-from trainable.memory.exhausted import is_out_of_memory
-from trainable.plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan
 from trainable.training.batch import Batch, make_batch
 from trainable.training.encode import EncodedClips, encode_clips
 from trainable.training.phases import PhaseState, learning_rate_at, phase_at

@@ -1,0 +1,61 @@
+"""Listeners: one that hears nothing, to be refined, and several as one."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from search.engine.asha import Decision
+from trainable.record import EpochReport, TrialOutcome, TrialStart
+
+
+class Listener(Protocol):
+    """Told of everything that happens; the live view is one."""
+
+    def on_start(self, start: TrialStart, *, resumed: bool) -> None: ...
+
+    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None: ...
+
+    def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None: ...
+
+
+class Silence:
+    """Hears everything and does nothing; open for the time of a search."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The search is over, for now or for good."""
+
+    def on_start(self, start: TrialStart, *, resumed: bool) -> None:
+        """A trial starts, or goes on after a resume."""
+
+    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
+        """A trial finished an epoch."""
+
+    def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
+        """A trial ended, or was never started for it is over budget."""
+
+
+class Listeners:
+    """Tells each in turn."""
+
+    def __init__(self, listeners: Sequence[Listener]):
+        self.listeners = listeners
+
+    def on_start(self, start: TrialStart, *, resumed: bool) -> None:
+        for listener in self.listeners:
+            listener.on_start(start, resumed=resumed)
+
+    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
+        for listener in self.listeners:
+            listener.on_report(number, report, decision)
+
+    def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
+        for listener in self.listeners:
+            listener.on_end(start, outcome)

@@ -1,0 +1,59 @@
+"""Our distributions and trials in Optuna's terms, without a storage."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from spaces.space import Choices, Distribution
+
+
+def to_optuna(distribution: Distribution) -> BaseDistribution:
+    """A space's distribution as Optuna's; bounds are inclusive in both."""
+    if isinstance(distribution, Choices):
+        return optuna.distributions.CategoricalDistribution(distribution.values)
+    if distribution.integer:
+        return optuna.distributions.IntDistribution(
+            int(distribution.low), int(distribution.high), log=distribution.log, step=int(distribution.step or 1)
+        )
+    return optuna.distributions.FloatDistribution(
+        distribution.low, distribution.high, log=distribution.log, step=distribution.step
+    )
+
+
+def frozen(
+    number: int,
+    state: TrialState,
+    params: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+    *,
+    value: float | None = None,
+    intermediate: Mapping[int, float] | None = None,
+    constraints: Mapping[str, float] | None = None,
+) -> FrozenTrial:
+    """A trial as Optuna's functions want it, without a storage."""
+    trial = create_trial(
+        state=state,
+        value=value,
+        params=dict(params),
+        distributions=dict(distributions),
+        intermediate_values=dict(intermediate or {}),
+        constraints=dict(constraints or {}),
+    )
+    trial.number = number
+    return trial
+
+
+def violation(trial: FrozenTrial) -> float:
+    """Sum of violated constraints; 0 for a feasible trial."""
+    return sum(value for value in trial.constraints.values() if value > 0)
+
+
+def pruned_rank(trial: FrozenTrial) -> Sequence[float]:
+    """Sort key of a pruned trial, best first: the furthest, then the highest last value."""
+    if not trial.intermediate_values:
+        return (1.0, 0.0)
+    epoch, value = max(trial.intermediate_values.items())
+    return (-float(epoch), -value if value == value else float("inf"))

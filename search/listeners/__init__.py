@@ -1,0 +1,4 @@
+"""Who is told of starts, reports and endings: progress, terminal, TensorBoard, MLflow, Prometheus.
+
+May import search.engine.
+"""

@@ -1,0 +1,170 @@
+"""What a search is doing now, for the live view, the plain lines and the metrics: counts, running trials, time left."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from search.engine.asha import Decision
+from search.request import SearchOptions
+from search.store.study import FAILURES
+from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
+
+PRIOR_TRIALS = 3.0
+"""Weight of the ASHA schedule against the epochs that trials really took, in trials."""
+
+
+@dataclass
+class Running:
+    """A trial under way."""
+
+    start: TrialStart
+    report: EpochReport | None = None
+    """The last one of this process."""
+    begun_at: int = 0
+    """Epochs it had when this process took it up."""
+    seconds: float = 0.0
+    """Of its epochs in this process."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished so far."""
+        return self.report.epoch if self.report else self.begun_at
+
+    @property
+    def epoch_seconds(self) -> float | None:
+        """Its own pace; None before its first epoch here."""
+        return self.seconds / max(1, self.epoch - self.begun_at) if self.report else None
+
+
+@dataclass(frozen=True)
+class Leader:
+    """The trial that ranks first now, by the rule that chooses the winner."""
+
+    auc: float
+    """Validation AUC of its last epoch."""
+    number: int
+    epochs: int
+    completed: bool
+    """A completed trial keeps its AUC and ranks before all others; another one's may fall, and does not win."""
+
+
+@dataclass
+class Progress:
+    """Kept up to date by the conductor's reports; nothing here decides anything."""
+
+    options: SearchOptions
+    rung_epochs: tuple[int, ...]
+    workers: int
+    """Epochs that are trained at a time."""
+    clock: Callable[[], float] = time.monotonic
+    running: dict[int, Running] = field(default_factory=dict)
+    counts: dict[TrialEnd, int] = field(default_factory=lambda: dict.fromkeys(TrialEnd, 0))
+    completed: tuple[float, int] | None = None
+    """Highest final AUC of a completed trial, and its number; of equals the first."""
+    ended_here: int = 0
+    """Trials that ended in this process; `counts` holds those of before a resume too."""
+    epochs_of_ended: int = 0
+    """Epochs of the trials that ended in this process."""
+    epoch_seconds: float = 0.0
+    epochs: int = 0
+
+    def __post_init__(self) -> None:
+        self.begin = self.clock()
+        self._last: dict[int, tuple[float, int]] = {}
+        """AUC and epoch of the last report of each trial that runs or was pruned; needed until one completes."""
+        self._begun_at: Mapping[int, int] = {}
+
+    def take_up(
+        self, counts: Mapping[TrialEnd, int], best: tuple[float, int] | None, epochs: Mapping[int, int] | None = None
+    ) -> None:
+        """After a resume: endings of the part before it, its best completed trial, epochs of the trials that go on."""
+        self.counts = dict(counts)
+        self.completed = best
+        self._begun_at = dict(epochs or {})
+
+    def on_start(self, start: TrialStart, *, resumed: bool) -> None:
+        self.running[start.number] = Running(start, begun_at=self._begun_at.get(start.number, 0) if resumed else 0)
+
+    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
+        entry = self.running[number]
+        entry.report = report
+        entry.seconds += report.epoch_seconds
+        self.epoch_seconds += report.epoch_seconds
+        self.epochs += 1
+        if self.completed is None:
+            self._last.pop(number, None)
+            if report.validation_auc == report.validation_auc:  # never NaN
+                self._last[number] = (report.validation_auc, report.epoch)
+
+    def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
+        self.running.pop(start.number, None)
+        self.counts[outcome.end] += 1
+        if outcome.end is not TrialEnd.OVER_BUDGET:
+            self.ended_here += 1
+            self.epochs_of_ended += outcome.epochs
+        if outcome.end in FAILURES:
+            self._last.pop(start.number, None)
+        auc = outcome.final_auc
+        if outcome.end is TrialEnd.COMPLETED and auc is not None and auc == auc:
+            self.completed = min(self.completed or (auc, start.number), (auc, start.number), key=_rank)
+            self._last.clear()
+
+    @property
+    def best(self) -> Leader | None:
+        """The leader: the best completed trial; before there is one, the highest last AUC of the others."""
+        if self.completed is not None:
+            return Leader(*self.completed, self.options.max_epochs, True)
+        last = self._last.copy()  # the live view draws in a thread of its own
+        if not last:
+            return None
+        auc, number = min(((auc, number) for number, (auc, _) in last.items()), key=_rank)
+        return Leader(auc, number, last[number][1], False)
+
+    @property
+    def ended(self) -> int:
+        """Trials that ended, proposals over budget not counted."""
+        return sum(self.counts.values()) - self.counts[TrialEnd.OVER_BUDGET]
+
+    @property
+    def seconds(self) -> float:
+        return self.clock() - self.begin
+
+    def seconds_left(self) -> float | None:
+        """Estimate from the ASHA schedule and the epochs seen so far; None before the first epoch.
+
+        What is left is shared by the workers, but no trial by several: the end comes no sooner than that of the trial
+        that has most before it.
+        """
+        if not self.epochs:
+            return None
+        pace = self.epoch_seconds / self.epochs
+        running = [self._seconds_of(entry, pace) for entry in self.running.copy().values()]
+        waiting = max(0, self.options.num_samples - self.ended - len(running))
+        expected = expected_epochs(self.rung_epochs, self.options.reduction_factor, self.options.max_epochs)
+        a_trial = (PRIOR_TRIALS * expected + self.epochs_of_ended) / (PRIOR_TRIALS + self.ended_here) * pace
+        shared = (sum(running) + waiting * a_trial) / max(1, self.workers)
+        seconds = max([shared, *running, a_trial if waiting else 0.0])
+        limit = self.options.time_limit_seconds
+        return seconds if limit is None else max(0.0, min(seconds, limit - self.seconds))
+
+    def _seconds_of(self, entry: Running, pace: float) -> float:
+        """What a running trial still needs, as far as rungs let it: those it has passed stop it no more."""
+        epochs = expected_epochs(
+            self.rung_epochs, self.options.reduction_factor, self.options.max_epochs, done=entry.epoch
+        )
+        return epochs * (pace if entry.epoch_seconds is None else entry.epoch_seconds)
+
+
+def expected_epochs(rung_epochs: tuple[int, ...], reduction_factor: int, max_epochs: int, *, done: int = 0) -> float:
+    """Mean epochs before a trial that has `done` some and goes on, if at each later rung one in η does."""
+    expected, share, before = 0.0, 1.0, done
+    for epoch in (*rung_epochs, max_epochs):
+        if epoch > done:
+            expected += share * (epoch - before)
+            share, before = share / reduction_factor, epoch
+    return expected
+
+
+def _rank(leader: tuple[float, int]) -> tuple[float, int]:
+    """Sorts (AUC, number) as the winner is chosen: highest AUC first, of equals the earlier trial."""
+    return -leader[0], leader[1]

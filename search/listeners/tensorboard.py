@@ -1,0 +1,72 @@
+"""Scalars of every trial for TensorBoard: ``tensorboard --logdir RUN/tensorboard``."""
+
+import contextlib
+import time
+from pathlib import Path
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+
+from search.engine.asha import Decision
+from search.engine.listener import Silence
+from trainable.durable import writing
+from trainable.record import EpochReport, TrialOutcome, TrialStart
+
+SCALARS = (
+    "validation_auc",
+    "validation_pauc",
+    "loss",
+    "reconstruction_loss",
+    "commitment_loss",
+    "texture_loss",
+    "id_loss",
+    "transform_loss",
+    "commitment_scale",
+    "learning_rate",
+    "perplexity",
+    "dead_code_share",
+    "epoch_seconds",
+    "peak_bytes",
+    "predicted_bytes",
+)
+
+
+class TensorBoardScalars(Silence):
+    """Writes each running trial's reports as they come; a writer is open only while its trial runs.
+
+    One event a report, written at once: `SummaryWriter` makes one of every scalar and a queue and two threads a trial,
+    which took the driver longer than ASHA and the study together.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._writers: dict[int, EventsWriter] = {}
+
+    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
+        with writing(self._folder):
+            self._write(number, report)
+
+    def _write(self, number: int, report: EpochReport) -> None:
+        writer = self._writers.get(number)
+        if writer is None:
+            folder = self._folder / f"{number:05d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            # Of a trial that goes on within the second a file may be there; TensorBoard reads all of a folder.
+            files = sum(1 for _ in folder.iterdir())
+            writer = self._writers[number] = EventsWriter(str(folder / "events"), f".{files}")
+        values = [Summary.Value(tag=name, simple_value=float(getattr(report, name))) for name in SCALARS]
+        writer.write_event(Event(wall_time=time.time(), step=report.epoch, summary=Summary(value=values)))
+        writer.flush()
+
+    def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
+        writer = self._writers.pop(start.number, None)
+        if writer is not None:
+            with writing(self._folder):
+                writer.close()
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            with contextlib.suppress(OSError):  # a full disk has ended the search, which says so itself
+                writer.close()
+        self._writers.clear()

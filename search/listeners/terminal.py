@@ -1,0 +1,211 @@
+"""What the person at the terminal sees while a search runs: a live table, or plain lines where there is no terminal."""
+
+import logging
+import sys
+import textwrap
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from search.engine.asha import Decision
+from search.engine.listener import Silence
+from search.listeners.progress import Leader, Progress, Running
+from search.store.study import FAILURES
+from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
+from trainable.units import duration_text, format_bytes
+
+PHASES = {1: "VQ only", 2: "full loss", 3: "frozen"}
+"""Short names of a training's phases; 3 is the one with the codebook frozen."""
+NARROW = 100
+INDENT = " " * 7
+"""Of parameters below their trial's figures."""
+SHOWN_TRIALS = 12
+"""Running trials in the live table; with more slots than that the rest is counted."""
+
+
+class LiveView(Silence):
+    """A table that redraws itself: best so far, running trials, counts, time left."""
+
+    def __init__(self, console: Console, progress: Progress):
+        self._progress, self._console = progress, console
+        # Where stderr is a file it stays one; on the same terminal its lines go above the table, not through it.
+        self._live = Live(
+            console=console,
+            get_renderable=self._draw,
+            refresh_per_second=2,
+            transient=True,
+            redirect_stderr=sys.stderr.isatty(),
+        )
+        self._redirected: list[logging.StreamHandler[Any]] = []
+
+    def __enter__(self) -> "LiveView":
+        stderr = sys.stderr
+        self._live.start()
+        if sys.stderr is not stderr:
+            for handler in logging.getLogger().handlers:
+                if isinstance(handler, logging.StreamHandler) and handler.stream is stderr:
+                    handler.setStream(sys.stderr)
+                    self._redirected.append(handler)
+        return self
+
+    def close(self) -> None:
+        self._live.stop()
+        for handler in self._redirected:
+            handler.setStream(sys.stderr)
+        self._redirected.clear()
+
+    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
+        for event in report.events:
+            self._live.console.print(Text(f"trial {number}: {event}"))
+
+    def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
+        if outcome.end in FAILURES:
+            self._live.console.print(Text(_end_line(start, outcome), style="yellow"))
+
+    def _draw(self) -> Group:
+        progress, console = self._progress, self._console
+        running = sorted(progress.running.copy().values(), key=lambda entry: entry.start.number)
+        lines = [Text(line, style="bold", overflow="fold") for line in _headlines(progress)]
+        if running:
+            heading, *trials = _running_lines(progress, running, console.width)
+            room = max(console.height - len(lines) - 2, len(trials[0]))
+            shown = [heading[0]]
+            for count, trial in enumerate(trials):
+                if count == SHOWN_TRIALS or len(shown) + len(trial) > room + 1:
+                    shown.append(Text(f"and {len(trials) - count} more"))
+                    break
+                shown += trial
+            lines += shown
+        return Group(*lines)
+
+
+def _headlines(progress: Progress) -> list[str]:
+    """Counts, the best so far, the time. Pruned and failed are there even while there are none."""
+    counts = progress.counts
+    failed = sum(counts[end] for end in FAILURES)
+    ended = (
+        f"{progress.ended} of {progress.options.num_samples} trials ended: {counts[TrialEnd.COMPLETED]} completed, "
+        f"{counts[TrialEnd.PRUNED]} pruned, {failed} failed"
+    )
+    if counts[TrialEnd.OVER_BUDGET]:
+        ended += f"; {counts[TrialEnd.OVER_BUDGET]} over budget"
+    times = f"{duration_text(progress.seconds)} so far"
+    left = progress.seconds_left()
+    if left is not None and progress.ended < progress.options.num_samples:
+        times += f", about {duration_text(left)} left"
+    return [ended, "no epoch has ended yet" if progress.best is None else best_text(progress.best), times]
+
+
+def _running_lines(progress: Progress, running: list[Running], width: int) -> list[list[Text]]:
+    """The heading, then each trial: its figures, and its parameters beside them or, where there is no room, below."""
+    measured = any(entry.report is not None and entry.report.peak_bytes for entry in running)
+    rows = [("trial", "epoch", "phase", "AUC", f"GPU memory {'used / predicted' if measured else 'predicted'}")]
+    for entry in running:
+        report = entry.report
+        rows.append(
+            (
+                str(entry.start.number),
+                f"{entry.epoch}/{progress.options.max_epochs}",
+                PHASES.get(report.phase, str(report.phase)) if report else "–",
+                f"{report.validation_auc:.3f}" if report else "–",
+                memory_text(entry.start, report),
+            )
+        )
+    if len(max((row[4] for row in rows[1:]), key=len)) < len(rows[0][4]) and width < NARROW:
+        rows[0] = (*rows[0][:4], "used / predicted" if measured else "predicted")
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    figures = ["  ".join(cell.rjust(size) for cell, size in zip(row, widths, strict=True)) for row in rows]
+    parameters = ["parameters", *(params_text(entry.start) for entry in running)]
+    beside = len(figures[0]) + 2 + max(map(len, parameters)) <= width
+    lines: list[list[Text]] = []
+    for row, (text, params) in enumerate(zip(figures, parameters, strict=True)):
+        style = "dim" if row == 0 else ""
+        if beside:
+            lines.append([Text(f"{text}  {params}", style=style, no_wrap=True)])
+            continue
+        wrapped = textwrap.wrap(params, max(20, width - len(INDENT))) if row else []
+        lines.append([Text(text, style=style, no_wrap=True), *(Text(INDENT + each, style="dim") for each in wrapped)])
+    return lines
+
+
+class PlainLines(Silence):
+    """A line a trial's end, and one a new best: for logs, pipes and job schedulers."""
+
+    def __init__(self, console: Console, progress: Progress):
+        self._console, self._progress = console, progress
+        self._best: Leader | None = None
+
+    def on_start(self, start: TrialStart, *, resumed: bool) -> None:
+        if resumed:
+            self._say(f"trial {start.number} goes on from its checkpoint")
+
+    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
+        for event in report.events:
+            self._say(f"trial {number}: {event}")
+        self._say_best()
+
+    def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
+        self._say(f"{_end_line(start, outcome)} | {headline(self._progress)}")
+        self._say_best()
+
+    def _say_best(self) -> None:
+        """A new leader, or a higher AUC than was told; not that one has fallen."""
+        best, told = self._progress.best, self._best
+        if best is None or best == told:
+            return
+        if told is None or best.completed > told.completed or best.auc > told.auc:
+            self._best = best
+            self._say(best_text(best))
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def make_view(console: Console, progress: Progress, *, quiet: bool) -> Silence:
+    if quiet:
+        return Silence()
+    return LiveView(console, progress) if console.is_terminal else PlainLines(console, progress)
+
+
+def headline(progress: Progress) -> str:
+    """One line: how far, how good, how long still."""
+    parts = [f"{progress.ended}/{progress.options.num_samples} trials"]
+    parts += [f"{count} {end.value}" for end, count in progress.counts.items() if count]
+    if progress.best is not None:
+        best = progress.best
+        parts.append(f"{'best' if best.completed else 'highest'} AUC {best.auc:.3f} (trial {best.number})")
+    left = progress.seconds_left()
+    if left is not None and progress.ended < progress.options.num_samples:
+        parts.append(f"about {duration_text(left)} left")
+    return ", ".join(parts)
+
+
+def best_text(best: Leader) -> str:
+    """The leader by the rule that chooses the winner; before a trial has completed, that its AUC may fall."""
+    if best.completed:
+        return f"best so far: AUC {best.auc:.3f}, trial {best.number}, completed"
+    return f"highest so far: AUC {best.auc:.3f}, trial {best.number} after {epochs_text(best.epochs)}; it may fall"
+
+
+def memory_text(start: TrialStart, report: EpochReport | None) -> str:
+    """Used and predicted bytes; predicted alone on a CPU and before the first epoch."""
+    predicted = report.predicted_bytes if report else start.predicted_bytes
+    shown = format_bytes(predicted) if predicted else "–"
+    return f"{format_bytes(report.peak_bytes)} / {shown}" if report and report.peak_bytes else shown
+
+
+def epochs_text(epochs: int) -> str:
+    return f"{epochs} epoch" if epochs == 1 else f"{epochs} epochs"
+
+
+def params_text(start: TrialStart) -> str:
+    return " ".join(f"{name}={v:.3g}" if isinstance(v, float) else f"{name}={v}" for name, v in start.used.items())
+
+
+def _end_line(start: TrialStart, outcome: TrialOutcome) -> str:
+    auc = "" if outcome.final_auc is None else f", AUC {outcome.final_auc:.3f}"
+    epochs = f" after {epochs_text(outcome.epochs)}" if outcome.epochs else ""
+    reason = f": {outcome.reason}" if outcome.reason else ""
+    return f"trial {start.number} {outcome.end.value}{epochs}{auc}{reason}"

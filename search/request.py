@@ -1,0 +1,322 @@
+"""What is asked of a search: flags, the options they mean, and the request of one run; validated here, once."""
+
+import argparse
+import hashlib
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from spaces.loader import load_space
+from spaces.space import Space
+from trainable.checkpoint_place import absolute_place, check_address
+from trainable.commandline import Parser, add_data_flags, add_flag, add_plan_flags, data_config
+from trainable.config import DataConfig
+from trainable.errors import BudgetError, ConfigError, RunError, SpaceError
+from trainable.memory.profile import DeviceProfile
+from trainable.record import RunFolder, RunManifest
+from trainable.redaction import holds_credentials
+from trainable.typed import build
+from trainable.units import GIB, parse_bytes
+
+_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?\s*$")
+_SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+MOST_TRIALS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Everything about a search but its space."""
+
+    space: str
+    """Name or path as it was given."""
+    data: DataConfig = field(default_factory=DataConfig)
+    num_samples: int = 20
+    """Trials that start; a proposal that fits no plan is recorded beside them and not counted."""
+    max_epochs: int = 9
+    grace_period: int = 3
+    reduction_factor: int = 3
+    budget_bytes: int | None = None
+    concurrency: int | None = None
+    """Trials at a time; None leaves it to the runner (cores, or GPUs divided by the budget)."""
+    seed: int = 0
+    time_limit_seconds: float | None = None
+    """Seconds after which nothing new starts and what runs is stopped at its next epoch."""
+    local: bool = False
+    address: str | None = None
+    storage_path: str | None = None
+    study_storage: str | None = None
+    study_name: str | None = None
+    """Study in `study_storage`; None = the run's own. Drivers that name the same one share their results."""
+    warm_start: str | None = None
+    checkpoint_limit_bytes: int | None = 10 * GIB
+    """Ceiling on the bytes of all checkpoints of the search, running trials' too; None = none.
+
+    The default is ten times what 64 running trials and the best five keep of models with 8,192 codes (207 files of
+    5 MB): it is there for the disk, not for the search.
+    """
+    mlflow: str | None = None
+    """Tracking address of an MLflow server to log trials to as well. On Ray only."""
+    max_failures: int = 2
+    """Restarts of one trial from its checkpoint before it counts as crashed."""
+    trial_timeout_seconds: float | None = 3600.0
+    """Seconds without a report after which a trial fails (on Ray its worker is replaced); None waits for ever."""
+    startup_trials: int | None = None
+    """Random proposals before TPE; None = a third of the trials, 4 … 10."""
+    device: str = "auto"
+    profile: dict[str, Any] | None = None
+    """Quantities of the device profile that was named (`DeviceProfile.to_dict`); None = found by the GPU's name."""
+    memory_saver: bool = False
+    use_amp: bool | None = None
+    use_gradient_checkpointing: bool | None = None
+    gradient_accumulation_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("num_samples", 1, MOST_TRIALS),
+            ("max_epochs", 1, 100_000),
+            ("grace_period", 1, 100_000),
+            ("reduction_factor", 2, 1_000),
+            ("concurrency", 1, 100_000),
+            ("seed", 0, 2**31 - 1),
+            ("max_failures", 0, 1_000),
+            ("startup_trials", 1, MOST_TRIALS),
+            ("gradient_accumulation_steps", 1, 4096),
+        ):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or not low <= value <= high):
+                raise ConfigError(f"{_flag(name)} is {value!r}; it must be an integer in {low} … {high}")
+        for flag, seconds in (
+            ("--time-limit", self.time_limit_seconds),
+            ("--trial-timeout", self.trial_timeout_seconds),
+        ):
+            if seconds is not None and not 0 < seconds < float("inf"):
+                raise ConfigError(f"{flag} is {seconds:g} s; it must be greater than zero")
+        if self.budget_bytes is not None and self.budget_bytes <= 0:
+            raise BudgetError(f"--gpu-memory-budget is {self.budget_bytes} bytes; it must be greater than zero")
+        if self.profile is not None:
+            DeviceProfile.from_dict(self.profile)
+        if self.storage_path is not None:
+            check_address(self.storage_path)
+        if self.mlflow is not None and holds_credentials(self.mlflow):
+            raise ConfigError(
+                "--mlflow holds a user, a password or a query, and a run's folder keeps the address; "
+                "give them by the environment (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
+            )
+        if self.local and self.mlflow:
+            raise ConfigError("--mlflow goes through Ray's callback; leave out --local or --mlflow")
+        if self.local and self.address:
+            raise ConfigError("--local runs in this process and --address joins a cluster; give one of them")
+
+    @property
+    def startup(self) -> int:
+        """Random proposals before TPE."""
+        return self.startup_trials or max(4, min(10, self.num_samples // 3))
+
+    @property
+    def workers(self) -> int:
+        """Trials at a time where nothing else decides: one a core, or one in this process."""
+        if self.concurrency is not None:
+            return self.concurrency
+        return 1 if self.local else len(os.sched_getaffinity(0))
+
+    def trial_seed(self, index: int) -> int:
+        """A trial's own seed, 0 … 2³¹ − 1, from the search's seed and the proposal's number."""
+        digest = hashlib.sha256(f"trial {self.seed} {index}".encode()).digest()
+        return int.from_bytes(digest[:4], "big") & 0x7FFF_FFFF
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values for the manifest; a storage URL is left out, since it may hold a password."""
+        values = asdict(self)
+        values["data"] = self.data.to_dict()
+        del values["study_storage"]
+        return values
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line means: a space, options, and the folder they go to."""
+
+    space: Space
+    options: SearchOptions
+    folder: RunFolder
+    resumed: RunManifest | None
+    """The manifest of the run that goes on; None for a new one."""
+    argv: tuple[str, ...]
+    old_space: Space | None = None
+    """Of a run that goes on: the space in its folder."""
+    allow_changes: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+
+def read_request(arguments: argparse.Namespace, argv: tuple[str, ...]) -> Request:
+    """Validates the command line as far as that is possible without data. Raises a ProjectError."""
+    flags = {"allow_changes": arguments.allow_changes, "quiet": arguments.quiet, "verbose": arguments.verbose}
+    if arguments.resume:
+        for name in ("output", "warm_start"):
+            if getattr(arguments, name):
+                raise ConfigError(f"--{name.replace('_', '-')} and --resume exclude each other; leave one out")
+        return _resume_request(arguments, argv, flags)
+    if not arguments.space:
+        raise ConfigError("--space is missing; for example --space ad_tuning (or --resume RUN to go on with a search)")
+    space = load_space(arguments.space)
+    options = new_options(arguments, space)
+    path = Path(arguments.output) if arguments.output else default_path(space.name, options.data.machine_type)
+    return Request(space, options, RunFolder(path), None, argv, **flags)
+
+
+def default_path(space: str, machine_type: str) -> Path:
+    """``runs/SPACE-MACHINE-TIME`` under the current folder."""
+    return Path("runs") / f"{space}-{machine_type}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _resume_request(arguments: argparse.Namespace, argv: tuple[str, ...], flags: dict[str, bool]) -> Request:
+    folder = RunFolder(arguments.resume)
+    if not folder.path.is_dir():
+        raise RunError(f"--resume {folder.path} is not a folder; name the folder of a run, such as one under runs/")
+    manifest = folder.read_manifest()
+    old_space = None
+    try:
+        old_space = load_space(str(folder.space_path)).named(manifest.space_name)
+    except SpaceError:
+        if not arguments.space:
+            raise
+    space = load_space(arguments.space) if arguments.space else old_space
+    assert space is not None, "either was read"
+    try:
+        saved = {**manifest.options, "data": data_config(arguments, manifest.data)}
+        options = build(SearchOptions, {**saved, **given_options(arguments)})
+    except (TypeError, ValueError, OverflowError, ConfigError) as error:
+        raise RunError(f"{folder.manifest_path} cannot be resumed: {error}") from None
+    if manifest.study_storage is not None and options.study_storage is None:
+        raise RunError(
+            f"the study of {folder.path} is at {manifest.study_storage}; give its address with --study-storage "
+            "(credentials are never kept in a run's folder)"
+        )
+    return Request(space, options, folder, manifest, argv, old_space, **flags)
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="python -m search.run",
+        description="Searches hyperparameters of VQ-VAE anomaly detectors under a GPU memory budget.",
+    )
+    add_flag(
+        parser, "space", metavar="NAME_OR_PATH", help="search space: ad_tuning, ad_smoke, ad_losses or a YAML file"
+    )
+    add_flag(parser, "output", metavar="DIR", help="folder of the run (default: runs/SPACE-MACHINE-TIME)")
+    add_flag(parser, "resume", metavar="RUN", help="go on with the search in this folder")
+    add_flag(parser, "warm_start", metavar="RUN", help="begin with the best configurations of another run")
+    add_flag(
+        parser, "allow_changes", action="store_true", help="resume although space, data or budget differ; recorded"
+    )
+    _add_search_flags(parser)
+    _add_machine_flags(parser)
+    add_data_flags(parser)
+    add_plan_flags(parser)
+    told = parser.add_mutually_exclusive_group()
+    add_flag(told, "quiet", action="store_true", help="print the result alone")
+    add_flag(told, "verbose", action="store_true", help="log what happens inside, Ray's messages included")
+    return parser
+
+
+def _add_search_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("search")
+    add_flag(group, "num_samples", type=int, metavar="N", help="trials to start")
+    add_flag(group, "max_epochs", type=int, metavar="N", help="epochs of a trial that is not stopped")
+    add_flag(group, "grace_period", type=int, metavar="N", help="epochs before ASHA's first decision")
+    add_flag(group, "reduction_factor", type=int, metavar="N", help="at each rung the best 1/N go on")
+    add_flag(group, "startup_trials", type=int, metavar="N", help="random proposals before TPE (a third, 4 … 10)")
+    add_flag(group, "gpu_memory_budget", metavar="SIZE", help="memory of each trial, such as 24GiB")
+    add_flag(group, "seed", type=int, metavar="N", help="of proposals and trainings (0)")
+    add_flag(group, "time_limit", metavar="TIME", help="such as 90s, 30m or 8h: then finish, keeping what is done")
+    add_flag(group, "max_failures", type=int, metavar="N", help="restarts of a crashed trial from its checkpoint (2)")
+    add_flag(group, "trial_timeout", metavar="TIME", help="silence after which a trial's worker is replaced (1h)")
+
+
+def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where it runs")
+    add_flag(group, "concurrency", type=int, metavar="N", help="trials at a time (default: cores, or GPUs / budget)")
+    add_flag(group, "local", action="store_true", help="in this very process, without Ray")
+    add_flag(group, "address", metavar="ADDRESS", help="join a running Ray cluster, such as auto or 10.0.0.1:6379")
+    add_flag(group, "device", help="cpu or cuda; auto takes GPUs where there are some")
+    add_flag(group, "profile", metavar="FILE", help="device profile (JSON) of the GPUs (default: by their name)")
+    add_flag(group, "storage_path", metavar="PLACE", help="checkpoints in this shared folder or at this s3:// address")
+    add_flag(group, "checkpoint_limit", metavar="SIZE", help="ceiling on the checkpoints of all trials (10GiB)")
+    add_flag(group, "study_storage", metavar="URL", help="shared study, such as postgresql://user@host/db")
+    add_flag(group, "mlflow", metavar="URI", help="log trials to this MLflow server too (needs pip install mlflow)")
+    add_flag(group, "study_name", metavar="NAME", help="study in it; drivers that name the same one work together")
+
+
+def parse_duration(text: str, flag: str) -> float:
+    """Seconds of ``90s``, ``30m``, ``8h``, ``2d`` or a plain number. Raises ConfigError."""
+    match = _DURATION.match(text)
+    if match is None:
+        raise ConfigError(f"{flag} is {text!r}; write a positive number of seconds, or for example 90s, 30m, 8h, 2d")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say of `SearchOptions`, flags that were not given left out."""
+    names = (
+        "num_samples",
+        "max_epochs",
+        "grace_period",
+        "reduction_factor",
+        "startup_trials",
+        "seed",
+        "max_failures",
+        "concurrency",
+        "address",
+        "device",
+        "study_storage",
+        "study_name",
+        "warm_start",
+        "mlflow",
+        "use_amp",
+        "use_gradient_checkpointing",
+        "gradient_accumulation_steps",
+    )
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    if arguments.storage_path is not None:
+        # Kept as an absolute path: a resume from another folder must mean the same place.
+        given["storage_path"] = absolute_place(arguments.storage_path)
+    if arguments.gpu_memory_budget is not None:
+        given["budget_bytes"] = parse_bytes(arguments.gpu_memory_budget, "--gpu-memory-budget")
+    if arguments.checkpoint_limit is not None:
+        given["checkpoint_limit_bytes"] = parse_bytes(arguments.checkpoint_limit, "--checkpoint-limit")
+    if arguments.time_limit is not None:
+        given["time_limit_seconds"] = parse_duration(arguments.time_limit, "--time-limit")
+    if arguments.trial_timeout is not None:
+        given["trial_timeout_seconds"] = parse_duration(arguments.trial_timeout, "--trial-timeout")
+    if arguments.profile is not None:
+        # What it says, not where it lies: a resume plans with the same quantities wherever the file is by then.
+        given["profile"] = DeviceProfile.load(Path(arguments.profile)).to_dict()
+    given.update({flag: True for flag in ("local", "memory_saver") if getattr(arguments, flag)})
+    return given
+
+
+def new_options(arguments: argparse.Namespace, space: Space) -> SearchOptions:
+    """Options of a new search: the space's suggestions under the flags given."""
+    defaults = space.search
+    suggested = {
+        "num_samples": defaults.num_samples,
+        "max_epochs": defaults.max_epochs,
+        "grace_period": defaults.grace_period,
+        "reduction_factor": defaults.reduction_factor,
+    }
+    return SearchOptions(
+        **{
+            **suggested,
+            "space": arguments.space,
+            "data": data_config(arguments, dict(space.data)),
+            **given_options(arguments),
+        }
+    )

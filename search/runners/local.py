@@ -1,0 +1,169 @@
+"""Runs a search in this very process: no daemon, no pickling, a debugger's breakpoints hold.
+
+With a concurrency above one, several trials are alive at once and take turns, an epoch each: ASHA and the sampler see
+the same interleaving that parallel slots would give them, and it is deterministic.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from search.engine.conductor import Conductor, Decision
+from search.request import SearchOptions
+from search.runners.signals import deadline, noted_interrupt
+from search.store.checkpoints import CheckpointKeeper, checkpoint_place
+from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
+from trainable.device.out_of_memory import is_out_of_memory
+from trainable.errors import NonFiniteError, RunError
+from trainable.record import EpochReport, RunFolder, TrialEnd, TrialStart
+
+logger = logging.getLogger(__name__)
+
+
+class TrialLike(Protocol):
+    """What a runner drives: `trainable.trial.Trial`, or a synthetic one in tests and benchmarks."""
+
+    def step(self) -> EpochReport: ...
+
+    def save(self, folder: Path) -> Any: ...
+
+    def load(self, folder: Path, at_most: int | None = None) -> int: ...
+
+    def release(self) -> None: ...
+
+
+TrialFactory = Callable[[TrialStart], TrialLike]
+
+
+@dataclass
+class _Slot:
+    start: TrialStart
+    trial: TrialLike
+    place: CheckpointPlace
+
+
+class LocalRunner:
+    """Drives the conductor's trials in turn, in this process.
+
+    Parameters
+    ----------
+    trial_factory
+        Makes the object that trains a trial.
+    """
+
+    def __init__(
+        self, conductor: Conductor, *, run_folder: RunFolder, options: SearchOptions, trial_factory: TrialFactory
+    ):
+        self._conductor = conductor
+        self._folder = run_folder
+        self._options = options
+        self._make = trial_factory
+        self._keeper = CheckpointKeeper(options, run_folder, conductor.study.run, conductor.standing.leaders)
+        self._slots: list[_Slot] = []
+        self._waiting: list[TrialStart] = []
+
+    def run(self) -> None:
+        """Until the conductor is done. Ctrl-C leaves every trial at its last saved epoch, to be resumed.
+
+        Raises
+        ------
+        ProjectError
+            If the study, the folder or the checkpoints' place cannot be written; every trial can be resumed then too.
+        """
+        self._waiting = self._conductor.unfinished()
+        self._keeper.sweep(self._conductor.running, self._conductor.standing.leaders)
+        interrupts: list[KeyboardInterrupt] = []
+        try:
+            with noted_interrupt(interrupts.append):
+                self._until_done(interrupts)
+        finally:
+            for slot in self._slots:
+                slot.trial.release()
+                slot.place.forget_copy()
+
+    def _until_done(self, interrupts: list[KeyboardInterrupt]) -> None:
+        while not self._conductor.done:
+            while len(self._slots) < self._options.workers:
+                start = self._waiting.pop(0) if self._waiting else self._conductor.next_trial()
+                if start is None:
+                    break
+                self._begin(start)
+            for slot in list(self._slots):
+                self._step(slot)
+                if interrupts:  # swallowed where it was raised
+                    raise interrupts[0]
+
+    def _begin(self, start: TrialStart) -> None:
+        """Fills a slot; a trial that was interrupted goes on from its newest intact checkpoint."""
+        place = checkpoint_place(self._options, self._folder, self._conductor.study.run, start.number)
+        try:
+            with deadline(self._options.trial_timeout_seconds):
+                trial = begin_or_resume(lambda: self._make(start), place, self._conductor.reported(start.number))
+        except Exception as error:
+            self._failed(start, error)
+            return
+        self._slots.append(_Slot(start, trial, place))
+
+    def _step(self, slot: _Slot) -> None:
+        number = slot.start.number
+        try:
+            with deadline(self._options.trial_timeout_seconds):
+                report = slot.trial.step()
+        except Exception as error:  # one trial's fault must not end the search, whatever it is
+            self._close(slot)
+            self._failed(slot.start, error)
+            return
+        # The last epoch's checkpoint before its report: the held-out score must be of the weights that were reported.
+        # All others after it: killed between the two, the epoch is trained again but no result is lost.
+        last = report.epoch >= self._options.max_epochs
+        if last:
+            self._save(slot)
+        decision = self._conductor.report(number, report)
+        if decision is Decision.STOP:
+            outcome = self._conductor.outcome(number)
+            self._close(slot)
+            self._conductor.finish(number, outcome)
+            self._ended(number)
+        elif not last:
+            self._save(slot)
+        self._keeper.reported(number, report.epoch, self._conductor.running, self._conductor.standing.leaders)
+
+    def _save(self, slot: _Slot) -> None:
+        slot.trial.save(slot.place.folder)
+        slot.place.push()
+
+    def _failed(self, start: TrialStart, error: Exception) -> None:
+        """Retries a failure from the trial's checkpoint, or ends the trial with the reason.
+
+        Raises
+        ------
+        RunError
+            If it is no failure of the trial: what it writes to is full or away.
+        """
+        unwritten = storage_failure(error)
+        if unwritten is not None:
+            raise RunError(unwritten) from None
+        reason = f"{type(error).__name__}: {error}"
+        if self._conductor.retry(start.number):
+            logger.warning("trial %d failed and goes on from its checkpoint: %s", start.number, reason)
+            self._waiting.insert(0, start)
+            return
+        if isinstance(error, NonFiniteError):
+            end = TrialEnd.NON_FINITE
+        elif is_out_of_memory(error):
+            end = TrialEnd.OUT_OF_MEMORY
+        else:
+            end = TrialEnd.CRASHED
+        logger.info("trial %d ended, %s: %s", start.number, end, reason, exc_info=logger.isEnabledFor(logging.DEBUG))
+        self._conductor.finish(start.number, self._conductor.failed(start.number, end, reason))
+        self._ended(start.number)
+
+    def _close(self, slot: _Slot) -> None:
+        self._slots.remove(slot)
+        slot.trial.release()
+        slot.place.forget_copy()
+
+    def _ended(self, number: int) -> None:
+        self._keeper.ended(number, self._conductor.standing.leaders, self._conductor.running)

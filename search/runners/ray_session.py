@@ -1,0 +1,168 @@
+"""Starts Ray on this machine or joins a cluster, quietly, and asks what the nodes offer."""
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from search.request import SearchOptions
+from search.runners.packing import GPU_MEMORY, Node, SlotKind, cpu_slots, gpu_slots, nodes_of
+from trainable.errors import RunError
+from trainable.memory.profile import DeviceProfile
+
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our own record of a trial is durable; theirs is a second one
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: every trial is at its last saved epoch anyway
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the reason goes into the study and the summary
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the study is what a resume reads
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Set before Ray is imported anywhere."""
+
+
+@dataclass(frozen=True)
+class RaySession:
+    """A running Ray."""
+
+    dashboard: str | None
+    """Address of the dashboard, None where there is none."""
+    nodes: tuple[Node, ...]
+    gpu_bytes: dict[str, int] = field(default_factory=dict)
+    """Memory of a GPU, by node, where the node does not declare it."""
+    gpu_names: frozenset[str] = frozenset()
+    """Of those that were asked."""
+
+    @property
+    def gpu(self) -> str | None:
+        """Name of the cluster's GPUs, by which their profile is found; None without one."""
+        if not any(node.gpus for node in self.nodes):
+            return None
+        return ", ".join(sorted(self.gpu_names)) or "GPUs whose names are not known"
+
+    def nodes_now(self) -> list[Node]:
+        """The nodes of the beginning that are still alive (or back)."""
+        known = {node.node_id for node in self.nodes}
+        return [node for node in nodes_of(_nodes(), defaultdict(int, self.gpu_bytes)) if node.node_id in known]
+
+    def slots(self, options: SearchOptions, device: str, profile: DeviceProfile | None = None) -> list[SlotKind]:
+        """What trials may ask for. Raises BudgetError or RunError if the machines do not suit the search."""
+        if device.startswith("cuda"):
+            if not any(node.gpus for node in self.nodes):
+                raise RunError("no node of the cluster has a GPU; use --device cpu, or add one")
+            return gpu_slots(self.nodes, options.budget_bytes, (profile or DeviceProfile()).reserve_bytes)
+        return [cpu_slots(sum(node.cpus for node in self.nodes), options.concurrency)]
+
+
+@contextmanager
+def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool = False) -> Iterator[RaySession]:
+    """Ray for the time of a search, which appears as `title` in the dashboard's list of jobs.
+
+    Token authentication stays as Ray has it (on; the token is in ``~/.ray/auth_token``) and the dashboard listens on
+    this machine alone.
+
+    Raises
+    ------
+    RunError
+        If the cluster at ``--address`` cannot be joined.
+    """
+    os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
+    if options.address and token_path().is_file():
+        # Ray itself looks for a token at --address auto and not at an address in full.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    import ray
+
+    level = logging.INFO if verbose else logging.ERROR
+    logging.getLogger("ray").setLevel(level)
+    quiet: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose, "ignore_reinit_error": False}
+    # The column "Name" of the dashboard's list of jobs.
+    quiet["job_config"] = ray.job_config.JobConfig(metadata={"job_name": title.partition(":")[0]})
+    try:
+        with _job_title(title):
+            if options.address:
+                context = ray.init(address=options.address, **quiet)
+            else:
+                cpus = max(len(os.sched_getaffinity(0)), options.workers)
+                context = ray.init(address="local", num_cpus=cpus, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"the cluster at --address {options.address}" if options.address else "Ray on this machine"
+        raise RunError(
+            f"{where} cannot be {'joined' if options.address else 'started'}: {str(error).strip().splitlines()[0]}; "
+            "check that it runs (ray status) and that its token is in ~/.ray/auth_token, or use --local"
+        ) from None
+    try:
+        cards = _gpus()
+        asked = {node_id: card.total_bytes for node_id, card in cards.items()}
+        names = frozenset(name for card in cards.values() for name in card.names)
+        yield RaySession(context.dashboard_url or None, tuple(nodes_of(_nodes(), asked)), asked, names)
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _job_title(title: str) -> Iterator[None]:
+    """What Ray shows as this driver's entrypoint; by itself it takes the whole command line, passwords included."""
+    import ray._private.utils as utils
+
+    own = utils.get_entrypoint_name
+    utils.get_entrypoint_name = lambda: title
+    try:
+        yield
+    finally:
+        utils.get_entrypoint_name = own
+
+
+def token_path() -> Path:
+    """Where the dashboard's token is."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+
+
+def _nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return list(ray.nodes())  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class _Cards:
+    """What a node says of its GPUs."""
+
+    total_bytes: int
+    """Memory of the smallest."""
+    names: frozenset[str]
+
+
+def _gpus() -> dict[str, _Cards]:
+    """The GPUs of each node that has some and does not declare their memory, asked on the node itself."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    @ray.remote(num_cpus=0, max_retries=1)
+    def cards() -> _Cards:
+        import torch
+
+        all_of_them = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        return _Cards(min(card.total_memory for card in all_of_them), frozenset(card.name for card in all_of_them))
+
+    asked = {}
+    for node in _nodes():
+        resources = node["Resources"]
+        if node["Alive"] and resources.get("GPU") and GPU_MEMORY not in resources:
+            pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            # A whole GPU for a moment: without one Ray hides the cards from the task.
+            asked[node["NodeID"]] = cards.options(num_gpus=1, scheduling_strategy=pinned).remote()
+    try:
+        return {node_id: ray.get(answer, timeout=120) for node_id, answer in asked.items()}
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayTaskError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise RunError(
+            f"a GPU node does not say how much memory its cards have: {reason}; "
+            f"declare it when starting the node: ray start --resources '{{\"{GPU_MEMORY}\": 24576}}'"
+        ) from None

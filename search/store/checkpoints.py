@@ -1,0 +1,160 @@
+"""Where trials' checkpoints lie, and which of them stay: those that run, and the best completed ones."""
+
+import logging
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from search.request import SearchOptions
+from trainable.checkpoint_place import CheckpointPlace, absolute_place, is_url, place_under
+from trainable.errors import CheckpointError, RunError
+from trainable.record import RunFolder
+from trainable.units import format_bytes
+
+logger = logging.getLogger(__name__)
+MEASURED_EPOCHS = 4
+"""By then a trial has as many checkpoints as it ever has: the newest two and its best."""
+
+
+def checkpoint_place(options: SearchOptions, folder: RunFolder, run: str, number: int) -> CheckpointPlace:
+    """Place of a trial's checkpoints: in the run's folder, or under ``--storage-path`` by the run's identity.
+
+    Always absolute: Ray's workers run in folders of their own, where a relative path would mean another place.
+    """
+    if options.storage_path is None:
+        return CheckpointPlace(str(folder.checkpoint_path(number).absolute()))
+    return CheckpointPlace(place_under(absolute_place(options.storage_path), run, f"{number:05d}"))
+
+
+def prepare_storage(options: SearchOptions) -> None:
+    """Makes the place that ``--storage-path`` names and writes to it once, before anything is trained for it.
+
+    Raises
+    ------
+    RunError
+        If nothing can be kept there.
+    """
+    if options.storage_path is None:
+        return
+    address = absolute_place(options.storage_path)
+    probe = CheckpointPlace(place_under(address, f".probe-{secrets.token_hex(6)}"))
+    try:
+        probe.folder.mkdir(parents=True, exist_ok=True)
+        (probe.folder / "probe").write_bytes(b"probe")
+        probe.push()
+        probe.remove()
+    except (CheckpointError, OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).replace(probe.address, address)
+        raise RunError(
+            f"--storage-path {address} cannot be used: {reason}; name a folder or an address that you may write to"
+        ) from None
+    finally:
+        probe.forget_copy()
+
+
+class CheckpointKeeper:
+    """Removes checkpoints that nobody will load again: losers' when they end, old leaders' when they are beaten.
+
+    With a ceiling (``--checkpoint-limit``) on the bytes of all that runs or leads: when it is passed, the last of the
+    leaders go first, never the best one; then of the running trials all but the newest checkpoint of each. What they
+    need to go on is never removed; where that alone passes the ceiling, it is said once.
+    """
+
+    def __init__(self, options: SearchOptions, folder: RunFolder, run: str, leaders: Sequence[tuple[float, int]]):
+        self._options, self._folder, self._run = options, folder, run
+        self._kept = {number for _, number in leaders}
+        self._dropped: set[int] = set()
+        self._bytes: dict[int, int] = {}
+        self._warned = False
+
+    def sweep(self, running: Iterable[int], leaders: Sequence[tuple[float, int]]) -> None:
+        """At the start: removes what killed drivers and workers left of trials that ended, and half-written files."""
+        running = set(running)
+        wanted = running | {number for _, number in leaders}
+        with self._tolerant():
+            for number in self._stored():
+                if number not in wanted:
+                    self._place(number).remove()
+                elif number in running:
+                    self._place(number).remove_temporary()
+            for number in wanted:
+                self._bytes[number] = self._place(number).size_bytes()
+
+    def reported(self, number: int, epoch: int, running: Iterable[int], leaders: Sequence[tuple[float, int]]) -> None:
+        """A trial has reported an epoch, and by now has saved it or the one before."""
+        running = set(running)
+        if self._options.checkpoint_limit_bytes is None or number not in running:
+            return
+        place = self._place(number)
+        # Of an object store a listing is a request: a trial's checkpoints are all of one size, and soon as many.
+        if not is_url(place.address) or epoch <= MEASURED_EPOCHS:
+            with self._tolerant():
+                self._bytes[number] = place.size_bytes()
+                self._within_ceiling(running, [leader for _, leader in leaders])
+
+    def ended(self, number: int, leaders: Sequence[tuple[float, int]], running: Iterable[int] = ()) -> None:
+        """Trial `number` ended; `leaders` are the best completed trials now, best first.
+
+        A store that cannot be reached just now does not end the search: what should have gone then stays, and is
+        tried again at the next ending.
+        """
+        self._kept |= {number}
+        best = [leader for _, leader in leaders]
+        with self._tolerant():
+            for other in self._kept - set(best):
+                self._remove(other)
+            self._kept = set(best)
+            if number in best:
+                self._bytes[number] = self._place(number).size_bytes()
+            self._within_ceiling(set(running), best)
+
+    def _within_ceiling(self, running: set[int], best: list[int]) -> None:
+        ceiling = self._options.checkpoint_limit_bytes
+        if ceiling is None:
+            return
+        leading = [number for number in best if number not in self._dropped]
+        for number in reversed(leading[1:]):
+            if self._total(running, leading) <= ceiling:
+                return
+            self._remove(number)
+            self._dropped.add(number)
+            leading.remove(number)
+        for number in sorted(running, key=lambda each: -self._bytes.get(each, 0)):
+            if self._total(running, leading) <= ceiling:
+                return
+            place = self._place(number)
+            place.remove_older()
+            self._bytes[number] = place.size_bytes()
+        total = self._total(running, leading)
+        if total > ceiling and not self._warned:
+            self._warned = True
+            logger.warning(
+                "checkpoints that running trials need and the best one's take %s, more than --checkpoint-limit (%s); "
+                "they stay: raise it, or lower --concurrency",
+                format_bytes(total),
+                format_bytes(ceiling),
+            )
+
+    def _total(self, running: set[int], leading: list[int]) -> int:
+        return sum(self._bytes.get(number, 0) for number in running | set(leading))
+
+    def _remove(self, number: int) -> None:
+        self._place(number).remove()
+        self._bytes.pop(number, None)
+
+    def _stored(self) -> list[int]:
+        """Trials that have a place for checkpoints."""
+        if self._options.storage_path is None:
+            return [number for number in self._folder.numbers() if self._folder.checkpoint_path(number).is_dir()]
+        root = place_under(absolute_place(self._options.storage_path), self._run)
+        return [int(name) for name in CheckpointPlace(root).names() if name.isascii() and name.isdigit()]
+
+    def _place(self, number: int) -> CheckpointPlace:
+        return checkpoint_place(self._options, self._folder, self._run, number)
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError as error:
+            logger.warning("checkpoints that nobody needs stay for now: %s", error)

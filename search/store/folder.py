@@ -1,0 +1,54 @@
+"""The folder of a run: made, checked, and held by one driver at a time."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainable.errors import RunError
+from trainable.record import RunFolder
+
+
+def create(path: Path) -> RunFolder:
+    """An empty folder for a new run. Raises RunError if it cannot be made or holds something already."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise RunError(f"--output {path} is a file; name a folder") from None
+    except OSError as error:
+        raise RunError(f"--output {path} cannot be made: {error.strerror}; name a folder you may write to") from None
+    folder = RunFolder(path)
+    if folder.manifest_path.exists():
+        raise RunError(f"--output {path} holds a run already; go on with it by --resume {path}, or name another folder")
+    if any(not is_leftover(entry) for entry in path.iterdir()):
+        raise RunError(f"--output {path} is not empty; name a new folder")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise RunError(f"--output {path} is read-only; name a folder you may write to")
+    return folder
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is one that a search may leave which died before it was a run: before its manifest."""
+    return path.name in (".lock", "space.yaml") or (path.name.startswith(".") and path.name.endswith(".tmp"))
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Holds the run for this process; the lock goes with the process, however it ends.
+
+    Raises
+    ------
+    RunError
+        If another search holds it, or the folder cannot be written.
+    """
+    try:
+        file = (path / ".lock").open("a+")
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}; name a folder you may write to") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"another search is running in {path}; wait for it, or name another folder") from None
+        yield

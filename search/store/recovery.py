@@ -1,0 +1,178 @@
+"""What a search finds when it begins: brings study and folder to the same state, and says how each trial stands.
+
+A driver may have died between any two writes, a study may have been lost, damaged or moved: whatever one of the two
+places knows of this run's trials, the other knows afterwards.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from search.engine.optuna_trials import to_optuna
+from search.store.study import SearchStudy, failures_of, outcome_of, start_of
+from spaces.space import Choices, Space
+from trainable.config import TrialConfig
+from trainable.errors import ConfigError, RunError
+from trainable.execution_plan import ExecutionPlan
+from trainable.record import RunFolder, TrialEnd, TrialOutcome, TrialRecord, TrialStart
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A trial of the study as a search finds it."""
+
+    trial: FrozenTrial
+    mine: bool
+    start: TrialStart | None
+    """None for another driver's."""
+    outcome: TrialOutcome | None
+    """How it ended, also where the study does not say so yet; None while it runs."""
+    values: dict[int, float]
+    """Epoch → validation AUC."""
+    failures: int = 0
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    @property
+    def finished(self) -> bool:
+        """Whether the study has its ending."""
+        return self.trial.state.is_finished()
+
+
+def take_up(study: SearchStudy, folder: RunFolder, space: Space, *, budget_bytes: int | None) -> list[Found]:
+    """All trials of the study by number, this run's of them complete in both places.
+
+    Raises
+    ------
+    RunError
+        If the study lacks trials of the folder and cannot be given them, or holds what no search has written.
+    """
+    _restore(study, folder, space, budget_bytes)
+    found = []
+    for trial in study.trials():
+        if not study.is_mine(trial):
+            found.append(Found(trial, False, None, outcome_of(trial), dict(trial.intermediate_values)))
+        elif trial.state.is_finished():
+            found.append(_ended(study, folder, trial))
+        else:
+            found.append(_running(study, folder, trial))
+    return found
+
+
+def _ended(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> Found:
+    start, outcome = _checked(study, trial)
+    if outcome is None:
+        raise RunError(
+            f"trial {trial.number} of the study {study.where} has ended without a word of this search; "
+            "was it changed by another program? begin a new run, or restore the study from a copy"
+        )
+    _write_missing(folder, start, outcome)
+    return Found(trial, True, start, outcome, dict(trial.intermediate_values), failures_of(trial))
+
+
+def _running(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> Found:
+    """A trial that the driver before left running."""
+    study.adopt(trial)
+    start, outcome = _checked(study, trial)
+    _write_missing(folder, start, None)
+    record = folder.read_trial(start.number)
+    values = dict(trial.intermediate_values)
+    for report in record.epochs:
+        if report.epoch not in values:
+            study.report(start.number, report.epoch, report.validation_auc)
+            values[report.epoch] = report.validation_auc
+    outcome = outcome or record.outcome
+    failures = max(failures_of(trial), 0 if outcome is None else outcome.failures)
+    return Found(trial, True, start, outcome, values, failures)
+
+
+def _checked(study: SearchStudy, trial: FrozenTrial) -> tuple[TrialStart, TrialOutcome | None]:
+    """Start and ending of a trial of this run, each of its values such as a search writes it."""
+    try:
+        start, outcome = start_of(trial), outcome_of(trial)
+        if not all(type(epoch) is int for epoch in trial.intermediate_values):
+            raise ValueError("an epoch is no number")
+        if not trial.state.is_finished():
+            TrialConfig.from_flat(start.config)
+            if start.plan is not None:
+                ExecutionPlan.from_dict(start.plan)
+    except (ValueError, TypeError, KeyError, ConfigError) as error:
+        raise RunError(
+            f"trial {trial.number} of the study {study.where} cannot be read: {' '.join(str(error).split())[:300]}; "
+            "restore the study from a copy, or move it away and resume: it is then made again of the run's folder"
+        ) from None
+    return start, outcome
+
+
+def _write_missing(folder: RunFolder, start: TrialStart, outcome: TrialOutcome | None) -> None:
+    """The folder's files that the killed driver had no time for."""
+    path = folder.trial_path(start.number)
+    if not (path / "trial.json").exists():
+        folder.write_start(start)
+    if outcome is not None and not (path / "end.json").exists():
+        folder.write_outcome(start.number, outcome)
+
+
+def _restore(study: SearchStudy, folder: RunFolder, space: Space, budget_bytes: int | None) -> None:
+    """Gives the study the trials that only the folder has: the study was lost, or the run moves to another one."""
+    numbers = folder.numbers()
+    if not numbers:
+        return
+    trials = {trial.number: trial for trial in study.trials()}
+    foreign = [number for number in numbers if number in trials and not study.is_mine(trials[number])]
+    missing = [number for number in numbers if number not in trials]
+    if foreign or missing != list(range(len(trials), len(trials) + len(missing))):
+        first = (foreign or missing)[0]
+        raise RunError(
+            f"the study {study.where} does not hold trial {first} of {folder.path}, and its number is "
+            f"{'taken by another run' if foreign else 'not the next one'}; restore the study from a copy, or give "
+            "a --study-storage (or --study-name) that is empty: it is then made of the run's folder"
+        )
+    if missing:
+        logger.warning(
+            "the study %s lacks %d of the trials of %s; they are taken from there",
+            study.where,
+            len(missing),
+            folder.path,
+        )
+    for number in missing:
+        _add(study, folder.read_trial(number), space, budget_bytes)
+
+
+def _add(study: SearchStudy, record: TrialRecord, space: Space, budget_bytes: int | None) -> None:
+    """The trial as it was before its first epoch; what it reported and how it ended is taken up as after any kill."""
+    start, outcome = record.start, record.outcome
+    distributions = _distributions(space, start.params)
+    known: dict[str, Any] = {"config": start.config, "predicted_bytes": start.predicted_bytes}
+    if outcome is None and start.plan is None:
+        reason = "no plan fits the budget"
+        outcome = TrialOutcome(end=TrialEnd.OVER_BUDGET, reason=reason, epochs=0, best_auc=None, final_auc=None)
+    if outcome is not None and outcome.end is TrialEnd.OVER_BUDGET:
+        # Over any budget that it was over then: the constraint that repels the sampler must stay a violated one.
+        budget = max(1, min(budget_bytes or start.predicted_bytes, start.predicted_bytes - 1))
+        number = study.over_budget(start.params, distributions, budget_bytes=budget, outcome=outcome, **known)
+    else:
+        known["predicted_allocated_bytes"] = start.predicted_allocated_bytes
+        number = study.start(start.params, distributions, plan=start.plan, budget_bytes=budget_bytes, **known)
+    if number != start.number:
+        raise RunError(
+            f"another driver writes into the study {study.where} while it is made of {record.start.number} and later "
+            "trials; resume when it has ended"
+        )
+
+
+def _distributions(space: Space, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+    """Optuna's distributions of parameters; of a value that another space proposed, that value alone."""
+    known = {parameter.name: parameter.distribution for parameter in space.parameters}
+    return {
+        name: to_optuna(known[name] if space.covers({name: value}) else Choices((value,)))
+        for name, value in params.items()
+    }

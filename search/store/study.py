@@ -1,0 +1,286 @@
+"""The durable study: every start, report and ending is in the Optuna storage before the search goes on.
+
+How our endings appear in Optuna (its user attribute ``end`` always keeps our own word, see `TrialEnd`):
+
+=============  ========  =============================================================================
+our word       state     why
+=============  ========  =============================================================================
+completed      COMPLETE  its value is the validation AUC of the *last* epoch: the best of all epochs would be
+                         chosen with the same clips and look better than it is
+pruned         PRUNED    with its intermediate values, so that TPE ranks it behind the completed
+over_budget    PRUNED    constraint ``memory`` = log(predicted / budget) > 0; never trained
+out_of_memory  PRUNED    constraint ``failure`` = 1 > 0: Optuna ignores FAIL, and then the sampler goes back
+non_finite     PRUNED    into the zone that fails; a violated constraint repels it, whatever AUC the trial
+crashed        PRUNED    had before
+=============  ========  =============================================================================
+"""
+
+import logging
+import math
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from search.engine.optuna_trials import frozen
+from search.store.storage import StudyWriter, open_storage
+from trainable.errors import RunError
+from trainable.record import TrialEnd, TrialOutcome, TrialStart
+from trainable.redaction import redact, without_secrets
+from trainable.typed import build
+
+logger = logging.getLogger(__name__)
+
+FAILURES = frozenset({TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRASHED})
+"""Endings that must repel the sampler."""
+_SQLITE = "sqlite:///"
+_FAILURES = "failures"
+_START = ("config", "plan", "predicted_bytes", "predicted_allocated_bytes")
+"""User attributes that a trial is started with."""
+FAILURE_VIOLATION = 1.0
+"""As large as predicting e times the budget: violations are summed and compared."""
+
+
+def memory_violation(predicted_bytes: int, budget_bytes: int) -> float:
+    """log(predicted / budget): 0 at the budget, positive above, of the same scale for every size of card."""
+    return math.log(predicted_bytes / budget_bytes)
+
+
+def memory_constraint(predicted_bytes: int, budget_bytes: int | None) -> dict[str, float]:
+    """The constraint of a trial by its name: below zero of one that fits; none where there is no budget."""
+    if budget_bytes is None or predicted_bytes <= 0:
+        return {}
+    return {"memory": memory_violation(predicted_bytes, budget_bytes)}
+
+
+class SearchStudy:
+    """One Optuna study, written by this run and possibly by others.
+
+    Parameters
+    ----------
+    url
+        Storage, ``sqlite:///…`` or another database.
+    name
+        Study name in that storage.
+    run
+        This run's identity: a study may hold the trials of several drivers, and each takes care of its own.
+    shared
+        Others may write too: what they add must suit (`fresh` gives it), and so must what this run adds for them.
+
+    Raises
+    ------
+    RunError
+        Here if the storage cannot be opened, later where it can no longer be read or written: one line that names it.
+    """
+
+    def __init__(self, url: str, name: str, run: str, *, shared: bool = False):
+        self.url, self.name, self.run, self.shared = url, name, run, shared
+        try:
+            storage = open_storage(url)
+            self._study = optuna.create_study(
+                storage=storage, study_name=name, direction="maximize", load_if_exists=True
+            )
+        except Exception as error:  # sqlalchemy, drivers and Optuna raise many kinds; none may carry the password out
+            if url.startswith(_SQLITE):
+                advice = "if it is damaged, move it away and resume: it is made again of the run's folder"
+            else:
+                advice = "check the address, the driver (psycopg for postgresql) and the access rights"
+            raise RunError(f"study storage {redact(url)} cannot be opened: {_reason(error, url)}; {advice}") from None
+        self._writer = StudyWriter(storage, self._study, alike=shared)
+
+    @classmethod
+    def in_folder(cls, path: Path, name: str, run: str | None = None) -> "SearchStudy":
+        """The study of a run's folder, ``study.db``; without another identity the run's is the study's name."""
+        return cls(f"sqlite:///{path}", name, run or name)
+
+    @property
+    def optuna_study(self) -> optuna.Study:
+        """For reading (analysis, dashboards, tests)."""
+        return self._study
+
+    @property
+    def where(self) -> str:
+        """The storage as messages name it: a file, or an address without credentials."""
+        return self.url.removeprefix(_SQLITE) if self.url.startswith(_SQLITE) else redact(self.url)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials of the study, other drivers' too, by number."""
+        with self._reading():
+            return self._study.get_trials(deepcopy=False)
+
+    def fresh(self) -> list[FrozenTrial]:
+        """Trials that are new or were unfinished when asked the last time, by number."""
+        with self._reading():
+            return self._writer.fresh()
+
+    def seen(self, trial: FrozenTrial) -> None:
+        """The trial is known as it stands: `fresh` leaves it out until it has changed."""
+        self._writer.seen(trial)
+
+    def is_mine(self, trial: FrozenTrial) -> bool:
+        return bool(trial.user_attrs.get("run") == self.run)
+
+    def start(
+        self,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        *,
+        config: Mapping[str, Any],
+        plan: Mapping[str, Any] | None,
+        predicted_bytes: int,
+        budget_bytes: int | None = None,
+        predicted_allocated_bytes: int = 0,
+        draws: int = 1,
+    ) -> int:
+        """Adds a running trial and gives its number.
+
+        Parameters
+        ----------
+        draws
+            Candidates that the sampler asked about before this one fitted, itself among them.
+        """
+        attrs = {
+            "run": self.run,
+            "config": dict(config),
+            "plan": plan,
+            "predicted_bytes": predicted_bytes,
+            "predicted_allocated_bytes": predicted_allocated_bytes,
+            "draws": draws,
+        }
+        constraints = memory_constraint(predicted_bytes, budget_bytes)
+        with self._writing():
+            return self._writer.create(TrialState.RUNNING, params, distributions, attrs, constraints)
+
+    def over_budget(
+        self,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        *,
+        config: Mapping[str, Any],
+        predicted_bytes: int,
+        budget_bytes: int,
+        outcome: TrialOutcome,
+        draws: int = 1,
+    ) -> int:
+        """Adds a trial that was never started, in one transaction, and gives its number."""
+        attrs = {
+            "run": self.run,
+            "config": dict(config),
+            "plan": None,
+            "predicted_bytes": predicted_bytes,
+            "end": outcome.end.value,
+            "reason": outcome.reason,
+            "outcome": asdict(outcome),
+            "draws": draws,
+        }
+        constraints = memory_constraint(predicted_bytes, budget_bytes)
+        with self._writing():
+            return self._writer.create(TrialState.PRUNED, params, distributions, attrs, constraints)
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """Writes an intermediate value."""
+        with self._writing():
+            self._writer.report(number, epoch, value)
+
+    def restarted(self, number: int, failures: int) -> None:
+        """Writes how often a running trial has failed and gone on from its checkpoint."""
+        with self._writing():
+            self._writer.note(number, _FAILURES, failures)
+
+    def finish(self, number: int, outcome: TrialOutcome, attributes: Mapping[str, Any] | None = None) -> None:
+        """Ends a trial: the word of its ending, further user attributes and its state in one transaction."""
+        attrs = {**(attributes or {}), "outcome": asdict(outcome), "end": outcome.end.value}
+        if outcome.reason:
+            attrs["reason"] = outcome.reason
+        constraints = {"failure": FAILURE_VIOLATION} if outcome.end in FAILURES else {}
+        with self._writing():
+            self._writer.finish(number, *state_of(outcome), attrs, constraints)
+
+    def adopt(self, trial: FrozenTrial) -> None:
+        """Takes over a trial that an earlier process of this run left running."""
+        self._writer.adopt(trial)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns what a full disk, a lost connection or a foreign trial makes of a write into one line."""
+        try:
+            yield
+        except (StorageInternalError, SQLAlchemyError, sqlite3.Error, OSError) as error:
+            raise RunError(
+                f"the study {self.where} cannot be written: {_reason(error, self.url)}; "
+                "make room, or see that it can be reached, and go on with --resume"
+            ) from None
+        except ValueError as error:  # Optuna's, of distributions
+            raise RunError(
+                f"the study {self.name} at {self.where} holds trials of another space: {_reason(error, self.url)}; "
+                "name another --study-name"
+            ) from None
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever Optuna makes of a damaged database
+            advice = "restore it from a copy"
+            if self.url.startswith(_SQLITE):
+                advice = "move it away and resume: it is made again of the run's folder"
+            raise RunError(f"the study {self.where} cannot be read: {_reason(error, self.url)}; {advice}") from None
+
+
+def _reason(error: BaseException, url: str) -> str:
+    """The innermost cause in one line, without credentials."""
+    cause = error.__cause__ or error
+    cause = getattr(cause, "orig", None) or cause
+    kind = type(cause).__name__
+    lines = str(cause).split("\n")
+    return without_secrets(" ".join(lines[0].split()) or kind, url, otherwise=kind)[:300]
+
+
+def state_of(outcome: TrialOutcome) -> tuple[TrialState, float | None]:
+    """Optuna's state and value of an ending."""
+    if outcome.end == TrialEnd.COMPLETED and outcome.final_auc is not None and math.isfinite(outcome.final_auc):
+        return TrialState.COMPLETE, outcome.final_auc
+    return TrialState.PRUNED, None
+
+
+def as_observation(
+    number: int,
+    params: Mapping[str, Any],
+    distributions: Mapping[str, BaseDistribution],
+    intermediate: Mapping[int, float],
+    outcome: TrialOutcome,
+    memory: Mapping[str, float] | None = None,
+) -> FrozenTrial:
+    """A trial that ended, as the sampler's history wants it: the same as reading it back from the storage.
+
+    `memory` is the constraint that it was started with (`memory_constraint`).
+    """
+    state, value = state_of(outcome)
+    constraints = {**(memory or {}), **({"failure": FAILURE_VIOLATION} if outcome.end in FAILURES else {})}
+    return frozen(number, state, params, distributions, value=value, intermediate=intermediate, constraints=constraints)
+
+
+def outcome_of(trial: FrozenTrial) -> TrialOutcome | None:
+    """How a trial of the study ended, None where that was not written."""
+    values = trial.user_attrs.get("outcome")
+    return None if values is None else build(TrialOutcome, dict(values))
+
+
+def start_of(trial: FrozenTrial) -> TrialStart:
+    """What was known of a trial of the study before its first epoch. Raises ValueError if that is not there."""
+    attrs = {name: trial.user_attrs[name] for name in _START if name in trial.user_attrs}
+    return build(TrialStart, {"number": trial.number, "params": dict(trial.params), **attrs})
+
+
+def failures_of(trial: FrozenTrial) -> int:
+    """How often a trial of the study has failed and gone on from its checkpoint."""
+    count = trial.user_attrs.get(_FAILURES, 0)
+    return count if isinstance(count, int) else 0

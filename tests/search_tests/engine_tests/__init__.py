@@ -1,0 +1,1 @@
+"""Decisions without Ray and without a disk."""

@@ -1,0 +1,409 @@
+"""The conductor alone: which trial, go on or stop, how it ended; whatever moment the driver was killed at."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from search.engine.conductor import Conductor, Decision
+from search.engine.feasibility import Choice, Planning
+from search.request import SearchOptions
+from search.store.study import SearchStudy
+from spaces.loader import space_from_text
+from tests.search_tests.synthetic import SPACE, make_conductor, report_at
+from trainable.config import TrialConfig
+from trainable.errors import BudgetError
+from trainable.execution_plan import ExecutionPlan
+from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
+
+CONTINUE, STOP = Decision.CONTINUE, Decision.STOP
+pytestmark = pytest.mark.timeout(30)
+
+
+def begin(conductor: Conductor) -> int:
+    start = conductor.next_trial()
+    assert start is not None
+    return start.number
+
+
+def told(conductor: Conductor, number: int, *aucs: float) -> list[Decision]:
+    """Decisions after the epochs that follow those already told."""
+    first = len(conductor.folder.read_trial(number).epochs) + 1
+    return [conductor.report(number, report_at(first + index, auc)) for index, auc in enumerate(aucs)]
+
+
+def complete(conductor: Conductor, auc: float) -> int:
+    """A trial that went through all epochs to that value."""
+    number = begin(conductor)
+    assert told(conductor, number, *[auc] * conductor.options.max_epochs)[-1] is STOP
+    conductor.finish(number, conductor.outcome(number))
+    return number
+
+
+class Heard:
+    """A listener that writes down what it was told."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def on_start(self, start: TrialStart, *, resumed: bool) -> None:
+        self.words.append(f"{'resumed' if resumed else 'start'} {start.number}")
+
+    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
+        self.words.append(f"epoch {report.epoch} of {number}: {decision}")
+
+    def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
+        self.words.append(f"end {start.number}: {outcome.end}")
+
+
+def test_a_trial_is_started_told_and_ended_in_folder_study_and_listener(tmp_path: Path) -> None:
+    heard = Heard()
+    conductor = make_conductor(tmp_path, max_epochs=3, listener=heard)
+    start = conductor.next_trial()
+    assert start is not None
+    assert start.config["epochs"] == 3
+    assert start.config["seed"] == SearchOptions(space="s").trial_seed(0)
+    assert start.plan == ExecutionPlan(micro_batch_clips=1).to_dict()
+    assert conductor.running == (0,)
+    assert told(conductor, 0, 0.6, 0.7, 0.65) == [CONTINUE, CONTINUE, STOP]
+    conductor.finish(0, conductor.outcome(0))
+    record = conductor.folder.read_trial(0)
+    assert record.start == start
+    assert [each.validation_auc for each in record.epochs] == [0.6, 0.7, 0.65]
+    assert record.outcome == TrialOutcome(end=TrialEnd.COMPLETED, reason="", epochs=3, best_auc=0.7, final_auc=0.65)
+    (trial,) = conductor.study.trials()
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.65)
+    assert heard.words[:2] == ["start 0", "epoch 1 of 0: continue"]
+    assert heard.words[-2:] == ["epoch 3 of 0: stop", "end 0: completed"]
+    assert conductor.standing.counts[TrialEnd.COMPLETED] == 1
+    assert conductor.running == ()
+
+
+def test_the_winner_is_the_best_last_epoch_and_of_equals_the_first(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path, max_epochs=2, grace_period=2)
+    for auc in (0.7, 0.8, 0.8, 0.6):
+        complete(conductor, auc)
+    assert conductor.best == (0.8, 1)
+    number = begin(conductor)
+    told(conductor, number, 0.99, 0.5)
+    conductor.finish(number, conductor.outcome(number))
+    number = begin(conductor)
+    told(conductor, number, 0.99)
+    conductor.finish(number, conductor.failed(number, TrialEnd.CRASHED, "gone"))
+    assert conductor.best == (0.8, 1)
+    assert make_conductor(tmp_path, max_epochs=2, grace_period=2).best == (0.8, 1), "also after a resume"
+
+
+def test_asha_stops_the_weak_and_says_why(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path, max_epochs=9, grace_period=3)
+    complete(conductor, 0.8)
+    number = begin(conductor)
+    assert told(conductor, number, 0.5, 0.5, 0.5) == [CONTINUE, CONTINUE, STOP]
+    outcome = conductor.outcome(number)
+    assert outcome.end is TrialEnd.PRUNED
+    assert outcome.reason == "not among the best 1/3 of the trials seen at epoch 3"
+    conductor.finish(number, outcome)
+    assert conductor.study.trials()[number].state == TrialState.PRUNED
+
+
+@pytest.mark.parametrize("end", [TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRASHED])
+def test_each_failure_keeps_its_word_and_one_line_of_reason(tmp_path: Path, end: TrialEnd) -> None:
+    conductor = make_conductor(tmp_path)
+    number = begin(conductor)
+    told(conductor, number, float("nan"), 0.6)
+    outcome = conductor.failed(number, end, "first line\n  second line " + "x" * 1000)
+    assert outcome.reason.startswith("first line second line xxx")
+    assert len(outcome.reason) == 500
+    assert (outcome.best_auc, outcome.final_auc, outcome.epochs) == (0.6, 0.6, 2)
+    conductor.finish(number, outcome)
+    assert conductor.standing.counts[end] == 1
+    assert conductor.folder.read_trial(number).outcome == outcome
+    trial = conductor.study.trials()[number]
+    assert trial.constraints == {"failure": 1.0}
+    assert trial.user_attrs["end"] == end.value
+    assert conductor.sampler.history.kept_feasible == 0
+
+
+def test_an_ending_is_told_once_and_an_epoch_once(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path, grace_period=2)
+    complete(conductor, 0.8)
+    number = begin(conductor)
+    assert told(conductor, number, 0.5, 0.5) == [CONTINUE, STOP]
+    assert conductor.report(number, report_at(1, 0.99)) is CONTINUE
+    assert conductor.report(number, report_at(2, 0.99)) is STOP, "the decision stands"
+    assert len(conductor.folder.read_trial(number).epochs) == 2
+    assert conductor.asha.rungs[0].values == [0.5, 0.8]
+    conductor.finish(number, conductor.outcome(number))
+    with pytest.raises(KeyError):
+        conductor.finish(number, conductor.failed(number, TrialEnd.CRASHED, "again"))
+    with pytest.raises(KeyError):
+        conductor.report(number, report_at(3, 0.5))
+    with pytest.raises(KeyError):
+        conductor.report(77, report_at(1, 0.5))
+
+
+def test_restarts_are_counted_and_limited(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path, max_failures=2)
+    number = begin(conductor)
+    assert [conductor.retry(number) for _ in range(4)] == [True, True, False, False]
+    assert conductor.failed(number, TrialEnd.CRASHED, "").failures == 2
+    assert conductor.failed(number, TrialEnd.CRASHED, "").reason == "crashed"
+    assert not make_conductor(tmp_path / "none", max_failures=0).retry(0)
+
+
+def test_after_the_time_limit_nothing_starts_and_what_runs_is_stopped(tmp_path: Path) -> None:
+    now = [100.0]
+    conductor = make_conductor(tmp_path, time_limit_seconds=60.0, clock=lambda: now[0])
+    number = begin(conductor)
+    now[0] = 159.9
+    assert told(conductor, number, 0.9) == [CONTINUE]
+    now[0] = 160.0
+    assert conductor.next_trial() is None
+    assert conductor.exhausted
+    assert not conductor.done
+    assert told(conductor, number, 0.99) == [STOP]
+    outcome = conductor.outcome(number)
+    assert (outcome.end, outcome.reason) == (TrialEnd.PRUNED, "the time limit of 60 s was reached")
+    conductor.finish(number, outcome)
+    assert conductor.done
+    assert conductor.stop_reason == "the time limit of 60 s was reached"
+
+
+def test_a_stopped_search_keeps_its_first_reason(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path)
+    number = begin(conductor)
+    conductor.stop("the disk is full")
+    conductor.stop("another reason")
+    assert conductor.next_trial() is None
+    assert told(conductor, number, 0.9) == [STOP]
+    assert conductor.outcome(number).reason == "the disk is full"
+
+
+def test_no_more_trials_start_than_were_asked_for(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path, num_samples=3, max_epochs=1)
+    numbers = [begin(conductor) for _ in range(3)]
+    assert conductor.next_trial() is None
+    assert conductor.started == 3
+    for number in numbers:
+        told(conductor, number, 0.5)
+        conductor.finish(number, conductor.outcome(number))
+    assert conductor.done
+    assert make_conductor(tmp_path, num_samples=3, max_epochs=1).next_trial() is None
+    assert begin(make_conductor(tmp_path, num_samples=4, max_epochs=1)) == 3
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_that_nothing_fits_names_the_one_that_would_do(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=r"fits 100 B: .* needs 256 B .* give --gpu-memory-budget at least 1MiB"):
+        make_conductor(tmp_path / "a", budget_bytes=100).next_trial()
+    assert make_conductor(tmp_path / "b", budget_bytes=256).next_trial() is not None
+
+
+def test_every_started_trial_fits(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path, budget_bytes=1024, max_epochs=1)
+    asked = [1]  # the smallest corner, before the first proposal
+    for index in range(8):
+        start = conductor.next_trial()
+        assert start is not None
+        assert 0 < start.predicted_bytes <= 1024
+        asked.append(conductor.planning.draws_asked)
+        told(conductor, start.number, 0.5 + index / 100)
+        conductor.finish(start.number, conductor.outcome(start.number))
+    assert conductor.standing.counts[TrialEnd.OVER_BUDGET] == 0
+    draws = [trial.user_attrs["draws"] for trial in conductor.study.trials()]
+    assert draws == [now - before for before, now in itertools.pairwise(asked)], "each candidate asked about is kept"
+    assert sum(draws) > len(draws), "some did not fit"
+
+
+def test_what_does_not_fit_is_recorded_not_counted_and_the_search_gives_up_in_time(tmp_path: Path) -> None:
+    space = space_from_text(SPACE.replace("parameters:", "parameters:\n  width: {low: 0.25, high: 4.0}"), "wide")
+    conductor = make_conductor(tmp_path, budget_bytes=1000, space=space)
+
+    def only_the_corner(config: TrialConfig) -> Choice:
+        fits = config.model.width == 0.25
+        return Choice(ExecutionPlan(micro_batch_clips=1), 500 if fits else 2000, fits, "" if fits else "too large")
+
+    conductor.planning = Planning(space, budget_bytes=1000, plans=only_the_corner)
+    with pytest.raises(BudgetError, match=r"hardly anything in the space fits 1000 B: .* draws"):
+        conductor.next_trial()
+    assert conductor.started == 0
+    assert conductor.standing.counts[TrialEnd.OVER_BUDGET] == 20
+    records = conductor.folder.read_trials()
+    assert len(records) == 20
+    assert {record.outcome.end for record in records if record.outcome} == {TrialEnd.OVER_BUDGET}
+    assert all(trial.constraints["memory"] > 0 for trial in conductor.study.trials())
+    resumed = make_conductor(tmp_path, budget_bytes=1000)
+    assert resumed.standing.counts[TrialEnd.OVER_BUDGET] == 20
+    assert resumed.started == 0
+
+
+# ---- resume ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_search_proposes_what_the_uninterrupted_one_would(tmp_path: Path) -> None:
+    def go(path: Path, *, interrupted: bool) -> list[Mapping[str, Any]]:
+        conductor = make_conductor(path, num_samples=14, max_epochs=2, grace_period=2, seed=3)
+        params = []
+        for index in range(14):
+            if interrupted:
+                conductor = make_conductor(path, num_samples=14, max_epochs=2, grace_period=2, seed=3)
+            start = conductor.next_trial()
+            assert start is not None
+            params.append({**start.params, "seed": start.config["seed"]})
+            told(conductor, start.number, 0.5, 0.5 + (index * 7 % 14) / 100)
+            conductor.finish(start.number, conductor.outcome(start.number))
+        return params
+
+    assert go(tmp_path / "a", interrupted=True) == go(tmp_path / "b", interrupted=False)
+
+
+def test_killed_between_study_and_folder_everything_is_brought_together(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path, grace_period=2)
+    complete(conductor, 0.6)
+    number = begin(conductor)
+    told(conductor, number, 0.7)
+    folder = conductor.folder
+    folder.append_epoch(number, report_at(2, 0.75))  # in the folder, not yet in the study
+    ended = folder.trial_path(0)
+    (ended / "end.json").unlink()  # in the study, not yet in the folder
+    conductor.study.start({}, {}, config={"seed": 1}, plan=None, predicted_bytes=0)  # no folder yet
+    resumed = make_conductor(tmp_path, grace_period=2)
+    assert (ended / "end.json").exists()
+    assert folder.read_trial(number + 1).epochs == ()
+    heard = Heard()
+    resumed.listener = heard
+    assert [start.number for start in resumed.unfinished()] == [number, number + 1]
+    assert heard.words == [f"resumed {number}", f"resumed {number + 1}"]
+    assert resumed.unfinished() == [], "given out once"
+    assert resumed.study.trials()[number].intermediate_values == {1: 0.7, 2: 0.75}
+    assert resumed.started == 3
+    assert resumed.asha.rungs[0].values == [0.6, 0.75], "the rung at epoch 2"
+    assert told(resumed, number, 0.8) == [CONTINUE]
+
+
+def test_a_word_of_an_ending_without_its_state_is_finished(tmp_path: Path) -> None:
+    """As versions left it that wrote the two apart."""
+    conductor = make_conductor(tmp_path)
+    number = begin(conductor)
+    told(conductor, number, 0.7)
+    outcome = conductor.failed(number, TrialEnd.NON_FINITE, "loss is nan")
+    trial_id = conductor.study.trials()[number]._trial_id
+    storage = conductor.study.optuna_study._storage
+    storage.set_trial_user_attr(trial_id, "outcome", {**outcome.__dict__, "end": outcome.end.value})
+    resumed = make_conductor(tmp_path)
+    assert resumed.unfinished() == []
+    assert resumed.folder.read_trial(number).outcome == outcome
+    assert resumed.study.trials()[number].state == TrialState.PRUNED
+    assert resumed.standing.counts[TrialEnd.NON_FINITE] == 1
+
+
+def test_killed_after_the_last_epoch_the_trial_is_complete(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path, max_epochs=2, grace_period=2)
+    number = begin(conductor)
+    told(conductor, number, 0.6, 0.7)
+    resumed = make_conductor(tmp_path, max_epochs=2, grace_period=2)
+    assert resumed.unfinished() == []
+    assert resumed.best == (0.7, number)
+    assert resumed.study.trials()[number].state == TrialState.COMPLETE
+
+
+def test_killed_before_it_could_say_stop_the_trial_is_pruned(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path, grace_period=2)
+    complete(conductor, 0.9)
+    number = begin(conductor)
+    assert told(conductor, number, 0.5, 0.5) == [CONTINUE, STOP]
+    resumed = make_conductor(tmp_path, grace_period=2)
+    assert resumed.unfinished() == []
+    assert resumed.standing.counts[TrialEnd.PRUNED] == 1
+    assert resumed.running == ()
+    assert resumed.asha.rungs[0].values == [0.5, 0.9], "not recorded twice"
+
+
+def test_a_search_that_ended_by_the_same_failure_may_be_tried_again(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path, num_samples=20)
+    for _ in range(5):
+        number = begin(conductor)
+        conductor.finish(number, conductor.failed(number, TrialEnd.CRASHED, f"no device {number}"))
+    assert conductor.next_trial() is None
+    assert "first 5 trials all failed in the same way" in str(conductor.stop_reason)
+    resumed = make_conductor(tmp_path, num_samples=20)
+    assert resumed.stop_reason is None
+    assert resumed.next_trial() is not None
+
+
+def test_different_failures_do_not_end_the_search(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path, num_samples=20)
+    for reason in ("a", "b", "a", "b", "a", "b", "a"):
+        number = begin(conductor)
+        conductor.finish(number, conductor.failed(number, TrialEnd.CRASHED, reason))
+    assert conductor.stop_reason is None
+
+
+# ---- several drivers -------------------------------------------------------------------------------------------------
+
+
+def test_drivers_of_one_study_learn_from_each_other(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+
+    def driver(name: str) -> Conductor:
+        study = SearchStudy(url, "shared", name, shared=True)
+        return make_conductor(tmp_path / name, study=study, grace_period=2, max_epochs=3, num_samples=2)
+
+    mine, theirs = driver("mine"), driver("theirs")
+    complete(theirs, 0.9)
+    number = begin(mine)
+    assert number == 1
+    assert mine.sampler.history.finished == 1
+    assert told(mine, number, 0.5, 0.5) == [CONTINUE, STOP], "judged beside the other driver's trial"
+    mine.finish(number, mine.outcome(number))
+    assert mine.best is None, "each names the winner among its own"
+    assert mine.started == 1
+    assert [record.number for record in mine.folder.read_trials()] == [1]
+    again = driver("mine")
+    assert again.started == 1
+    assert again.sampler.history.finished == 2
+    assert again.asha.rungs[0].values == [0.5, 0.9]
+
+
+def test_trials_have_seeds_of_their_own() -> None:
+    seeds = {SearchOptions(space="s", seed=seed).trial_seed(index) for seed in range(20) for index in range(100)}
+    assert len(seeds) == 2000
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert SearchOptions(space="s", seed=1).trial_seed(2) == SearchOptions(space="s", seed=1).trial_seed(2)
+
+
+def test_what_memory_did_reaches_the_study_with_the_ending_also_over_a_kill(tmp_path: Path) -> None:
+    """Two recoveries, the second told to another driver; the largest error counts, and a CPU's trial says nothing."""
+    first = make_conductor(tmp_path / "run")
+    number, silent = begin(first), begin(first)
+    measured = {"peak_bytes": 110, "predicted_allocated_bytes": 100}
+    first.report(number, replace(report_at(1, 0.5), events=("out of memory under (8 clips)",), **measured))
+    first.report(silent, report_at(1, 0.5))
+    second = make_conductor(tmp_path / "run")
+    second.report(number, replace(report_at(2, 0.6), events=("out of memory under (4 clips)",), peak_bytes=90))
+    for each in (number, silent):
+        second.finish(each, second.failed(each, TrialEnd.OUT_OF_MEMORY, "no plan is smaller"))
+    attrs = second.study.trials()[number].user_attrs
+    assert attrs["memory_events"] == ["out of memory under (8 clips)", "out of memory under (4 clips)"]
+    assert (attrs["peak_bytes"], attrs["memory_error"]) == (110, pytest.approx(0.1))
+    assert not {"memory_events", "peak_bytes", "memory_error"} & set(second.study.trials()[silent].user_attrs)
+
+
+def test_a_started_trial_says_how_far_it_is_within_the_budget(tmp_path: Path) -> None:
+    """log(predicted / budget): 0 at the budget, below it where there is room; also among what the sampler knows."""
+    conductor = make_conductor(tmp_path / "a", budget_bytes=4096, num_samples=2)
+    number = complete(conductor, 0.7)
+    trial = conductor.study.trials()[number]
+    assert trial.constraints == {"memory": pytest.approx(math.log(trial.user_attrs["predicted_bytes"] / 4096))}
+    assert trial.constraints["memory"] <= 0
+    assert [each.constraints for each in conductor.sampler.history.trials()] == [trial.constraints]
+    free = make_conductor(tmp_path / "b")
+    begin(free)
+    assert free.study.trials()[0].constraints == {}

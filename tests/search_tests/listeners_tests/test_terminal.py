@@ -1,0 +1,187 @@
+"""What the person at the terminal sees: the live table, plain lines where there is no terminal, or nothing."""
+
+import io
+import logging
+import sys
+
+import pytest
+from rich.console import Console
+
+from search.engine.asha import Decision
+from search.engine.listener import Silence
+from search.listeners.terminal import SHOWN_TRIALS, LiveView, PlainLines, headline, make_view
+from tests.search_tests.listeners_tests.test_progress import ended, make, report, start
+from trainable.record import TrialEnd
+
+GIB = 2**30
+
+
+def console(*, terminal: bool, width: int = 110) -> Console:
+    return Console(
+        file=io.StringIO(), force_terminal=terminal, width=width, height=50, highlight=False, color_system=None
+    )
+
+
+def drawn(view: LiveView, width: int = 110) -> str:
+    """The table as it stands now, without the terminal's control codes."""
+    flat = console(terminal=False, width=width)
+    flat.print(view._draw())
+    return flat.file.getvalue()
+
+
+def a_search():
+    """Two trials run, one of them measured; one completed, one was pruned, one crashed, one was over the budget."""
+    progress = make()
+    for number, end in ((0, TrialEnd.COMPLETED), (1, TrialEnd.PRUNED), (2, TrialEnd.CRASHED)):
+        progress.on_start(start(number), resumed=False)
+        progress.on_report(number, report(1, 0.6 + 0.1 * number), Decision.CONTINUE)
+        progress.on_end(start(number), ended(end, 1))
+    progress.on_end(start(3), ended(TrialEnd.OVER_BUDGET, 0, None))
+    progress.on_start(start(4, num_embeddings=64, learning_rate=0.0023456), resumed=False)
+    progress.on_start(start(5, num_embeddings=32), resumed=False)
+    progress.on_report(
+        4, report(7, 0.752, phase=2, peak_bytes=2 * GIB, predicted_bytes=int(2.5 * GIB)), Decision.CONTINUE
+    )
+    return progress
+
+
+def test_the_live_table_says_what_runs_how_well_and_how_long_still():
+    progress = a_search()
+    text = drawn(LiveView(console(terminal=True), progress))
+    lines = text.splitlines()
+    assert lines[0].strip() == "3 of 6 trials ended: 1 completed, 1 pruned, 1 failed; 1 over budget"
+    assert lines[1] == "best so far: AUC 0.700, trial 0, completed"
+    assert lines[2].startswith("0 s so far, about ")
+    assert lines[2].rstrip().endswith("left")
+    words = [" ".join(line.split()) for line in lines]
+    assert words[3] == "trial epoch phase AUC GPU memory used / predicted parameters"
+    assert words[4] == "4 7/9 full loss 0.752 2.00 GiB / 2.50 GiB num_embeddings=64 learning_rate=0.00235"
+    assert words[5] == "5 0/9 – – 3.00 GiB num_embeddings=32"
+    assert len(lines) == 6
+
+
+def test_a_search_that_has_not_begun_has_no_table():
+    lines = drawn(LiveView(console(terminal=True), make())).splitlines()
+    assert lines == [
+        "0 of 6 trials ended: 0 completed, 0 pruned, 0 failed",
+        "no epoch has ended yet",
+        "0 s so far",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_live_table_keeps_to_the_width_of_the_terminal_and_cuts_no_parameter(width):
+    progress = a_search()
+    many = {f"parameter_{index}": index / 7 for index in range(20)}
+    progress.on_start(start(6, **many), resumed=False)
+    lines = drawn(LiveView(console(terminal=True, width=width), progress), width).splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [line.split() for line in lines]
+    assert [row[:2] for row in rows if len(row) > 1 and "/9" in row[1]] == [["4", "7/9"], ["5", "0/9"], ["6", "0/9"]]
+    assert any("2.00 GiB / 2.50 GiB" in line for line in lines)
+    shown = " ".join(" ".join(row) for row in rows)
+    assert all(f"{name}={value:.3g}" in shown for name, value in many.items())
+
+
+def test_of_many_slots_the_first_are_shown_and_the_rest_counted():
+    progress = make(num_samples=100)
+    for number in range(SHOWN_TRIALS + 3):
+        progress.on_start(start(number), resumed=False)
+    lines = drawn(LiveView(console(terminal=True), progress)).splitlines()
+    assert lines[-1] == "and 3 more"
+    assert len(lines) == 3 + 1 + SHOWN_TRIALS + 1
+
+
+def test_the_live_table_keeps_to_the_height_of_the_terminal():
+    progress = make(num_samples=100)
+    for number in range(9):
+        progress.on_start(start(number, **{f"parameter_{index}": 0.5 for index in range(6)}), resumed=False)
+    low = console(terminal=True, width=80)
+    low.size = low.size.__class__(80, 15)
+    lines = drawn(LiveView(low, progress), 80).splitlines()
+    assert len(lines) <= 15
+    assert lines[-1] == "and 6 more"  # three lines a trial
+
+
+def test_failures_and_recoveries_stay_on_the_screen_above_the_live_table():
+    shown = console(terminal=True)
+    progress = a_search()
+    with LiveView(shown, progress) as view:
+        view.on_report(4, report(8, 0.7, events=("epoch 8: out of memory, micro-batch 8 → 4",)), Decision.CONTINUE)
+        view.on_end(start(4), ended(TrialEnd.CRASHED, 8, reason="ValueError: [bold]no[/bold]"))
+        view.on_end(start(5), ended(TrialEnd.PRUNED, 1, reason="not among the best"))
+    text = shown.file.getvalue()
+    assert "trial 4: epoch 8: out of memory, micro-batch 8 → 4" in text
+    assert "trial 4 crashed after 8 epochs, AUC 0.700: ValueError: [bold]no[/bold]" in text
+    assert "not among the best" not in text
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_log_lines_go_above_the_live_table_and_into_a_file_where_stderr_is_one(monkeypatch):
+    root = logging.getLogger()
+    for stderr, redirected in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stderr)
+        handler = logging.StreamHandler()
+        root.addHandler(handler)
+        try:
+            shown = console(terminal=True)
+            with LiveView(shown, make()):
+                logging.getLogger("search").warning("look here")
+            assert ("look here" in shown.file.getvalue()) is redirected
+            assert ("look here" in stderr.getvalue()) is not redirected
+            assert sys.stderr is stderr
+            assert handler.stream is stderr
+        finally:
+            root.removeHandler(handler)
+
+
+def test_plain_lines_tell_bests_endings_and_recoveries():
+    progress, told = make(), console(terminal=False, width=20)
+    view = PlainLines(told, progress)
+    epochs = (report(1, 0.6), report(2, 0.5), report(3, 0.7, events=("recovered [1]",)))
+    for listener in (progress, view):
+        listener.on_start(start(0), resumed=True)
+    for epoch in epochs:
+        for listener in (progress, view):
+            listener.on_report(0, epoch, Decision.CONTINUE)
+    for listener in (progress, view):
+        listener.on_end(start(0), ended(TrialEnd.OUT_OF_MEMORY, 3, 0.7, "no plan fits"))
+    lines = told.file.getvalue().splitlines()
+    assert lines[:4] == [
+        "trial 0 goes on from its checkpoint",
+        "highest so far: AUC 0.600, trial 0 after 1 epoch; it may fall",
+        "trial 0: recovered [1]",
+        "highest so far: AUC 0.700, trial 0 after 3 epochs; it may fall",
+    ]
+    assert lines[4].startswith("trial 0 out_of_memory after 3 epochs, AUC 0.700: no plan fits | ")
+    assert lines[4].endswith(headline(progress))
+    assert len(lines) == 5
+
+
+def test_plain_lines_tell_the_first_completed_trial_however_low():
+    progress, told = make(), console(terminal=False)
+    view = PlainLines(told, progress)
+    for number, end, auc in ((0, TrialEnd.PRUNED, 0.8), (1, TrialEnd.COMPLETED, 0.7), (2, TrialEnd.COMPLETED, 0.6)):
+        for listener in (progress, view):
+            listener.on_start(start(number), resumed=False)
+            listener.on_report(number, report(1, auc), Decision.CONTINUE)
+        for listener in (progress, view):
+            listener.on_end(start(number), ended(end, 1, auc))
+    lines = [line for line in told.file.getvalue().splitlines() if "so far" in line]
+    assert lines == [
+        "highest so far: AUC 0.800, trial 0 after 1 epoch; it may fall",
+        "best so far: AUC 0.700, trial 1, completed",
+    ]
+    assert headline(progress).split(", ")[3] == "best AUC 0.700 (trial 1)"
+
+
+def test_the_view_suits_where_the_output_goes():
+    assert isinstance(make_view(console(terminal=True), make(), quiet=False), LiveView)
+    assert isinstance(make_view(console(terminal=False), make(), quiet=False), PlainLines)
+    for terminal in (True, False):
+        quiet = make_view(console(terminal=terminal), make(), quiet=True)
+        assert type(quiet) is Silence

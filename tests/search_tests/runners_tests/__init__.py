@@ -1,0 +1,1 @@
+"""Trials in this process and on Ray."""

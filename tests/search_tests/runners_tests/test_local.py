@@ -1,0 +1,131 @@
+"""Whole searches in this process, on a synthetic learning curve."""
+
+from pathlib import Path
+
+import pytest
+
+from search.runners.local import LocalRunner
+from tests.search_tests.synthetic import SwallowsCtrlC, SyntheticTrial, make_conductor
+from trainable.errors import NonFiniteError
+from trainable.record import RunFolder, TrialEnd, TrialStart
+
+
+def run(path: Path, factory=SyntheticTrial, **options):
+    conductor = make_conductor(path, **options)
+    LocalRunner(conductor, run_folder=conductor.folder, options=conductor.options, trial_factory=factory).run()
+    return conductor
+
+
+def table(path: Path):
+    return [
+        (record.start.params, record.start.config["seed"], record.outcome, [e.validation_auc for e in record.epochs])
+        for record in RunFolder(path).read_trials()
+    ]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_same_seed_twice_gives_the_same_table(tmp_path, concurrency):
+    first = run(tmp_path / "a", concurrency=concurrency, seed=5, num_samples=12)
+    run(tmp_path / "b", concurrency=concurrency, seed=5, num_samples=12)
+    run(tmp_path / "c", concurrency=concurrency, seed=6, num_samples=12)
+    assert table(tmp_path / "a") == table(tmp_path / "b")
+    assert table(tmp_path / "a") != table(tmp_path / "c")
+    assert first.done
+    assert sum(first.standing.counts.values()) == 12
+    assert first.standing.counts[TrialEnd.PRUNED] >= 4
+    assert first.standing.counts[TrialEnd.COMPLETED] >= 1
+    kept = [path for path in (tmp_path / "a/trials").glob("*/checkpoints") if any(path.iterdir())]
+    assert {int(path.parent.name) for path in kept} == {number for _, number in first.standing.leaders}
+
+
+@pytest.mark.timeout(60)
+def test_interrupted_search_goes_on_and_ends_with_the_same_trials(tmp_path):
+    class Interrupted(SyntheticTrial):
+        steps = 0
+
+        def step(self):
+            Interrupted.steps += 1
+            if Interrupted.steps in (7, 20):
+                raise KeyboardInterrupt
+            return super().step()
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "a", Interrupted, seed=5, num_samples=12)
+    resumed = run(tmp_path / "a", seed=5, num_samples=12)
+    run(tmp_path / "b", seed=5, num_samples=12)
+    assert table(tmp_path / "a") == table(tmp_path / "b")
+    assert resumed.started == 12
+    study = resumed.study.trials()
+    assert all(trial.state.is_finished() for trial in study)
+
+
+@pytest.mark.timeout(60)
+def test_a_crash_is_retried_from_the_checkpoint(tmp_path):
+    class Flaky(SyntheticTrial):
+        crashes = 0
+
+        def step(self):
+            if self.start.number == 1 and self.epoch == 2 and Flaky.crashes < 2:
+                Flaky.crashes += 1
+                raise OSError("the data read hung")
+            return super().step()
+
+    conductor = run(tmp_path / "a", Flaky, max_failures=2)
+    record = conductor.folder.read_trial(1)
+    assert record.outcome.failures == 2
+    assert record.outcome.end in (TrialEnd.COMPLETED, TrialEnd.PRUNED)
+    assert [report.epoch for report in record.epochs] == list(range(1, len(record.epochs) + 1))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "full", [MemoryError("no more"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")]
+)
+def test_every_fault_keeps_its_own_word(tmp_path, full):
+    def factory(start: TrialStart):
+        class Faulty(SyntheticTrial):
+            def step(self):
+                if start.number == 1:
+                    raise NonFiniteError("loss is nan")
+                if start.number == 2:
+                    raise full
+                if start.number == 3:
+                    raise ValueError("not\nin one line")
+                return super().step()
+
+        return Faulty(start)
+
+    conductor = run(tmp_path / "a", factory, max_failures=1)
+    ends = [record.outcome.end for record in conductor.folder.read_trials()]
+    assert ends[1:4] == [TrialEnd.NON_FINITE, TrialEnd.OUT_OF_MEMORY, TrialEnd.CRASHED]
+    assert conductor.folder.read_trial(3).outcome.reason == "ValueError: not in one line"
+    assert conductor.folder.read_trial(3).outcome.failures == 1
+    trials = conductor.study.trials()
+    assert [trial.constraints for trial in trials[1:4]] == [{"failure": 1.0}] * 3
+
+
+@pytest.mark.timeout(60)
+def test_the_same_failure_five_times_first_ends_the_search(tmp_path):
+    class Broken(SyntheticTrial):
+        def step(self):
+            raise RuntimeError(f"cannot open device {self.start.number}")
+
+    conductor = run(tmp_path / "a", Broken, num_samples=20, max_failures=0)
+    assert conductor.started == 5
+    assert "first 5 trials all failed in the same way" in conductor.stop_reason
+    assert "cannot open device" in conductor.stop_reason
+
+
+@pytest.mark.timeout(60)
+def test_a_swallowed_ctrl_c_ends_the_search_all_the_same(tmp_path):
+    conductor = make_conductor(tmp_path / "run", num_samples=50, concurrency=2, max_epochs=3)
+    conductor.listener = SwallowsCtrlC()
+    with pytest.raises(KeyboardInterrupt):
+        LocalRunner(
+            conductor, run_folder=conductor.folder, options=conductor.options, trial_factory=SyntheticTrial
+        ).run()
+    records = conductor.folder.read_trials()
+    assert [[report.epoch for report in record.epochs] for record in records] == [[1], []]
+    assert all(record.outcome is None for record in records)

@@ -1,0 +1,243 @@
+"""The durable study: every fact is there after the process is gone, under Optuna's states and our own words."""
+
+import math
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from search.engine.optuna_trials import frozen, to_optuna
+from search.store.study import (
+    SearchStudy,
+    as_observation,
+    memory_violation,
+    outcome_of,
+    start_of,
+    state_of,
+)
+from spaces.space import Choices, Range
+from trainable.errors import RunError
+from trainable.record import TrialEnd, TrialOutcome
+from trainable.redaction import redact
+
+PARAMS = {"stride": 8, "latent_dim": 16, "learning_rate": 0.001, "density_per_id": True}
+DISTRIBUTIONS = {
+    "stride": to_optuna(Choices((4, 8))),
+    "latent_dim": to_optuna(Range(8, 64, log=True, integer=True)),
+    "learning_rate": to_optuna(Range(1e-4, 1e-2, log=True)),
+    "density_per_id": to_optuna(Choices((True, False))),
+}
+CONFIG = {"width": 0.5, "seed": 3}
+pytestmark = pytest.mark.timeout(30)
+"""Each test makes a database and forces every commit to a disk that may be busy."""
+
+
+def open_study(path: Path, run: str = "run", **options: Any) -> SearchStudy:
+    return SearchStudy(f"sqlite:///{path / 'study.db'}", "name", run, **options)
+
+
+def start(study: SearchStudy) -> int:
+    return study.start(PARAMS, DISTRIBUTIONS, config=CONFIG, plan={"micro_batch_clips": 2}, predicted_bytes=99)
+
+
+def outcome(end: TrialEnd, final_auc: float | None = 0.75) -> TrialOutcome:
+    reason = "" if end is TrialEnd.COMPLETED else f"because it was {end}"
+    return TrialOutcome(end=end, reason=reason, epochs=2, best_auc=0.8, final_auc=final_auc, failures=1)
+
+
+ENDINGS = [
+    (TrialEnd.COMPLETED, TrialState.COMPLETE, 0.75, {}),
+    (TrialEnd.PRUNED, TrialState.PRUNED, None, {}),
+    (TrialEnd.OUT_OF_MEMORY, TrialState.PRUNED, None, {"failure": 1.0}),
+    (TrialEnd.NON_FINITE, TrialState.PRUNED, None, {"failure": 1.0}),
+    (TrialEnd.CRASHED, TrialState.PRUNED, None, {"failure": 1.0}),
+]
+
+
+@pytest.mark.parametrize(("end", "state", "value", "constraints"), ENDINGS, ids=[each[0] for each in ENDINGS])
+def test_each_ending_has_its_state_and_keeps_its_word(
+    tmp_path: Path, end: TrialEnd, state: TrialState, value: float | None, constraints: dict[str, float]
+) -> None:
+    study = open_study(tmp_path)
+    number = start(study)
+    study.report(number, 1, 0.5)
+    study.report(number, 2, 0.75)
+    study.finish(number, outcome(end))
+    (trial,) = open_study(tmp_path).trials()
+    assert trial.state == state
+    assert trial.value == value
+    assert trial.user_attrs["end"] == end.value
+    assert trial.user_attrs.get("reason", "") == outcome(end).reason
+    assert trial.constraints == constraints
+    assert trial.params == PARAMS
+    assert trial.intermediate_values == {1: 0.5, 2: 0.75}
+    assert outcome_of(trial) == outcome(end)
+
+
+@pytest.mark.parametrize("auc", [None, math.nan, math.inf])
+def test_completed_without_a_finite_value_is_not_complete(auc: float | None) -> None:
+    assert state_of(outcome(TrialEnd.COMPLETED, auc)) == (TrialState.PRUNED, None)
+    assert state_of(outcome(TrialEnd.COMPLETED)) == (TrialState.COMPLETE, 0.75)
+
+
+def test_over_budget_is_recorded_without_having_run(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    over = TrialOutcome(end=TrialEnd.OVER_BUDGET, reason="too large", epochs=0, best_auc=None, final_auc=None)
+    number = study.over_budget(
+        PARAMS, DISTRIBUTIONS, config=CONFIG, predicted_bytes=2000, budget_bytes=1000, outcome=over
+    )
+    (trial,) = open_study(tmp_path).trials()
+    assert (trial.number, trial.state) == (number, TrialState.PRUNED)
+    assert trial.constraints == {"memory": pytest.approx(math.log(2))}
+    assert trial.user_attrs["end"] == "over_budget"
+    assert outcome_of(trial) == over
+    assert start_of(trial).plan is None
+
+
+def test_memory_violation_is_zero_at_the_budget_and_grows_with_the_ratio() -> None:
+    assert memory_violation(10, 10) == 0.0
+    assert memory_violation(27, 10) == pytest.approx(math.log(2.7))
+    assert memory_violation(9, 10) < 0
+
+
+def test_what_was_known_at_the_start_is_read_back(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    assert [start(study), start(study)] == [0, 1]
+    trial = open_study(tmp_path).trials()[1]
+    assert trial.state == TrialState.RUNNING
+    begun = start_of(trial)
+    assert (begun.number, begun.params, begun.config) == (1, PARAMS, CONFIG)
+    assert (begun.plan, begun.predicted_bytes) == ({"micro_batch_clips": 2}, 99)
+    assert outcome_of(trial) is None
+    assert [type(value) for value in begun.params.values()] == [int, int, float, bool]
+
+
+def test_a_trial_left_running_is_taken_over(tmp_path: Path) -> None:
+    number = start(open_study(tmp_path))
+    study = open_study(tmp_path)
+    with pytest.raises(KeyError):
+        study.report(number, 1, 0.5)
+    study.adopt(study.trials()[number])
+    study.report(number, 1, 0.5)
+    study.finish(number, outcome(TrialEnd.PRUNED))
+    assert study.trials()[0].state == TrialState.PRUNED
+    with pytest.raises(KeyError):
+        study.finish(number, outcome(TrialEnd.PRUNED))
+
+
+def test_an_observation_is_what_the_storage_would_give(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    for end, *_ in ENDINGS:
+        number = start(study)
+        study.report(number, 2, 0.75)
+        study.finish(number, outcome(end))
+        stored = study.trials()[number]
+        made = as_observation(number, PARAMS, DISTRIBUTIONS, {2: 0.75}, outcome(end))
+        for name in ("number", "state", "params", "distributions", "intermediate_values", "constraints"):
+            assert getattr(made, name) == getattr(stored, name), name
+        if end is TrialEnd.COMPLETED:
+            assert made.value == stored.value
+
+
+def test_runs_that_share_a_study_know_their_own_trials(tmp_path: Path) -> None:
+    mine, theirs = open_study(tmp_path, "mine", shared=True), open_study(tmp_path, "theirs", shared=True)
+    assert [start(mine), start(theirs), start(mine)] == [0, 1, 2]
+    theirs.finish(1, outcome(TrialEnd.COMPLETED))
+    trials = mine.trials()
+    assert [mine.is_mine(trial) for trial in trials] == [True, False, True]
+    assert trials[1].state == TrialState.COMPLETE, "what another driver wrote is seen"
+    assert not mine.is_mine(frozen(9, TrialState.RUNNING, {}, {}))
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from tests.search_tests.store_tests.test_study import open_study, outcome, start
+from trainable.record import TrialEnd
+study = open_study(Path(sys.argv[1]))
+first, second = start(study), start(study)
+study.report(first, 1, 0.5)
+study.finish(first, outcome(TrialEnd.COMPLETED))
+study.report(second, 1, 0.625)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_what_was_written_is_there_after_a_kill(tmp_path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == -9, process.stderr
+    first, second = open_study(tmp_path).trials()
+    assert (first.state, first.value) == (TrialState.COMPLETE, 0.75)
+    assert (second.state, second.intermediate_values) == (TrialState.RUNNING, {1: 0.625})
+
+
+def test_sqlite_writes_ahead_and_forces_every_commit_to_disk(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    start(study)
+    with study._writer._storage.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2, "FULL"
+    assert (tmp_path / "study.db-wal").exists()
+    # A reader in the middle of a transaction does not hold up the writer.
+    reader = sqlite3.connect(tmp_path / "study.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM trials").fetchall()
+    start(study)
+    reader.close()
+    assert len(study.trials()) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite:////tmp/study.db", "sqlite:////tmp/study.db"),
+        ("postgresql://bob:hunter2@db.example:5432/ad", "postgresql://***@db.example:5432/ad"),
+        ("postgresql+psycopg://bob:p@ss:w@db/ad?sslmode=require", "postgresql+psycopg://***@db/ad"),
+        ("postgresql://bob:hun/ter2@db/ad", "postgresql://***@db/ad"),
+        ("postgresql://bob:hun?ter2@db/ad", "postgresql://***"),
+        ("postgresql://bob:hun#ter2@db/ad", "postgresql://***"),
+        ("postgresql://db/ad?user=bob&password=hunter@2", "postgresql://***"),
+        ("postgresql://db/ad?user=bob&password=hunter2", "postgresql://db/ad"),
+        ("postgresql://bob:hunter2@[::1/ad", "postgresql://***@[::1/ad"),
+        ("mysql://bob:hunter2@/ad", "mysql://***@/ad"),
+        ("no url at all", "no url at all"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert redact(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:////nowhere/at/all/study.db",
+        "postgresql://bob:hunter2@127.0.0.1:1/ad",
+        "postgresql://bob:hunter2@[::1/ad",
+        "postgresql://bob:p%40hunter2@127.0.0.1:port/ad",
+        "unknown://bob:hunter2@db/ad?password=hunter2",
+        "hunter",
+        "",
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_one_sentence_without_secrets(url: str) -> None:
+    with pytest.raises(RunError, match="cannot be opened") as caught:
+        SearchStudy(url, "name", "run")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "hunter2" not in message
+    assert "bob" not in message
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"this is no database" * 100)
+    with pytest.raises(RunError, match="not a database"):
+        open_study(tmp_path)

@@ -1,0 +1,1 @@
+"""The embedded machines: sounds, faults, and the data set made of them."""

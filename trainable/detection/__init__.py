@@ -1,0 +1,1 @@
+"""A finished detector: saved, loaded and applied to recordings stretch by stretch."""

@@ -1,0 +1,370 @@
+"""A finished detector: an ensemble of trained models with their density models, calibrated on held-out normal clips.
+
+A detector's folder::
+
+    DIR/
+      detector.json     front end, normalisation, machine ids, calibration, how it was made
+      member-0.pt …     one a seed: configuration, weights, density state; loaded with weights_only=True
+
+It scores one recording at a time, so that a stream of any length needs the memory of one. What it learned of is as long
+as a training clip; a longer recording is heard stretch by stretch, each as long as that, and is as bad as its worst.
+
+B clips, P patches, F = 64 mel bins, T frames, H = 8 frequency rows, W = 8 columns in time.
+"""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainable.config import DensityName, FrontEndConfig, TrialConfig
+from trainable.data.clips import Split, TestClips
+from trainable.data.normalise import NormStats
+from trainable.data.patches import PATCH_FRAMES, patch_starts
+from trainable.data.readers import read_features, read_npy, wav_features
+from trainable.detection.stretches import CutClips, cut_clips, frame_surprise, most_surprising, stretches
+from trainable.durable import write_bytes
+from trainable.errors import CheckpointError, DataError
+from trainable.execution_plan import ExecutionPlan
+from trainable.scoring.codes import ClipCodes
+from trainable.scoring.density import DensityModel, PositionModel
+from trainable.scoring.registry import density_from_state, make_density
+from trainable.training.encode import encode_clips
+from trainable.training.seeds import derived_seed
+from trainable.training.state import TrainState, make_state
+from trainable.trial import Trial
+
+FORMAT = 2
+"""2: with the length of a stretch. A detector of format 1 heard long recordings in part and did not say so."""
+MAP_DENSITY: DensityName = "grid_neighbours"
+"""Says where a clip is surprising when the configured density model scores whole clips only."""
+_ID_IN_NAME = re.compile(r"(?:^|_)id_([0-9A-Za-z]+)(?:_|\.|$)")
+
+
+@dataclass(frozen=True)
+class ClipScore:
+    """What a detector says of one recording."""
+
+    machine_id: str
+    """Whose normal sound it was compared with."""
+    score: float
+    """Mean of the members' scores in standard deviations of held-out normal clips; higher = more anomalous.
+
+    Of a recording longer than a training clip that of its highest stretch."""
+    p_value: float
+    """Share of held-out normal clips, itself counted among them, that score at least as high: 1/(n + 1) … 1.
+
+    Of a recording of m stretches Šidák's 1 − (1 − p)^m of the lowest: of many, one is high by chance."""
+    span_seconds: tuple[float, float]
+    """Begin and end of the most surprising part, within the stretch that decided."""
+    stretches: int = 1
+    """Stretches that were scored."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of normal clips that no member was trained on."""
+
+    centres_M: tuple[float, ...]
+    """Mean score of each member."""
+    scales_M: tuple[float, ...]
+    scores: tuple[float, ...]
+    """Ensemble scores of normal stretches (clips, where none is longer than the training clips), ascending."""
+
+    def standardise(self, raw_M: Sequence[float]) -> float:
+        """The ensemble's score of the members' scores."""
+        return float(np.mean([(r - c) / s for r, c, s in zip(raw_M, self.centres_M, self.scales_M, strict=True)]))
+
+    def p_value(self, score: float, *, stretches: int = 1) -> float:
+        """Conformal p-value (Vovk et al. 2005) of the highest score of some stretches, corrected for their number.
+
+        Valid if the recording is as normal as the calibration clips; exact for one member and one stretch. With several
+        members their centres and scales are estimated from the same clips; of several stretches, which sound alike,
+        Šidák's correction (1967) is on the safe side.
+        """
+        at_least = len(self.scores) - int(np.searchsorted(self.scores, score, side="left"))
+        p = (1 + at_least) / (1 + len(self.scores))
+        return p if stretches == 1 else float(1.0 - (1.0 - p) ** stretches)
+
+
+class Member:
+    """One trained model with its fitted density models."""
+
+    def __init__(self, state: TrainState, density: DensityModel, surprise: PositionModel, n_ids: int):
+        self.state = state
+        self.density = density
+        self.surprise = surprise
+        self.n_ids = n_ids
+        state.model.eval()
+
+    @property
+    def config(self) -> TrialConfig:
+        return self.state.config
+
+    @classmethod
+    def of_trial(cls, trial: Trial) -> "Member":
+        """The model of a trial as it stands, with density models fitted to its training clips."""
+        codes, codebook = trial.train_codes(), trial.codebook()
+        seed = derived_seed(trial.config.seed, "density")
+        density = make_density(trial.config.score, seed=seed).fit(codes, codebook)
+        surprise = density
+        if not isinstance(surprise, PositionModel):
+            surprise = make_density(trial.config.score, name=MAP_DENSITY, seed=seed).fit(codes, codebook)
+        assert isinstance(surprise, PositionModel)
+        return cls(trial.trainer.state, density, surprise, len(trial.dataset.ids))
+
+    def codes(self, frames_TF: Tensor, offsets: np.ndarray, ids: tuple[str, ...]) -> ClipCodes:
+        """Codes of normalised clips that lie back to back."""
+        config = self.config
+        starts_BP = patch_starts(
+            offsets,
+            torch.arange(len(offsets) - 1),
+            n_patches=config.score.score_patches or config.patch.n_patches,
+            stride=config.patch.stride,
+            generator=None,
+        )
+        plan = ExecutionPlan(micro_batch_clips=8)
+        encoded = encode_clips(self.state, frames_TF.to(self.state.device), starts_BP, plan)
+        relative_BP = starts_BP - torch.from_numpy(offsets[:-1].copy())[:, None]
+        return ClipCodes(encoded.codes_BPHW, relative_BP, ids, Split.HELD_OUT)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors and plain values only."""
+        return {
+            "config": self.config.flat(),
+            "n_ids": self.n_ids,
+            "model": {name: value.cpu() for name, value in self.state.model.state_dict().items()},
+            "density": self.density.state(),
+            "surprise": None if self.surprise is self.density else self.surprise.state(),
+        }
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any], device: torch.device) -> "Member":
+        """The inverse of `to_plain`. Raises CheckpointError if the values are no member's."""
+        try:
+            state = make_state(TrialConfig.from_flat(values["config"]), int(values["n_ids"]), device)
+            state.model.load_state_dict(values["model"])
+            density = density_from_state(values["density"])
+            surprise = density if values["surprise"] is None else density_from_state(values["surprise"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"this is no member of a detector: {error}") from None
+        if not isinstance(surprise, PositionModel):
+            raise CheckpointError(f"{surprise.name} cannot say where a clip is surprising; the detector is damaged")
+        return cls(state, density, surprise, int(values["n_ids"]))
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Scores recordings of one machine type."""
+
+    machine_type: str
+    ids: tuple[str, ...]
+    front_end: FrontEndConfig
+    norm: NormStats
+    members: tuple[Member, ...]
+    calibration: dict[str, Calibration]
+    """By machine id."""
+    made: dict[str, Any]
+    """How it was made and what it is worth, for readers: plain JSON values."""
+    stretch_frames: int
+    """Frames of the longest training clip: how much is scored at once."""
+
+    def score_file(self, path: Path, machine_id: str | None = None) -> ClipScore:
+        """The score of one recording (``.wav`` or ``.npy``).
+
+        Raises
+        ------
+        DataError
+            If the file is unusable or shorter than a patch, or nobody says which machine it is of: not `machine_id`,
+            not its name (``…_id_NN_…``), and the detector knows several.
+        """
+        if not path.is_file():
+            raise DataError(f"{path}: {'is a folder; name a file' if path.is_dir() else 'does not exist'}")
+        chosen = machine_id or self._id_of(path)
+        if chosen not in self.calibration:
+            raise DataError(f"{path}: {self._unknown(chosen)}")
+        features_TF = read_features(path, self.front_end)
+        if len(features_TF) == PATCH_FRAMES < self.stretch_frames:
+            self._refuse_short(path)
+        return self.score_features(features_TF, chosen)
+
+    def _refuse_short(self, path: Path) -> None:
+        """A clip that had to be repeated to fill a patch sounds like no normal clip, whatever it is of."""
+        frames = len(read_npy(path) if path.suffix == ".npy" else wav_features(path, self.front_end))
+        if frames < PATCH_FRAMES:
+            seconds = [count * self.seconds_per_frame for count in (frames, PATCH_FRAMES)]
+            raise DataError(
+                f"{path}: lasts {frames} frames ({seconds[0]:.2f} s); at least {PATCH_FRAMES} ({seconds[1]:.2f} s) "
+                "can be compared with normal clips; record longer"
+            )
+
+    def _id_of(self, path: Path) -> str:
+        match = _ID_IN_NAME.search(path.name)
+        if match is not None:
+            return match[1]
+        if len(self.ids) == 1:
+            return self.ids[0]
+        raise DataError(f"{path}: its name holds no id_NN; say with --machine-id which of {', '.join(self.ids)} it is")
+
+    def _unknown(self, machine_id: str) -> str:
+        return f"the detector does not know machine id {machine_id}; it knows {', '.join(self.ids)}"
+
+    @property
+    def seconds_per_frame(self) -> float:
+        return self.front_end.hop_length / self.front_end.sample_rate
+
+    def score_features(self, features_TF: np.ndarray, machine_id: str) -> ClipScore:
+        """The score of a recording's log-mel features before normalisation, float32 (T, 64), T ≥ 64.
+
+        Whatever T, one stretch is normalised and encoded at a time.
+        """
+        if machine_id not in self.calibration:
+            raise DataError(self._unknown(machine_id))
+        spans = stretches(len(features_TF), self.stretch_frames)
+        best, surprise_T, first = -np.inf, np.empty(0), 0
+        for begin, end in spans:
+            score, mean_T = self._score_stretch(features_TF[begin:end], machine_id)
+            if score > best:
+                best, surprise_T, first = score, mean_T, begin
+        span = most_surprising(surprise_T)
+        return ClipScore(
+            machine_id,
+            best,
+            self.calibration[machine_id].p_value(best, stretches=len(spans)),
+            ((first + span[0]) * self.seconds_per_frame, (first + span[1]) * self.seconds_per_frame),
+            len(spans),
+        )
+
+    def _score_stretch(self, features_TF: np.ndarray, machine_id: str) -> tuple[float, np.ndarray]:
+        """Ensemble score of one stretch, and the surprise of its frames (T,)."""
+        frames_TF = torch.from_numpy(self.norm.apply(features_TF))
+        offsets = np.array([0, len(frames_TF)], dtype=np.int64)
+        raw, maps = [], []
+        for member in self.members:
+            codes = member.codes(frames_TF, offsets, (machine_id,))
+            raw.append(float(member.density.score_samples(codes)[0]))
+            surprise_PHW = member.surprise.position_scores(codes)[0].numpy()
+            maps.append(frame_surprise(surprise_PHW, codes.starts_BP[0].numpy(), len(frames_TF)))
+        # Each member's map in its own unit, so that none outshouts the others.
+        mean_T = np.mean([m / max(float(np.nanmean(m)), 1e-12) for m in maps], axis=0)
+        return self.calibration[machine_id].standardise(raw), mean_T
+
+    def score_clips(self, clips: TestClips) -> np.ndarray:
+        """Ensemble scores of normalised clips, float64 (clips,): for evaluation."""
+        cut = cut_clips(clips, self.stretch_frames)
+        raw_MS = raw_scores(self.members, cut)
+        scores = np.full(len(clips), -np.inf)
+        for index, (machine_id, owner) in enumerate(zip(cut.ids, cut.owners, strict=True)):
+            scores[owner] = max(scores[owner], self.calibration[machine_id].standardise(raw_MS[:, index].tolist()))
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Writes the detector; `detector.json` comes last, so that a folder with it is whole."""
+        folder.mkdir(parents=True, exist_ok=True)
+        digests = []
+        for index, member in enumerate(self.members):
+            buffer = io.BytesIO()
+            torch.save(member.to_plain(), buffer)
+            write_bytes(folder / f"member-{index}.pt", buffer.getvalue())
+            digests.append(hashlib.sha256(buffer.getvalue()).hexdigest())
+        content = {
+            "format": FORMAT,
+            "machine_type": self.machine_type,
+            "ids": list(self.ids),
+            "stretch_frames": self.stretch_frames,
+            "front_end": asdict(self.front_end),
+            "norm": {"mean": self.norm.mean_F.tolist(), "std": self.norm.std_F.tolist()},
+            "members": digests,
+            "calibration": {machine_id: asdict(entry) for machine_id, entry in self.calibration.items()},
+            "made": self.made,
+        }
+        write_bytes(folder / "detector.json", json.dumps(content, indent=1).encode())
+
+    @classmethod
+    def load(cls, folder: Path, *, device: str = "cpu") -> "Detector":
+        """Raises CheckpointError if the folder holds no detector or a damaged one."""
+        path = folder / "detector.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise CheckpointError(
+                    f"{path} has the format {content['format']}; this version reads {FORMAT}: make the detector again "
+                    "with python -m analysis.best RUN --retrain"
+                )
+            members = tuple(
+                Member.from_plain(_read_member(folder / f"member-{index}.pt", digest), torch.device(device))
+                for index, digest in enumerate(content["members"])
+            )
+            norm = NormStats(*(np.asarray(content["norm"][name], dtype=np.float32) for name in ("mean", "std")))
+            calibration = {
+                machine_id: Calibration(**{name: tuple(values) for name, values in entry.items()})
+                for machine_id, entry in content["calibration"].items()
+            }
+            return cls(
+                content["machine_type"],
+                tuple(content["ids"]),
+                FrontEndConfig(**content["front_end"]),
+                norm,
+                members,
+                calibration,
+                content["made"],
+                int(content["stretch_frames"]),
+            )
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} cannot be read ({error.strerror}); --model names a detector's folder"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is not the description of a detector: {error!r}") from None
+
+
+def build_detector(
+    trials: Sequence[Trial], calibration: TestClips, front_end: FrontEndConfig, *, made: dict[str, Any]
+) -> Detector:
+    """A detector of trained trials (one a seed), calibrated on the normal clips of a labelled set.
+
+    Raises DataError if a machine id has fewer than two normal clips to calibrate with.
+    """
+    members = tuple(Member.of_trial(trial) for trial in trials)
+    dataset = trials[0].dataset
+    stretch_frames = int(dataset.train.lengths.max())
+    cut = cut_clips(calibration, stretch_frames)
+    raw_MS, ids = raw_scores(members, cut), np.array(cut.ids)
+    normal_S = calibration.labels[cut.owners] == 0
+    entries = {}
+    for machine_id in dataset.ids:
+        mine = normal_S & (ids == machine_id)
+        if len(clips := set(cut.owners[mine].tolist())) < 2:
+            raise DataError(f"machine id {machine_id} has {len(clips)} held-out normal clips; calibration needs two")
+        raw_MN = raw_MS[:, mine]
+        centres, scales = raw_MN.mean(axis=1), np.maximum(raw_MN.std(axis=1), 1e-12)
+        scores = np.sort(((raw_MN - centres[:, None]) / scales[:, None]).mean(axis=0))
+        entries[machine_id] = Calibration(tuple(centres.tolist()), tuple(scales.tolist()), tuple(scores.tolist()))
+    return Detector(dataset.machine_type, dataset.ids, front_end, dataset.norm, members, entries, made, stretch_frames)
+
+
+def raw_scores(members: Sequence[Member], cut: CutClips) -> np.ndarray:
+    """Each member's own scores, float64 (members, stretches)."""
+    frames_TF = torch.from_numpy(cut.frames_TF)
+    return np.stack([member.density.score_samples(member.codes(frames_TF, cut.offsets, cut.ids)) for member in members])
+
+
+def _read_member(path: Path, digest: str) -> dict[str, Any]:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise CheckpointError(f"{path} is damaged: its checksum is not the one in detector.json")
+    try:
+        values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no error type of its own
+        raise CheckpointError(f"{path} cannot be loaded: {(str(error).splitlines() or [''])[0]}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is no member of a detector")
+    return values
