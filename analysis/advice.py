@@ -156,7 +156,7 @@ def _other_density(run: RunResults) -> list[Advice]:
     if not len(there):
         return []
     density, auc = max(zip(there["density"], there["auc"], strict=True), key=lambda pair: pair[1])
-    used = str(run.records[number].start.config.get("density", ""))
+    used = run.records[number].start.config.score.density
     gain = auc - run.ranked["final_auc"].iloc[0]
     if density == used or gain < BETTER_DENSITY_AUC:
         return []

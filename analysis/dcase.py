@@ -17,11 +17,11 @@ from trainable.data.clips import Split
 from trainable.data.layout import machine_types
 from trainable.data.load import Dataset, load_dataset
 from trainable.errors import DataError, NonFiniteError, RunError
-from trainable.execution_plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan, MemoryPlan
 from trainable.scoring.metrics import auc, pauc
 from trainable.scoring.registry import make_density
 from trainable.training.seeds import derived_seed
-from trainable.trial import Trial
+from trainable.trial import PlannedTrial, Trial
 
 BASELINE: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "ToyCar": {"01": (0.828, 0.679), "02": (0.866, 0.762), "03": (0.639, 0.547), "04": (0.869, 0.701)},
@@ -104,7 +104,7 @@ def train_and_score(
     results = []
     for index in range(seeds):
         seeded = config.replace(seed=(config.seed + index) % 2**31)
-        trial = Trial(seeded, dataset, plan=plan, device=device)
+        trial = Trial(PlannedTrial(seeded, MemoryPlan(plan, 0)), dataset, device=device)
         try:
             while not trial.done:
                 losses = trial.trainer.train_epoch()

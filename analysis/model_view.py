@@ -23,7 +23,7 @@ from trainable.scoring.evaluate import Evaluation, evaluate
 from trainable.scoring.registry import make_density
 from trainable.training.checkpoint import list_checkpoints, read_checkpoint
 from trainable.training.seeds import derived_seed
-from trainable.trial import Trial, default_plan
+from trainable.trial import PlannedTrial, Trial
 
 MAP_DENSITY: DensityName = "grid_neighbours"
 """Where the configured density gives a clip's score only, its maps come from this one."""
@@ -162,8 +162,8 @@ def load_view(run: RunResults, number: int, *, dataset: Dataset | None = None, d
         raise RunError(f"{run.folder.path} holds no trial {number} that has started")
     state = read_newest(run, number)
     dataset = dataset or load_run_data(run)
-    config = TrialConfig.from_flat(run.records[number].start.config)
-    trial = Trial(config, dataset, plan=default_plan(config), device=device)
+    config = run.records[number].start.config
+    trial = Trial(PlannedTrial.whole_batch(config), dataset, device=device)
     try:
         trial.restore(state)
     except KeyError as error:

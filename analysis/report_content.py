@@ -181,7 +181,7 @@ def _won(run: RunResults, found: Importances) -> Section:
         Picture(
             density_comparison(
                 densities,
-                optimised=str(config.get("density", "")),
+                optimised=config.score.density,
                 epoch=int(run.trials["epochs"].loc[number]),
             ),
             "AUC of every density model on the same codes.",

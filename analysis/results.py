@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial
 from analysis.state import SearchState, last_heard, search_state, time_text
 from analysis.study import StudyContent, read_study
 from trainable.durable import read_json
-from trainable.errors import ConfigError, RunError
+from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
 from trainable.record import EpochReport, RunFolder, RunManifest, TrialEnd, TrialRecord
 from trainable.units import format_bytes
@@ -157,7 +157,7 @@ class RunResults:
     def optimised_density(self) -> str:
         """The density model whose AUC the winner was judged by; empty where there is no winner."""
         number = self.best_number
-        return "" if number is None else str(self.records[number].start.config.get("density", ""))
+        return "" if number is None else self.records[number].start.config.score.density
 
     @property
     def budget_text(self) -> str:
@@ -276,19 +276,15 @@ def _proposal_row(trial: FrozenTrial | None) -> dict[str, Any] | None:
         "predicted_bytes": int(attrs.get("predicted_bytes") or 0),
         "predicted_allocated_bytes": int(attrs.get("predicted_allocated_bytes") or 0),
         "peak_bytes": 0,
-        **_plan_columns(attrs.get("plan")),
+        **_plan_columns(None),
         "epoch_seconds": None,
         "hours": 0.0,
     }
 
 
-def _plan_columns(values: Any) -> dict[str, Any]:
-    try:
-        plan = ExecutionPlan.from_dict(values) if isinstance(values, dict) and values else None
-    except (ConfigError, TypeError):
-        plan = None
+def _plan_columns(plan: ExecutionPlan | None) -> dict[str, Any]:
     if plan is None:
-        return {"plan": str(values) if values else "", "micro_batch_clips": 0, "recompute": False, "precision": ""}
+        return {"plan": "", "micro_batch_clips": 0, "recompute": False, "precision": ""}
     return {
         "plan": plan.describe(),
         "micro_batch_clips": plan.micro_batch_clips,

@@ -12,14 +12,14 @@ from collections.abc import Callable
 import numpy as np
 
 from analysis.results import RunResults
-from trainable.config import DataConfig, TrialConfig
+from trainable.config import DataConfig
 from trainable.data.clips import ClipSet, Split, TrainClips
 from trainable.data.load import Dataset
 from trainable.detection.detector import Detector, build_detector
 from trainable.errors import NonFiniteError, RunError
-from trainable.execution_plan import ExecutionPlan
+from trainable.execution_plan import MemoryPlan
 from trainable.scoring.evaluate import Evaluation, evaluate
-from trainable.trial import Trial, default_plan
+from trainable.trial import PlannedTrial, Trial
 
 _log = logging.getLogger(__name__)
 
@@ -70,15 +70,18 @@ def retrain(
         If a training diverges.
     """
     record = run.records[number]
-    base = TrialConfig.from_flat(record.start.config)
+    base = record.start.config
     epochs = int(run.ranked["epochs"].loc[number])
     saved_plan = record.epochs[-1].plan or record.start.plan
-    plan = ExecutionPlan.from_dict(saved_plan) if saved_plan and device != "cpu" else default_plan(base)
+    if saved_plan is None or device == "cpu":
+        memory = MemoryPlan.whole_batch(base.patch.batch_size)
+    else:
+        memory = MemoryPlan(saved_plan, 0)
     full = dataclasses.replace(dataset, train=all_normal_clips(dataset))
     trials = []
     for index in range(seeds):
         config = base.replace(seed=(base.seed + index) % 2**31)
-        trial = Trial(config, full, plan=plan, device=device)
+        trial = Trial(PlannedTrial(config, memory), full, device=device)
         try:
             while trial.epoch < epochs:
                 losses = trial.trainer.train_epoch()

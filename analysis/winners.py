@@ -74,6 +74,7 @@ def find_winners(
     for rank, number in enumerate(run.ranked.index[:top].tolist(), start=1):
         record, row = run.records[number], run.ranked.loc[number]
         found, missing = (None, reason) if dataset is None else _held_out(run, number, dataset, device)
+        plan = (record.epochs[-1].plan if record.epochs else None) or record.start.plan
         winners.append(
             Winner(
                 rank=rank,
@@ -89,8 +90,8 @@ def find_winners(
                 peak_bytes=int(row["peak_bytes"]),
                 epoch_seconds=float(row["epoch_seconds"]),
                 params=record.start.used,
-                config=dict(record.start.config),
-                plan=record.epochs[-1].plan or record.start.plan,
+                config=record.start.config.flat(),
+                plan=None if plan is None else plan.to_dict(),
                 missing=missing,
                 shared=bool(reason),
             )

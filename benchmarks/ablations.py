@@ -26,7 +26,7 @@ from trainable.data.load import Dataset, load_dataset
 from trainable.scoring.metrics import mean_auc
 from trainable.scoring.registry import make_density
 from trainable.training.seeds import derived_seed
-from trainable.trial import Trial, default_plan
+from trainable.trial import PlannedTrial, Trial
 
 BASE: Mapping[str, Any] = {
     "num_embeddings": 512,
@@ -68,7 +68,7 @@ class Measured:
 
 def measure(config: TrialConfig, dataset: Dataset, into: Measured) -> None:
     """Trains once and adds what came out."""
-    trial = Trial(config, dataset, plan=default_plan(config))
+    trial = Trial(PlannedTrial.whole_batch(config), dataset)
     seconds = []
     while not trial.done:
         begin = time.process_time()

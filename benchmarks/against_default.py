@@ -24,7 +24,7 @@ from trainable.data.load import Dataset, load_dataset
 from trainable.errors import ConfigError, RunError
 from trainable.record import RunFolder
 from trainable.train import read_config_file
-from trainable.trial import Trial, default_plan
+from trainable.trial import PlannedTrial, Trial
 
 SPLITS = (Split.VALIDATION, Split.HELD_OUT)
 MEAN = "mean of ids"
@@ -43,7 +43,7 @@ def configurations(folder: RunFolder, dataset: Dataset) -> dict[str, TrialConfig
 
 def measure(config: TrialConfig, dataset: Dataset, into: Aucs) -> None:
     """Trains once and adds what came out."""
-    trial = Trial(config, dataset, plan=default_plan(config))
+    trial = Trial(PlannedTrial.whole_batch(config), dataset)
     while not trial.done:
         trial.trainer.train_epoch()
     for split in SPLITS:

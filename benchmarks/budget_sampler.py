@@ -34,7 +34,7 @@ from optuna.trial import TrialState
 
 from benchmarks.replayed import Replayed
 from benchmarks.tables import command_of, write_table
-from search.engine.feasibility import Planning, planner_plans
+from search.engine.feasibility import Feasibility, planner_plans
 from search.engine.optuna_trials import frozen, to_optuna
 from search.engine.sampler import BudgetedTPESampler
 from search.store.study import memory_violation
@@ -93,13 +93,13 @@ class Search:
 class Problem:
     """Space, budget and objective."""
 
-    def __init__(self, space: Space, planning: Planning, budget_bytes: int, value: Objective, trainings: int):
-        self.space, self.planning, self.budget_bytes = space, planning, budget_bytes
+    def __init__(self, space: Space, planning: Feasibility, budget_bytes: int, value: Objective, trainings: int):
+        self.space, self.feasibility, self.budget_bytes = space, planning, budget_bytes
         self.value, self.trainings = value, trainings
         self.distributions = {parameter.name: to_optuna(parameter.distribution) for parameter in space.parameters}
 
     def bytes_of(self, params: Mapping[str, Any]) -> int:
-        return self.planning.choose(params).predicted_bytes
+        return self.feasibility.choose(params).predicted_bytes
 
     def fits(self, params: Mapping[str, Any]) -> bool:
         return self.bytes_of(params) <= self.budget_bytes
@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     space = load_space("ad_tuning")
     batch = space.default_config(epochs=1).patch.batch_size
     planner = Planner(DATA, budget_bytes=None, request=PlanRequest(micro_batch_clips=batch, recompute=False))
-    planning = Planning(space, budget_bytes=None, plans=planner_plans(planner))
+    planning = Feasibility(space, budget_bytes=None, plans=planner_plans(planner))
     sampler = BudgetedTPESampler(space, optuna.create_study(direction="maximize"), seed=0)
     rng = np.random.RandomState(0)
     sizes = [planning.choose(sampler.random(rng)).predicted_bytes for _ in range(500)]

@@ -29,7 +29,7 @@ from trainable.scoring.metrics import auc, bootstrap_aucs, groups_by_id, mean_au
 from trainable.scoring.registry import DENSITIES, make_density
 from trainable.train import read_config_file
 from trainable.training.seeds import derived_seed
-from trainable.trial import Trial, default_plan
+from trainable.trial import PlannedTrial, Trial
 
 YARDSTICK = "log-mel Mahalanobis (no codes)"
 AUTOENCODER = "DCASE autoencoder (no codes)"
@@ -67,7 +67,7 @@ def measure(
         table.setdefault(name, Measured()).add(dataset.held_out, scores, share)
 
     for seed in range(seeds):
-        trial = Trial(config.replace(seed=seed), dataset, plan=default_plan(config))
+        trial = Trial(PlannedTrial.whole_batch(config.replace(seed=seed)), dataset)
         begin = time.perf_counter()
         for _ in range(config.phase.epochs - 1):
             trial.trainer.train_epoch()

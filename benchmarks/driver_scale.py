@@ -91,7 +91,7 @@ class Meter(Silence):
     def _mark(self) -> None:
         cpu, wall = time.process_time() - self._begin[0], time.perf_counter() - self._begin[1]
         before, cpu_before, wall_before = self._last
-        study = self._conductor.folder.study_path
+        study = self._conductor.store.folder.study_path
         mark = Mark(
             runner=self._runner,
             trials=self._ended,
@@ -128,13 +128,13 @@ def measure(runner: str, trials: int, workers: int) -> list[Mark]:
     """A whole search of so many trials, `workers` of them alive at a time."""
     with tempfile.TemporaryDirectory() as folder:
         conductor = idle_conductor(Path(folder) / "run", trials=trials, slots=workers, epochs=EPOCHS)
-        options, run_folder = conductor.options, conductor.folder
+        options, store = conductor.options, conductor.store
         progress = Progress(options, conductor.asha.rung_epochs, workers)
         lines = PlainLines(Console(file=_Nowhere()), progress)
-        with TensorBoardScalars(run_folder.path / "tensorboard") as tensorboard:
+        with TensorBoardScalars(store.folder.path / "tensorboard") as tensorboard:
             if runner == "local":
                 meter = _listen(runner, conductor, progress, lines, tensorboard)
-                LocalRunner(conductor, run_folder=run_folder, options=options, trial_factory=IdleTrial).run()
+                LocalRunner(conductor, store=store, options=options, trial_factory=IdleTrial).run()
                 return meter.marks
             from search.runners.ray_session import ray_session
             from search.runners.ray_tune import RayRunner
@@ -143,7 +143,7 @@ def measure(runner: str, trials: int, workers: int) -> list[Mark]:
                 meter = _listen(runner, conductor, progress, lines, tensorboard)
                 RayRunner(
                     conductor,
-                    run_folder=run_folder,
+                    store=store,
                     options=options,
                     trial_factory=IdleTrial,
                     slots=[cpu_slots(workers, workers)],

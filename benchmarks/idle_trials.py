@@ -1,14 +1,14 @@
 """Trials that do nothing, and a conductor for them: what is measured is the search itself."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from search.engine.conductor import Conductor
-from search.engine.feasibility import Planning
+from search.engine.feasibility import Feasibility
 from search.request import SearchOptions
 from search.store.study import SearchStudy
+from search.store.trial_store import RunStore
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.record import EpochReport, RunFolder, TrialStart
@@ -33,9 +33,9 @@ def idle_space() -> Space:
     return load_space("ad_tuning")
 
 
-def idle_auc(config: dict[str, Any], epoch: int) -> float:
+def idle_auc(learning_rate: float, epoch: int) -> float:
     """A made-up AUC: best at a learning rate of 2e-3, rising with the epochs."""
-    distance = abs(float(config["learning_rate"]) - 2e-3) * 100
+    distance = abs(learning_rate - 2e-3) * 100
     return 0.9 - 0.2 * min(1.0, distance) - 0.2 * 0.5**epoch
 
 
@@ -43,7 +43,7 @@ class IdleTrial:
     """Reports at once and keeps nothing."""
 
     def __init__(self, start: TrialStart):
-        self._config = start.config
+        self._learning_rate = start.config.optim.learning_rate
         self._epoch = 0
         self._tensor = torch.zeros(1)
 
@@ -55,7 +55,7 @@ class IdleTrial:
             loss=0.0,
             commitment_scale=1.0,
             learning_rate=1e-3,
-            validation_auc=idle_auc(self._config, self._epoch),
+            validation_auc=idle_auc(self._learning_rate, self._epoch),
             perplexity=1.0,
             peak_bytes=0,
             predicted_bytes=0,
@@ -78,10 +78,6 @@ def idle_conductor(path: Path, *, trials: int, slots: int, epochs: int) -> Condu
     options = SearchOptions(space=space.name, num_samples=trials, max_epochs=epochs, grace_period=1, concurrency=slots)
     path.mkdir(parents=True)
     folder = RunFolder(path)
-    return Conductor(
-        space,
-        options,
-        folder,
-        SearchStudy.in_folder(folder.study_path, path.name),
-        Planning(space, budget_bytes=None),
-    )
+    study = SearchStudy.in_folder(folder.study_path, path.name)
+    store = RunStore(folder, study, space, budget_bytes=None)
+    return Conductor(space, options, store, Feasibility(space, budget_bytes=None), optuna_study=study.optuna_study)

@@ -30,7 +30,7 @@ from spaces.space import Space
 from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run
 from trainable.data.clips import Split
 from trainable.data.load import load_dataset
-from trainable.trial import Trial, default_plan
+from trainable.trial import PlannedTrial, Trial
 
 Curves = dict[int, list[float]]
 ORDERS = 200
@@ -52,7 +52,7 @@ def record(arguments: argparse.Namespace, space: Space, path: Path, argv: Sequen
         for index in range(done, arguments.configurations):
             params = sampler.random(np.random.RandomState(arguments.seed * 100_003 + index))
             config = space.config(params, epochs=arguments.epochs, seed=index)
-            trial = Trial(config, dataset, plan=default_plan(config))
+            trial = Trial(PlannedTrial.whole_batch(config), dataset)
             rows: list[dict[str, Any]] = []
             while not trial.done:
                 report = trial.step()

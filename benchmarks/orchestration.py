@@ -19,6 +19,7 @@ from benchmarks.idle_trials import IdleTrial, idle_conductor, idle_space
 from search.runners.packing import cpu_slots
 from search.runners.ray_session import ray_session
 from trainable.commandline import add_flag, run
+from trainable.config import TrialConfig
 from trainable.record import TrialStart
 
 EPOCHS = 2
@@ -33,7 +34,7 @@ def ours(trials: int, slots: int) -> float:
         begin = time.perf_counter()
         RayRunner(
             conductor,
-            run_folder=conductor.folder,
+            store=conductor.store,
             options=conductor.options,
             trial_factory=IdleTrial,
             slots=[cpu_slots(slots, slots)],
@@ -58,7 +59,9 @@ def plain(trials: int, slots: int, *, reuse: bool) -> float:
             import torch
 
             torch.set_num_threads(1)
-            self.trial = IdleTrial(TrialStart(number=0, params={}, config=config, plan=None, predicted_bytes=0))
+            self.trial = IdleTrial(
+                TrialStart(number=0, params={}, config=TrialConfig.from_flat(config), plan=None, predicted_bytes=0)
+            )
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self.setup(new_config)

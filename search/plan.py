@@ -29,12 +29,13 @@ from trainable.commandline import (
 )
 from trainable.config import TrialConfig
 from trainable.errors import ConfigError
+from trainable.execution_plan import MemoryPlan
 from trainable.train import read_config_file
 from trainable.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from trainable.data.load import Dataset
-    from trainable.memory.planner import DoesNotFit, MemoryPlan, Planner
+    from trainable.memory.planner import Planner
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "parameters": ("parameters", "gradients"),
@@ -59,7 +60,7 @@ class Planned:
 
     values: Mapping[str, Any]
     """What tells it from the others."""
-    choice: "MemoryPlan | DoesNotFit"
+    choice: MemoryPlan
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -173,9 +174,7 @@ def _planner(arguments: argparse.Namespace, dataset: "Dataset", batch_size: int)
 
 def print_share(console: Console, space: Space, planned: Sequence[Planned], planner: "Planner") -> None:
     """How much of the space fits, by which plans, and what the smallest and the largest need."""
-    from trainable.memory.planner import MemoryPlan
-
-    fitting = [item.choice for item in planned if isinstance(item.choice, MemoryPlan)]
+    fitting = [item.choice for item in planned if item.choice.fits]
     budget = "no budget" if planner.budget_bytes is None else f"a budget of {format_bytes(planner.budget_bytes)}"
     measured = "measured" if planner.profile.measured else "not measured on a GPU"
     console.print(
@@ -183,7 +182,7 @@ def print_share(console: Console, space: Space, planned: Sequence[Planned], plan
         f"({len(fitting) / len(planned):.0%})\n"
         f"device profile: {planner.profile.name} ({measured})"
     )
-    sizes = [_bytes(item.choice) for item in planned]
+    sizes = [item.choice.predicted_bytes for item in planned]
     console.print(
         f"predicted peaks of the chosen or smallest plans: {format_bytes(min(sizes))} to {format_bytes(max(sizes))}"
     )
@@ -193,8 +192,6 @@ def print_share(console: Console, space: Space, planned: Sequence[Planned], plan
 
 def print_table(console: Console, planned: Sequence[Planned]) -> None:
     """Where the memory of each configuration goes; of the smallest plan where none fits."""
-    from trainable.memory.planner import DoesNotFit
-
     table = Table(title="predicted peak memory on a GPU", title_justify="left")
     table.add_column("configuration", ratio=2, min_width=24)
     for name in COLUMNS:
@@ -203,25 +200,17 @@ def print_table(console: Console, planned: Sequence[Planned]) -> None:
     table.add_column("plan, or why not", ratio=3, min_width=30)
     for item in planned:
         choice = item.choice
-        parts = choice.prediction.breakdown
+        parts = choice.breakdown
         sums = [sum(parts.get(part, 0) for part in names) for names in COLUMNS.values()]
-        told = (
-            choice.reason
-            if isinstance(choice, DoesNotFit)
-            else f"{choice.plan.describe()}; {choice.prediction.peak_pass}"
-        )
+        told = f"{choice.plan.describe()}; {choice.peak_pass}" if choice.fits else choice.reason
         table.add_row(
             ", ".join(f"{name} {_short(value)}" for name, value in item.values.items()),
             *(format_bytes(size) for size in sums),
-            format_bytes(_bytes(choice)),
+            format_bytes(choice.predicted_bytes),
             told,
-            style="red" if isinstance(choice, DoesNotFit) else None,
+            style=None if choice.fits else "red",
         )
     console.print(table)
-
-
-def _bytes(choice: "MemoryPlan | DoesNotFit") -> int:
-    return choice.prediction.predicted_bytes
 
 
 def _short(value: Any) -> str:

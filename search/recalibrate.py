@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trainable.config import DataConfig, TrialConfig
+from trainable.config import DataConfig
 from trainable.data.load import load_dataset
 from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
@@ -57,13 +57,13 @@ def peaks_of(record: TrialRecord) -> Iterator[Measured]:
     Phase 2 needs the most, and that is what is predicted; of a trial that has it, plans that did not reach it are
     left out.
     """
-    config = TrialConfig.from_flat(record.start.config)
+    config = record.start.config
     measured = [epoch for epoch in record.epochs if epoch.peak_bytes > 0]
     if config.phase.vq_only_share + config.phase.frozen_share < 1.0:
         measured = [epoch for epoch in measured if epoch.phase == 2]
     highest: dict[ExecutionPlan, int] = {}
     for epoch in measured:
-        plan = ExecutionPlan.from_dict(epoch.plan)
-        highest[plan] = max(highest.get(plan, 0), epoch.peak_bytes)
+        assert epoch.plan is not None, "reports with a peak have a plan"
+        highest[epoch.plan] = max(highest.get(epoch.plan, 0), epoch.peak_bytes)
     for plan, peak_bytes in highest.items():
         yield Measured(config, plan, peak_bytes)

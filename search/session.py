@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from search.engine.conductor import Conductor
-from search.engine.feasibility import Planning, planner_plans
+from search.engine.feasibility import Feasibility
 from search.engine.listener import Listeners, Silence
 from search.listeners.progress import Progress
 from search.listeners.tensorboard import TensorBoardScalars
@@ -23,6 +23,7 @@ from search.runners.local import LocalRunner
 from search.store.checkpoints import prepare_storage
 from search.store.manifest import command_line, new_manifest, resumed_manifest
 from search.store.study import SearchStudy
+from search.store.trial_store import RunStore
 from search.store.warm_start import initial_proposals, taken_over_text
 from search.summary import find_winner, print_summary, write_results
 from trainable.data.load import Dataset, load_dataset
@@ -92,19 +93,21 @@ def _run(
     workers = _workers(options, slots)
     # Before the study: whatever moment the driver dies at, there is a run to resume, or nothing in the way of one.
     _write_request(request, manifest)
+    study = _study(request, manifest)
+    store = RunStore(folder, study, space, budget_bytes=options.budget_bytes)
     conductor = Conductor(
         space,
         options,
-        folder,
-        _study(request, manifest),
-        Planning(space, budget_bytes=options.budget_bytes, plans=planner_plans(planner), epochs=options.max_epochs),
+        store,
+        Feasibility(space, budget_bytes=options.budget_bytes, plans=planner.plan, epochs=options.max_epochs),
+        optuna_study=study.optuna_study,
         initial=[params for params in manifest.initial if space.holds(params)],
     )
     if conductor.asha.warning:
         logger.warning("%s", conductor.asha.warning)
     # In this process trials take turns, however many are alive.
     progress = Progress(options, conductor.asha.rung_epochs, 1 if slots is None else workers)
-    epochs = {number: len(folder.read_trial(number).epochs) for number in conductor.running}
+    epochs = {number: trial.epoch for number, trial in conductor.running.items()}
     progress.take_up(conductor.standing.counts, conductor.best, epochs)
     with (
         make_view(console, progress, quiet=request.quiet) as view,
@@ -117,13 +120,13 @@ def _run(
             [progress, view, tensorboard, *_metrics(folder.path.resolve().name, progress, ray)]
         )
         if slots is None:
-            LocalRunner(conductor, run_folder=folder, options=options, trial_factory=factory).run()
+            LocalRunner(conductor, store=store, options=options, trial_factory=factory).run()
         else:
             from search.runners.ray_tune import RayRunner
 
             RayRunner(
                 conductor,
-                run_folder=folder,
+                store=store,
                 options=options,
                 trial_factory=factory,
                 slots=slots,
@@ -131,10 +134,10 @@ def _run(
                 nodes_now=ray.nodes_now if ray is not None else None,
                 callbacks=list(loggers),
             ).run()
-    winner = find_winner(conductor, replace(factory, device=_local_device("auto")))
+    winner = find_winner(conductor, store, replace(factory, device=_local_device("auto")))
     seconds = time.monotonic() - begun
-    write_results(folder, conductor, winner, seconds=seconds, skipped=len(dataset.skipped))
-    print_summary(console, conductor, winner, seconds=seconds, skipped=len(dataset.skipped))
+    write_results(conductor, store, winner, seconds=seconds, skipped=len(dataset.skipped))
+    print_summary(console, conductor, store, winner, seconds=seconds, skipped=len(dataset.skipped))
     return winner is not None
 
 

@@ -14,10 +14,10 @@ from rich.table import Table
 from search.engine.conductor import Conductor
 from search.listeners.terminal import epochs_text
 from search.store.checkpoints import checkpoint_place
-from search.store.study import start_of
+from search.store.trial_store import RunStore
 from trainable.data.clips import Split
 from trainable.errors import CheckpointError, NonFiniteError
-from trainable.record import RunFolder, TrialEnd, TrialStart
+from trainable.record import TrialEnd, TrialStart
 from trainable.scoring.evaluate import Evaluation
 from trainable.trial import Trial
 from trainable.units import counted, duration_text, format_bytes
@@ -41,7 +41,7 @@ class Winner:
     """Why there is no held-out evaluation; empty where there is one."""
 
 
-def find_winner(conductor: Conductor, make_trial: Callable[[TrialStart], Trial]) -> Winner | None:
+def find_winner(conductor: Conductor, store: RunStore, make_trial: Callable[[TrialStart], Trial]) -> Winner | None:
     """The completed trial with the highest final AUC, its held-out clips scored now for the first time.
 
     None if no trial completed.
@@ -49,10 +49,10 @@ def find_winner(conductor: Conductor, make_trial: Callable[[TrialStart], Trial])
     if conductor.best is None:
         return None
     auc, number = conductor.best
-    stored = next(trial for trial in conductor.study.trials() if trial.number == number)
-    start, epochs = start_of(stored), max(stored.intermediate_values)
+    record = store.folder.read_trial(number)
+    start, epochs = record.start, record.epochs[-1].epoch
     trial = make_trial(start)
-    place = checkpoint_place(conductor.options, conductor.folder, conductor.study.run, number)
+    place = checkpoint_place(conductor.options, store.folder, store.study.run, number)
     try:
         place.fetch()
         trial.load(place.folder, epochs)
@@ -100,15 +100,15 @@ def counts_text(conductor: Conductor) -> str:
 
 
 def print_summary(
-    console: Console, conductor: Conductor, winner: Winner | None, *, seconds: float, skipped: int
+    console: Console, conductor: Conductor, store: RunStore, winner: Winner | None, *, seconds: float, skipped: int
 ) -> None:
     """The table at the end of a search."""
-    folder = conductor.folder.path
+    folder = store.folder.path
     table = Table(title=f"Search {folder.name}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column()
     table.add_row("trials", counts_text(conductor))
-    resumed = bool(conductor.folder.read_manifest().history)
+    resumed = bool(store.folder.read_manifest().history)
     table.add_row("time", f"{duration_text(seconds)}{' since it was resumed' if resumed else ''}")
     if conductor.stop_reason:
         table.add_row("ended early", conductor.stop_reason)
@@ -153,9 +153,10 @@ def _with_interval(auc: float, evaluation: Evaluation | None) -> str:
 
 
 def write_results(
-    folder: RunFolder, conductor: Conductor, winner: Winner | None, *, seconds: float, skipped: int
+    conductor: Conductor, store: RunStore, winner: Winner | None, *, seconds: float, skipped: int
 ) -> None:
     """``summary.json``, and ``best.yaml`` if there is a winner; `seconds` are those of this part of the search."""
+    folder = store.folder
     summary: dict[str, Any] = {
         "counts": {end.value: count for end, count in conductor.standing.counts.items()},
         "seconds": round(seconds, 1),
@@ -163,7 +164,7 @@ def write_results(
         "parts": 1 + len(folder.read_manifest().history),
         "stop_reason": conductor.stop_reason,
         "skipped_recordings": skipped,
-        "failures": _failures(conductor),
+        "failures": _failures(store),
         "best": None,
     }
     if winner is not None:
@@ -181,20 +182,20 @@ def write_results(
         }
         summary["best"] = best
         content = {
-            "config": winner.start.config,
+            "config": winner.start.config.flat(),
             "data": conductor.options.data.to_dict(),
-            "plan": winner.start.plan,
+            "plan": None if winner.start.plan is None else winner.start.plan.to_dict(),
             "result": {key: value for key, value in best.items() if key != "params"},
         }
         folder.write_text(folder.best_path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     folder.write_text(folder.summary_path, json.dumps(summary, indent=1))
 
 
-def _failures(conductor: Conductor) -> list[dict[str, Any]]:
+def _failures(store: RunStore) -> list[dict[str, Any]]:
     """Trials that ended neither completed nor pruned, with their reasons."""
     fine = (TrialEnd.COMPLETED.value, TrialEnd.PRUNED.value)
     return [
         {"trial": trial.number, "end": trial.user_attrs["end"], "reason": trial.user_attrs.get("reason", "")}
-        for trial in conductor.study.trials()
+        for trial in store.study.trials()
         if trial.user_attrs.get("end") not in (None, *fine)
     ]

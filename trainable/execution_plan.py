@@ -6,7 +6,7 @@ as the unsplit step (up to the rounding of sums). The planner (`trainable.memory
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from trainable.errors import ConfigError
@@ -63,6 +63,30 @@ class ExecutionPlan:
             parts.append("recompute " + "+".join(recomputed))
         parts += [f"chunk {self.quantizer_chunk_rows}", self.data_placement, self.precision]
         return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The planner's answer for a configuration: a plan that fits, or the smallest one and why it does not."""
+
+    plan: ExecutionPlan
+    """The chosen plan; the smallest one where none fits."""
+    predicted_bytes: int
+    """Peak of everything that the process takes on the device, margin included; 0 where nothing was predicted."""
+    fits: bool = True
+    reason: str = ""
+    """Why no plan fits, in one line; empty where one does."""
+    allocated_bytes: int = 0
+    """What of the predicted bytes PyTorch's allocator holds, without margin."""
+    breakdown: Mapping[str, int] = field(default_factory=dict, compare=False)
+    """Predicted bytes by part."""
+    peak_pass: str = ""
+    """The pass of the training step in which the peak occurs."""
+
+    @classmethod
+    def whole_batch(cls, batch_clips: int) -> "MemoryPlan":
+        """The plan where there is no budget: the whole batch at once, nothing recomputed, nothing predicted."""
+        return cls(ExecutionPlan(micro_batch_clips=batch_clips), 0)
 
 
 @dataclass(frozen=True, kw_only=True)

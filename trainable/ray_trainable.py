@@ -5,7 +5,6 @@ imports, CUDA context and data are paid once a slot.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ from trainable.errors import CheckpointError, NonFiniteError, RunError
 from trainable.record import EpochReport, TrialEnd, TrialStart
 
 REPORT, ENDED, REASON, UNWRITTEN = "report", "ended", "reason", "unwritten"
-"""Keys of a result: an epoch's report as JSON, or how the trial failed and why, or what cannot be written."""
+"""Keys of a result: an epoch's report, or how the trial failed and why, or what cannot be written."""
 METRIC = "validation_auc"
 
 
@@ -30,7 +29,7 @@ class MemoryKeptError(Exception):
 class RayTrial(tune.Trainable):
     """Drives a `trainable.trial.Trial` (or what `factory` makes) for Ray Tune.
 
-    ``config`` holds ``start`` (a `TrialStart` as a dictionary), ``checkpoints`` (folder; the trial goes on from
+    ``config`` holds ``start`` (a `TrialStart`), ``checkpoints`` (folder; the trial goes on from
     the newest intact checkpoint there that is not later than the epoch ``reported``), ``max_epochs`` and ``label``.
     """
 
@@ -68,7 +67,7 @@ class RayTrial(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._start = TrialStart(**config["start"])
+        self._start: TrialStart = config["start"]
         self._place = CheckpointPlace(config["checkpoints"])
         self._max_epochs = int(config["max_epochs"])
         self._unsaved = False
@@ -88,7 +87,7 @@ class RayTrial(tune.Trainable):
         if self._ended is None:
             report = self._guarded(self._epoch)
             if report is not None:
-                return {REPORT: json.dumps(report.to_dict()), METRIC: report.validation_auc}
+                return {REPORT: report, METRIC: report.validation_auc}
         assert self._ended is not None
         return self._ended
 
@@ -139,7 +138,7 @@ class RayTrial(tune.Trainable):
 def trial_config(start: TrialStart, *, checkpoints: str, reported: int, max_epochs: int, label: str) -> dict[str, Any]:
     """What `RayTrial` needs to know of a trial."""
     return {
-        "start": dataclasses.asdict(start),
+        "start": start,
         "checkpoints": checkpoints,
         "reported": reported,
         "max_epochs": max_epochs,

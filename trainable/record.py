@@ -18,13 +18,15 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from trainable.config import TrialConfig
 from trainable.durable import read_json, sync_folder, write_json, write_text, writing
-from trainable.errors import RunError
+from trainable.errors import ConfigError, RunError
+from trainable.execution_plan import ExecutionPlan
 from trainable.typed import build
 
 _NUMBER = re.compile(r"[0-9]{5,9}")
@@ -46,6 +48,10 @@ class TrialEnd(StrEnum):
     """Its loss or weights became NaN or infinite."""
     CRASHED = "crashed"
     """An exception, a lost worker or a time-out, more often than --max-failures allows."""
+
+
+FAILURES = frozenset({TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRASHED})
+"""Endings that are failures: they repel the sampler, and their configuration is not to be tried again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,18 +97,18 @@ class EpochReport:
     """Predicted peak of the plan in use, everything that the process takes; 0 where none was made."""
     predicted_allocated_bytes: int = 0
     """What of it `peak_bytes` was predicted to be: the allocator's part, without margin; 0 where none was made."""
-    plan: dict[str, Any] = field(default_factory=dict)
-    """ExecutionPlan.to_dict() of the plan in use."""
+    plan: ExecutionPlan | None = None
+    """The plan in use; None in a report of a version that did not record it."""
     events: tuple[str, ...] = ()
     """Out-of-memory recoveries and the like, one sentence each."""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**_shallow(self), "plan": {} if self.plan is None else self.plan.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "EpochReport":
         """The report that `to_dict` gave. Raises ValueError where a field is missing, unknown or of another type."""
-        return build(cls, values)
+        return build(cls, {**values, "plan": _plan_of(values.get("plan"))})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +119,9 @@ class TrialStart:
     """The trial's number in the study."""
     params: dict[str, Any]
     """What the sampler chose."""
-    config: dict[str, Any]
-    """TrialConfig.flat()."""
-    plan: dict[str, Any] | None
-    """ExecutionPlan.to_dict(), None where no plan fits."""
+    config: TrialConfig
+    plan: ExecutionPlan | None
+    """None where no plan fits."""
     predicted_bytes: int
     """Peak of `plan`, or of the smallest plan where none fits; 0 where no budget was set."""
     predicted_allocated_bytes: int = 0
@@ -125,7 +130,23 @@ class TrialStart:
     @property
     def used(self) -> dict[str, Any]:
         """The searched parameters as the trial used them: n_patches chosen above a clip's windows is their number."""
-        return {name: self.config.get(name, value) for name, value in self.params.items()}
+        flat = self.config.flat()
+        return {name: flat.get(name, value) for name, value in self.params.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, the inverse of `from_dict`."""
+        plan = None if self.plan is None else self.plan.to_dict()
+        return {**_shallow(self), "config": self.config.flat(), "plan": plan}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrialStart":
+        """The start that `to_dict` gave.
+
+        Knobs that are not named, since an earlier version did not have them, keep the defaults that stand for what
+        that version did. Raises ValueError where a field is missing, unknown or of another type.
+        """
+        decoders = {"config": _config_of, "plan": _plan_of}
+        return build(cls, {name: decoders.get(name, _as_it_is)(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +267,7 @@ class RunFolder:
     def write_start(self, start: TrialStart) -> None:
         path = self.trial_path(start.number) / "trial.json"
         with writing(path):
-            write_json(path, asdict(start))
+            write_json(path, start.to_dict())
 
     def append_epoch(self, number: int, report: EpochReport) -> None:
         """Adds one line and forces it to disk; what a process left half-written there goes first."""
@@ -274,7 +295,7 @@ class RunFolder:
         """
         path = self.trial_path(number)
         try:
-            start = build(TrialStart, read_json(path / "trial.json", what="the start of a trial"))
+            start = TrialStart.from_dict(read_json(path / "trial.json", what="the start of a trial"))
             if start.number != number:
                 raise ValueError(f"trial.json is that of trial {start.number}")
             epochs = {report.epoch: report for report in _read_epochs(path / "epochs.jsonl")}
@@ -301,6 +322,35 @@ class RunFolder:
         """A file of this folder, whole or not at all."""
         with writing(path):
             write_text(path, text)
+
+
+def _shallow(record: Any) -> dict[str, Any]:
+    """A record's fields by name, values as they are."""
+    return {each.name: getattr(record, each.name) for each in fields(record)}
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _config_of(values: Any) -> TrialConfig:
+    """The configuration that a file holds by flat names. Raises ValueError if it is none."""
+    if not isinstance(values, Mapping):
+        raise ValueError("config is no mapping of knobs to values")
+    try:
+        return TrialConfig.from_flat(values)
+    except ConfigError as error:
+        raise ValueError(f"{error} (was it written by another version of this project?)") from None
+
+
+def _plan_of(values: Any) -> ExecutionPlan | None:
+    """The plan that a file holds; None for null or, as reports without a plan have it, an empty object."""
+    if not values:
+        return None
+    try:
+        return ExecutionPlan.from_dict(values)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 def _mend_last_line(file: BinaryIO) -> None:

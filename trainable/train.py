@@ -82,10 +82,10 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     from trainable.data.clips import Split
     from trainable.data.load import load_dataset
     from trainable.device.cap import cap_process_memory, gpu_name
-    from trainable.memory.planner import DoesNotFit, Planner
+    from trainable.memory.planner import Planner
     from trainable.memory.profile import DeviceProfile
     from trainable.training.checkpoint import list_checkpoints
-    from trainable.trial import Trial
+    from trainable.trial import PlannedTrial, Trial
 
     device = _device(arguments.device)
     folder = _checkpoint_folder(arguments.output) if arguments.output else None
@@ -97,26 +97,16 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     dataset = load_dataset(data)
     request = plan_request(arguments, config.patch.batch_size)
     planner = Planner.for_dataset(dataset, budget_bytes=budget_bytes, request=request, profile=profile)
-    choice = planner.plan(config)
-    if isinstance(choice, DoesNotFit):
-        raise BudgetError(choice.reason)
+    memory = planner.plan(config)
+    if not memory.fits:
+        raise BudgetError(memory.reason)
     print(
         f"{dataset.machine_type}: {len(dataset.train)} training clips, {len(dataset.validation)} validation clips, "
         f"{len(dataset.ids)} machine ids; {len(dataset.skipped)} recordings skipped\n"
-        f"plan: {choice.plan.describe()}; predicted peak {format_bytes(choice.predicted_bytes)} on {device}"
+        f"plan: {memory.plan.describe()}; predicted peak {format_bytes(memory.predicted_bytes)} on {device}"
     )
     with _endings(0):
-        trial = Trial(
-            config,
-            dataset,
-            plan=choice.plan,
-            device=device,
-            predicted_bytes=choice.predicted_bytes,
-            predicted_allocated_bytes=choice.prediction.allocated_bytes,
-            next_smaller_plan=lambda plan: planner.next_smaller(config, plan),
-            predict=lambda plan: planner.predict(config, plan).predicted_bytes,
-            predict_allocated=lambda plan: planner.predict(config, plan).allocated_bytes,
-        )
+        trial = Trial(PlannedTrial(config, memory, planner), dataset, device=device)
     if folder is not None and list_checkpoints(folder):
         print(f"continuing from epoch {_resumed(trial, folder)} in {folder}")
     while not trial.done:

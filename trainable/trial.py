@@ -2,15 +2,16 @@
 
 import gc
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from trainable.config import TrialConfig
 from trainable.data.clips import ClipSet, Split, TestClips
 from trainable.data.load import Dataset
-from trainable.execution_plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan, MemoryPlan
 from trainable.record import EpochReport
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.evaluate import Evaluation, ScoreReport, evaluate_codes, report_scores
@@ -20,69 +21,99 @@ from trainable.training.seeds import derived_seed
 from trainable.training.trainer import Trainer
 
 
+class PredictedPeak(Protocol):
+    """A prediction as a trial reports it."""
+
+    @property
+    def predicted_bytes(self) -> int: ...
+
+    @property
+    def allocated_bytes(self) -> int: ...
+
+
+class NextPlans(Protocol):
+    """What a trial asks when memory runs out after all: `trainable.memory.planner.Planner`, or one in a test."""
+
+    def next_smaller(self, config: TrialConfig, plan: ExecutionPlan) -> ExecutionPlan | None:
+        """A plan that needs less than `plan`; None if there is none."""
+        ...
+
+    def predict(self, config: TrialConfig, plan: ExecutionPlan) -> PredictedPeak:
+        """What a plan is predicted to need."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A configuration with the plan that it is to be trained by."""
+
+    config: TrialConfig
+    memory: MemoryPlan
+    """The plan, and what it is predicted to need."""
+    planner: NextPlans | None = None
+    """Asked after an out-of-memory error; without one the error ends the trial."""
+
+    @classmethod
+    def whole_batch(cls, config: TrialConfig) -> "PlannedTrial":
+        """Where there is no budget: the whole batch at once, nothing recomputed, nothing predicted."""
+        return cls(config, MemoryPlan.whole_batch(config.patch.batch_size))
+
+    def next_smaller(self, plan: ExecutionPlan) -> ExecutionPlan | None:
+        """The plan to go on with after `plan` ran out of memory; None if there is none."""
+        return None if self.planner is None else self.planner.next_smaller(self.config, plan)
+
+    def predicted(self, plan: ExecutionPlan) -> tuple[int, int]:
+        """Predicted peak of a plan in bytes, and the allocator's part of it; zeros where nothing is predicted."""
+        if plan == self.memory.plan:
+            return self.memory.predicted_bytes, self.memory.allocated_bytes
+        if self.planner is None:
+            return 0, 0
+        prediction = self.planner.predict(self.config, plan)
+        return prediction.predicted_bytes, prediction.allocated_bytes
+
+
 class Trial:
     """A configuration on its way through its epochs.
 
     Parameters
     ----------
-    plan
-        How to execute it; chosen by the planner or `default_plan`.
-    predicted_bytes, predicted_allocated_bytes
-        Predicted peak of `plan`, and the allocator's part of it, handed through to the reports; 0 where no prediction
-        was made.
-    next_smaller_plan
-        Asked after an out-of-memory error; without it the error ends the trial.
-    predict, predict_allocated
-        The same two of any plan, so that reports after a recovery name those of the plan in use.
+    planned
+        What to train, how to execute it, and whom to ask for a smaller plan.
+    dataset
+        The same for all trials of a search.
+    dtype
+        Of weights and features; float64 is for tests of exactness.
     """
 
     def __init__(
         self,
-        config: TrialConfig,
+        planned: PlannedTrial,
         dataset: Dataset,
         *,
-        plan: ExecutionPlan,
         device: str | torch.device = "cpu",
-        predicted_bytes: int = 0,
-        predicted_allocated_bytes: int = 0,
-        next_smaller_plan: Callable[[ExecutionPlan], ExecutionPlan | None] | None = None,
-        predict: Callable[[ExecutionPlan], int] | None = None,
-        predict_allocated: Callable[[ExecutionPlan], int] | None = None,
         dtype: torch.dtype = torch.float32,
     ):
-        self.config = config
+        self.config = planned.config
         self.dataset = dataset
         self.device = torch.device(device)
-        self._planned = plan, predicted_bytes, predicted_allocated_bytes
-        self._predict, self._predict_allocated = predict, predict_allocated
+        self._planned = planned
         self.best_auc = float("-inf")
         self.best_epoch = 0
         self._trainer: Trainer | None = Trainer(
-            config,
+            planned.config,
             dataset.train,
             dataset.ids,
-            plan=plan,
+            plan=planned.memory.plan,
             device=self.device,
             dtype=dtype,
-            next_smaller_plan=next_smaller_plan,
-            predict=predict,
+            next_smaller_plan=planned.next_smaller,
+            predict=lambda plan: planned.predicted(plan)[0],
         )
 
     @property
     def predicted_bytes(self) -> int:
         """Predicted peak of the plan in use; 0 where none was made."""
-        plan, planned_bytes, _ = self._planned
-        if self.trainer.plan == plan:
-            return planned_bytes
-        return self._predict(self.trainer.plan) if self._predict is not None else 0
-
-    @property
-    def predicted_allocated_bytes(self) -> int:
-        """What of it the allocator was predicted to hold; 0 where none was made."""
-        plan, _, planned_bytes = self._planned
-        if self.trainer.plan == plan:
-            return planned_bytes
-        return self._predict_allocated(self.trainer.plan) if self._predict_allocated is not None else 0
+        return self._planned.predicted(self.trainer.plan)[0]
 
     @property
     def trainer(self) -> Trainer:
@@ -118,6 +149,7 @@ class Trial:
         scores = self._score_validation()
         ended = time.perf_counter()
         events, trainer.events = tuple(trainer.events), []
+        predicted_bytes, predicted_allocated_bytes = self._planned.predicted(trainer.plan)
         auc = scores.evaluation.auc
         if auc > self.best_auc:
             self.best_auc, self.best_epoch = auc, trainer.epoch
@@ -144,9 +176,9 @@ class Trial:
             train_seconds=trained - begin,
             score_seconds=ended - trained,
             peak_bytes=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0,
-            predicted_bytes=self.predicted_bytes,
-            predicted_allocated_bytes=self.predicted_allocated_bytes,
-            plan=trainer.plan.to_dict(),
+            predicted_bytes=predicted_bytes,
+            predicted_allocated_bytes=predicted_allocated_bytes,
+            plan=trainer.plan,
             events=events,
         )
 
@@ -228,8 +260,3 @@ class Trial:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def default_plan(config: TrialConfig) -> ExecutionPlan:
-    """The plan where there is no budget: the whole batch at once, nothing recomputed."""
-    return ExecutionPlan(micro_batch_clips=config.patch.batch_size)

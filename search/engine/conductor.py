@@ -8,23 +8,27 @@ the run's folder) before the method returns, so a driver may be killed at any mo
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.study import Study
+from optuna.trial import TrialState
 
 from search.engine.asha import Asha, Decision
-from search.engine.feasibility import Choice, Planning
+from search.engine.feasibility import Feasibility
 from search.engine.listener import Listener
-from search.engine.memory_record import MemoryRecord
+from search.engine.observation import memory_constraint, observation
 from search.engine.optuna_trials import frozen
+from search.engine.running import RunningTrial
 from search.engine.sampler import BudgetedTPESampler, Proposal
 from search.engine.standing import Standing
+from search.engine.trial_store import KnownTrial, TrialStore
 from search.request import SearchOptions
-from search.store.recovery import Found, take_up
-from search.store.study import SearchStudy, as_observation, memory_constraint, outcome_of
 from spaces.space import Space
+from trainable.config import TrialConfig
 from trainable.errors import BudgetError
-from trainable.record import EpochReport, RunFolder, TrialEnd, TrialOutcome, TrialStart
+from trainable.execution_plan import MemoryPlan
+from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
 from trainable.units import format_bytes
 
 logger = logging.getLogger(__name__)
@@ -44,8 +48,12 @@ class Conductor:
 
     Parameters
     ----------
-    planning
+    store
+        Where trials are durable.
+    feasibility
         What fits the budget, and with which plan.
+    optuna_study
+        The study whose direction the sampler reads.
     listener
         Told of every start, report and ending.
     initial
@@ -58,15 +66,15 @@ class Conductor:
         self,
         space: Space,
         options: SearchOptions,
-        folder: RunFolder,
-        study: SearchStudy,
-        planning: Planning,
+        store: TrialStore,
+        feasibility: Feasibility,
         *,
+        optuna_study: Study,
         listener: Listener | None = None,
         initial: Sequence[Mapping[str, Any]] = (),
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.space, self.options, self.folder, self.study, self.planning = space, options, folder, study, planning
+        self.space, self.options, self.store, self.feasibility = space, options, store, feasibility
         self.asha = Asha(
             grace_period=options.grace_period,
             reduction_factor=options.reduction_factor,
@@ -74,7 +82,7 @@ class Conductor:
             longest_warmup=space.longest_warmup,
         )
         self.sampler = BudgetedTPESampler(
-            space, study.optuna_study, seed=options.seed, startup_trials=options.startup, initial=initial
+            space, optuna_study, seed=options.seed, startup_trials=options.startup, initial=initial
         )
         self.stop_reason: str | None = None
         """Why the search ended before its trials were used up; None if it did not."""
@@ -82,11 +90,7 @@ class Conductor:
         self.listener = listener
         self._clock = clock
         self._begin = clock()
-        self._starts: dict[int, TrialStart] = {}
-        self._values: dict[int, dict[int, float]] = {}
-        self._memory: dict[int, MemoryRecord] = {}
-        self._decisions: dict[int, dict[int, Decision]] = {}
-        self._failures: dict[int, int] = {}
+        self._running: dict[int, RunningTrial] = {}
         self._unfinished: list[TrialStart] = []
         self._started = 0
         self._proposed = 0
@@ -111,26 +115,25 @@ class Conductor:
         BudgetError
             If nothing in the space fits the budget; it names the smallest budget that would do.
         """
+        self._stop_at_time_limit()
         while not self.exhausted:
-            if self.study.shared:
+            if self.store.shared:
                 self._refresh()
             start = self._propose()
             if start is not None:
                 return start
+            self._stop_at_time_limit()
         return None
 
     @property
     def exhausted(self) -> bool:
         """Nothing more will be started."""
-        limit = self.options.time_limit_seconds
-        if self.stop_reason is None and limit is not None and self._clock() - self._begin >= limit:
-            self.stop_reason = f"the time limit of {limit:g} s was reached"
         return self.stop_reason is not None or self._started >= self.options.num_samples
 
     @property
     def done(self) -> bool:
         """Nothing runs and nothing more will be started."""
-        return not self._starts and self.exhausted
+        return not self._running and self.exhausted
 
     @property
     def best(self) -> tuple[float, int] | None:
@@ -138,9 +141,9 @@ class Conductor:
         return self.standing.best
 
     @property
-    def running(self) -> tuple[int, ...]:
-        """Numbers of the trials that run."""
-        return tuple(self._starts)
+    def running(self) -> Mapping[int, RunningTrial]:
+        """The trials that run, by number."""
+        return MappingProxyType(self._running)
 
     @property
     def started(self) -> int:
@@ -155,51 +158,43 @@ class Conductor:
         KeyError
             If the trial is not running.
         """
-        self._starts[number]
-        values, decisions = self._values[number], self._decisions[number]
-        if report.epoch in values:
-            return decisions.get(report.epoch, Decision.CONTINUE)
-        # The folder first: it holds the whole report, and a resume copies from it what the study does not have yet.
-        self.folder.append_epoch(number, report)
-        self.study.report(number, report.epoch, report.validation_auc)
-        values[report.epoch] = report.validation_auc
-        self._memory[number].add(report)
+        trial = self._running[number]
+        if report.epoch in trial.values:
+            return trial.decision(report.epoch)
+        self.store.report(number, report)
+        trial.add(report)
+        self._stop_at_time_limit()
         decision = self.asha.report(number, report.epoch, report.validation_auc)
-        if report.epoch >= self.options.max_epochs or (self.exhausted and self.stop_reason is not None):
+        if report.epoch >= self.options.max_epochs or self.stop_reason is not None:
             decision = Decision.STOP
-        decisions[report.epoch] = decision
+        trial.decided(report.epoch, decision)
         if self.listener is not None:
             self.listener.on_report(number, report, decision)
         return decision
 
     def outcome(self, number: int, *, failures: int | None = None) -> TrialOutcome:
         """How a trial that was told STOP ended: completed, or pruned and why."""
-        values = self._values[number]
-        last = max(values, default=0)
-        if last >= self.options.max_epochs:
-            return self._outcome(number, TrialEnd.COMPLETED, "", failures)
+        trial = self._running[number]
+        if trial.epoch >= self.options.max_epochs:
+            return trial.outcome(TrialEnd.COMPLETED, "", failures=failures)
         reason = self.stop_reason or (
-            f"not among the best 1/{self.options.reduction_factor} of the trials seen at epoch {last}"
+            f"not among the best 1/{self.options.reduction_factor} of the trials seen at epoch {trial.epoch}"
         )
-        return self._outcome(number, TrialEnd.PRUNED, reason, failures)
+        return trial.outcome(TrialEnd.PRUNED, reason, failures=failures)
 
     def failed(self, number: int, end: TrialEnd, reason: str, *, failures: int | None = None) -> TrialOutcome:
         """How a trial that failed for good ended. The reason is cut to one line."""
         line = " ".join(reason.split())[:500]
-        return self._outcome(number, end, line or end.value, failures)
+        return self._running[number].outcome(end, line or end.value, failures=failures)
 
     def retry(self, number: int) -> bool:
         """Whether a trial that failed may go on from its checkpoint; counts the restart, for good."""
-        failures = self._failures.get(number, 0) + 1
-        if number not in self._starts or failures > self.options.max_failures:
+        trial = self._running.get(number)
+        if trial is None or trial.failures >= self.options.max_failures:
             return False
-        self.study.restarted(number, failures)
-        self._failures[number] = failures
+        self.store.restarted(number, trial.failures + 1)
+        trial.failures += 1
         return True
-
-    def reported(self, number: int) -> int:
-        """The last epoch that a running trial has reported; 0 before its first report."""
-        return max(self._values[number], default=0)
 
     def finish(self, number: int, outcome: TrialOutcome) -> None:
         """Ends a trial, exactly once.
@@ -209,16 +204,19 @@ class Conductor:
         KeyError
             If the trial is not running (it was finished before, or is not of this search).
         """
-        start = self._starts[number]
-        self.study.finish(number, outcome, self._memory[number].attributes())
-        self.folder.write_outcome(number, outcome)
-        del self._starts[number]
-        observation = None
+        trial = self._running[number]
+        start = trial.start
+        self.store.finish(number, outcome, trial.memory.attributes())
+        del self._running[number]
         if self.space.covers(start.params):
             distributions = self.sampler.distributions(start.params)
             memory = memory_constraint(start.predicted_bytes, self.options.budget_bytes)
-            observation = as_observation(number, start.params, distributions, self._values[number], outcome, memory)
-        self._ended(number, observation, outcome)
+            ended = observation(number, start.params, distributions, trial.values, outcome, memory)
+            self.sampler.history.ended(ended)
+        self.asha.forget(number)
+        same_failure = self.standing.ended(number, outcome)
+        if same_failure is not None:
+            self.stop(same_failure)
         if self.listener is not None:
             self.listener.on_end(start, outcome)
 
@@ -226,174 +224,119 @@ class Conductor:
         """Nothing new starts from now on, and what runs is stopped at its next report."""
         self.stop_reason = self.stop_reason or reason
 
+    def _stop_at_time_limit(self) -> None:
+        limit = self.options.time_limit_seconds
+        if limit is not None and self._clock() - self._begin >= limit:
+            self.stop(f"the time limit of {limit:g} s was reached")
+
     # ---- proposals -----------------------------------------------------------------------------------------------
 
     def _propose(self) -> TrialStart | None:
         """A started trial, or None for a proposal that had to be recorded as over budget."""
         if self._proposed == 0:
-            self.planning.require(self.sampler.probes())
-        proposal = self.sampler.propose(self._proposed, self.planning.fits)
+            self.feasibility.require(self.sampler.probes())
+        proposal = self.sampler.propose(self._proposed, self.feasibility.fits)
+        # The trial's seed comes from the proposal's number, which is known before the study gives the trial one.
+        seed = self.options.trial_seed(self._proposed)
+        config = self.space.config(proposal.params, epochs=self.options.max_epochs, seed=seed)
         self._proposed += 1
-        choice = self.planning.choose(proposal.params)
-        if not choice.fits:
-            self._record_over_budget(proposal, choice)
+        memory = self.feasibility.plan(config)
+        if not memory.fits:
+            self._record_over_budget(proposal, config, memory)
             return None
         self._over_budget_in_a_row = 0
-        config = self.space.config(proposal.params, epochs=self.options.max_epochs).flat()
-        plan = choice.plan.to_dict()
-        # The trial's seed comes from the proposal's number, which is known before the study gives the trial one.
-        config["seed"] = self.options.trial_seed(self._proposed - 1)
-        number = self.study.start(
-            proposal.params,
-            proposal.distributions,
-            config=config,
-            plan=plan,
-            predicted_bytes=choice.predicted_bytes,
-            budget_bytes=self.options.budget_bytes,
-            predicted_allocated_bytes=choice.allocated_bytes,
-            draws=proposal.draws,
-        )
-        start = TrialStart(
-            number=number,
-            params=proposal.params,
-            config=config,
-            plan=plan,
-            predicted_bytes=choice.predicted_bytes,
-            predicted_allocated_bytes=choice.allocated_bytes,
-        )
-        self.folder.write_start(start)
+        start = self.store.start(proposal, config, memory)
         self._started += 1
-        self._run(start, {})
+        self._run(RunningTrial(start))
         if self.listener is not None:
             self.listener.on_start(start, resumed=False)
         return start
 
-    def _record_over_budget(self, proposal: Proposal, choice: Choice) -> None:
+    def _record_over_budget(self, proposal: Proposal, config: TrialConfig, memory: MemoryPlan) -> None:
         assert self.options.budget_bytes is not None, "without a budget everything fits"
-        params, predicted_bytes = proposal.params, choice.predicted_bytes
-        outcome = TrialOutcome(end=TrialEnd.OVER_BUDGET, reason=choice.reason, epochs=0, best_auc=None, final_auc=None)
-        config = self.space.config(params, epochs=self.options.max_epochs).flat()
-        number = self.study.over_budget(
-            params,
-            proposal.distributions,
-            config=config,
-            predicted_bytes=predicted_bytes,
-            budget_bytes=self.options.budget_bytes,
-            outcome=outcome,
-            draws=proposal.draws,
-        )
-        start = TrialStart(number=number, params=params, config=config, plan=None, predicted_bytes=predicted_bytes)
-        self.folder.write_start(start)
-        self.folder.write_outcome(number, outcome)
-        self.standing.ended(number, outcome)
+        outcome = TrialOutcome(end=TrialEnd.OVER_BUDGET, reason=memory.reason, epochs=0, best_auc=None, final_auc=None)
+        start = self.store.over_budget(proposal, config, memory, outcome)
+        self.standing.ended(start.number, outcome)
         if self.listener is not None:
             self.listener.on_end(start, outcome)
         self._over_budget_in_a_row += 1
         if self._over_budget_in_a_row >= OVER_BUDGET_IN_A_ROW:
             raise BudgetError(
                 f"hardly anything in the space fits {format_bytes(self.options.budget_bytes)}: "
-                f"{self.planning.draws_asked} draws, none fitted of late; the smallest seen needs "
-                f"{format_bytes(self.planning.smallest_bytes)}; raise --gpu-memory-budget or narrow the space"
+                f"{self.feasibility.draws_asked} draws, none fitted of late; the smallest seen needs "
+                f"{format_bytes(self.feasibility.smallest_bytes)}; raise --gpu-memory-budget or narrow the space"
             )
 
     # ---- state ---------------------------------------------------------------------------------------------------
 
-    def _run(self, start: TrialStart, values: dict[int, float], reports: Sequence[EpochReport] = ()) -> None:
-        self._starts[start.number] = start
-        self._values[start.number] = values
-        self._memory[start.number] = MemoryRecord(reports)
-        self._decisions[start.number] = {}
+    def _run(self, trial: RunningTrial) -> None:
+        start = trial.start
+        self._running[start.number] = trial
         if self.space.covers(start.params):
             distributions = self.sampler.distributions(start.params)
             self.sampler.history.running(frozen(start.number, TrialState.RUNNING, start.params, distributions))
 
-    def _ended(self, number: int, observation: FrozenTrial | None, outcome: TrialOutcome) -> None:
-        if observation is not None:
-            self.sampler.history.ended(observation)
-        self.asha.forget(number)
-        for table in (self._values, self._memory, self._decisions, self._failures):
-            table.pop(number, None)
-        alike = self.standing.ended(number, outcome)
-        if alike is not None:
-            self.stop(alike)
-
-    def _outcome(self, number: int, end: TrialEnd, reason: str, failures: int | None) -> TrialOutcome:
-        values = self._values[number]
-        return TrialOutcome(
-            end=end,
-            reason=reason,
-            epochs=max(values, default=0),
-            best_auc=max((value for value in values.values() if value == value), default=None),
-            final_auc=values[max(values)] if values else None,
-            failures=self._failures.get(number, 0) if failures is None else failures,
-        )
-
     # ---- resume --------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        """Takes up what study and folder hold: finished trials as history, this run's running ones as unfinished."""
-        told: dict[int, dict[int, float]] = {}
-        for found in take_up(self.study, self.folder, self.space, budget_bytes=self.options.budget_bytes):
-            self.study.seen(found.trial)
-            if found.mine:
+        """Takes over what the store holds: finished trials as history, this run's running ones as unfinished."""
+        reported: dict[int, dict[int, float]] = {}
+        for known in self.store.known():
+            if known.mine:
                 self._proposed += 1
-                self._started += found.outcome is None or found.outcome.end != TrialEnd.OVER_BUDGET
-            if found.finished:
-                told[found.number] = found.values
-                self._learn(found)
-            elif found.mine:
-                told[found.number] = found.values
-                self._go_on(found)
-        self.asha.rebuild(told)
-        for number in told:
-            if number not in self._starts:
+                self._started += known.outcome is None or known.outcome.end != TrialEnd.OVER_BUDGET
+            if known.finished:
+                reported[known.number] = known.values
+                self._learn(known)
+            elif known.mine:
+                reported[known.number] = known.values
+                self._go_on(known)
+        self.asha.rebuild(reported)
+        for number in reported:
+            if number not in self._running:
                 self.asha.forget(number)
         self._prune_unfinished()
         if self.standing.all_alike:  # the user saw it, mended the cause (or not) and resumed: try again
             self.standing.forget_first_endings()
             self.stop_reason = None
 
-    def _learn(self, found: Found) -> None:
+    def _learn(self, known: KnownTrial) -> None:
         """A trial that ended, here or under another driver of the study."""
-        if found.outcome is None:
+        if known.outcome is None:
             return  # somebody's trial in a shared study that no driver of ours wrote
-        if found.outcome.end != TrialEnd.OVER_BUDGET and self.space.covers(found.trial.params):
-            self.sampler.history.ended(found.trial)
-        if found.mine:
-            self.standing.ended(found.number, found.outcome)
+        if known.outcome.end != TrialEnd.OVER_BUDGET and self.space.covers(known.trial.params):
+            self.sampler.history.ended(known.trial)
+        if known.mine:
+            self.standing.ended(known.number, known.outcome)
 
-    def _go_on(self, found: Found) -> None:
+    def _go_on(self, known: KnownTrial) -> None:
         """A trial that the driver before left running; one whose ending only lacks its word is ended now."""
-        assert found.start is not None, "its own trials are known from their start"
-        self._run(found.start, found.values, self.folder.read_trial(found.number).epochs)
-        self._failures[found.number] = found.failures
-        outcome = found.outcome
-        if outcome is None and max(found.values, default=0) >= self.options.max_epochs:
-            outcome = self.outcome(found.number)
+        assert known.start is not None, "its own trials are known from their start"
+        trial = RunningTrial(known.start, known.values, known.reports, known.failures)
+        self._run(trial)
+        outcome = known.outcome
+        if outcome is None and trial.epoch >= self.options.max_epochs:
+            outcome = self.outcome(known.number)
         if outcome is not None:
-            self.finish(found.number, outcome)
+            self.finish(known.number, outcome)
             return
-        self._unfinished.append(found.start)
-        if not self.space.covers(found.start.params):
-            logger.warning("trial %d goes on as it was begun; the space no longer holds it", found.number)
+        self._unfinished.append(known.start)
+        if not self.space.covers(known.start.params):
+            logger.warning("trial %d goes on as it was begun; the space no longer holds it", known.number)
 
     def _prune_unfinished(self) -> None:
         """Ends trials whose last report was at a rung and below its cut: the driver died before it could say so."""
         for start in list(self._unfinished):
-            values = self._values[start.number]
-            last = max(values, default=0)
-            if last and not self.asha.stays(last, values[last]):
+            trial = self._running[start.number]
+            if trial.epoch and not self.asha.stays(trial.epoch, trial.values[trial.epoch]):
                 self._unfinished.remove(start)
                 self.finish(start.number, self.outcome(start.number))
 
     def _refresh(self) -> None:
-        """Takes up what other drivers of the same study have finished since."""
-        fresh: dict[int, dict[int, float]] = {}
-        for trial in self.study.fresh():
-            if trial.state.is_finished() and not self.study.is_mine(trial):
-                found = Found(trial, False, None, outcome_of(trial), dict(trial.intermediate_values))
-                self._learn(found)
-                fresh[trial.number] = found.values
-        self.asha.rebuild(fresh)
-        for number in fresh:
-            self.asha.forget(number)
+        """Learns what other drivers of the same study have finished since."""
+        finished = self.store.finished_elsewhere()
+        for known in finished:
+            self._learn(known)
+        self.asha.rebuild({known.number: known.values for known in finished})
+        for known in finished:
+            self.asha.forget(known.number)

@@ -2,13 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from spaces.space import Space
 from trainable.config import TrialConfig
 from trainable.errors import BudgetError
-from trainable.execution_plan import ExecutionPlan
+from trainable.execution_plan import MemoryPlan
 from trainable.memory.key import MemoryKey, memory_key
 from trainable.units import MIB, format_bytes
 
@@ -17,48 +16,9 @@ BORDER = 64
 """Points of a border that are kept for each kind of configuration."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The plan for some parameters, or that there is none."""
-
-    plan: ExecutionPlan
-    """The chosen plan; the smallest one where none fits."""
-    predicted_bytes: int
-    fits: bool
-    reason: str = ""
-    """Why it does not fit."""
-    allocated_bytes: int = 0
-    """What of the predicted bytes PyTorch's allocator holds, without margin."""
-
-
-class Plans(Protocol):
-    """Answers for a configuration; `planner_plans` makes one of the memory planner."""
-
-    def __call__(self, config: TrialConfig) -> Choice: ...
-
-
-def unplanned(config: TrialConfig) -> Choice:
+def unplanned(config: TrialConfig) -> MemoryPlan:
     """Without a planner everything runs with the whole batch at once."""
-    return Choice(ExecutionPlan(micro_batch_clips=config.patch.batch_size), 0, True)
-
-
-def planner_plans(planner: Any) -> Plans:
-    """The memory planner (`trainable.memory.planner.Planner`) as the search asks it."""
-    from trainable.memory.planner import DoesNotFit
-
-    def ask(config: TrialConfig) -> Choice:
-        answer = planner.plan(config)
-        if isinstance(answer, DoesNotFit):
-            return Choice(
-                answer.smallest_plan,
-                answer.smallest_bytes,
-                False,
-                answer.reason,
-                answer.prediction.allocated_bytes,
-            )
-        return Choice(answer.plan, answer.predicted_bytes, True, allocated_bytes=answer.prediction.allocated_bytes)
-
-    return ask
+    return MemoryPlan.whole_batch(config.patch.batch_size)
 
 
 class _Border:
@@ -86,18 +46,14 @@ def _within(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
     return all(one <= other for one, other in zip(small, large, strict=True))
 
 
-def _params_key(params: Mapping[str, Any]) -> Hashable:
-    return tuple(sorted(params.items()))
-
-
 def _remember(table: OrderedDict[Any, Any], key: Hashable, value: object) -> None:
     table[key] = value
     if len(table) > REMEMBERED:
         table.popitem(last=False)
 
 
-class Planning:
-    """Plans of parameters of a space, remembered; a seed does not change memory.
+class Feasibility:
+    """Which configurations of a space fit the budget, and by which plan; answers are remembered.
 
     Parameters
     ----------
@@ -105,6 +61,8 @@ class Planning:
         Of a trial that is not stopped, which decides the phases that it has; None = as many as the space suggests.
     budget_bytes
         None: everything fits.
+    plans
+        The memory planner: answers for a configuration (`trainable.memory.planner.Planner.plan`).
     """
 
     def __init__(
@@ -112,7 +70,7 @@ class Planning:
         space: Space,
         *,
         budget_bytes: int | None,
-        plans: Callable[[TrialConfig], Choice] = unplanned,
+        plans: Callable[[TrialConfig], MemoryPlan] = unplanned,
         epochs: int | None = None,
     ):
         self.budget_bytes = budget_bytes
@@ -121,7 +79,7 @@ class Planning:
         self._plans = plans
         self._answers: OrderedDict[Hashable, bool] = OrderedDict()
         """By parameters."""
-        self._choices: OrderedDict[MemoryKey, Choice] = OrderedDict()
+        self._choices: OrderedDict[MemoryKey, MemoryPlan] = OrderedDict()
         self._borders: dict[Hashable, _Border] = {}
         """By what of a configuration is no size."""
         self.draws_asked = 0
@@ -129,9 +87,8 @@ class Planning:
         self.smallest_bytes = 2**62
         """Fewest bytes that any configuration asked about would need."""
 
-    def choose(self, params: Mapping[str, Any]) -> Choice:
-        """The plan for some parameters; the planner is asked once for all that need the same memory."""
-        config = self._space.config(params, epochs=self._epochs)
+    def plan(self, config: TrialConfig) -> MemoryPlan:
+        """The plan for a configuration; the planner is asked once for all that need the same memory."""
         key = memory_key(config)
         choice = self._choices.get(key)
         if choice is None:
@@ -139,7 +96,6 @@ class Planning:
             _remember(self._choices, key, choice)
             self.smallest_bytes = min(self.smallest_bytes, choice.predicted_bytes)
             self._borders.setdefault(key.rest, _Border()).learn(key.sizes, choice.fits)
-        self._answer(params, choice.fits)
         return choice
 
     def fits(self, params: Mapping[str, Any]) -> bool:
@@ -150,20 +106,18 @@ class Planning:
         """
         if self.budget_bytes is None:
             return True
-        known = self._answers.get(_params_key(params))
+        params_key = tuple(sorted(params.items()))
+        known = self._answers.get(params_key)
         if known is None:
-            key = memory_key(self._space.config(params, epochs=self._epochs))
+            config = self._space.config(params, epochs=self._epochs)
+            key = memory_key(config)
             border = self._borders.get(key.rest)
             known = None if border is None else border.says(key.sizes)
             if known is None:
-                return self.choose(params).fits
-            self._answer(params, known)
+                known = self.plan(config).fits
+            self.draws_asked += 1
+            _remember(self._answers, params_key, known)
         return known
-
-    def _answer(self, params: Mapping[str, Any], fits: bool) -> None:
-        key = _params_key(params)
-        self.draws_asked += key not in self._answers
-        _remember(self._answers, key, fits)
 
     def require(self, candidates: Iterable[Mapping[str, Any]]) -> None:
         """Refuses a budget that none of the candidates fits; asks no further once one does.
@@ -175,11 +129,11 @@ class Planning:
         """
         if self.budget_bytes is None:
             return
-        smallest: Choice | None = None
+        smallest: MemoryPlan | None = None
         for params in candidates:
-            choice = self.choose(params)
-            if choice.fits:
+            if self.fits(params):
                 return
+            choice = self.plan(self._space.config(params, epochs=self._epochs))
             if smallest is None or choice.predicted_bytes < smallest.predicted_bytes:
                 smallest = choice
         assert smallest is not None

@@ -2,8 +2,7 @@
 
 import re
 
-from search.store.study import FAILURES
-from trainable.record import TrialEnd, TrialOutcome
+from trainable.record import FAILURES, TrialEnd, TrialOutcome
 
 SAME_FAILURES = 5
 """If the first so many trials all fail in the same way, the mistake is not in their parameters."""

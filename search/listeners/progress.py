@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 from search.engine.asha import Decision
 from search.request import SearchOptions
-from search.store.study import FAILURES
-from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
+from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialStart
 
 PRIOR_TRIALS = 3.0
 """Weight of the ASHA schedule against the epochs that trials really took, in trials."""

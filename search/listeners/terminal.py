@@ -12,8 +12,7 @@ from rich.text import Text
 from search.engine.asha import Decision
 from search.engine.listener import Silence
 from search.listeners.progress import Leader, Progress, Running
-from search.store.study import FAILURES
-from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
+from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialStart
 from trainable.units import duration_text, format_bytes
 
 PHASES = {1: "VQ only", 2: "full loss", 3: "frozen"}

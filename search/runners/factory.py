@@ -1,13 +1,12 @@
 """Makes the trials that runners drive: one data set, one planner, one device, whatever the configuration."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from trainable.config import TrialConfig
 from trainable.data.load import Dataset
-from trainable.execution_plan import ExecutionPlan
+from trainable.execution_plan import MemoryPlan
+from trainable.memory.planner import Planner
 from trainable.record import TrialStart
-from trainable.trial import Trial, default_plan
+from trainable.trial import PlannedTrial, Trial
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,8 @@ class TrialFactory:
     """
 
     dataset: Dataset
-    planner: Any
-    """`trainable.memory.planner.Planner`: knows the next smaller plan when memory runs out after all."""
+    planner: Planner
+    """Knows the next smaller plan when memory runs out after all."""
     device: str
     budget_bytes: int | None
     """Cap on the device's allocator; None caps nothing."""
@@ -36,15 +35,6 @@ class TrialFactory:
         from trainable.device.cap import cap_process_memory
 
         cap_process_memory(self.budget_bytes, self.device, self.planner.profile.outside_bytes)
-        config = TrialConfig.from_flat(start.config)
-        return Trial(
-            config,
-            self.dataset,
-            plan=default_plan(config) if start.plan is None else ExecutionPlan.from_dict(start.plan),
-            device=self.device,
-            predicted_bytes=start.predicted_bytes,
-            predicted_allocated_bytes=start.predicted_allocated_bytes,
-            next_smaller_plan=lambda plan: self.planner.next_smaller(config, plan),
-            predict=lambda plan: self.planner.predict(config, plan).predicted_bytes,
-            predict_allocated=lambda plan: self.planner.predict(config, plan).allocated_bytes,
-        )
+        assert start.plan is not None, "a trial that no plan fits is never started"
+        memory = MemoryPlan(start.plan, start.predicted_bytes, allocated_bytes=start.predicted_allocated_bytes)
+        return Trial(PlannedTrial(start.config, memory, self.planner), self.dataset, device=self.device)

@@ -14,10 +14,11 @@ from search.engine.conductor import Conductor, Decision
 from search.request import SearchOptions
 from search.runners.signals import deadline, noted_interrupt
 from search.store.checkpoints import CheckpointKeeper, checkpoint_place
+from search.store.trial_store import RunStore
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import NonFiniteError, RunError
-from trainable.record import EpochReport, RunFolder, TrialEnd, TrialStart
+from trainable.record import EpochReport, TrialEnd, TrialStart
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +50,18 @@ class LocalRunner:
 
     Parameters
     ----------
+    store
+        The run's folder and study.
     trial_factory
         Makes the object that trains a trial.
     """
 
-    def __init__(
-        self, conductor: Conductor, *, run_folder: RunFolder, options: SearchOptions, trial_factory: TrialFactory
-    ):
+    def __init__(self, conductor: Conductor, *, store: RunStore, options: SearchOptions, trial_factory: TrialFactory):
         self._conductor = conductor
-        self._folder = run_folder
+        self._store = store
         self._options = options
         self._make = trial_factory
-        self._keeper = CheckpointKeeper(options, run_folder, conductor.study.run, conductor.standing.leaders)
+        self._keeper = CheckpointKeeper(options, store.folder, store.study.run, conductor.standing.leaders)
         self._slots: list[_Slot] = []
         self._waiting: list[TrialStart] = []
 
@@ -97,10 +98,10 @@ class LocalRunner:
 
     def _begin(self, start: TrialStart) -> None:
         """Fills a slot; a trial that was interrupted goes on from its newest intact checkpoint."""
-        place = checkpoint_place(self._options, self._folder, self._conductor.study.run, start.number)
+        place = checkpoint_place(self._options, self._store.folder, self._store.study.run, start.number)
         try:
             with deadline(self._options.trial_timeout_seconds):
-                trial = begin_or_resume(lambda: self._make(start), place, self._conductor.reported(start.number))
+                trial = begin_or_resume(lambda: self._make(start), place, self._conductor.running[start.number].epoch)
         except Exception as error:
             self._failed(start, error)
             return

@@ -6,7 +6,6 @@ complete at every moment.
 """
 
 import functools
-import json
 import logging
 import os
 import tempfile
@@ -28,9 +27,10 @@ from search.runners.packing import Node, SlotKind, counts_now
 from search.runners.ray_faults import crash_reason, of_ray_itself
 from search.runners.signals import noted_interrupt
 from search.store.checkpoints import CheckpointKeeper, checkpoint_place
+from search.store.trial_store import RunStore
 from trainable.errors import RunError
 from trainable.ray_trainable import ENDED, METRIC, REASON, REPORT, UNWRITTEN, MemoryKeptError, RayTrial, trial_config
-from trainable.record import EpochReport, RunFolder, TrialEnd, TrialStart
+from trainable.record import EpochReport, TrialEnd, TrialStart
 
 logger = logging.getLogger(__name__)
 
@@ -48,17 +48,17 @@ class _Session:
     def __init__(
         self,
         conductor: Conductor,
-        folder: RunFolder,
+        store: RunStore,
         options: SearchOptions,
         slots: list[SlotKind],
         nodes_now: Callable[[], list[Node]] | None,
     ):
-        self.conductor, self.folder, self.options, self.slots = conductor, folder, options, slots
+        self.conductor, self.store, self.options, self.slots = conductor, store, options, slots
         self.counts = [kind.count for kind in slots]
         self._nodes_now = nodes_now
         self._asked = time.monotonic()
         self.starts: dict[int, TrialStart] = {}
-        self.keeper = CheckpointKeeper(options, folder, conductor.study.run, conductor.standing.leaders)
+        self.keeper = CheckpointKeeper(options, store.folder, store.study.run, conductor.standing.leaders)
         self.numbers: dict[str, int] = {}
         self.kinds: dict[int, int] = {}
         self.heard: dict[int, float] = {}
@@ -91,8 +91,8 @@ class _Session:
             KIND: kind,
             **trial_config(
                 start,
-                checkpoints=checkpoint_place(self.options, self.folder, self.conductor.study.run, number).address,
-                reported=self.conductor.reported(number),
+                checkpoints=checkpoint_place(self.options, self.store.folder, self.store.study.run, number).address,
+                reported=self.conductor.running[number].epoch,
                 max_epochs=self.options.max_epochs,
                 label=label_of(self.conductor.space.name, start),
             ),
@@ -220,7 +220,7 @@ class _ConductorScheduler(TrialScheduler):
         if ENDED in result:
             session.failed(number, TrialEnd(result[ENDED]), result[REASON])
             return str(TrialScheduler.STOP)
-        report = EpochReport.from_dict(json.loads(result[REPORT]))
+        report: EpochReport = result[REPORT]
         if session.conductor.report(number, report) is Decision.CONTINUE:
             conductor = session.conductor
             session.keeper.reported(number, report.epoch, conductor.running, conductor.standing.leaders)
@@ -330,7 +330,7 @@ class RayRunner:
         self,
         conductor: Conductor,
         *,
-        run_folder: RunFolder,
+        store: RunStore,
         options: SearchOptions,
         trial_factory: Callable[[TrialStart], Any],
         slots: list[SlotKind],
@@ -340,7 +340,7 @@ class RayRunner:
     ):
         self._conductor = conductor
         self._options = options
-        self._session = _Session(conductor, run_folder, options, slots, nodes_now)
+        self._session = _Session(conductor, store, options, slots, nodes_now)
         self._factory = trial_factory
         self._threads = threads
         self._callbacks = callbacks or []
@@ -375,7 +375,7 @@ class RayRunner:
                     trial_dirname_creator=lambda trial: str(trial.trial_id),
                 ),
                 run_config=tune.RunConfig(
-                    name=self._session.folder.path.name,
+                    name=self._session.store.folder.path.name,
                     storage_path=folder,
                     verbose=0,
                     # Retried by us: Ray gives up at once where an actor dies between two trials.

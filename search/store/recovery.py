@@ -6,48 +6,24 @@ places knows of this run's trials, the other knows afterwards.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from search.engine.optuna_trials import to_optuna
+from search.engine.trial_store import KnownTrial
 from search.store.study import SearchStudy, failures_of, outcome_of, start_of
 from spaces.space import Choices, Space
-from trainable.config import TrialConfig
-from trainable.errors import ConfigError, RunError
-from trainable.execution_plan import ExecutionPlan
+from trainable.errors import RunError
 from trainable.record import RunFolder, TrialEnd, TrialOutcome, TrialRecord, TrialStart
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Found:
-    """A trial of the study as a search finds it."""
-
-    trial: FrozenTrial
-    mine: bool
-    start: TrialStart | None
-    """None for another driver's."""
-    outcome: TrialOutcome | None
-    """How it ended, also where the study does not say so yet; None while it runs."""
-    values: dict[int, float]
-    """Epoch → validation AUC."""
-    failures: int = 0
-
-    @property
-    def number(self) -> int:
-        return self.trial.number
-
-    @property
-    def finished(self) -> bool:
-        """Whether the study has its ending."""
-        return self.trial.state.is_finished()
-
-
-def take_up(study: SearchStudy, folder: RunFolder, space: Space, *, budget_bytes: int | None) -> list[Found]:
+def recovered_trials(
+    study: SearchStudy, folder: RunFolder, space: Space, *, budget_bytes: int | None
+) -> list[KnownTrial]:
     """All trials of the study by number, this run's of them complete in both places.
 
     Raises
@@ -56,10 +32,10 @@ def take_up(study: SearchStudy, folder: RunFolder, space: Space, *, budget_bytes
         If the study lacks trials of the folder and cannot be given them, or holds what no search has written.
     """
     _restore(study, folder, space, budget_bytes)
-    found = []
+    found: list[KnownTrial] = []
     for trial in study.trials():
         if not study.is_mine(trial):
-            found.append(Found(trial, False, None, outcome_of(trial), dict(trial.intermediate_values)))
+            found.append(KnownTrial(trial, False, None, outcome_of(trial), dict(trial.intermediate_values)))
         elif trial.state.is_finished():
             found.append(_ended(study, folder, trial))
         else:
@@ -67,7 +43,7 @@ def take_up(study: SearchStudy, folder: RunFolder, space: Space, *, budget_bytes
     return found
 
 
-def _ended(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> Found:
+def _ended(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> KnownTrial:
     start, outcome = _checked(study, trial)
     if outcome is None:
         raise RunError(
@@ -75,10 +51,10 @@ def _ended(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> Found:
             "was it changed by another program? begin a new run, or restore the study from a copy"
         )
     _write_missing(folder, start, outcome)
-    return Found(trial, True, start, outcome, dict(trial.intermediate_values), failures_of(trial))
+    return KnownTrial(trial, True, start, outcome, dict(trial.intermediate_values), failures_of(trial))
 
 
-def _running(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> Found:
+def _running(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> KnownTrial:
     """A trial that the driver before left running."""
     study.adopt(trial)
     start, outcome = _checked(study, trial)
@@ -91,7 +67,7 @@ def _running(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> Found
             values[report.epoch] = report.validation_auc
     outcome = outcome or record.outcome
     failures = max(failures_of(trial), 0 if outcome is None else outcome.failures)
-    return Found(trial, True, start, outcome, values, failures)
+    return KnownTrial(trial, True, start, outcome, values, failures, record.epochs)
 
 
 def _checked(study: SearchStudy, trial: FrozenTrial) -> tuple[TrialStart, TrialOutcome | None]:
@@ -100,11 +76,7 @@ def _checked(study: SearchStudy, trial: FrozenTrial) -> tuple[TrialStart, TrialO
         start, outcome = start_of(trial), outcome_of(trial)
         if not all(type(epoch) is int for epoch in trial.intermediate_values):
             raise ValueError("an epoch is no number")
-        if not trial.state.is_finished():
-            TrialConfig.from_flat(start.config)
-            if start.plan is not None:
-                ExecutionPlan.from_dict(start.plan)
-    except (ValueError, TypeError, KeyError, ConfigError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise RunError(
             f"trial {trial.number} of the study {study.where} cannot be read: {' '.join(str(error).split())[:300]}; "
             "restore the study from a copy, or move it away and resume: it is then made again of the run's folder"

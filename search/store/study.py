@@ -16,7 +16,6 @@ crashed        PRUNED    had before
 """
 
 import logging
-import math
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,35 +29,21 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.engine.optuna_trials import frozen
+from search.engine.observation import failure_constraint, memory_constraint, state_of
 from search.store.storage import StudyWriter, open_storage
+from trainable.config import TrialConfig
 from trainable.errors import RunError
-from trainable.record import TrialEnd, TrialOutcome, TrialStart
+from trainable.execution_plan import ExecutionPlan
+from trainable.record import TrialOutcome, TrialStart
 from trainable.redaction import redact, without_secrets
 from trainable.typed import build
 
 logger = logging.getLogger(__name__)
 
-FAILURES = frozenset({TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRASHED})
-"""Endings that must repel the sampler."""
 _SQLITE = "sqlite:///"
 _FAILURES = "failures"
 _START = ("config", "plan", "predicted_bytes", "predicted_allocated_bytes")
 """User attributes that a trial is started with."""
-FAILURE_VIOLATION = 1.0
-"""As large as predicting e times the budget: violations are summed and compared."""
-
-
-def memory_violation(predicted_bytes: int, budget_bytes: int) -> float:
-    """log(predicted / budget): 0 at the budget, positive above, of the same scale for every size of card."""
-    return math.log(predicted_bytes / budget_bytes)
-
-
-def memory_constraint(predicted_bytes: int, budget_bytes: int | None) -> dict[str, float]:
-    """The constraint of a trial by its name: below zero of one that fits; none where there is no budget."""
-    if budget_bytes is None or predicted_bytes <= 0:
-        return {}
-    return {"memory": memory_violation(predicted_bytes, budget_bytes)}
 
 
 class SearchStudy:
@@ -133,8 +118,8 @@ class SearchStudy:
         params: Mapping[str, Any],
         distributions: Mapping[str, BaseDistribution],
         *,
-        config: Mapping[str, Any],
-        plan: Mapping[str, Any] | None,
+        config: TrialConfig,
+        plan: ExecutionPlan | None,
         predicted_bytes: int,
         budget_bytes: int | None = None,
         predicted_allocated_bytes: int = 0,
@@ -149,8 +134,8 @@ class SearchStudy:
         """
         attrs = {
             "run": self.run,
-            "config": dict(config),
-            "plan": plan,
+            "config": config.flat(),
+            "plan": None if plan is None else plan.to_dict(),
             "predicted_bytes": predicted_bytes,
             "predicted_allocated_bytes": predicted_allocated_bytes,
             "draws": draws,
@@ -164,7 +149,7 @@ class SearchStudy:
         params: Mapping[str, Any],
         distributions: Mapping[str, BaseDistribution],
         *,
-        config: Mapping[str, Any],
+        config: TrialConfig,
         predicted_bytes: int,
         budget_bytes: int,
         outcome: TrialOutcome,
@@ -173,7 +158,7 @@ class SearchStudy:
         """Adds a trial that was never started, in one transaction, and gives its number."""
         attrs = {
             "run": self.run,
-            "config": dict(config),
+            "config": config.flat(),
             "plan": None,
             "predicted_bytes": predicted_bytes,
             "end": outcome.end.value,
@@ -200,7 +185,7 @@ class SearchStudy:
         attrs = {**(attributes or {}), "outcome": asdict(outcome), "end": outcome.end.value}
         if outcome.reason:
             attrs["reason"] = outcome.reason
-        constraints = {"failure": FAILURE_VIOLATION} if outcome.end in FAILURES else {}
+        constraints = failure_constraint(outcome)
         with self._writing():
             self._writer.finish(number, *state_of(outcome), attrs, constraints)
 
@@ -244,30 +229,6 @@ def _reason(error: BaseException, url: str) -> str:
     return without_secrets(" ".join(lines[0].split()) or kind, url, otherwise=kind)[:300]
 
 
-def state_of(outcome: TrialOutcome) -> tuple[TrialState, float | None]:
-    """Optuna's state and value of an ending."""
-    if outcome.end == TrialEnd.COMPLETED and outcome.final_auc is not None and math.isfinite(outcome.final_auc):
-        return TrialState.COMPLETE, outcome.final_auc
-    return TrialState.PRUNED, None
-
-
-def as_observation(
-    number: int,
-    params: Mapping[str, Any],
-    distributions: Mapping[str, BaseDistribution],
-    intermediate: Mapping[int, float],
-    outcome: TrialOutcome,
-    memory: Mapping[str, float] | None = None,
-) -> FrozenTrial:
-    """A trial that ended, as the sampler's history wants it: the same as reading it back from the storage.
-
-    `memory` is the constraint that it was started with (`memory_constraint`).
-    """
-    state, value = state_of(outcome)
-    constraints = {**(memory or {}), **({"failure": FAILURE_VIOLATION} if outcome.end in FAILURES else {})}
-    return frozen(number, state, params, distributions, value=value, intermediate=intermediate, constraints=constraints)
-
-
 def outcome_of(trial: FrozenTrial) -> TrialOutcome | None:
     """How a trial of the study ended, None where that was not written."""
     values = trial.user_attrs.get("outcome")
@@ -277,7 +238,7 @@ def outcome_of(trial: FrozenTrial) -> TrialOutcome | None:
 def start_of(trial: FrozenTrial) -> TrialStart:
     """What was known of a trial of the study before its first epoch. Raises ValueError if that is not there."""
     attrs = {name: trial.user_attrs[name] for name in _START if name in trial.user_attrs}
-    return build(TrialStart, {"number": trial.number, "params": dict(trial.params), **attrs})
+    return TrialStart.from_dict({"number": trial.number, "params": dict(trial.params), **attrs})
 
 
 def failures_of(trial: FrozenTrial) -> int:

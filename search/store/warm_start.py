@@ -43,7 +43,7 @@ def initial_proposals(run: str, space: Space, *, count: int = BEST) -> list[dict
     lacking: Counter[str] = Counter()
     for record in ended:
         # What was chosen before what was used of it: n_patches is used only up to a clip's windows.
-        config = {**record.start.config, **record.start.params}
+        config = {**record.start.config.flat(), **record.start.params}
         params, lacks = _expressed(config, space)
         if lacks:
             lacking[lacks] += 1

@@ -89,12 +89,12 @@ def _make_trial(
     over = number % 8 == 7
     plan = ExecutionPlan(micro_batch_clips=int(rng.choice([4, 8, 16])), recompute_encoder=bool(rng.integers(2)))
     predicted = int((3.0 + rng.random()) * GIB) if over else int(rng.uniform(200, 1900) * MIB)
-    config = TrialConfig.from_flat({**params, "epochs": MAX_EPOCHS}).flat()
+    config = TrialConfig.from_flat({**params, "epochs": MAX_EPOCHS})
     start = TrialStart(
         number=number,
         params=params,
         config=config,
-        plan=None if over else plan.to_dict(),
+        plan=None if over else plan,
         predicted_bytes=predicted,
     )
     end, reason, last = _ending(number, params["num_embeddings"])
@@ -185,7 +185,7 @@ def _report(
         score_seconds=0.2 * seconds,
         peak_bytes=int(predicted * (0.9 + 0.12 * float(rng.random()))) if on_gpu else 0,
         predicted_bytes=predicted,
-        plan=plan.to_dict(),
+        plan=plan,
     )
 
 
@@ -216,11 +216,11 @@ def _write_study(folder: RunFolder, made: list[tuple[TrialStart, TrialOutcome, l
                 distributions={name: DISTRIBUTIONS[name] for name in start.params},
                 user_attrs={
                     "run": "synthetic",
-                    "config": start.config,
+                    "config": start.config.flat(),
                     "end": outcome.end.value,
                     "reason": outcome.reason,
                     "predicted_bytes": start.predicted_bytes,
-                    "plan": start.plan,
+                    "plan": None if start.plan is None else start.plan.to_dict(),
                     "draws": 300 if outcome.end is TrialEnd.OVER_BUDGET else 1 + start.number % 3,
                 },
                 constraints=_constraints(start, outcome),

@@ -26,8 +26,9 @@ from trainable.config import DataConfig, TrialConfig
 from trainable.data.clips import Split
 from trainable.data.load import load_dataset
 from trainable.errors import DataError
+from trainable.execution_plan import MemoryPlan
 from trainable.scoring.metrics import auc, pauc
-from trainable.trial import Trial, default_plan
+from trainable.trial import PlannedTrial, Trial
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -134,14 +135,15 @@ def test_every_test_clip_is_scored_as_a_trial_scores_it(root: Path) -> None:
     config = TrialConfig.from_flat(TINY)
     data = DataConfig(data_root=str(root), machine_type="valve")
     told: list[str] = []
-    (scores,) = train_and_score(config, data, seeds=1, plan=default_plan(config), told=told.append)
+    plan = MemoryPlan.whole_batch(config.patch.batch_size).plan
+    (scores,) = train_and_score(config, data, seeds=1, plan=plan, told=told.append)
     assert len(told) == 3
     files = {path.name for path in (root / "valve" / "test").iterdir()}
     assert set(scores.names) == files
     assert len(scores.names) == len(files)
     assert all(("anomaly" in name) == bool(label) for name, label in zip(scores.names, scores.labels, strict=True))
     # The same training, scored by the trial itself.
-    trial = Trial(config, load_dataset(data), plan=default_plan(config))
+    trial = Trial(PlannedTrial.whole_batch(config), load_dataset(data))
     while not trial.done:
         trial.trainer.train_epoch()
     mine = dict(zip(scores.names, scores.scores, strict=True))

@@ -13,7 +13,7 @@ from trainable.config import DataConfig, TrialConfig
 from trainable.data.load import load_dataset
 from trainable.durable import write_json
 from trainable.record import RunFolder, RunManifest, TrialEnd, TrialOutcome, TrialStart
-from trainable.trial import Trial, default_plan
+from trainable.trial import PlannedTrial, Trial
 
 IDS = ("00", "02")
 EPOCHS = 3
@@ -75,11 +75,11 @@ def train_run(path: Path, recordings: Path, cache: Path, *, trials: int = 2) -> 
     for number in range(trials):
         params = {"num_embeddings": 16 * (number + 1)}
         config = TrialConfig.from_flat({**TINY, **params, "seed": number})
-        plan = default_plan(config)
+        planned = PlannedTrial.whole_batch(config)
         folder.write_start(
-            TrialStart(number=number, params=params, config=config.flat(), plan=plan.to_dict(), predicted_bytes=0)
+            TrialStart(number=number, params=params, config=config, plan=planned.memory.plan, predicted_bytes=0)
         )
-        trial = Trial(config, dataset, plan=plan)
+        trial = Trial(planned, dataset)
         aucs = []
         while not trial.done:
             report = trial.step()

@@ -4,7 +4,6 @@ import functools
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,12 @@ from optuna.storages._rdb.storage import _VersionManager
 
 import search.store.manifest
 from search.engine.conductor import Conductor
-from search.engine.feasibility import Planning
 from search.request import Request, SearchOptions, build_parser, read_request
 from search.runners.local import LocalRunner
 from search.store.manifest import new_manifest, resumed_manifest
 from search.store.study import SearchStudy
-from tests.search_tests.synthetic import SPACE, SyntheticTrial, small_space
+from tests.search_tests.synthetic import SPACE, SyntheticTrial, conductor_of, small_space
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume
-from trainable.config import TrialConfig
 from trainable.record import RunFolder, RunManifest, TrialStart
 
 # Optuna reads its migrations, ten modules, each time it opens a database: most of an input's time, and no input's file.
@@ -43,7 +40,7 @@ class Checked(SyntheticTrial):
     """Builds its configuration as a real trial does."""
 
     def __init__(self, start: TrialStart):
-        super().__init__(replace(start, config=TrialConfig.from_flat(start.config).flat()))
+        super().__init__(start)
 
 
 @functools.cache
@@ -56,10 +53,10 @@ def _template() -> tuple[tempfile.TemporaryDirectory[str], Path]:
     conductor = _conductor(folder, OPTIONS)
     conductor.asha.rungs.clear()  # none is stopped: trial 4 is there to be interrupted
     try:
-        LocalRunner(conductor, run_folder=folder, options=OPTIONS, trial_factory=Interrupted).run()
+        LocalRunner(conductor, store=conductor.store, options=OPTIONS, trial_factory=Interrupted).run()
     except KeyboardInterrupt:
         assert len(conductor.running) == 2
-    close(conductor.study)
+    close(conductor.store.study)
     return root, folder.path
 
 
@@ -67,7 +64,7 @@ def _conductor(folder: RunFolder, options: SearchOptions) -> Conductor:
     manifest = folder.read_manifest()
     study = SearchStudy.in_folder(folder.study_path, manifest.study_name, manifest.identity)
     try:
-        return Conductor(small_space(), options, folder, study, Planning(small_space(), budget_bytes=None))
+        return conductor_of(folder, study, small_space(), options)
     except BaseException:
         close(study)
         raise
@@ -126,14 +123,13 @@ def resume(name: str) -> Callable[[bytes, Path], Any]:
         asked, manifest = request(damaged(name, content, folder))
         study = SearchStudy.in_folder(asked.folder.study_path, manifest.study_name, manifest.identity)
         try:
-            conductor = Conductor(
-                asked.space, asked.options, asked.folder, study, Planning(asked.space, budget_bytes=None)
-            )
+            conductor = conductor_of(asked.folder, study, asked.space, asked.options)
             for start in conductor.unfinished():
                 place = CheckpointPlace(str(asked.folder.checkpoint_path(start.number)))
-                trial = begin_or_resume(lambda start=start: Checked(start), place, conductor.reported(start.number))
+                reported = conductor.running[start.number].epoch
+                trial = begin_or_resume(lambda start=start: Checked(start), place, reported)
                 report = trial.step()
-                assert report.epoch <= conductor.reported(start.number) + 1, "no epoch is left out"
+                assert report.epoch <= reported + 1, "no epoch is left out"
                 conductor.report(start.number, report)
         finally:
             close(study)
@@ -144,9 +140,9 @@ def resume(name: str) -> Callable[[bytes, Path], Any]:
 
 def sound(conductor: Conductor) -> bool:
     """Nothing is lost and nothing is there twice."""
-    numbers = conductor.folder.numbers()
+    numbers = conductor.store.folder.numbers()
     for number in numbers:
-        record = conductor.folder.read_trial(number)
+        record = conductor.store.folder.read_trial(number)
         if record.outcome is None and number not in conductor.running:
             return False
     return len(set(numbers)) == len(numbers) and len(numbers) >= len(files("trials/*/trial.json"))

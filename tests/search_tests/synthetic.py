@@ -8,14 +8,15 @@ from typing import Any
 
 from search.engine.asha import Decision
 from search.engine.conductor import Conductor
-from search.engine.feasibility import Choice, Planning
+from search.engine.feasibility import Feasibility
 from search.engine.listener import Silence
 from search.request import SearchOptions
 from search.store.study import SearchStudy
+from search.store.trial_store import RunStore
 from spaces.loader import space_from_text
 from spaces.space import Space
 from trainable.config import TrialConfig
-from trainable.execution_plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan, MemoryPlan
 from trainable.record import EpochReport, RunFolder, TrialStart
 from trainable.training.checkpoint import load_newest, save_checkpoint
 
@@ -84,7 +85,7 @@ class SyntheticTrial:
 
     def step(self) -> EpochReport:
         self.epoch += 1
-        return report_at(self.epoch, quality(self.start.config) - 0.3 * 0.6**self.epoch)
+        return report_at(self.epoch, quality(self.start.config.flat()) - 0.3 * 0.6**self.epoch)
 
     def save(self, folder: Path) -> Path:
         return save_checkpoint(folder, self.epoch, {"epoch": self.epoch})
@@ -105,10 +106,12 @@ def synthetic_bytes(config: TrialConfig) -> int:
 
 
 def synthetic_plans(budget_bytes: int | None) -> Any:
-    def ask(config: TrialConfig) -> Choice:
+    def ask(config: TrialConfig) -> MemoryPlan:
         predicted = synthetic_bytes(config)
         fits = budget_bytes is None or predicted <= budget_bytes
-        return Choice(ExecutionPlan(micro_batch_clips=1), predicted, fits, "" if fits else "the codebook is too large")
+        return MemoryPlan(
+            ExecutionPlan(micro_batch_clips=1), predicted, fits, "" if fits else "the codebook is too large"
+        )
 
     return ask
 
@@ -130,10 +133,23 @@ def make_conductor(
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
     chosen = space or short_warmup_space()
-    planning = Planning(chosen, budget_bytes=budget_bytes, plans=synthetic_plans(budget_bytes))
-    return Conductor(
-        chosen, options, folder, study or SearchStudy.in_folder(folder.study_path, path.name), planning, **rest
-    )
+    feasibility = Feasibility(chosen, budget_bytes=budget_bytes, plans=synthetic_plans(budget_bytes))
+    study = study or SearchStudy.in_folder(folder.study_path, path.name)
+    return conductor_of(folder, study, chosen, options, feasibility, **rest)
+
+
+def conductor_of(
+    folder: RunFolder,
+    study: SearchStudy,
+    space: Space,
+    options: SearchOptions,
+    feasibility: Feasibility | None = None,
+    **rest: Any,
+) -> Conductor:
+    """A conductor over a folder and a study, without a budget where no feasibility is given."""
+    store = RunStore(folder, study, space, budget_bytes=options.budget_bytes)
+    feasibility = feasibility or Feasibility(space, budget_bytes=None)
+    return Conductor(space, options, store, feasibility, optuna_study=study.optuna_study, **rest)
 
 
 class SwallowsCtrlC(Silence):

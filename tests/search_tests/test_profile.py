@@ -14,15 +14,19 @@ from search.runners.ray_session import RaySession
 from tests.trainable_tests.fake_cuda import fake_cuda
 from trainable import train
 from trainable.commandline import run
+from trainable.config import TrialConfig
 from trainable.data.load import Dataset
 from trainable.device import cap
 from trainable.errors import ConfigError
+from trainable.execution_plan import ExecutionPlan
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
 from trainable.record import TrialStart
 from trainable.units import GIB, MIB
 
-START = TrialStart(number=0, params={}, config={}, plan=None, predicted_bytes=0)
+START = TrialStart(
+    number=0, params={}, config=TrialConfig(), plan=ExecutionPlan(micro_batch_clips=16), predicted_bytes=0
+)
 PROFILE = DeviceProfile(name="Fake GPU", measured=True, reserve_bytes=3 * GIB, context_bytes=300 * MIB)
 
 

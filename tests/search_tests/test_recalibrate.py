@@ -32,13 +32,13 @@ def folder(tmp_path: Path, tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatc
     run_folder.write_manifest(manifest())
     for number, width in enumerate((1.0, 4.0)):
         config = TrialConfig.from_flat({"width": width, "epochs": 4, "vq_only_share": 0.25, "frozen_share": 0.25})
-        start = TrialStart(number=number, params={}, config=config.flat(), plan=PLANS[0].to_dict(), predicted_bytes=1)
+        start = TrialStart(number=number, params={}, config=config, plan=PLANS[0], predicted_bytes=1)
         run_folder.write_start(start)
         for epoch, phase in enumerate((1, 2, 2, 3), start=1):
             plan = PLANS[1] if number and epoch > 2 else PLANS[0]
             # Outside of phase 2 a trial needs less than was predicted, which says nothing about the prediction.
             peak = predictor.predict(config, plan).allocated_bytes if phase == 2 else 1
-            report = replace(report_at(epoch, 0.5), phase=phase, peak_bytes=peak, plan=plan.to_dict())
+            report = replace(report_at(epoch, 0.5), phase=phase, peak_bytes=peak, plan=plan)
             run_folder.append_epoch(number, report)
     return path
 

@@ -11,13 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainable.config import TrialConfig
 from trainable.data.load import Dataset
-from trainable.execution_plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan, MemoryPlan
 from trainable.memory.planner import Planner
 from trainable.model.codebook import Codebook
 from trainable.model.decoder import Decoder
 from trainable.model.encoder import Encoder
 from trainable.training import step as step_module
-from trainable.trial import Trial
+from trainable.trial import PlannedTrial, Trial
 
 TOLERANCE = 1e-10
 CONFIG = TrialConfig.from_flat(
@@ -45,18 +45,16 @@ def failing(owner: Any, name: str, on_call: int, times: int = 1, error: Exceptio
         yield calls
 
 
+def planned(planner: Planner | None) -> PlannedTrial:
+    if planner is None:
+        return PlannedTrial(CONFIG, MemoryPlan(WHOLE, 0))
+    prediction = planner.predict(CONFIG, WHOLE)
+    memory = MemoryPlan(WHOLE, prediction.predicted_bytes, allocated_bytes=prediction.allocated_bytes)
+    return PlannedTrial(CONFIG, memory, planner)
+
+
 def trained(dataset: Dataset, planner: Planner | None) -> tuple[Trial, list[Any]]:
-    trial = Trial(
-        CONFIG,
-        dataset,
-        plan=WHOLE,
-        predicted_bytes=planner.predict(CONFIG, WHOLE).predicted_bytes if planner else 0,
-        next_smaller_plan=(lambda plan: planner.next_smaller(CONFIG, plan)) if planner else None,
-        predict=(lambda plan: planner.predict(CONFIG, plan).predicted_bytes) if planner else None,
-        predicted_allocated_bytes=planner.predict(CONFIG, WHOLE).allocated_bytes if planner else 0,
-        predict_allocated=(lambda plan: planner.predict(CONFIG, plan).allocated_bytes) if planner else None,
-        dtype=torch.float64,
-    )
+    trial = Trial(planned(planner), dataset, dtype=torch.float64)
     return trial, [trial.step() for _ in range(CONFIG.phase.epochs)]
 
 
@@ -108,7 +106,7 @@ def test_result_is_that_of_the_undisturbed_run(
     assert len(events) == 1
     assert "out of memory" in events[0]
     assert "predicted" in events[0]
-    assert reports[-1].plan != WHOLE.to_dict()
+    assert reports[-1].plan != WHOLE
     assert 0 < reports[-1].predicted_bytes < planner.predict(CONFIG, WHOLE).predicted_bytes
     in_use = planner.predict(CONFIG, trial.trainer.plan)
     assert reports[-1].predicted_allocated_bytes == in_use.allocated_bytes < reports[-1].predicted_bytes
@@ -168,7 +166,7 @@ class _Outside(TorchDispatchMode):
 
 
 def test_nothing_is_allocated_where_no_error_is_recovered_from(tiny_dataset: Dataset) -> None:
-    trainer = Trial(CONFIG, tiny_dataset, plan=WHOLE).trainer
+    trainer = Trial(planned(None), tiny_dataset).trainer
     outside = _Outside({(len(step_module.LOSS_TERMS),), (CONFIG.quantizer.num_embeddings,)})
     recover = trainer._recovering
 
@@ -213,13 +211,7 @@ def test_a_resumed_trial_keeps_to_the_smaller_plan(tiny_dataset: Dataset, planne
     with failing(Decoder, "forward", 1):
         trial, _ = trained(tiny_dataset, planner)
     trial.save(tmp_path)
-    again = Trial(
-        CONFIG,
-        tiny_dataset,
-        plan=WHOLE,
-        predict=lambda plan: planner.predict(CONFIG, plan).predicted_bytes,
-        dtype=torch.float64,
-    )
+    again = Trial(planned(planner), tiny_dataset, dtype=torch.float64)
     again.load(tmp_path)
     assert again.trainer.plan == trial.trainer.plan != WHOLE
     assert again.predicted_bytes == planner.predict(CONFIG, trial.trainer.plan).predicted_bytes

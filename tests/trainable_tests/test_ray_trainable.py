@@ -9,6 +9,7 @@ import torch
 
 from tests.search_tests.synthetic import SyntheticTrial
 from trainable import ray_trainable
+from trainable.config import TrialConfig
 from trainable.device.cap import Held, held
 from trainable.ray_trainable import ENDED, REASON, REPORT, MemoryKeptError, RayTrial, trial_config
 from trainable.record import TrialEnd, TrialStart
@@ -21,7 +22,7 @@ def config_of(folder: Path, number: int) -> dict[str, Any]:
     start = TrialStart(
         number=number,
         params={},
-        config={"learning_rate": 1e-3, "commitment_cost": 0.25, "latent_dim": 32, "num_embeddings": 128},
+        config=TrialConfig(),
         plan=None,
         predicted_bytes=0,
     )

@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainable.config import TrialConfig
 from trainable.durable import read_json, write_json
 from trainable.errors import RunError
+from trainable.execution_plan import ExecutionPlan
 from trainable.record import EpochReport, RunFolder, RunManifest, TrialEnd, TrialOutcome, TrialRecord, TrialStart
 
-START = TrialStart(number=7, params={"stride": 4}, config={"stride": 4, "width": 0.5}, plan=None, predicted_bytes=3)
+CONFIG = TrialConfig.from_flat({"stride": 4, "width": 0.5})
+START = TrialStart(number=7, params={"stride": 4}, config=CONFIG, plan=None, predicted_bytes=3)
 OUTCOME = TrialOutcome(end=TrialEnd.PRUNED, reason="not among the best", epochs=2, best_auc=0.75, final_auc=None)
 MANIFEST = RunManifest(
     name="run",
@@ -36,7 +39,7 @@ MANIFEST = RunManifest(
 
 
 def report(epoch: int, auc: float = 0.6) -> EpochReport:
-    texts = {"plan": {"micro_batch_clips": 4}, "auc_by_id": {"00": 0.5}, "events": ("recovered",)}
+    texts = {"plan": ExecutionPlan(micro_batch_clips=4), "auc_by_id": {"00": 0.5}, "events": ("recovered",)}
     numbers = {each.name: 0.5 for each in dataclasses.fields(EpochReport) if each.type is float}
     counts = {"epoch": epoch, "phase": 1, "peak_bytes": 0, "predicted_bytes": 9}
     return EpochReport(**{**numbers, **counts, **texts, "validation_auc": auc})  # type: ignore[arg-type]
@@ -138,9 +141,9 @@ DAMAGE = [
     ("trial.json", "{}", "the field 'config' is missing"),
     ("trial.json", '{"a": ' + "9" * 5000 + "}", "cannot be read as the start of a trial"),
     ("trial.json", "[" * 100_000, "cannot be read as the start of a trial"),
-    ("trial.json", json.dumps({**dataclasses.asdict(START), "number": 8}), "trial.json is that of trial 8"),
-    ("trial.json", json.dumps({**dataclasses.asdict(START), "number": "7"}), "number is '7', which is no int"),
-    ("trial.json", json.dumps({**dataclasses.asdict(START), "new": 1}), "unknown field 'new'"),
+    ("trial.json", json.dumps({**START.to_dict(), "number": 8}), "trial.json is that of trial 8"),
+    ("trial.json", json.dumps({**START.to_dict(), "number": "7"}), "number is '7', which is no int"),
+    ("trial.json", json.dumps({**START.to_dict(), "new": 1}), "unknown field 'new'"),
     ("end.json", json.dumps({**dataclasses.asdict(OUTCOME), "end": "tired"}), "end is 'tired', which is no TrialEnd"),
     ("end.json", json.dumps({**dataclasses.asdict(OUTCOME), "end": []}), "end is [], which is no TrialEnd"),
     ("end.json", json.dumps({**dataclasses.asdict(OUTCOME), "epochs": True}), "epochs is True, which is no int"),

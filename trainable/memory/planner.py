@@ -1,13 +1,12 @@
 """The fastest exact plan that fits the budget, or why there is none."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import product
 from typing import TYPE_CHECKING
 
 from trainable.config import TrialConfig
 from trainable.errors import BudgetError
-from trainable.execution_plan import ExecutionPlan, Placement, PlanRequest, Precision
+from trainable.execution_plan import ExecutionPlan, MemoryPlan, Placement, PlanRequest, Precision
 from trainable.memory.predict import DataSizes, Prediction, Predictor
 from trainable.memory.profile import DeviceProfile
 from trainable.training.batch import CODES_PER_PATCH
@@ -20,34 +19,6 @@ CHUNKS = (16_384, 4_096, 1_024, 256)
 """Rows of a chunk of distances: above the first no speed is gained, below the last no memory worth naming."""
 STEP_DOWN = 0.9
 """After an out-of-memory error the next plan must promise this share of the one that failed, if any does."""
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """A plan that fits, with what it is predicted to need."""
-
-    plan: ExecutionPlan
-    predicted_bytes: int
-    """Everything the process takes on the device, margin included."""
-    prediction: Prediction
-    """The same in parts."""
-
-    @property
-    def breakdown(self) -> Mapping[str, int]:
-        """Bytes by part."""
-        return self.prediction.breakdown
-
-
-@dataclass(frozen=True)
-class DoesNotFit:
-    """No plan of a configuration fits the budget."""
-
-    reason: str
-    """One line."""
-    smallest_plan: ExecutionPlan
-    smallest_bytes: int
-    prediction: Prediction
-    """Of the smallest plan."""
 
 
 class Planner:
@@ -106,21 +77,24 @@ class Planner:
         self.__dict__.update(state)
         self._predictor = Predictor(self.data, self.profile)
 
-    def plan(self, config: TrialConfig) -> MemoryPlan | DoesNotFit:
-        """The fastest plan that fits; with `memory_saver` the smallest one. Milliseconds, and a trace at first."""
+    def plan(self, config: TrialConfig) -> MemoryPlan:
+        """The fastest plan that fits; with `memory_saver` the smallest one. Milliseconds, and a trace at first.
+
+        Where none fits, `MemoryPlan.fits` is false and the smallest plan comes with the reason.
+        """
         candidates = sorted(self.candidates(config), key=lambda plan: self.relative_time(config, plan))
         if self.budget_bytes is None and not self.request.memory_saver:
-            return self._chosen(candidates[0], self.predict(config, candidates[0]))
+            return self._answer(candidates[0], self.predict(config, candidates[0]))
         if not self.request.memory_saver:
             fastest = self.predict(config, candidates[0])
             if self._fits(fastest):
-                return self._chosen(candidates[0], fastest)
+                return self._answer(candidates[0], fastest)
         smallest = min(self._lean(candidates), key=lambda plan: self.predict(config, plan).predicted_bytes)
         least = self.predict(config, smallest)
         if not self._fits(least):
-            return DoesNotFit(self._why_not(smallest, least), smallest, least.predicted_bytes, least)
+            return self._answer(smallest, least, why_not=self._why_not(smallest, least))
         if self.request.memory_saver:
-            return self._chosen(smallest, least)
+            return self._answer(smallest, least)
         assert self.budget_bytes is not None
         too_large: list[ExecutionPlan] = [candidates[0]]
         for plan in candidates[1:]:
@@ -128,9 +102,9 @@ class Planner:
             if any(_no_smaller(plan, other) for other in reversed(too_large)):
                 continue
             if self._predictor.fits(config, plan, self.budget_bytes):
-                return self._chosen(plan, self.predict(config, plan))
+                return self._answer(plan, self.predict(config, plan))
             too_large.append(plan)
-        return self._chosen(smallest, least)
+        return self._answer(smallest, least)
 
     def predict(self, config: TrialConfig, plan: ExecutionPlan) -> Prediction:
         """The peak of a configuration under any plan."""
@@ -219,8 +193,16 @@ class Planner:
         return self.budget_bytes is None or prediction.predicted_bytes <= self.budget_bytes
 
     @staticmethod
-    def _chosen(plan: ExecutionPlan, prediction: Prediction) -> MemoryPlan:
-        return MemoryPlan(plan, prediction.predicted_bytes, prediction)
+    def _answer(plan: ExecutionPlan, prediction: Prediction, *, why_not: str = "") -> MemoryPlan:
+        return MemoryPlan(
+            plan,
+            prediction.predicted_bytes,
+            fits=not why_not,
+            reason=why_not,
+            allocated_bytes=prediction.allocated_bytes,
+            breakdown=prediction.breakdown,
+            peak_pass=prediction.peak_pass,
+        )
 
     def _why_not(self, plan: ExecutionPlan, prediction: Prediction) -> str:
         assert self.budget_bytes is not None

@@ -11,14 +11,14 @@ import pytest
 from optuna.trial import TrialState
 
 from search.engine.conductor import Conductor, Decision
-from search.engine.feasibility import Choice, Planning
+from search.engine.feasibility import Feasibility
 from search.request import SearchOptions
 from search.store.study import SearchStudy
 from spaces.loader import space_from_text
 from tests.search_tests.synthetic import SPACE, make_conductor, report_at
 from trainable.config import TrialConfig
 from trainable.errors import BudgetError
-from trainable.execution_plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan, MemoryPlan
 from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
 
 CONTINUE, STOP = Decision.CONTINUE, Decision.STOP
@@ -33,7 +33,7 @@ def begin(conductor: Conductor) -> int:
 
 def told(conductor: Conductor, number: int, *aucs: float) -> list[Decision]:
     """Decisions after the epochs that follow those already told."""
-    first = len(conductor.folder.read_trial(number).epochs) + 1
+    first = len(conductor.store.folder.read_trial(number).epochs) + 1
     return [conductor.report(number, report_at(first + index, auc)) for index, auc in enumerate(aucs)]
 
 
@@ -66,22 +66,22 @@ def test_a_trial_is_started_told_and_ended_in_folder_study_and_listener(tmp_path
     conductor = make_conductor(tmp_path, max_epochs=3, listener=heard)
     start = conductor.next_trial()
     assert start is not None
-    assert start.config["epochs"] == 3
-    assert start.config["seed"] == SearchOptions(space="s").trial_seed(0)
-    assert start.plan == ExecutionPlan(micro_batch_clips=1).to_dict()
-    assert conductor.running == (0,)
+    assert start.config.phase.epochs == 3
+    assert start.config.seed == SearchOptions(space="s").trial_seed(0)
+    assert start.plan == ExecutionPlan(micro_batch_clips=1)
+    assert tuple(conductor.running) == (0,)
     assert told(conductor, 0, 0.6, 0.7, 0.65) == [CONTINUE, CONTINUE, STOP]
     conductor.finish(0, conductor.outcome(0))
-    record = conductor.folder.read_trial(0)
+    record = conductor.store.folder.read_trial(0)
     assert record.start == start
     assert [each.validation_auc for each in record.epochs] == [0.6, 0.7, 0.65]
     assert record.outcome == TrialOutcome(end=TrialEnd.COMPLETED, reason="", epochs=3, best_auc=0.7, final_auc=0.65)
-    (trial,) = conductor.study.trials()
+    (trial,) = conductor.store.study.trials()
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.65)
     assert heard.words[:2] == ["start 0", "epoch 1 of 0: continue"]
     assert heard.words[-2:] == ["epoch 3 of 0: stop", "end 0: completed"]
     assert conductor.standing.counts[TrialEnd.COMPLETED] == 1
-    assert conductor.running == ()
+    assert conductor.running == {}
 
 
 def test_the_winner_is_the_best_last_epoch_and_of_equals_the_first(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_asha_stops_the_weak_and_says_why(tmp_path: Path) -> None:
     assert outcome.end is TrialEnd.PRUNED
     assert outcome.reason == "not among the best 1/3 of the trials seen at epoch 3"
     conductor.finish(number, outcome)
-    assert conductor.study.trials()[number].state == TrialState.PRUNED
+    assert conductor.store.study.trials()[number].state == TrialState.PRUNED
 
 
 @pytest.mark.parametrize("end", [TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRASHED])
@@ -122,8 +122,8 @@ def test_each_failure_keeps_its_word_and_one_line_of_reason(tmp_path: Path, end:
     assert (outcome.best_auc, outcome.final_auc, outcome.epochs) == (0.6, 0.6, 2)
     conductor.finish(number, outcome)
     assert conductor.standing.counts[end] == 1
-    assert conductor.folder.read_trial(number).outcome == outcome
-    trial = conductor.study.trials()[number]
+    assert conductor.store.folder.read_trial(number).outcome == outcome
+    trial = conductor.store.study.trials()[number]
     assert trial.constraints == {"failure": 1.0}
     assert trial.user_attrs["end"] == end.value
     assert conductor.sampler.history.kept_feasible == 0
@@ -136,7 +136,7 @@ def test_an_ending_is_told_once_and_an_epoch_once(tmp_path: Path) -> None:
     assert told(conductor, number, 0.5, 0.5) == [CONTINUE, STOP]
     assert conductor.report(number, report_at(1, 0.99)) is CONTINUE
     assert conductor.report(number, report_at(2, 0.99)) is STOP, "the decision stands"
-    assert len(conductor.folder.read_trial(number).epochs) == 2
+    assert len(conductor.store.folder.read_trial(number).epochs) == 2
     assert conductor.asha.rungs[0].values == [0.5, 0.8]
     conductor.finish(number, conductor.outcome(number))
     with pytest.raises(KeyError):
@@ -213,11 +213,11 @@ def test_every_started_trial_fits(tmp_path: Path) -> None:
         start = conductor.next_trial()
         assert start is not None
         assert 0 < start.predicted_bytes <= 1024
-        asked.append(conductor.planning.draws_asked)
+        asked.append(conductor.feasibility.draws_asked)
         told(conductor, start.number, 0.5 + index / 100)
         conductor.finish(start.number, conductor.outcome(start.number))
     assert conductor.standing.counts[TrialEnd.OVER_BUDGET] == 0
-    draws = [trial.user_attrs["draws"] for trial in conductor.study.trials()]
+    draws = [trial.user_attrs["draws"] for trial in conductor.store.study.trials()]
     assert draws == [now - before for before, now in itertools.pairwise(asked)], "each candidate asked about is kept"
     assert sum(draws) > len(draws), "some did not fit"
 
@@ -226,19 +226,19 @@ def test_what_does_not_fit_is_recorded_not_counted_and_the_search_gives_up_in_ti
     space = space_from_text(SPACE.replace("parameters:", "parameters:\n  width: {low: 0.25, high: 4.0}"), "wide")
     conductor = make_conductor(tmp_path, budget_bytes=1000, space=space)
 
-    def only_the_corner(config: TrialConfig) -> Choice:
+    def only_the_corner(config: TrialConfig) -> MemoryPlan:
         fits = config.model.width == 0.25
-        return Choice(ExecutionPlan(micro_batch_clips=1), 500 if fits else 2000, fits, "" if fits else "too large")
+        return MemoryPlan(ExecutionPlan(micro_batch_clips=1), 500 if fits else 2000, fits, "" if fits else "too large")
 
-    conductor.planning = Planning(space, budget_bytes=1000, plans=only_the_corner)
+    conductor.feasibility = Feasibility(space, budget_bytes=1000, plans=only_the_corner)
     with pytest.raises(BudgetError, match=r"hardly anything in the space fits 1000 B: .* draws"):
         conductor.next_trial()
     assert conductor.started == 0
     assert conductor.standing.counts[TrialEnd.OVER_BUDGET] == 20
-    records = conductor.folder.read_trials()
+    records = conductor.store.folder.read_trials()
     assert len(records) == 20
     assert {record.outcome.end for record in records if record.outcome} == {TrialEnd.OVER_BUDGET}
-    assert all(trial.constraints["memory"] > 0 for trial in conductor.study.trials())
+    assert all(trial.constraints["memory"] > 0 for trial in conductor.store.study.trials())
     resumed = make_conductor(tmp_path, budget_bytes=1000)
     assert resumed.standing.counts[TrialEnd.OVER_BUDGET] == 20
     assert resumed.started == 0
@@ -256,7 +256,7 @@ def test_a_resumed_search_proposes_what_the_uninterrupted_one_would(tmp_path: Pa
                 conductor = make_conductor(path, num_samples=14, max_epochs=2, grace_period=2, seed=3)
             start = conductor.next_trial()
             assert start is not None
-            params.append({**start.params, "seed": start.config["seed"]})
+            params.append({**start.params, "seed": start.config.seed})
             told(conductor, start.number, 0.5, 0.5 + (index * 7 % 14) / 100)
             conductor.finish(start.number, conductor.outcome(start.number))
         return params
@@ -269,11 +269,11 @@ def test_killed_between_study_and_folder_everything_is_brought_together(tmp_path
     complete(conductor, 0.6)
     number = begin(conductor)
     told(conductor, number, 0.7)
-    folder = conductor.folder
+    folder = conductor.store.folder
     folder.append_epoch(number, report_at(2, 0.75))  # in the folder, not yet in the study
     ended = folder.trial_path(0)
     (ended / "end.json").unlink()  # in the study, not yet in the folder
-    conductor.study.start({}, {}, config={"seed": 1}, plan=None, predicted_bytes=0)  # no folder yet
+    conductor.store.study.start({}, {}, config=TrialConfig(seed=1), plan=None, predicted_bytes=0)  # no folder yet
     resumed = make_conductor(tmp_path, grace_period=2)
     assert (ended / "end.json").exists()
     assert folder.read_trial(number + 1).epochs == ()
@@ -282,7 +282,7 @@ def test_killed_between_study_and_folder_everything_is_brought_together(tmp_path
     assert [start.number for start in resumed.unfinished()] == [number, number + 1]
     assert heard.words == [f"resumed {number}", f"resumed {number + 1}"]
     assert resumed.unfinished() == [], "given out once"
-    assert resumed.study.trials()[number].intermediate_values == {1: 0.7, 2: 0.75}
+    assert resumed.store.study.trials()[number].intermediate_values == {1: 0.7, 2: 0.75}
     assert resumed.started == 3
     assert resumed.asha.rungs[0].values == [0.6, 0.75], "the rung at epoch 2"
     assert told(resumed, number, 0.8) == [CONTINUE]
@@ -294,13 +294,13 @@ def test_a_word_of_an_ending_without_its_state_is_finished(tmp_path: Path) -> No
     number = begin(conductor)
     told(conductor, number, 0.7)
     outcome = conductor.failed(number, TrialEnd.NON_FINITE, "loss is nan")
-    trial_id = conductor.study.trials()[number]._trial_id
-    storage = conductor.study.optuna_study._storage
+    trial_id = conductor.store.study.trials()[number]._trial_id
+    storage = conductor.store.study.optuna_study._storage
     storage.set_trial_user_attr(trial_id, "outcome", {**outcome.__dict__, "end": outcome.end.value})
     resumed = make_conductor(tmp_path)
     assert resumed.unfinished() == []
-    assert resumed.folder.read_trial(number).outcome == outcome
-    assert resumed.study.trials()[number].state == TrialState.PRUNED
+    assert resumed.store.folder.read_trial(number).outcome == outcome
+    assert resumed.store.study.trials()[number].state == TrialState.PRUNED
     assert resumed.standing.counts[TrialEnd.NON_FINITE] == 1
 
 
@@ -311,7 +311,7 @@ def test_killed_after_the_last_epoch_the_trial_is_complete(tmp_path: Path) -> No
     resumed = make_conductor(tmp_path, max_epochs=2, grace_period=2)
     assert resumed.unfinished() == []
     assert resumed.best == (0.7, number)
-    assert resumed.study.trials()[number].state == TrialState.COMPLETE
+    assert resumed.store.study.trials()[number].state == TrialState.COMPLETE
 
 
 def test_killed_before_it_could_say_stop_the_trial_is_pruned(tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_killed_before_it_could_say_stop_the_trial_is_pruned(tmp_path: Path) -> 
     resumed = make_conductor(tmp_path, grace_period=2)
     assert resumed.unfinished() == []
     assert resumed.standing.counts[TrialEnd.PRUNED] == 1
-    assert resumed.running == ()
+    assert resumed.running == {}
     assert resumed.asha.rungs[0].values == [0.5, 0.9], "not recorded twice"
 
 
@@ -365,7 +365,7 @@ def test_drivers_of_one_study_learn_from_each_other(tmp_path: Path) -> None:
     mine.finish(number, mine.outcome(number))
     assert mine.best is None, "each names the winner among its own"
     assert mine.started == 1
-    assert [record.number for record in mine.folder.read_trials()] == [1]
+    assert [record.number for record in mine.store.folder.read_trials()] == [1]
     again = driver("mine")
     assert again.started == 1
     assert again.sampler.history.finished == 2
@@ -390,20 +390,20 @@ def test_what_memory_did_reaches_the_study_with_the_ending_also_over_a_kill(tmp_
     second.report(number, replace(report_at(2, 0.6), events=("out of memory under (4 clips)",), peak_bytes=90))
     for each in (number, silent):
         second.finish(each, second.failed(each, TrialEnd.OUT_OF_MEMORY, "no plan is smaller"))
-    attrs = second.study.trials()[number].user_attrs
+    attrs = second.store.study.trials()[number].user_attrs
     assert attrs["memory_events"] == ["out of memory under (8 clips)", "out of memory under (4 clips)"]
     assert (attrs["peak_bytes"], attrs["memory_error"]) == (110, pytest.approx(0.1))
-    assert not {"memory_events", "peak_bytes", "memory_error"} & set(second.study.trials()[silent].user_attrs)
+    assert not {"memory_events", "peak_bytes", "memory_error"} & set(second.store.study.trials()[silent].user_attrs)
 
 
 def test_a_started_trial_says_how_far_it_is_within_the_budget(tmp_path: Path) -> None:
     """log(predicted / budget): 0 at the budget, below it where there is room; also among what the sampler knows."""
     conductor = make_conductor(tmp_path / "a", budget_bytes=4096, num_samples=2)
     number = complete(conductor, 0.7)
-    trial = conductor.study.trials()[number]
+    trial = conductor.store.study.trials()[number]
     assert trial.constraints == {"memory": pytest.approx(math.log(trial.user_attrs["predicted_bytes"] / 4096))}
     assert trial.constraints["memory"] <= 0
     assert [each.constraints for each in conductor.sampler.history.trials()] == [trial.constraints]
     free = make_conductor(tmp_path / "b")
     begin(free)
-    assert free.study.trials()[0].constraints == {}
+    assert free.store.study.trials()[0].constraints == {}

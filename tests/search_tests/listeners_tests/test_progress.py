@@ -8,6 +8,7 @@ from search.engine.asha import Decision
 from search.listeners.progress import Leader, Progress, expected_epochs
 from search.request import SearchOptions
 from tests.search_tests.synthetic import report_at
+from trainable.config import TrialConfig
 from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
 from trainable.units import duration_text
 
@@ -21,7 +22,9 @@ class Clock:
 
 
 def start(number: int, **params: object) -> TrialStart:
-    return TrialStart(number=number, params=params, config={}, plan=None, predicted_bytes=3 * 2**30)
+    return TrialStart(
+        number=number, params=params, config=TrialConfig.from_flat(params), plan=None, predicted_bytes=3 * 2**30
+    )
 
 
 def report(epoch: int, auc: float, **values: object) -> EpochReport:

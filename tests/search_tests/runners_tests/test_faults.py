@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def drive(conductor: Conductor, factory: Any = SyntheticTrial) -> Conductor:
-    LocalRunner(conductor, run_folder=conductor.folder, options=conductor.options, trial_factory=factory).run()
+    LocalRunner(conductor, store=conductor.store, options=conductor.options, trial_factory=factory).run()
     return conductor
 
 
@@ -61,10 +61,10 @@ def test_killed_at_its_last_report_a_trial_ends_with_the_weights_that_it_reporte
     with pytest.raises(KeyboardInterrupt):
         drive(conductor)
     monkeypatch.undo()
-    assert list(list_checkpoints(conductor.folder.checkpoint_path(0)))[-1] == 3, "saved before it is told"
+    assert list(list_checkpoints(conductor.store.folder.checkpoint_path(0)))[-1] == 3, "saved before it is told"
     drive(make_conductor(tmp_path, **options))
     assert epochs(tmp_path) == [[1, 2, 3]]
-    assert list(list_checkpoints(conductor.folder.checkpoint_path(0))) == [2, 3]
+    assert list(list_checkpoints(conductor.store.folder.checkpoint_path(0))) == [2, 3]
 
 
 def test_a_trial_goes_on_from_no_later_epoch_than_it_has_reported(tmp_path: Path) -> None:
@@ -75,12 +75,12 @@ def test_a_trial_goes_on_from_no_later_epoch_than_it_has_reported(tmp_path: Path
     trial = SyntheticTrial(start)
     conductor.report(0, trial.step())
     for _ in range(4):
-        trial.save(conductor.folder.checkpoint_path(0))
+        trial.save(conductor.store.folder.checkpoint_path(0))
         trial.step()
-    write_checkpoint(conductor.folder.checkpoint_path(0) / "epoch-000001.ckpt", {"epoch": 1})
+    write_checkpoint(conductor.store.folder.checkpoint_path(0) / "epoch-000001.ckpt", {"epoch": 1})
     drive(make_conductor(tmp_path, num_samples=1, max_epochs=6, grace_period=6))
     assert epochs(tmp_path) == [[1, 2, 3, 4, 5, 6]]
-    assert list(list_checkpoints(conductor.folder.checkpoint_path(0))) == [5, 6]
+    assert list(list_checkpoints(conductor.store.folder.checkpoint_path(0))) == [5, 6]
 
 
 # ---- what a trial may do ---------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_every_fault_is_retried_from_the_checkpoint_as_often_as_asked(
             return super().step()
 
     conductor = drive(make_conductor(tmp_path, num_samples=1, max_failures=3), Faulty)
-    outcome = conductor.folder.read_trial(0).outcome
+    outcome = conductor.store.folder.read_trial(0).outcome
     assert outcome is not None
     assert (outcome.end, outcome.failures, outcome.epochs) == (end, 3, 1)
     assert begun == [1] * 4
@@ -127,7 +127,7 @@ def test_a_fault_that_passes_leaves_no_trace_but_its_count(tmp_path: Path) -> No
             return super().step()
 
     conductor = drive(make_conductor(tmp_path, num_samples=1, max_epochs=3, grace_period=3), Once)
-    outcome = conductor.folder.read_trial(0).outcome
+    outcome = conductor.store.folder.read_trial(0).outcome
     assert outcome is not None
     assert (outcome.end, outcome.failures) == (TrialEnd.COMPLETED, 1)
 
@@ -138,9 +138,9 @@ def test_a_trial_may_be_retried_a_thousand_times(tmp_path: Path) -> None:
             raise ValueError("cannot be made")
 
     conductor = make_conductor(tmp_path, num_samples=1, max_failures=400)
-    conductor.study.restarted = lambda number, failures: None  # type: ignore[method-assign]
+    conductor.store.study.restarted = lambda number, failures: None  # type: ignore[method-assign]
     drive(conductor, Broken)
-    outcome = conductor.folder.read_trial(0).outcome
+    outcome = conductor.store.folder.read_trial(0).outcome
     assert outcome is not None
     assert outcome.failures == 400
 
@@ -156,7 +156,7 @@ def test_a_read_that_hangs_ends_in_this_process_too(tmp_path: Path) -> None:
     conductor = drive(
         make_conductor(tmp_path, num_samples=2, max_failures=1, trial_timeout_seconds=0.3, max_epochs=1), Hanging
     )
-    outcome = conductor.folder.read_trial(1).outcome
+    outcome = conductor.store.folder.read_trial(1).outcome
     assert outcome is not None
     assert (outcome.end, outcome.failures) == (TrialEnd.CRASHED, 1)
     assert outcome.reason == "SilenceError: silent for more than 0.3 s"
@@ -360,7 +360,7 @@ def test_there_is_a_ceiling_unless_another_is_asked_for() -> None:
 def test_what_killed_processes_left_is_swept_at_the_start(tmp_path: Path) -> None:
     options = {"num_samples": 6, "max_epochs": 2, "grace_period": 1}
     conductor = drive(make_conductor(tmp_path, **options))
-    folder = conductor.folder
+    folder = conductor.store.folder
     loser = next(number for number in range(6) if number not in [leader for _, leader in conductor.standing.leaders])
     write_checkpoint(folder.checkpoint_path(loser) / "epoch-000001.ckpt", {"epoch": 1})
     more = make_conductor(tmp_path, **{**options, "num_samples": 7})
@@ -371,7 +371,7 @@ def test_what_killed_processes_left_is_swept_at_the_start(tmp_path: Path) -> Non
         (folder.checkpoint_path(start.number) / name).write_bytes(b"x")
     before = stored(tmp_path)
     again = make_conductor(tmp_path, **{**options, "num_samples": 7})
-    keeper = CheckpointKeeper(again.options, folder, again.study.run, again.standing.leaders)
+    keeper = CheckpointKeeper(again.options, folder, again.store.study.run, again.standing.leaders)
     keeper.sweep(again.running, again.standing.leaders)
     assert not folder.checkpoint_path(loser).exists()
     assert stored(tmp_path) == {number: each for number, each in before.items() if number != loser}

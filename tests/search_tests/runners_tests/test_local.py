@@ -12,13 +12,13 @@ from trainable.record import RunFolder, TrialEnd, TrialStart
 
 def run(path: Path, factory=SyntheticTrial, **options):
     conductor = make_conductor(path, **options)
-    LocalRunner(conductor, run_folder=conductor.folder, options=conductor.options, trial_factory=factory).run()
+    LocalRunner(conductor, store=conductor.store, options=conductor.options, trial_factory=factory).run()
     return conductor
 
 
 def table(path: Path):
     return [
-        (record.start.params, record.start.config["seed"], record.outcome, [e.validation_auc for e in record.epochs])
+        (record.start.params, record.start.config.seed, record.outcome, [e.validation_auc for e in record.epochs])
         for record in RunFolder(path).read_trials()
     ]
 
@@ -57,7 +57,7 @@ def test_interrupted_search_goes_on_and_ends_with_the_same_trials(tmp_path):
     run(tmp_path / "b", seed=5, num_samples=12)
     assert table(tmp_path / "a") == table(tmp_path / "b")
     assert resumed.started == 12
-    study = resumed.study.trials()
+    study = resumed.store.study.trials()
     assert all(trial.state.is_finished() for trial in study)
 
 
@@ -73,7 +73,7 @@ def test_a_crash_is_retried_from_the_checkpoint(tmp_path):
             return super().step()
 
     conductor = run(tmp_path / "a", Flaky, max_failures=2)
-    record = conductor.folder.read_trial(1)
+    record = conductor.store.folder.read_trial(1)
     assert record.outcome.failures == 2
     assert record.outcome.end in (TrialEnd.COMPLETED, TrialEnd.PRUNED)
     assert [report.epoch for report in record.epochs] == list(range(1, len(record.epochs) + 1))
@@ -98,11 +98,11 @@ def test_every_fault_keeps_its_own_word(tmp_path, full):
         return Faulty(start)
 
     conductor = run(tmp_path / "a", factory, max_failures=1)
-    ends = [record.outcome.end for record in conductor.folder.read_trials()]
+    ends = [record.outcome.end for record in conductor.store.folder.read_trials()]
     assert ends[1:4] == [TrialEnd.NON_FINITE, TrialEnd.OUT_OF_MEMORY, TrialEnd.CRASHED]
-    assert conductor.folder.read_trial(3).outcome.reason == "ValueError: not in one line"
-    assert conductor.folder.read_trial(3).outcome.failures == 1
-    trials = conductor.study.trials()
+    assert conductor.store.folder.read_trial(3).outcome.reason == "ValueError: not in one line"
+    assert conductor.store.folder.read_trial(3).outcome.failures == 1
+    trials = conductor.store.study.trials()
     assert [trial.constraints for trial in trials[1:4]] == [{"failure": 1.0}] * 3
 
 
@@ -123,9 +123,7 @@ def test_a_swallowed_ctrl_c_ends_the_search_all_the_same(tmp_path):
     conductor = make_conductor(tmp_path / "run", num_samples=50, concurrency=2, max_epochs=3)
     conductor.listener = SwallowsCtrlC()
     with pytest.raises(KeyboardInterrupt):
-        LocalRunner(
-            conductor, run_folder=conductor.folder, options=conductor.options, trial_factory=SyntheticTrial
-        ).run()
-    records = conductor.folder.read_trials()
+        LocalRunner(conductor, store=conductor.store, options=conductor.options, trial_factory=SyntheticTrial).run()
+    records = conductor.store.folder.read_trials()
     assert [[report.epoch for report in record.epochs] for record in records] == [[1], []]
     assert all(record.outcome is None for record in records)

@@ -49,7 +49,7 @@ def run_on_ray(path: Path, factory, session=None, **options):
     ray_options = replace(conductor.options, local=False, trial_timeout_seconds=options.get("trial_timeout_seconds"))
     RayRunner(
         conductor,
-        run_folder=conductor.folder,
+        store=conductor.store,
         options=ray_options,
         trial_factory=factory,
         slots=session.slots(ray_options, "cpu"),
@@ -66,7 +66,7 @@ def test_every_fault_keeps_its_own_word_on_ray(tmp_path, monkeypatch):
         conductor = run_on_ray(
             tmp_path / "run", Faulty, session, concurrency=2, max_failures=1, trial_timeout_seconds=6.0
         )
-    outcomes = {record.number: record.outcome for record in conductor.folder.read_trials()}
+    outcomes = {record.number: record.outcome for record in conductor.store.folder.read_trials()}
     assert len(outcomes) == 8
     assert [outcomes[number].end for number in (1, 2, 3)] == [
         TrialEnd.NON_FINITE,
@@ -77,7 +77,7 @@ def test_every_fault_keeps_its_own_word_on_ray(tmp_path, monkeypatch):
     assert [outcomes[number].failures for number in (1, 2, 3, 4, 5)] == [1] * 5
     for number in (0, 4, 5, 6, 7):
         assert outcomes[number].end in (TrialEnd.COMPLETED, TrialEnd.PRUNED)
-    epochs = [report.epoch for report in conductor.folder.read_trial(4).epochs]
+    epochs = [report.epoch for report in conductor.store.folder.read_trial(4).epochs]
     assert epochs == list(range(1, outcomes[4].epochs + 1))
 
 
@@ -117,8 +117,8 @@ def test_what_is_not_a_trials_fault_ends_the_search_in_one_line(tmp_path, monkey
         (tmp_path / "room").touch()
         ended = run_on_ray(tmp_path / "full", NoRoom, session, num_samples=4, **short)
         assert ended.standing.counts[TrialEnd.COMPLETED] == 4
-        for record in ended.folder.read_trials():
-            lines = (ended.folder.trial_path(record.number) / "epochs.jsonl").read_text().splitlines()
+        for record in ended.store.folder.read_trials():
+            lines = (ended.store.folder.trial_path(record.number) / "epochs.jsonl").read_text().splitlines()
             assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
         def refuse(self, number, report):
@@ -143,11 +143,11 @@ def test_a_swallowed_ctrl_c_ends_the_search_all_the_same(tmp_path):
             options = replace(conductor.options, local=False)
             slots = session.slots(options, "cpu")
             runner = RayRunner(
-                conductor, run_folder=conductor.folder, options=options, trial_factory=SyntheticTrial, slots=slots
+                conductor, store=conductor.store, options=options, trial_factory=SyntheticTrial, slots=slots
             )
             with pytest.raises(KeyboardInterrupt):
                 runner.run()
-            (record,) = conductor.folder.read_trials()
+            (record,) = conductor.store.folder.read_trials()
             assert [report.epoch for report in record.epochs] == [1]
             assert record.outcome is None, "it is there to be resumed"
     assert signal.getsignal(signal.SIGINT) is before
@@ -172,8 +172,8 @@ def test_a_trial_that_waits_for_a_worker_is_not_silent(tmp_path):
     with ray_session(replace(options, concurrency=1)) as session:
         cpus = sum(node.cpus for node in session.nodes)
         (slot,) = [replace(cpu_slots(2, 2), request={"CPU": float(cpus)})]
-        RayRunner(conductor, run_folder=conductor.folder, options=options, trial_factory=Slowest, slots=[slot]).run()
-    outcomes = [record.outcome for record in conductor.folder.read_trials()]
+        RayRunner(conductor, store=conductor.store, options=options, trial_factory=Slowest, slots=[slot]).run()
+    outcomes = [record.outcome for record in conductor.store.folder.read_trials()]
     assert [(outcome.end, outcome.failures) for outcome in outcomes] == [(TrialEnd.COMPLETED, 0)] * 2
 
 
@@ -217,7 +217,7 @@ def test_a_cluster_loses_a_node_and_no_trial(tmp_path, monkeypatch):
             assert [kind.count for kind in slots] == [3, 1]
             runner = RayRunner(
                 conductor,
-                run_folder=conductor.folder,
+                store=conductor.store,
                 options=replace(options, concurrency=4),
                 trial_factory=OnNode(str(tmp_path / "epochs.log")),
                 slots=slots,
@@ -227,14 +227,14 @@ def test_a_cluster_loses_a_node_and_no_trial(tmp_path, monkeypatch):
             runner.run()
     finally:
         cluster.shutdown()
-    records = conductor.folder.read_trials()
+    records = conductor.store.folder.read_trials()
     assert len(records) == 24
     assert {record.outcome.end for record in records} <= {TrialEnd.COMPLETED, TrialEnd.PRUNED}
     assert conductor.listener.killed
     trained = Counter(tuple(map(int, line.split()[:2])) for line in (tmp_path / "epochs.log").read_text().splitlines())
     told: dict[tuple[int, int], float] = {}
     for record in records:
-        lines = (conductor.folder.trial_path(record.number) / "epochs.jsonl").read_text().splitlines()
+        lines = (conductor.store.folder.trial_path(record.number) / "epochs.jsonl").read_text().splitlines()
         epochs = [json.loads(line)["epoch"] for line in lines]
         assert epochs == list(range(1, record.outcome.epochs + 1)), "nothing is lost and nothing told twice"
         told |= {(record.number, report.epoch): report.validation_auc for report in record.epochs}
@@ -242,7 +242,7 @@ def test_a_cluster_loses_a_node_and_no_trial(tmp_path, monkeypatch):
         assert again <= record.outcome.failures, "one epoch for each time that the trial lost its worker"
     assert set(told) == set(trained)
     assert conductor.listener.told.items() <= told.items(), "what was told before the loss stands"
-    stored = conductor.study.trials()
+    stored = conductor.store.study.trials()
     assert {
         (trial.number, epoch): value for trial in stored for epoch, value in trial.intermediate_values.items()
     } == told

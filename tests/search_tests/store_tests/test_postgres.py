@@ -127,7 +127,7 @@ def driver(server: Server, path: Path, name: str, **options: object) -> Conducto
 
 def dispose(*conductors: Conductor) -> None:
     for conductor in conductors:
-        conductor.study._writer._storage.engine.dispose()
+        conductor.store.study._writer._storage.engine.dispose()
 
 
 def test_drivers_at_once_take_numbers_of_their_own_and_see_each_other(server: Server, tmp_path: Path) -> None:
@@ -138,9 +138,7 @@ def test_drivers_at_once_take_numbers_of_their_own_and_see_each_other(server: Se
     def drive(name: str, seed: int) -> None:
         try:
             conductor = driver(server, tmp_path, name, num_samples=6, seed=seed)
-            LocalRunner(
-                conductor, run_folder=conductor.folder, options=conductor.options, trial_factory=SyntheticTrial
-            ).run()
+            LocalRunner(conductor, store=conductor.store, options=conductor.options, trial_factory=SyntheticTrial).run()
             ended[name] = conductor
         except BaseException as error:
             errors.append(error)
@@ -156,7 +154,7 @@ def test_drivers_at_once_take_numbers_of_their_own_and_see_each_other(server: Se
     again = driver(server, tmp_path, "a", num_samples=6)
     assert again.done
     assert again.sampler.history.finished == 18, "all drivers' trials are learned from"
-    for trial in again.study.trials():
+    for trial in again.store.study.trials():
         assert trial.number in numbers[trial.user_attrs["run"]]
         assert trial.state.is_finished()
         assert sorted(trial.intermediate_values) == [1, 2]
@@ -182,11 +180,11 @@ def test_a_dropped_connection_is_made_again_and_a_lost_server_is_one_line(server
     server.start()
     again = driver(server, tmp_path, "a", num_samples=2)
     assert again.started == 1
-    LocalRunner(again, run_folder=again.folder, options=again.options, trial_factory=SyntheticTrial).run()
-    records = again.folder.read_trials()
+    LocalRunner(again, store=again.store, options=again.options, trial_factory=SyntheticTrial).run()
+    records = again.store.folder.read_trials()
     assert [[report.epoch for report in record.epochs] for record in records] == [[1, 2], [1, 2]]
     assert records[0].epochs[1].validation_auc == 0.7, "what was in the folder alone is told to the study"
-    stored = again.study.trials()
+    stored = again.store.study.trials()
     assert [sorted(trial.intermediate_values.items()) for trial in stored] == [
         [(report.epoch, report.validation_auc) for report in record.epochs] for record in records
     ]

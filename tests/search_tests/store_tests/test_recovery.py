@@ -10,21 +10,20 @@ import pytest
 from optuna.trial import TrialState
 
 from search.engine.conductor import Conductor
-from search.engine.feasibility import Choice
 from search.engine.sampler import Proposal
 from search.runners.local import LocalRunner
 from search.store.study import SearchStudy
 from spaces.loader import space_from_text
 from tests.search_tests.synthetic import SPACE, SyntheticTrial, make_conductor, report_at
 from trainable.errors import RunError
-from trainable.execution_plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan, MemoryPlan
 from trainable.record import RunFolder, TrialEnd
 
 pytestmark = pytest.mark.timeout(60)
 
 
 def drive(conductor: Conductor, factory: Any = SyntheticTrial) -> Conductor:
-    LocalRunner(conductor, run_folder=conductor.folder, options=conductor.options, trial_factory=factory).run()
+    LocalRunner(conductor, store=conductor.store, options=conductor.options, trial_factory=factory).run()
     return conductor
 
 
@@ -71,11 +70,11 @@ def test_a_lost_study_is_made_again_of_the_folder_and_the_search_goes_on_as_if_n
     interrupted(tmp_path / "cut/run", **options)
     shutil.copytree(tmp_path / "cut", tmp_path / "whole")
     drive(make_conductor(tmp_path / "whole/run", **options))
-    before = make_conductor(tmp_path / "cut/run", **options).study.trials()
+    before = make_conductor(tmp_path / "cut/run", **options).store.study.trials()
     lose_study(tmp_path / "cut/run")
     conductor = make_conductor(tmp_path / "cut/run", **options)
     assert f"lacks {len(before)} of the trials" in caplog.text
-    after = conductor.study.trials()
+    after = conductor.store.study.trials()
     for name in ("number", "state", "params", "distributions", "intermediate_values", "constraints"):
         assert [getattr(trial, name) for trial in after] == [getattr(trial, name) for trial in before], name
     for name in ("run", "config", "plan", "predicted_bytes", "end", "reason", "outcome"):
@@ -87,18 +86,19 @@ def test_a_lost_study_is_made_again_of_the_folder_and_the_search_goes_on_as_if_n
     ended = make_conductor(tmp_path / "cut/run", **options)
     assert ended.done
     assert ended.best == conductor.best
-    assert all(trial.state.is_finished() for trial in ended.study.trials())
+    assert all(trial.state.is_finished() for trial in ended.store.study.trials())
 
 
 def test_what_was_over_budget_repels_the_sampler_after_the_study_was_lost_too(tmp_path: Path) -> None:
     conductor = make_conductor(tmp_path, budget_bytes=1000)
     params = conductor.sampler.smallest()
     distributions = conductor.sampler.distributions(params)
-    choice = Choice(ExecutionPlan(micro_batch_clips=1), 2000, False, "too large")
-    conductor._record_over_budget(Proposal(params, distributions, False, 1), choice)
+    choice = MemoryPlan(ExecutionPlan(micro_batch_clips=1), 2000, False, "too large")
+    config = conductor.space.config(params, epochs=9)
+    conductor._record_over_budget(Proposal(params, distributions, False, 1), config, choice)
     lose_study(tmp_path)
     again = make_conductor(tmp_path, budget_bytes=1000)
-    (trial,) = again.study.trials()
+    (trial,) = again.store.study.trials()
     assert trial.state == TrialState.PRUNED
     assert trial.constraints["memory"] > 0
     assert again.started == 0
@@ -108,14 +108,14 @@ def test_what_was_over_budget_repels_the_sampler_after_the_study_was_lost_too(tm
 def test_an_older_study_is_given_the_trials_that_came_later(tmp_path: Path) -> None:
     options = {"max_epochs": 2, "grace_period": 2}
     conductor = drive(make_conductor(tmp_path / "run", num_samples=3, **options))
-    conductor.study._writer._storage.engine.dispose()
+    conductor.store.study._writer._storage.engine.dispose()
     shutil.copy(tmp_path / "run/study.db", tmp_path / "old.db")
-    drive(make_conductor(tmp_path / "run", num_samples=6, **options)).study._writer._storage.engine.dispose()
+    drive(make_conductor(tmp_path / "run", num_samples=6, **options)).store.study._writer._storage.engine.dispose()
     lose_study(tmp_path / "run")
     shutil.copy(tmp_path / "old.db", tmp_path / "run/study.db")
     ended = make_conductor(tmp_path / "run", num_samples=6, **options)
     assert ended.done
-    assert len(ended.study.trials()) == 6
+    assert len(ended.store.study.trials()) == 6
     assert reported(tmp_path / "run") == [[1, 2]] * 6
 
 
@@ -144,10 +144,10 @@ def test_an_ending_that_only_the_folder_has_is_told_to_the_study(tmp_path: Path)
     assert start is not None
     conductor.report(start.number, report_at(1, 0.5))
     outcome = conductor.failed(start.number, TrialEnd.CRASHED, "gone")
-    conductor.folder.write_outcome(start.number, outcome)
+    conductor.store.folder.write_outcome(start.number, outcome)
     again = make_conductor(tmp_path)
     assert again.unfinished() == []
-    assert again.study.trials()[0].user_attrs["end"] == "crashed"
+    assert again.store.study.trials()[0].user_attrs["end"] == "crashed"
 
 
 def test_restarts_are_counted_beyond_the_process(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_trials_of_another_space_go_on_as_they_were_begun(tmp_path: Path, name: 
             assert record.start == before[record.number]
         else:
             assert space.holds(record.start.params)
-    assert [trial.params for trial in conductor.study.trials()] == [record.start.params for record in records]
+    assert [trial.params for trial in conductor.store.study.trials()] == [record.start.params for record in records]
     assert make_conductor(tmp_path / "run", space=space, num_samples=16, **options).done
 
 
@@ -239,7 +239,7 @@ def test_a_study_of_damaged_content_is_one_line_or_lived_with(tmp_path: Path, ta
 
 @pytest.mark.parametrize("cut", [0, 100, 5000, 20_000])
 def test_a_cut_study_is_refused_with_what_to_do(tmp_path: Path, cut: int) -> None:
-    drive(make_conductor(tmp_path / "run", num_samples=3, max_epochs=1)).study._writer._storage.engine.dispose()
+    drive(make_conductor(tmp_path / "run", num_samples=3, max_epochs=1)).store.study._writer._storage.engine.dispose()
     os.truncate(tmp_path / "run/study.db", cut)
     for file in tmp_path.glob("run/study.db-*"):
         file.unlink()
@@ -263,8 +263,8 @@ def test_a_full_disk_is_one_line_that_names_the_study(tmp_path: Path) -> None:
 
     from sqlalchemy import event
 
-    event.listen(conductor.study._writer._storage.engine, "checkout", limited)
-    conductor.study._writer._storage.engine.dispose()
+    event.listen(conductor.store.study._writer._storage.engine, "checkout", limited)
+    conductor.store.study._writer._storage.engine.dispose()
 
     def report_for_ever() -> None:
         for epoch in range(1, 1000):
@@ -289,12 +289,12 @@ def test_other_drivers_trials_are_asked_for_once(tmp_path: Path) -> None:
     mine = driver("mine")
     theirs.report(second.number, report_at(1, 0.7))
     theirs.finish(second.number, theirs.outcome(second.number))
-    assert [trial.number for trial in mine.study.fresh()] == [0, 1], "what ran when it was read"
-    assert [trial.number for trial in mine.study.fresh()] == [0], "what still runs"
+    assert [trial.number for trial in mine.store.study.fresh()] == [0, 1], "what ran when it was read"
+    assert [trial.number for trial in mine.store.study.fresh()] == [0], "what still runs"
     theirs.report(first.number, report_at(1, 0.6))
     theirs.finish(first.number, theirs.outcome(first.number))
     third = theirs.next_trial()
     assert third is not None
     mine._refresh()
     assert mine.sampler.history.finished == 1, "the other was taken above"
-    assert [trial.number for trial in mine.study.fresh()] == [third.number]
+    assert [trial.number for trial in mine.store.study.fresh()] == [third.number]

@@ -11,17 +11,13 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from search.engine.observation import memory_violation, observation, state_of
 from search.engine.optuna_trials import frozen, to_optuna
-from search.store.study import (
-    SearchStudy,
-    as_observation,
-    memory_violation,
-    outcome_of,
-    start_of,
-    state_of,
-)
+from search.store.study import SearchStudy, outcome_of, start_of
 from spaces.space import Choices, Range
+from trainable.config import TrialConfig
 from trainable.errors import RunError
+from trainable.execution_plan import ExecutionPlan
 from trainable.record import TrialEnd, TrialOutcome
 from trainable.redaction import redact
 
@@ -32,7 +28,8 @@ DISTRIBUTIONS = {
     "learning_rate": to_optuna(Range(1e-4, 1e-2, log=True)),
     "density_per_id": to_optuna(Choices((True, False))),
 }
-CONFIG = {"width": 0.5, "seed": 3}
+CONFIG = TrialConfig.from_flat({"width": 0.5, "seed": 3})
+PLAN = ExecutionPlan(micro_batch_clips=2)
 pytestmark = pytest.mark.timeout(30)
 """Each test makes a database and forces every commit to a disk that may be busy."""
 
@@ -42,7 +39,7 @@ def open_study(path: Path, run: str = "run", **options: Any) -> SearchStudy:
 
 
 def start(study: SearchStudy) -> int:
-    return study.start(PARAMS, DISTRIBUTIONS, config=CONFIG, plan={"micro_batch_clips": 2}, predicted_bytes=99)
+    return study.start(PARAMS, DISTRIBUTIONS, config=CONFIG, plan=PLAN, predicted_bytes=99)
 
 
 def outcome(end: TrialEnd, final_auc: float | None = 0.75) -> TrialOutcome:
@@ -112,7 +109,7 @@ def test_what_was_known_at_the_start_is_read_back(tmp_path: Path) -> None:
     assert trial.state == TrialState.RUNNING
     begun = start_of(trial)
     assert (begun.number, begun.params, begun.config) == (1, PARAMS, CONFIG)
-    assert (begun.plan, begun.predicted_bytes) == ({"micro_batch_clips": 2}, 99)
+    assert (begun.plan, begun.predicted_bytes) == (PLAN, 99)
     assert outcome_of(trial) is None
     assert [type(value) for value in begun.params.values()] == [int, int, float, bool]
 
@@ -137,7 +134,7 @@ def test_an_observation_is_what_the_storage_would_give(tmp_path: Path) -> None:
         study.report(number, 2, 0.75)
         study.finish(number, outcome(end))
         stored = study.trials()[number]
-        made = as_observation(number, PARAMS, DISTRIBUTIONS, {2: 0.75}, outcome(end))
+        made = observation(number, PARAMS, DISTRIBUTIONS, {2: 0.75}, outcome(end))
         for name in ("number", "state", "params", "distributions", "intermediate_values", "constraints"):
             assert getattr(made, name) == getattr(stored, name), name
         if end is TrialEnd.COMPLETED:

@@ -18,7 +18,7 @@ def old_run(path: Path, *configs: dict[str, object]) -> str:
     folder = RunFolder(path)
     folder.write_manifest(manifest(len(configs)))
     for number, params in enumerate(configs):
-        config = TrialConfig.from_flat(params).flat()
+        config = TrialConfig.from_flat(params)
         folder.write_start(TrialStart(number=number, params=params, config=config, plan=None, predicted_bytes=0))
         auc = 0.9 - 0.1 * number
         outcome = TrialOutcome(end=TrialEnd.COMPLETED, reason="", epochs=1, best_auc=auc, final_auc=auc)

@@ -1,0 +1,65 @@
+"""What the search knows of one running trial, in one place."""
+
+from collections.abc import Iterable, Mapping
+
+from search.engine.asha import Decision
+from search.engine.memory_record import MemoryRecord
+from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
+
+
+class RunningTrial:
+    """A trial from its start to its ending.
+
+    Parameters
+    ----------
+    start
+        What was known before its first epoch.
+    values
+        Epoch → validation AUC, of epochs that an earlier process reported.
+    reports
+        The reports of those epochs, where the run's folder has them.
+    failures
+        How often it was restarted from its checkpoint.
+    """
+
+    def __init__(
+        self,
+        start: TrialStart,
+        values: Mapping[int, float] | None = None,
+        reports: Iterable[EpochReport] = (),
+        failures: int = 0,
+    ):
+        self.start = start
+        self.values: dict[int, float] = dict(values or {})
+        self.memory = MemoryRecord(reports)
+        self.failures = failures
+        self._decisions: dict[int, Decision] = {}
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that it has reported; 0 before the first."""
+        return max(self.values, default=0)
+
+    def add(self, report: EpochReport) -> None:
+        """A further report."""
+        self.values[report.epoch] = report.validation_auc
+        self.memory.add(report)
+
+    def decided(self, epoch: int, decision: Decision) -> None:
+        """What followed from the report of an epoch."""
+        self._decisions[epoch] = decision
+
+    def decision(self, epoch: int) -> Decision:
+        """The decision on an epoch; CONTINUE for one that an earlier process decided on, since the trial still runs."""
+        return self._decisions.get(epoch, Decision.CONTINUE)
+
+    def outcome(self, end: TrialEnd, reason: str, *, failures: int | None = None) -> TrialOutcome:
+        """The trial's record if it ends now; `failures` where the caller knows better than the count kept here."""
+        return TrialOutcome(
+            end=end,
+            reason=reason,
+            epochs=self.epoch,
+            best_auc=max((value for value in self.values.values() if value == value), default=None),
+            final_auc=self.values[self.epoch] if self.values else None,
+            failures=self.failures if failures is None else failures,
+        )

@@ -1,0 +1,104 @@
+"""Study and folder of a run as one store: each fact goes to both, in the order that recovery relies on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from search.engine.sampler import Proposal
+from search.engine.trial_store import KnownTrial
+from search.store.recovery import recovered_trials
+from search.store.study import SearchStudy, outcome_of
+from spaces.space import Space
+from trainable.config import TrialConfig
+from trainable.execution_plan import MemoryPlan
+from trainable.record import EpochReport, RunFolder, TrialOutcome, TrialStart
+
+
+class RunStore:
+    """A run's trials, in its folder and in its study (`search.engine.trial_store.TrialStore`).
+
+    Parameters
+    ----------
+    space
+        Its distributions are those of trials that only the folder still has.
+    budget_bytes
+        Of each trial; None = no budget.
+    """
+
+    def __init__(self, folder: RunFolder, study: SearchStudy, space: Space, *, budget_bytes: int | None):
+        self.folder, self.study = folder, study
+        self._space, self._budget_bytes = space, budget_bytes
+
+    @property
+    def shared(self) -> bool:
+        return self.study.shared
+
+    def known(self) -> list[KnownTrial]:
+        trials = recovered_trials(self.study, self.folder, self._space, budget_bytes=self._budget_bytes)
+        for known in trials:
+            self.study.seen(known.trial)
+        return trials
+
+    def finished_elsewhere(self) -> list[KnownTrial]:
+        return [
+            KnownTrial(trial, False, None, outcome_of(trial), dict(trial.intermediate_values))
+            for trial in self.study.fresh()
+            if trial.state.is_finished() and not self.study.is_mine(trial)
+        ]
+
+    def start(self, proposal: Proposal, config: TrialConfig, memory: MemoryPlan) -> TrialStart:
+        number = self.study.start(
+            proposal.params,
+            proposal.distributions,
+            config=config,
+            plan=memory.plan,
+            predicted_bytes=memory.predicted_bytes,
+            budget_bytes=self._budget_bytes,
+            predicted_allocated_bytes=memory.allocated_bytes,
+            draws=proposal.draws,
+        )
+        start = TrialStart(
+            number=number,
+            params=proposal.params,
+            config=config,
+            plan=memory.plan,
+            predicted_bytes=memory.predicted_bytes,
+            predicted_allocated_bytes=memory.allocated_bytes,
+        )
+        self.folder.write_start(start)
+        return start
+
+    def over_budget(
+        self, proposal: Proposal, config: TrialConfig, memory: MemoryPlan, outcome: TrialOutcome
+    ) -> TrialStart:
+        assert self._budget_bytes is not None, "without a budget everything fits"
+        number = self.study.over_budget(
+            proposal.params,
+            proposal.distributions,
+            config=config,
+            predicted_bytes=memory.predicted_bytes,
+            budget_bytes=self._budget_bytes,
+            outcome=outcome,
+            draws=proposal.draws,
+        )
+        start = TrialStart(
+            number=number,
+            params=proposal.params,
+            config=config,
+            plan=None,
+            predicted_bytes=memory.predicted_bytes,
+        )
+        self.folder.write_start(start)
+        self.folder.write_outcome(number, outcome)
+        return start
+
+    def report(self, number: int, report: EpochReport) -> None:
+        # The folder first: it holds the whole report, and a resume copies from it what the study does not have yet.
+        self.folder.append_epoch(number, report)
+        self.study.report(number, report.epoch, report.validation_auc)
+
+    def restarted(self, number: int, failures: int) -> None:
+        self.study.restarted(number, failures)
+
+    def finish(self, number: int, outcome: TrialOutcome, attributes: Mapping[str, Any]) -> None:
+        self.study.finish(number, outcome, attributes)
+        self.folder.write_outcome(number, outcome)
