@@ -7,8 +7,8 @@ import torch
 from search.engine.conductor import Conductor
 from search.engine.feasibility import Feasibility
 from search.request import SearchOptions
+from search.store.run_store import RunStore
 from search.store.study import SearchStudy
-from search.store.trial_store import RunStore
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.record import EpochReport, RunFolder, TrialStart

@@ -22,8 +22,8 @@ from search.runners.factory import TrialFactory
 from search.runners.local import LocalRunner
 from search.store.checkpoints import prepare_storage
 from search.store.manifest import command_line, new_manifest, resumed_manifest
+from search.store.run_store import RunStore
 from search.store.study import SearchStudy
-from search.store.trial_store import RunStore
 from search.store.warm_start import initial_proposals, taken_over_text
 from search.summary import find_winner, print_summary, write_results
 from trainable.data.load import Dataset, load_dataset

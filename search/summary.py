@@ -14,7 +14,7 @@ from rich.table import Table
 from search.engine.conductor import Conductor
 from search.listeners.terminal import epochs_text
 from search.store.checkpoints import checkpoint_place
-from search.store.trial_store import RunStore
+from search.store.run_store import RunStore
 from trainable.data.clips import Split
 from trainable.errors import CheckpointError, NonFiniteError
 from trainable.record import TrialEnd, TrialStart

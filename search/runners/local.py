@@ -14,7 +14,7 @@ from search.engine.conductor import Conductor, Decision
 from search.request import SearchOptions
 from search.runners.signals import deadline, noted_interrupt
 from search.store.checkpoints import CheckpointKeeper, checkpoint_place
-from search.store.trial_store import RunStore
+from search.store.run_store import RunStore
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import NonFiniteError, RunError

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -27,7 +28,7 @@ from search.runners.packing import Node, SlotKind, counts_now
 from search.runners.ray_faults import crash_reason, of_ray_itself
 from search.runners.signals import noted_interrupt
 from search.store.checkpoints import CheckpointKeeper, checkpoint_place
-from search.store.trial_store import RunStore
+from search.store.run_store import RunStore
 from trainable.errors import RunError
 from trainable.ray_trainable import ENDED, METRIC, REASON, REPORT, UNWRITTEN, MemoryKeptError, RayTrial, trial_config
 from trainable.record import EpochReport, TrialEnd, TrialStart
@@ -40,6 +41,21 @@ UNLIMITED = 10**9
 """Samples that Ray may ask for: the conductor knows when it is enough."""
 NODES_SECONDS = 2.0
 """How often the cluster is asked which nodes are still there."""
+
+
+@dataclass
+class _Placed:
+    """A trial that has a slot, or waits in Ray's queue for one."""
+
+    start: TrialStart
+    kind: int
+    """Kind of its slot."""
+    last_report: float | None = None
+    """When its worker started or last reported (monotonic seconds); None while it waits for one."""
+    failure: tuple[TrialEnd, str] | None = None
+    """How its worker failed."""
+    timed_out: bool = False
+    """Its worker was killed since it had not reported for too long."""
 
 
 class _Session:
@@ -57,16 +73,11 @@ class _Session:
         self.counts = [kind.count for kind in slots]
         self._nodes_now = nodes_now
         self._asked = time.monotonic()
-        self.starts: dict[int, TrialStart] = {}
         self.keeper = CheckpointKeeper(options, store.folder, store.study.run, conductor.standing.leaders)
         self.numbers: dict[str, int] = {}
-        self.kinds: dict[int, int] = {}
-        self.heard: dict[int, float] = {}
-        """When each trial that has a worker was last heard of (monotonic seconds)."""
-        self.reasons: dict[int, tuple[TrialEnd, str]] = {}
-        """How each trial that failed did so last."""
-        self.silent: set[int] = set()
-        """Trials whose workers were killed for their silence."""
+        """Our number of each of Ray's trials."""
+        self.placed: dict[int, _Placed] = {}
+        """Trials that Ray has, by number."""
         self.error: BaseException | None = None
         """What ends the search; its trials stay as they are, to be resumed."""
         self.waiting = conductor.unfinished()
@@ -82,11 +93,10 @@ class _Session:
 
     def begin(self, trial_id: str, start: TrialStart) -> dict[str, Any]:
         number = start.number
-        busy = Counter(self.kinds.values())
+        busy = Counter(placed.kind for placed in self.placed.values())
         free = [count - busy[kind] for kind, count in enumerate(self.counts)]
         kind = next(kind for kind, slots in enumerate(free) if slots > 0)
-        self.starts[number] = start
-        self.numbers[trial_id], self.kinds[number] = number, kind
+        self.numbers[trial_id], self.placed[number] = number, _Placed(start, kind)
         return {
             KIND: kind,
             **trial_config(
@@ -119,14 +129,10 @@ class _Session:
 
     def wait_again(self, number: int) -> None:
         """The trial lost its slot; it takes the next free one, before any new trial."""
-        self.waiting.append(self.starts[number])
-        self.kinds.pop(number)
-        self.heard.pop(number, None)
+        self.waiting.append(self.placed.pop(number).start)
 
     def ended(self, number: int) -> None:
-        self.kinds.pop(number, None)
-        self.starts.pop(number, None)
-        self.heard.pop(number, None)
+        self.placed.pop(number, None)
         self.keeper.ended(number, self.conductor.standing.leaders, self.conductor.running)
 
     def failed(self, number: int, end: TrialEnd, reason: str) -> None:
@@ -176,22 +182,22 @@ class _ConductorSearcher(Searcher):
     @_kept(Searcher.FINISHED)
     def suggest(self, trial_id: str) -> Any:
         session = self._session
-        if len(session.kinds) >= session.workers:
+        if len(session.placed) >= session.workers:
             return None
         start = session.waiting.pop(0) if session.waiting else session.conductor.next_trial()
         if start is not None:
             return session.begin(trial_id, start)
         # Not finished while anything runs: it may lose its worker and then wait for a slot again.
-        return None if session.kinds else Searcher.FINISHED
+        return None if session.placed else Searcher.FINISHED
 
     @_kept(None)
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Endings are told by the scheduler already, except a crash: the trial goes on from its checkpoint, or not."""
         session = self._session
         number = session.numbers.pop(trial_id)
-        end, reason = session.reasons.pop(number, (TrialEnd.CRASHED, "the worker was lost"))
-        if error and number in session.conductor.running:
-            session.failed(number, end, reason)
+        placed = session.placed.get(number)
+        if error and placed is not None:
+            session.failed(number, *(placed.failure or (TrialEnd.CRASHED, "the worker was lost")))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is what a resume reads."""
@@ -214,7 +220,7 @@ class _ConductorScheduler(TrialScheduler):
     def on_trial_result(self, tune_controller: Any, trial: RayTuneTrial, result: dict[str, Any]) -> str:
         session = self._session
         number = session.number_of(trial)
-        session.heard[number] = time.monotonic()
+        session.placed[number].last_report = time.monotonic()
         if UNWRITTEN in result:
             raise RunError(result[UNWRITTEN])
         if ENDED in result:
@@ -234,12 +240,12 @@ class _ConductorScheduler(TrialScheduler):
         """A crash; Ray tells the searcher next."""
         session = self._session
         number = session.number_of(trial)
-        if number in session.silent:
-            session.silent.discard(number)
+        placed = session.placed[number]
+        if placed.timed_out:
             limit = session.options.trial_timeout_seconds
-            session.reasons[number] = TrialEnd.CRASHED, f"silent for more than {limit:g} s (--trial-timeout)"
+            placed.failure = TrialEnd.CRASHED, f"silent for more than {limit:g} s (--trial-timeout)"
         else:
-            session.reasons[number] = crash_reason(trial)
+            placed.failure = crash_reason(trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: RayTuneTrial, result: dict[str, Any]) -> None:
         """Told in `on_trial_result` already."""
@@ -253,7 +259,7 @@ class _ConductorScheduler(TrialScheduler):
         lost = session.lost_kinds()
         for trial in list(tune_controller.get_live_trials()) if lost else ():
             number = session.numbers.get(trial.trial_id)
-            if trial.status == RayTuneTrial.PENDING and number is not None and session.kinds[number] in lost:
+            if trial.status == RayTuneTrial.PENDING and number is not None and session.placed[number].kind in lost:
                 logger.warning("trial %d waits for a machine that is gone; it goes on elsewhere", number)
                 session.wait_again(number)
                 trial.init_local_path()  # Ray's table of results wants one of each trial, started or not
@@ -289,8 +295,8 @@ class _Watch(Callback):
     def on_trial_start(self, iteration: int, trials: list[RayTuneTrial], trial: RayTuneTrial, **info: Any) -> None:
         """It has a worker: from now on it is expected to report. Until then it may wait as long as the cluster does."""
         number = self._session.numbers.get(trial.trial_id)
-        if number is not None:
-            self._session.heard[number] = time.monotonic()
+        if number in self._session.placed:
+            self._session.placed[number].last_report = time.monotonic()
 
     @_kept(None)
     def on_step_end(self, iteration: int, trials: list[RayTuneTrial], **info: Any) -> None:
@@ -298,14 +304,16 @@ class _Watch(Callback):
         if limit is None or iteration % 10:
             return
         now = time.monotonic()
-        late = {number for number, heard in self._session.heard.items() if now - heard > limit}
-        for trial in trials if late else ():
-            number = self._session.numbers.get(trial.trial_id)
+        for trial in trials:
+            placed = self._session.placed.get(self._session.numbers.get(trial.trial_id, -1))
             actor = trial.temporary_state.ray_actor
-            if number is not None and number in late and actor is not None:
-                logger.warning("trial %d was silent for more than %g s; its worker is replaced", number, limit)
-                self._session.heard[number] = now
-                self._session.silent.add(number)
+            if placed is None or placed.last_report is None or actor is None:
+                continue
+            if now - placed.last_report > limit:
+                logger.warning(
+                    "trial %d was silent for more than %g s; its worker is replaced", placed.start.number, limit
+                )
+                placed.last_report, placed.timed_out = now, True
                 ray.kill(actor)
 
 

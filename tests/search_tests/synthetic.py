@@ -11,8 +11,8 @@ from search.engine.conductor import Conductor
 from search.engine.feasibility import Feasibility
 from search.engine.listener import Silence
 from search.request import SearchOptions
+from search.store.run_store import RunStore
 from search.store.study import SearchStudy
-from search.store.trial_store import RunStore
 from spaces.loader import space_from_text
 from spaces.space import Space
 from trainable.config import TrialConfig

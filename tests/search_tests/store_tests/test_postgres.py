@@ -149,7 +149,7 @@ def test_drivers_at_once_take_numbers_of_their_own_and_see_each_other(server: Se
     for thread in threads:
         thread.join()
     assert errors == []
-    numbers = {name: ended[name].folder.numbers() for name in names}
+    numbers = {name: ended[name].store.folder.numbers() for name in names}
     assert sorted(number for each in numbers.values() for number in each) == list(range(18))
     again = driver(server, tmp_path, "a", num_samples=6)
     assert again.done
