@@ -36,7 +36,7 @@ from benchmarks.replayed import Replayed
 from benchmarks.tables import command_of, write_table
 from search.engine.feasibility import Planning, planner_plans
 from search.engine.optuna_trials import frozen, to_optuna
-from search.engine.sampler import BudgetedTPESampler
+from search.engine.sampler import SpaceProposer
 from search.store.study import memory_violation
 from spaces.loader import load_space
 from spaces.space import Space
@@ -107,20 +107,17 @@ class Problem:
 
 def ours(problem: Problem, seed: int) -> Search:
     """The sampler as the conductor uses it."""
-    study = optuna.create_study(direction="maximize")
-    sampler = BudgetedTPESampler(problem.space, study, seed=seed)
+    sampler = SpaceProposer(problem.space, seed=seed)
     done = Search([], 0, 0, [])
     while len(done.values) < problem.trainings and len(done.wasted) < MOST_PROPOSALS * problem.trainings:
-        proposal = sampler.propose(len(done.wasted), problem.fits)
+        proposal = sampler.suggest(len(done.wasted), problem.fits)
         done.draws += proposal.draws
         done.wasted.append(not proposal.fits)
         if proposal.fits:
             done.started_over_budget += problem.bytes_of(proposal.params) > problem.budget_bytes
             done.values.append(problem.value(proposal.params))
             number, value = len(done.wasted) - 1, done.values[-1]
-            sampler.history.ended(
-                frozen(number, TrialState.COMPLETE, proposal.params, proposal.distributions, value=value)
-            )
+            sampler.update(frozen(number, TrialState.COMPLETE, proposal.params, proposal.distributions, value=value))
     return done
 
 
@@ -164,7 +161,7 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
 
 def uniform(problem: Problem, seed: int) -> Search:
     """Uniform draws, rejected where they do not fit."""
-    sampler = BudgetedTPESampler(problem.space, optuna.create_study(direction="maximize"), seed=seed)
+    sampler = SpaceProposer(problem.space, seed=seed)
     rng = np.random.RandomState(seed)
     done = Search([], 0, 0, [])
     while len(done.values) < problem.trainings:
@@ -233,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     batch = space.default_config(epochs=1).patch.batch_size
     planner = Planner(DATA, budget_bytes=None, request=PlanRequest(micro_batch_clips=batch, recompute=False))
     planning = Planning(space, budget_bytes=None, plans=planner_plans(planner))
-    sampler = BudgetedTPESampler(space, optuna.create_study(direction="maximize"), seed=0)
+    sampler = SpaceProposer(space, seed=0)
     rng = np.random.RandomState(0)
     sizes = [planning.choose(sampler.random(rng)).predicted_bytes for _ in range(500)]
     budget_bytes = int(median(sizes))

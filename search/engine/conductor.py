@@ -17,7 +17,7 @@ from search.engine.feasibility import Choice, Planning
 from search.engine.listener import Listener
 from search.engine.memory_record import MemoryRecord
 from search.engine.optuna_trials import frozen
-from search.engine.sampler import BudgetedTPESampler, Proposal
+from search.engine.sampler import Proposal, SpaceProposer
 from search.engine.standing import Standing
 from search.request import SearchOptions
 from search.store.recovery import Found, take_up
@@ -73,9 +73,7 @@ class Conductor:
             max_epochs=options.max_epochs,
             longest_warmup=space.longest_warmup,
         )
-        self.sampler = BudgetedTPESampler(
-            space, study.optuna_study, seed=options.seed, startup_trials=options.startup, initial=initial
-        )
+        self.sampler = SpaceProposer(space, seed=options.seed, startup_trials=options.startup, initial=initial)
         self.stop_reason: str | None = None
         """Why the search ended before its trials were used up; None if it did not."""
         self.standing = Standing()
@@ -232,7 +230,7 @@ class Conductor:
         """A started trial, or None for a proposal that had to be recorded as over budget."""
         if self._proposed == 0:
             self.planning.require(self.sampler.probes())
-        proposal = self.sampler.propose(self._proposed, self.planning.fits)
+        proposal = self.sampler.suggest(self._proposed, self.planning.fits)
         self._proposed += 1
         choice = self.planning.choose(proposal.params)
         if not choice.fits:
@@ -305,11 +303,11 @@ class Conductor:
         self._decisions[start.number] = {}
         if self.space.covers(start.params):
             distributions = self.sampler.distributions(start.params)
-            self.sampler.history.running(frozen(start.number, TrialState.RUNNING, start.params, distributions))
+            self.sampler.update(frozen(start.number, TrialState.RUNNING, start.params, distributions))
 
     def _ended(self, number: int, observation: FrozenTrial | None, outcome: TrialOutcome) -> None:
         if observation is not None:
-            self.sampler.history.ended(observation)
+            self.sampler.update(observation)
         self.asha.forget(number)
         for table in (self._values, self._memory, self._decisions, self._failures):
             table.pop(number, None)
@@ -358,7 +356,7 @@ class Conductor:
         if found.outcome is None:
             return  # somebody's trial in a shared study that no driver of ours wrote
         if found.outcome.end != TrialEnd.OVER_BUDGET and self.space.covers(found.trial.params):
-            self.sampler.history.ended(found.trial)
+            self.sampler.update(found.trial)
         if found.mine:
             self.standing.ended(found.number, found.outcome)
 

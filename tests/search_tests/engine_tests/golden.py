@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from search.engine.optuna_trials import frozen, to_optuna
+from search.engine.sampler import SpaceProposer
 from spaces.loader import load_space
 from spaces.space import Space
 from tests.search_tests.synthetic import small_space
@@ -22,9 +23,6 @@ from tests.search_tests.synthetic import small_space
 FILE = Path(__file__).with_name("golden_proposals.json")
 COUNT = 30
 Fits = Callable[[Mapping[str, Any]], bool]
-Suggest = Callable[[int, Fits], Any]
-Make = Callable[[Space, int, list[dict[str, Any]]], tuple[Suggest, Callable[[FrozenTrial], None]]]
-"""Of a space, a seed and initial proposals: what proposes, and what is told of a trial."""
 
 
 def narrow(params: Mapping[str, Any]) -> bool:
@@ -52,17 +50,17 @@ def cases() -> dict[str, tuple[Space, Fits, int, list[dict[str, Any]]]]:
     }
 
 
-def proposals(make: Make, name: str) -> list[dict[str, Any]]:
+def proposals(name: str) -> list[dict[str, Any]]:
     """The first proposals, each ended two proposals later: completed, pruned or failed by turns."""
     space, fits, seed, initial = cases()[name]
-    suggest, update = make(space, seed, initial)
+    proposer = SpaceProposer(space, seed=seed, startup_trials=6, initial=initial)
     distributions = {each.name: to_optuna(each.distribution) for each in space.parameters}
     made: list[dict[str, Any]] = []
     for index in range(COUNT):
-        proposal = suggest(index, fits)
+        proposal = proposer.suggest(index, fits)
         made.append({"params": proposal.params, "fits": proposal.fits, "draws": proposal.draws})
         known = {each: distributions[each] for each in proposal.params}
-        update(frozen(index, TrialState.RUNNING, proposal.params, known))
+        proposer.update(frozen(index, TrialState.RUNNING, proposal.params, known))
         if index < 2:
             continue
         number = index - 2
@@ -71,15 +69,17 @@ def proposals(make: Make, name: str) -> list[dict[str, Any]]:
         value = height(params)
         if number % 3 == 2:
             reported = {1: value - 0.1, 2: value - 0.05} if number % 2 else {1: value - 0.1}
-            update(frozen(number, TrialState.PRUNED, params, known, intermediate=reported))
+            proposer.update(frozen(number, TrialState.PRUNED, params, known, intermediate=reported))
         elif number % 7 == 6:
             broken = {"failure": 1.0}
-            update(frozen(number, TrialState.PRUNED, params, known, intermediate={1: value}, constraints=broken))
+            proposer.update(
+                frozen(number, TrialState.PRUNED, params, known, intermediate={1: value}, constraints=broken)
+            )
         else:
             memory = {"memory": -0.5}
-            update(frozen(number, TrialState.COMPLETE, params, known, value=value, constraints=memory))
+            proposer.update(frozen(number, TrialState.COMPLETE, params, known, value=value, constraints=memory))
     return made
 
 
-def write(make: Make) -> None:
-    FILE.write_text(json.dumps({name: proposals(make, name) for name in cases()}, indent=1) + "\n", encoding="utf-8")
+if __name__ == "__main__":
+    FILE.write_text(json.dumps({name: proposals(name) for name in cases()}, indent=1) + "\n", encoding="utf-8")
