@@ -34,9 +34,9 @@ from optuna.trial import TrialState
 
 from benchmarks.replayed import Replayed
 from benchmarks.tables import command_of, write_table
-from search.engine.feasibility import Feasibility, planner_plans
+from search.engine.feasibility import Feasibility
 from search.engine.optuna_trials import frozen, to_optuna
-from search.engine.sampler import BudgetedTPESampler
+from search.engine.sampler import SpaceProposer
 from search.store.study import memory_violation
 from spaces.loader import load_space
 from spaces.space import Space
@@ -90,16 +90,21 @@ class Search:
         return float(np.mean(self.wasted[part]))
 
 
+def predicted_bytes(feasibility: Feasibility, space: Space, params: Mapping[str, Any]) -> int:
+    """Predicted peak of the fastest plan of some parameters; asked once for all that need the same memory."""
+    return feasibility.plan(space.config(params, epochs=space.search.max_epochs)).predicted_bytes
+
+
 class Problem:
     """Space, budget and objective."""
 
-    def __init__(self, space: Space, planning: Feasibility, budget_bytes: int, value: Objective, trainings: int):
-        self.space, self.feasibility, self.budget_bytes = space, planning, budget_bytes
+    def __init__(self, space: Space, feasibility: Feasibility, budget_bytes: int, value: Objective, trainings: int):
+        self.space, self.feasibility, self.budget_bytes = space, feasibility, budget_bytes
         self.value, self.trainings = value, trainings
         self.distributions = {parameter.name: to_optuna(parameter.distribution) for parameter in space.parameters}
 
     def bytes_of(self, params: Mapping[str, Any]) -> int:
-        return self.feasibility.choose(params).predicted_bytes
+        return predicted_bytes(self.feasibility, self.space, params)
 
     def fits(self, params: Mapping[str, Any]) -> bool:
         return self.bytes_of(params) <= self.budget_bytes
@@ -107,20 +112,17 @@ class Problem:
 
 def ours(problem: Problem, seed: int) -> Search:
     """The sampler as the conductor uses it."""
-    study = optuna.create_study(direction="maximize")
-    sampler = BudgetedTPESampler(problem.space, study, seed=seed)
+    sampler = SpaceProposer(problem.space, seed=seed)
     done = Search([], 0, 0, [])
     while len(done.values) < problem.trainings and len(done.wasted) < MOST_PROPOSALS * problem.trainings:
-        proposal = sampler.propose(len(done.wasted), problem.fits)
+        proposal = sampler.suggest(len(done.wasted), problem.fits)
         done.draws += proposal.draws
         done.wasted.append(not proposal.fits)
         if proposal.fits:
             done.started_over_budget += problem.bytes_of(proposal.params) > problem.budget_bytes
             done.values.append(problem.value(proposal.params))
             number, value = len(done.wasted) - 1, done.values[-1]
-            sampler.history.ended(
-                frozen(number, TrialState.COMPLETE, proposal.params, proposal.distributions, value=value)
-            )
+            sampler.update(frozen(number, TrialState.COMPLETE, proposal.params, proposal.distributions, value=value))
     return done
 
 
@@ -164,7 +166,7 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
 
 def uniform(problem: Problem, seed: int) -> Search:
     """Uniform draws, rejected where they do not fit."""
-    sampler = BudgetedTPESampler(problem.space, optuna.create_study(direction="maximize"), seed=seed)
+    sampler = SpaceProposer(problem.space, seed=seed)
     rng = np.random.RandomState(seed)
     done = Search([], 0, 0, [])
     while len(done.values) < problem.trainings:
@@ -232,10 +234,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     space = load_space("ad_tuning")
     batch = space.default_config(epochs=1).patch.batch_size
     planner = Planner(DATA, budget_bytes=None, request=PlanRequest(micro_batch_clips=batch, recompute=False))
-    planning = Feasibility(space, budget_bytes=None, plans=planner_plans(planner))
-    sampler = BudgetedTPESampler(space, optuna.create_study(direction="maximize"), seed=0)
+    feasibility = Feasibility(space, budget_bytes=None, plans=planner.plan)
+    sampler = SpaceProposer(space, seed=0)
     rng = np.random.RandomState(0)
-    sizes = [planning.choose(sampler.random(rng)).predicted_bytes for _ in range(500)]
+    sizes = [predicted_bytes(feasibility, space, sampler.random(rng)) for _ in range(500)]
     budget_bytes = int(median(sizes))
     exceeding = float(np.mean([size > budget_bytes for size in sizes]))
     replayed = Replayed()
@@ -249,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(said, flush=True)
     rows = []
     for name, objective in objectives.items():
-        problem = Problem(space, planning, budget_bytes, objective, arguments.trainings)
+        problem = Problem(space, feasibility, budget_bytes, objective, arguments.trainings)
         rows += rows_of(problem, name, arguments.seeds)
         for row in rows[-len(CONTENDERS) :]:
             print(", ".join(f"{column} {_shown(value)}" for column, value in row.items()), flush=True)

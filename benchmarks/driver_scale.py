@@ -73,12 +73,12 @@ class Meter(Silence):
         self._suggestions: list[float] = []
         self._last = (0, 0.0, 0.0)
         self._begin = time.process_time(), time.perf_counter()
-        self._propose = conductor.sampler.propose
-        conductor.sampler.propose = self._timed  # type: ignore[method-assign]
+        self._suggest = conductor.sampler.suggest
+        conductor.sampler.suggest = self._timed  # type: ignore[method-assign]
 
     def _timed(self, index: int, fits: Fits) -> Proposal:
         begin = time.perf_counter()
-        proposal = self._propose(index, fits)
+        proposal = self._suggest(index, fits)
         self._suggestions.append(time.perf_counter() - begin)
         del self._suggestions[:-100]
         return proposal

@@ -80,4 +80,4 @@ def idle_conductor(path: Path, *, trials: int, slots: int, epochs: int) -> Condu
     folder = RunFolder(path)
     study = SearchStudy.in_folder(folder.study_path, path.name)
     store = RunStore(folder, study, space, budget_bytes=None)
-    return Conductor(space, options, store, Feasibility(space, budget_bytes=None), optuna_study=study.optuna_study)
+    return Conductor(space, options, store, Feasibility(space, budget_bytes=None))

@@ -131,12 +131,10 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
 def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
     """Uniform draws of a space's parameters, as the search makes them before it has learned anything."""
     import numpy as np
-    import optuna
 
-    from search.engine.sampler import BudgetedTPESampler
+    from search.engine.sampler import SpaceProposer
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = BudgetedTPESampler(space, optuna.create_study(direction="maximize"), seed=seed)
+    sampler = SpaceProposer(space, seed=seed)
     rng = np.random.RandomState(seed)
     return [sampler.random(rng) for _ in range(count)]
 

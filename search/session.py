@@ -100,7 +100,6 @@ def _run(
         options,
         store,
         Feasibility(space, budget_bytes=options.budget_bytes, plans=planner.plan, epochs=options.max_epochs),
-        optuna_study=study.optuna_study,
         initial=[params for params in manifest.initial if space.holds(params)],
     )
     if conductor.asha.warning:

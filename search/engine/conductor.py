@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from optuna.study import Study
 from optuna.trial import TrialState
 
 from search.engine.asha import Asha, Decision
@@ -20,7 +19,7 @@ from search.engine.listener import Listener
 from search.engine.observation import memory_constraint, observation
 from search.engine.optuna_trials import frozen
 from search.engine.running import RunningTrial
-from search.engine.sampler import BudgetedTPESampler, Proposal
+from search.engine.sampler import Proposal, SpaceProposer
 from search.engine.standing import Standing
 from search.engine.trial_store import KnownTrial, TrialStore
 from search.request import SearchOptions
@@ -52,8 +51,6 @@ class Conductor:
         Where trials are durable.
     feasibility
         What fits the budget, and with which plan.
-    optuna_study
-        The study whose direction the sampler reads.
     listener
         Told of every start, report and ending.
     initial
@@ -69,7 +66,6 @@ class Conductor:
         store: TrialStore,
         feasibility: Feasibility,
         *,
-        optuna_study: Study,
         listener: Listener | None = None,
         initial: Sequence[Mapping[str, Any]] = (),
         clock: Callable[[], float] = time.monotonic,
@@ -81,9 +77,7 @@ class Conductor:
             max_epochs=options.max_epochs,
             longest_warmup=space.longest_warmup,
         )
-        self.sampler = BudgetedTPESampler(
-            space, optuna_study, seed=options.seed, startup_trials=options.startup, initial=initial
-        )
+        self.sampler = SpaceProposer(space, seed=options.seed, startup_trials=options.startup, initial=initial)
         self.stop_reason: str | None = None
         """Why the search ended before its trials were used up; None if it did not."""
         self.standing = Standing()
@@ -212,7 +206,7 @@ class Conductor:
             distributions = self.sampler.distributions(start.params)
             memory = memory_constraint(start.predicted_bytes, self.options.budget_bytes)
             ended = observation(number, start.params, distributions, trial.values, outcome, memory)
-            self.sampler.history.ended(ended)
+            self.sampler.update(ended)
         self.asha.forget(number)
         same_failure = self.standing.ended(number, outcome)
         if same_failure is not None:
@@ -235,7 +229,7 @@ class Conductor:
         """A started trial, or None for a proposal that had to be recorded as over budget."""
         if self._proposed == 0:
             self.feasibility.require(self.sampler.probes())
-        proposal = self.sampler.propose(self._proposed, self.feasibility.fits)
+        proposal = self.sampler.suggest(self._proposed, self.feasibility.fits)
         # The trial's seed comes from the proposal's number, which is known before the study gives the trial one.
         seed = self.options.trial_seed(self._proposed)
         config = self.space.config(proposal.params, epochs=self.options.max_epochs, seed=seed)
@@ -274,7 +268,7 @@ class Conductor:
         self._running[start.number] = trial
         if self.space.covers(start.params):
             distributions = self.sampler.distributions(start.params)
-            self.sampler.history.running(frozen(start.number, TrialState.RUNNING, start.params, distributions))
+            self.sampler.update(frozen(start.number, TrialState.RUNNING, start.params, distributions))
 
     # ---- resume --------------------------------------------------------------------------------------------------
 
@@ -305,7 +299,7 @@ class Conductor:
         if known.outcome is None:
             return  # somebody's trial in a shared study that no driver of ours wrote
         if known.outcome.end != TrialEnd.OVER_BUDGET and self.space.covers(known.trial.params):
-            self.sampler.history.ended(known.trial)
+            self.sampler.update(known.trial)
         if known.mine:
             self.standing.ended(known.number, known.outcome)
 

@@ -1,6 +1,6 @@
 """Our distributions and trials in Optuna's terms, without a storage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -51,9 +51,16 @@ def violation(trial: FrozenTrial) -> float:
     return sum(value for value in trial.constraints.values() if value > 0)
 
 
-def pruned_rank(trial: FrozenTrial) -> Sequence[float]:
-    """Sort key of a pruned trial, best first: the furthest, then the highest last value."""
+def rank(trial: FrozenTrial, *, maximize: bool = True) -> tuple[float, ...]:
+    """Sort key of a completed or pruned trial, best first.
+
+    Completed ones by value; then pruned ones, the furthest first, by their last value (one that is no number last).
+    """
+    sign = -1.0 if maximize else 1.0
+    if trial.state == TrialState.COMPLETE:
+        assert trial.value is not None, "a completed trial has a value"
+        return (0.0, sign * trial.value, 0.0)
     if not trial.intermediate_values:
-        return (1.0, 0.0)
-    epoch, value = max(trial.intermediate_values.items())
-    return (-float(epoch), -value if value == value else float("inf"))
+        return (1.0, 1.0, 0.0)
+    step, value = max(trial.intermediate_values.items())
+    return (1.0, -float(step), sign * value if value == value else float("inf"))

@@ -1,39 +1,37 @@
-"""The Optuna storage: opened with every commit forced to disk, and written one fact a transaction.
+"""The Optuna storage: opened with every commit forced to disk, and written through Optuna's public methods alone.
 
-Private parts of optuna 5.0.0 that are used, and why: ``RDBStorage``'s tables directly. `Study.ask` writes a new trial
-in one transaction per parameter and attribute, and an ending likewise; here each is one transaction of a few
-statements. ``Trial.set_constraint`` stores the system attribute ``constraints:<name>``, and so do we.
+A trial begins in one transaction, complete with what is known of it. A report is one transaction. An ending is several,
+in an order that a kill between any two leaves readable: first the user attribute ``outcome``, which says everything,
+then what people read of it, the state last. A trial that still runs and has an outcome has ended
+(`search.store.recovery` writes the rest of it).
 """
 
-import json
 import logging
 import random
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from copy import copy
 from typing import Any
 
-import optuna
 from optuna.distributions import (
     BaseDistribution,
     check_distribution_compatibility,
     distribution_to_json,
     json_to_distribution,
 )
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
-from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import delete, event, insert, select
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
-from sqlalchemy.orm import Session
 
-_CONSTRAINT = "constraints:{}"
 WRITE_TIMEOUT_SECONDS = 60
 """How long a writer waits for another one before SQLite says that the database is locked."""
 CREATE_ATTEMPTS = 5
 """As many as Optuna makes where drivers that share a database are in each other's way."""
+OTHER_SPACE = "other_space"
+"""User attribute: parameters whose distribution Optuna cannot bring together with that of the study's first trials."""
 
 
 def open_storage(url: str) -> RDBStorage:
@@ -72,26 +70,26 @@ def _made_or_found(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
 
 
 class StudyWriter:
-    """Writes trials of one study, each fact in one transaction.
-
-    Through Optuna's own tables, in sessions that it makes. Its public methods ask for the trial anew for each parameter
-    and attribute, and commit each alone: that was two thirds of the driver's time a trial and eight forced writes.
+    """Writes trials of one study through the public methods of its storage.
 
     Parameters
     ----------
     alike
         Whether all trials must have distributions that Optuna can bring together; a study of one run alone may hold
-        trials of several spaces, if its user says so.
+        trials of several spaces, if its user says so. Optuna refuses such a parameter, so that it is kept as a user
+        attribute, `OTHER_SPACE`, and put in its place when the trial is read.
     """
 
     def __init__(self, storage: RDBStorage, study: Study, *, alike: bool = True):
         self._storage = storage
-        self._study_id = study._study_id
+        self._study = study
+        self._study_id = storage.get_study_id_from_name(study.study_name)
         self._alike = alike
         self._ids: dict[int, int] = {}
-        self._unfinished: set[int] = set()
-        self._newest = -1
-        self._distributions: dict[str, BaseDistribution] = {}
+        self._settled: set[int] = set()
+        """Numbers of the trials that had ended when they were seen."""
+        self._first: dict[str, BaseDistribution] | None = None
+        """The distribution of each parameter that Optuna compares others with; None until it is asked for."""
 
     def create(
         self,
@@ -101,97 +99,68 @@ class StudyWriter:
         user_attrs: Mapping[str, Any],
         constraints: Mapping[str, float],
     ) -> int:
-        """Adds a trial, complete with what is known of it, and gives its number.
+        """Adds a trial in one transaction, complete with what is known of it, and gives its number.
+
+        Drivers that share the database do not get the same number, and Optuna repeats what a deadlock has undone.
 
         Raises
         ------
         ValueError
             If the study holds trials with another distribution of a parameter that Optuna cannot bring together.
         """
-        for attempt in range(CREATE_ATTEMPTS):
-            try:
-                number, trial_id = self._create(state, params, distributions, user_attrs, constraints)
-                break
-            except optuna.exceptions.StorageInternalError:  # a deadlock with another driver of the same database
-                if attempt == CREATE_ATTEMPTS - 1:
-                    raise
-                time.sleep(random.random())
-        self._distributions.update(distributions)
+        other = {} if self._alike else self._of_another_space(distributions)
+        attrs = dict(user_attrs)
+        if other:
+            attrs[OTHER_SPACE] = {
+                name: {"value": params[name], "distribution": distribution_to_json(dist)}
+                for name, dist in other.items()
+            }
+        trial = create_trial(
+            state=state,
+            params={name: value for name, value in params.items() if name not in other},
+            distributions={name: dist for name, dist in distributions.items() if name not in other},
+            user_attrs=attrs,
+            constraints=dict(constraints),
+        )
+        trial_id = self._storage.create_new_trial(self._study_id, template_trial=trial)
+        number = self._storage.get_trial_number_from_id(trial_id)
         if not state.is_finished():
             self._ids[number] = trial_id
         return number
 
-    def _create(
-        self,
-        state: TrialState,
-        params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],
-        user_attrs: Mapping[str, Any],
-        constraints: Mapping[str, float],
-    ) -> tuple[int, int]:
-        now = datetime.now()
-        with _create_scoped_session(self._storage.scoped_session) as session:
-            # Locked until the commit: two drivers must not count the same trials and take the same number.
-            models.StudyModel.find_or_raise_by_id(self._study_id, session, for_update=True)
-            trial = models.TrialModel(
-                study_id=self._study_id,
-                number=None,
-                state=state,
-                datetime_start=now,
-                datetime_complete=now if state.is_finished() else None,
-            )
-            session.add(trial)
-            session.flush()
-            for name in distributions.keys() - self._distributions.keys() if self._alike else ():
-                self._check_compatible(session, name, distributions[name])
-            trial_id = int(trial.trial_id)
-            rows = [
-                {
-                    "trial_id": trial_id,
-                    "param_name": name,
-                    "param_value": distributions[name].to_internal_repr(value),
-                    "distribution_json": distribution_to_json(distributions[name]),
-                }
-                for name, value in params.items()
-            ]
-            system_attrs = {_CONSTRAINT.format(name): value for name, value in constraints.items()}
-            _insert(session, models.TrialParamModel, rows)
-            _insert(session, models.TrialUserAttributeModel, _attributes(trial_id, user_attrs))
-            _insert(session, models.TrialSystemAttributeModel, _attributes(trial_id, system_attrs))
-            trial.number = trial.count_past_trials(session)
-            return int(trial.number), trial_id
-
-    def _check_compatible(self, session: Session, name: str, distribution: BaseDistribution) -> None:
-        """Once a parameter: that of the study's first trial stays what all others are compared with."""
-        query = (
-            select(models.TrialParamModel.distribution_json)
-            .join(models.TrialModel, models.TrialModel.trial_id == models.TrialParamModel.trial_id)
-            .where(models.TrialModel.study_id == self._study_id, models.TrialParamModel.param_name == name)
-            .limit(1)
-        )
-        first = session.execute(query).scalar()
-        if first is not None:
-            check_distribution_compatibility(json_to_distribution(first), distribution)
+    def _of_another_space(self, distributions: Mapping[str, BaseDistribution]) -> dict[str, BaseDistribution]:
+        """Those that Optuna would refuse beside the study's first trials; the others are remembered as first ones."""
+        if self._first is None:
+            self._first = {}
+            for trial in self._study.get_trials(deepcopy=False):
+                self._first = {**trial.distributions, **self._first}
+        other = {}
+        for name, distribution in distributions.items():
+            try:
+                check_distribution_compatibility(self._first.setdefault(name, distribution), distribution)
+            except ValueError:
+                other[name] = distribution
+        return other
 
     def adopt(self, trial: FrozenTrial) -> None:
         """Takes over a running trial of an earlier process."""
-        self._ids[trial.number] = trial._trial_id
+        self._ids[trial.number] = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
 
     def seen(self, trial: FrozenTrial) -> None:
         """The trial is known as it stands."""
-        self._newest = max(self._newest, trial._trial_id)
-        (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(trial._trial_id)
+        if trial.state.is_finished():
+            self._settled.add(trial.number)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials by number, complete; Optuna asks the database for none that it knows to have ended."""
+        return [_complete(trial) for trial in self._study.get_trials(deepcopy=False)]
 
     def fresh(self) -> list[FrozenTrial]:
-        """Trials that are new or were unfinished the last time; asks the database for no others.
-
-        Optuna's own `get_trials` sorts and walks all trials of the study each time. Numbers and ids rise together:
-        whoever creates a trial holds the study's row until its commit.
-        """
-        trials = self._storage._get_trials(self._study_id, None, self._unfinished, self._newest)
+        """Trials that are new or were unfinished the last time, by number."""
+        trials = [trial for trial in self._study.get_trials(deepcopy=False) if trial.number not in self._settled]
         for trial in trials:
             self.seen(trial)
-        return trials
+        return [_complete(trial) for trial in trials]
 
     def note(self, number: int, key: str, value: Any) -> None:
         self._storage.set_trial_user_attr(self._ids[number], key, value)
@@ -207,32 +176,33 @@ class StudyWriter:
         user_attrs: Mapping[str, Any],
         constraints: Mapping[str, float],
     ) -> None:
-        """Ends a trial, with what is said of its ending, all at once or not at all."""
+        """Ends a trial: user attributes one by one in their order, then the constraints, then the state.
+
+        The first attribute must say all of the ending: a trial that a kill leaves with it is ended by a resume.
+
+        Raises
+        ------
+        StorageInternalError
+            If the database refuses the state.
+        """
         trial_id = self._ids[number]
-        system_attrs = {_CONSTRAINT.format(name): violated for name, violated in constraints.items()}
-        with _create_scoped_session(self._storage.scoped_session) as session:
-            trial: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-            self._storage.check_trial_is_updatable(trial_id, trial.state)
-            for model, attrs in (
-                (models.TrialUserAttributeModel, user_attrs),
-                (models.TrialSystemAttributeModel, system_attrs),
-            ):
-                if attrs:
-                    session.execute(delete(model).where(model.trial_id == trial_id, model.key.in_(list(attrs))))
-                    _insert(session, model, _attributes(trial_id, attrs))
-            if value is not None:
-                stored, kind = models.TrialValueModel.value_to_stored_repr(value)
-                row = {"trial_id": trial_id, "objective": 0, "value": stored, "value_type": kind}
-                _insert(session, models.TrialValueModel, [row])
-            trial.state = state
-            trial.datetime_complete = datetime.now()
+        for key, attr in user_attrs.items():
+            self._storage.set_trial_user_attr(trial_id, key, attr)
+        # The attributes that Optuna itself makes of constraints.
+        for key, attr in create_trial(state=TrialState.RUNNING, constraints=dict(constraints)).system_attrs.items():
+            self._storage.set_trial_system_attr(trial_id, key, attr)
+        if not self._storage.set_trial_state_values(trial_id, state, None if value is None else [value]):
+            raise StorageInternalError(f"the state {state.name} of trial {number} was refused")
         del self._ids[number]
 
 
-def _attributes(trial_id: int, attrs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attrs.items()]
-
-
-def _insert(session: Session, model: type[Any], rows: list[dict[str, Any]]) -> None:
-    if rows:
-        session.execute(insert(model), rows)
+def _complete(trial: FrozenTrial) -> FrozenTrial:
+    """The trial with the parameters that Optuna refused to take as such."""
+    other = trial.user_attrs.get(OTHER_SPACE)
+    if not other:
+        return trial
+    whole = copy(trial)
+    whole.params = {**trial.params, **{name: each["value"] for name, each in other.items()}}
+    known = {name: json_to_distribution(each["distribution"]) for name, each in other.items()}
+    whole.distributions = {**trial.distributions, **known}
+    return whole

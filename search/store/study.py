@@ -73,13 +73,13 @@ class SearchStudy:
             self._study = optuna.create_study(
                 storage=storage, study_name=name, direction="maximize", load_if_exists=True
             )
+            self._writer = StudyWriter(storage, self._study, alike=shared)
         except Exception as error:  # sqlalchemy, drivers and Optuna raise many kinds; none may carry the password out
             if url.startswith(_SQLITE):
                 advice = "if it is damaged, move it away and resume: it is made again of the run's folder"
             else:
                 advice = "check the address, the driver (psycopg for postgresql) and the access rights"
             raise RunError(f"study storage {redact(url)} cannot be opened: {_reason(error, url)}; {advice}") from None
-        self._writer = StudyWriter(storage, self._study, alike=shared)
 
     @classmethod
     def in_folder(cls, path: Path, name: str, run: str | None = None) -> "SearchStudy":
@@ -99,7 +99,7 @@ class SearchStudy:
     def trials(self) -> list[FrozenTrial]:
         """All trials of the study, other drivers' too, by number."""
         with self._reading():
-            return self._study.get_trials(deepcopy=False)
+            return self._writer.trials()
 
     def fresh(self) -> list[FrozenTrial]:
         """Trials that are new or were unfinished when asked the last time, by number."""
@@ -181,10 +181,11 @@ class SearchStudy:
             self._writer.note(number, _FAILURES, failures)
 
     def finish(self, number: int, outcome: TrialOutcome, attributes: Mapping[str, Any] | None = None) -> None:
-        """Ends a trial: the word of its ending, further user attributes and its state in one transaction."""
-        attrs = {**(attributes or {}), "outcome": asdict(outcome), "end": outcome.end.value}
+        """Ends a trial: first its outcome, which says everything, then further user attributes, its state last."""
+        attrs: dict[str, Any] = {"outcome": asdict(outcome), "end": outcome.end.value}
         if outcome.reason:
             attrs["reason"] = outcome.reason
+        attrs |= attributes or {}
         constraints = failure_constraint(outcome)
         with self._writing():
             self._writer.finish(number, *state_of(outcome), attrs, constraints)

@@ -149,7 +149,7 @@ def conductor_of(
     """A conductor over a folder and a study, without a budget where no feasibility is given."""
     store = RunStore(folder, study, space, budget_bytes=options.budget_bytes)
     feasibility = feasibility or Feasibility(space, budget_bytes=None)
-    return Conductor(space, options, store, feasibility, optuna_study=study.optuna_study, **rest)
+    return Conductor(space, options, store, feasibility, **rest)
 
 
 class SwallowsCtrlC(Silence):

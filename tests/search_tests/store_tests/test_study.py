@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -149,6 +150,117 @@ def test_runs_that_share_a_study_know_their_own_trials(tmp_path: Path) -> None:
     assert [mine.is_mine(trial) for trial in trials] == [True, False, True]
     assert trials[1].state == TrialState.COMPLETE, "what another driver wrote is seen"
     assert not mine.is_mine(frozen(9, TrialState.RUNNING, {}, {}))
+
+
+def test_what_is_new_or_was_unfinished_is_fresh(tmp_path: Path) -> None:
+    mine, theirs = open_study(tmp_path, "mine", shared=True), open_study(tmp_path, "theirs", shared=True)
+    first, second, third = start(theirs), start(theirs), start(theirs)
+    assert [trial.number for trial in mine.fresh()] == [first, second, third]
+    theirs.finish(second, outcome(TrialEnd.COMPLETED))
+    seen = mine.fresh()
+    assert [(trial.number, trial.state) for trial in seen] == [
+        (first, TrialState.RUNNING),
+        (second, TrialState.COMPLETE),
+        (third, TrialState.RUNNING),
+    ]
+    fourth = start(mine)
+    assert [trial.number for trial in mine.fresh()] == [first, third, fourth]
+    theirs.finish(third, outcome(TrialEnd.PRUNED))
+    mine.seen(mine.trials()[third])
+    assert [trial.number for trial in mine.fresh()] == [first, fourth], "what was seen elsewhere is left out"
+
+
+OTHER = {**DISTRIBUTIONS, "stride": to_optuna(Choices((16, 32))), "latent_dim": to_optuna(Range(8.0, 64.0))}
+OTHER_PARAMS = {**PARAMS, "stride": 32, "latent_dim": 11.5}
+
+
+def test_a_trial_of_another_space_is_kept_whole_in_a_study_of_one_run(tmp_path: Path) -> None:
+    """Optuna takes neither other choices nor another kind of number under the same name."""
+    study = open_study(tmp_path)
+    known: dict[str, Any] = {"config": CONFIG, "plan": None, "predicted_bytes": 99}
+    numbers = [
+        study.start(PARAMS, DISTRIBUTIONS, **known),
+        study.start(OTHER_PARAMS, OTHER, **known),
+        study.start(PARAMS, DISTRIBUTIONS, **known),
+    ]
+    for read in (study, open_study(tmp_path)):
+        for trials in (read.trials(), read.fresh()):
+            assert [trial.number for trial in trials] == numbers
+            assert [trial.params for trial in trials] == [PARAMS, OTHER_PARAMS, PARAMS]
+            assert [trial.distributions for trial in trials] == [DISTRIBUTIONS, OTHER, DISTRIBUTIONS]
+            assert start_of(trials[1]).params == OTHER_PARAMS
+    stored = study.optuna_study.get_trials()[1]
+    assert stored.params == {name: PARAMS[name] for name in ("learning_rate", "density_per_id")}
+    resumed = open_study(tmp_path)
+    assert resumed.start(OTHER_PARAMS, OTHER, **known) == 3
+    assert resumed.trials()[3].params == OTHER_PARAMS
+
+
+def test_a_study_of_several_spaces_as_earlier_versions_wrote_it_is_read_and_written(tmp_path: Path) -> None:
+    """They wrote Optuna's tables themselves, and a parameter of another space among the others."""
+    study = open_study(tmp_path)
+    assert [start(study), start(study)] == [0, 1]
+    study._writer._storage.engine.dispose()
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        changed = database.execute(
+            "UPDATE trial_params SET distribution_json = ?, param_value = 1 "
+            "WHERE trial_id = 2 AND param_name = 'stride'",
+            (optuna.distributions.distribution_to_json(OTHER["stride"]),),
+        )
+        assert changed.rowcount == 1
+    database.close()
+    resumed = open_study(tmp_path)
+    assert [trial.params["stride"] for trial in resumed.trials()] == [8, 32]
+    known: dict[str, Any] = {"config": CONFIG, "plan": None, "predicted_bytes": 99}
+    assert resumed.start(OTHER_PARAMS, OTHER, **known) == 2
+    assert resumed.start(PARAMS, DISTRIBUTIONS, **known) == 3
+    assert [trial.params["stride"] for trial in open_study(tmp_path).trials()] == [8, 32, 32, 8]
+
+
+def test_a_trial_of_another_space_is_refused_where_others_write_too(tmp_path: Path) -> None:
+    start(open_study(tmp_path, "mine", shared=True))
+    theirs = open_study(tmp_path, "theirs", shared=True)
+    with pytest.raises(RunError, match=r"holds trials of another space: .*; name another --study-name"):
+        theirs.start(OTHER_PARAMS, OTHER, config=CONFIG, plan=None, predicted_bytes=99)
+    assert len(theirs.trials()) == 1, "nothing of it is left"
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from tests.search_tests.store_tests.test_study import open_study, outcome, start
+from trainable.record import TrialEnd
+study = open_study(Path(sys.argv[1]), sys.argv[2], shared=True)
+for _ in range(12):
+    number = start(study)
+    study.report(number, 1, 0.5)
+    study.finish(number, outcome(TrialEnd.COMPLETED))
+    print(number)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_drivers_that_write_at_once_never_get_the_same_number(tmp_path: Path) -> None:
+    open_study(tmp_path, "first", shared=True)
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(DRIVER), str(tmp_path), name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("mine", "theirs")
+    ]
+    numbers: dict[str, list[int]] = {}
+    for name, driver in zip(("mine", "theirs"), drivers, strict=True):
+        out, err = driver.communicate(timeout=100)
+        assert driver.returncode == 0, err
+        numbers[name] = [int(line) for line in out.split()]
+    assert sorted(numbers["mine"] + numbers["theirs"]) == list(range(24))
+    for trial in open_study(tmp_path).trials():
+        assert trial.number in numbers[trial.user_attrs["run"]], "each has its own driver's trial"
+        assert trial.state == TrialState.COMPLETE
 
 
 KILLED = """
