@@ -55,10 +55,10 @@ def peaks_of(record: TrialRecord) -> Iterator[Measured]:
     """The highest peak of a trial under each of its plans.
 
     Phase 2 needs the most, and that is what is predicted; of a trial that has it, plans that did not reach it are
-    left out.
+    left out. So are epochs that recovered from running out of memory: they tell of two plans, or of part of an epoch.
     """
     config = TrialConfig.from_flat(record.start.config)
-    measured = [epoch for epoch in record.epochs if epoch.peak_bytes > 0]
+    measured = [epoch for epoch in record.epochs if epoch.peak_bytes > 0 and not epoch.events]
     if config.phase.vq_only_share + config.phase.frozen_share < 1.0:
         measured = [epoch for epoch in measured if epoch.phase == 2]
     highest: dict[ExecutionPlan, int] = {}

@@ -31,15 +31,18 @@ def folder(tmp_path: Path, tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatc
     predictor = Predictor(DataSizes.of(tiny_dataset), TRUTH)
     run_folder.write_manifest(manifest())
     for number, width in enumerate((1.0, 4.0)):
-        config = TrialConfig.from_flat({"width": width, "epochs": 4, "vq_only_share": 0.25, "frozen_share": 0.25})
+        config = TrialConfig.from_flat({"width": width, "epochs": 5, "vq_only_share": 0.2, "frozen_share": 0.2})
         start = TrialStart(number=number, params={}, config=config.flat(), plan=PLANS[0].to_dict(), predicted_bytes=1)
         run_folder.write_start(start)
-        for epoch, phase in enumerate((1, 2, 2, 3), start=1):
+        for epoch, phase in enumerate((1, 2, 2, 2, 3), start=1):
             plan = PLANS[1] if number and epoch > 2 else PLANS[0]
             # Outside of phase 2 a trial needs less than was predicted, which says nothing about the prediction.
             peak = predictor.predict(config, plan).allocated_bytes if phase == 2 else 1
-            report = replace(report_at(epoch, 0.5), phase=phase, peak_bytes=peak, plan=plan.to_dict())
-            run_folder.append_epoch(number, report)
+            events: tuple[str, ...] = ()
+            if number and epoch == 3:  # before the peak was reset at a recovery, this was the failed plan's
+                peak, events = 2 * predictor.predict(config, PLANS[0]).allocated_bytes, ("out of memory",)
+            measured = replace(report_at(epoch, 0.5), phase=phase, peak_bytes=peak, events=events)
+            run_folder.append_epoch(number, replace(measured, plan=plan.to_dict()))
     return path
 
 
@@ -54,7 +57,7 @@ def manifest() -> RunManifest:
         data=DataConfig().to_dict(),
         data_digest="",
         num_samples=2,
-        max_epochs=4,
+        max_epochs=5,
         gpu_memory_budget_bytes=None,
         device="cuda",
         study_storage=None,
