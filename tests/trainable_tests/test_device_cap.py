@@ -29,13 +29,13 @@ def _environment_and_switches_as_before():
 def test_the_cap_is_set_on_the_device_that_is_meant(device: str | torch.device, index: int) -> None:
     """A plain "cuda" is what every caller passes; torch's function wants a number."""
     with fake_cuda(8 * GIB, current=1) as fake:
-        cap_process_memory(2 * GIB, device, OUTSIDE)
+        cap_process_memory(2 * GIB, device, OUTSIDE.outside_bytes)
     assert fake.fractions == {index: pytest.approx((2 * GIB - 512 * MIB) / (8 * GIB))}
 
 
 def test_a_budget_beyond_the_card_is_refused() -> None:
     with fake_cuda(8 * GIB) as fake, pytest.raises(BudgetError, match=r"more than the 8\.00 GiB"):
-        cap_process_memory(9 * GIB, "cuda", OUTSIDE)
+        cap_process_memory(9 * GIB, "cuda", OUTSIDE.outside_bytes)
     assert fake.fractions == {}
 
 
