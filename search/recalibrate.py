@@ -10,6 +10,7 @@ from trainable.data.load import load_dataset
 from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.calibrate import Measured, errors_of, recalibrated
+from trainable.memory.key import peak_phases
 from trainable.memory.predict import DataSizes
 from trainable.memory.profile import DeviceProfile
 from trainable.record import RunFolder, TrialRecord
@@ -54,16 +55,16 @@ def recalibrate(console: Console, run: Path, profile: DeviceProfile | None, outp
 def peaks_of(record: TrialRecord) -> Iterator[Measured]:
     """The highest peak of a trial under each of its plans.
 
-    Phase 2 needs the most, and that is what is predicted; of a trial that has it, plans that did not reach it are
-    left out. So are epochs that recovered from running out of memory: they tell of two plans, or of part of an epoch.
+    Plans under which the trial did not reach every phase that may hold its peak are left out. So are epochs that
+    recovered from running out of memory: they tell of two plans, or of part of an epoch.
     """
     config = TrialConfig.from_flat(record.start.config)
     measured = [epoch for epoch in record.epochs if epoch.peak_bytes > 0 and not epoch.events]
-    if config.phase.vq_only_share + config.phase.frozen_share < 1.0:
-        measured = [epoch for epoch in measured if epoch.phase == 2]
-    highest: dict[ExecutionPlan, int] = {}
+    highest: dict[ExecutionPlan, dict[int, int]] = {}
     for epoch in measured:
-        plan = ExecutionPlan.from_dict(epoch.plan)
-        highest[plan] = max(highest.get(plan, 0), epoch.peak_bytes)
-    for plan, peak_bytes in highest.items():
-        yield Measured(config, plan, peak_bytes)
+        by_phase = highest.setdefault(ExecutionPlan.from_dict(epoch.plan), {})
+        by_phase[epoch.phase] = max(by_phase.get(epoch.phase, 0), epoch.peak_bytes)
+    phases = peak_phases(config.phase)
+    for plan, by_phase in highest.items():
+        if by_phase.keys() >= set(phases):
+            yield Measured(config, plan, max(by_phase[phase] for phase in phases))

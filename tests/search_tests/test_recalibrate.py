@@ -7,6 +7,7 @@ import pytest
 
 from search import recalibrate as module
 from search.plan import main
+from search.recalibrate import peaks_of
 from tests.search_tests.synthetic import report_at
 from trainable.commandline import run
 from trainable.config import DataConfig, TrialConfig
@@ -15,7 +16,8 @@ from trainable.execution_plan import ExecutionPlan
 from trainable.memory.calibrate import Measured, errors_of, recalibrated
 from trainable.memory.predict import DataSizes, Predictor
 from trainable.memory.profile import DeviceProfile
-from trainable.record import RunFolder, RunManifest, TrialStart
+from trainable.record import RunFolder, RunManifest, TrialRecord, TrialStart
+from trainable.training.phases import phase_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 TRUTH = replace(DeviceProfile(), convolution_workspace_share=0.3)
@@ -102,3 +104,25 @@ def test_the_margin_covers_what_no_workspace_explains(tiny_dataset: Dataset) -> 
     corrected = recalibrated(DeviceProfile(), measured, data)
     assert errors_of(measured, data, corrected).above_margin == 0
     assert recalibrated(TRUTH, [], data) is TRUTH
+
+
+def test_a_trial_whose_phase_2_was_rounded_away_is_measured_by_the_phases_it_has() -> None:
+    """Of 3 epochs round(0.5 · 3) = 2 are phase 1 and round(0.4 · 3) = 1 is phase 3."""
+    config = TrialConfig.from_flat({"epochs": 3, "vq_only_share": 0.5, "frozen_share": 0.4})
+    assert [phase_of(config.phase, epoch) for epoch in range(3)] == [1, 1, 3]
+    whole = record_of(config, [(1, 70, PLANS[0]), (1, 71, PLANS[0]), (3, 75, PLANS[0])])
+    assert list(peaks_of(whole)) == [Measured(config, PLANS[0], 75)]
+    stopped_early = record_of(config, [(1, 70, PLANS[0]), (1, 71, PLANS[0])])
+    assert list(peaks_of(stopped_early)) == [], "phase 3 was not seen, and may be what was predicted"
+    moved = record_of(config, [(1, 70, PLANS[0]), (1, 30, PLANS[1]), (3, 28, PLANS[1])])
+    assert list(peaks_of(moved)) == [Measured(config, PLANS[1], 30)]
+
+
+def record_of(config: TrialConfig, epochs: list[tuple[int, int, ExecutionPlan]]) -> TrialRecord:
+    """A trial that reported these phases, peaks (bytes) and plans."""
+    start = TrialStart(number=0, params={}, config=config.flat(), plan=PLANS[0].to_dict(), predicted_bytes=1)
+    reports = tuple(
+        replace(report_at(epoch, 0.5), phase=phase, peak_bytes=peak, plan=plan.to_dict())
+        for epoch, (phase, peak, plan) in enumerate(epochs, start=1)
+    )
+    return TrialRecord(start, reports, None)
