@@ -56,8 +56,9 @@ class CheckpointKeeper:
     """Removes checkpoints that nobody will load again: losers' when they end, old leaders' when they are beaten.
 
     With a ceiling (``--checkpoint-limit``) on the bytes of all that runs or leads: when it is passed, the last of the
-    leaders go first, never the best one; then of the running trials all but the newest checkpoint of each. What they
-    need to go on is never removed; where that alone passes the ceiling, it is said once.
+    leaders go first, never the best one; then of the running trials what is older than the newest checkpoint that each
+    would go on from, which is of an epoch that it has reported. What they need to go on is never removed; where that
+    alone passes the ceiling, it is said once.
     """
 
     def __init__(self, options: SearchOptions, folder: RunFolder, run: str, leaders: Sequence[tuple[float, int]]):
@@ -65,6 +66,8 @@ class CheckpointKeeper:
         self._kept = {number for _, number in leaders}
         self._dropped: set[int] = set()
         self._bytes: dict[int, int] = {}
+        self._reported: dict[int, int] = {}
+        """Last epoch that each running trial has reported."""
         self._warned = False
 
     def sweep(self, running: Iterable[int], leaders: Sequence[tuple[float, int]]) -> None:
@@ -77,12 +80,16 @@ class CheckpointKeeper:
                     self._place(number).remove()
                 elif number in running:
                     self._place(number).remove_temporary()
+                    self._reported[number] = max(
+                        (each.epoch for each in self._folder.read_trial(number).epochs), default=0
+                    )
             for number in wanted:
                 self._bytes[number] = self._place(number).size_bytes()
 
     def reported(self, number: int, epoch: int, running: Iterable[int], leaders: Sequence[tuple[float, int]]) -> None:
         """A trial has reported an epoch, and by now has saved it or the one before."""
         running = set(running)
+        self._reported[number] = max(epoch, self._reported.get(number, 0))
         if self._options.checkpoint_limit_bytes is None or number not in running:
             return
         place = self._place(number)
@@ -123,7 +130,7 @@ class CheckpointKeeper:
             if self._total(running, leading) <= ceiling:
                 return
             place = self._place(number)
-            place.remove_older()
+            place.remove_older(self._reported.get(number, 0))
             self._bytes[number] = place.size_bytes()
         total = self._total(running, leading)
         if total > ceiling and not self._warned:

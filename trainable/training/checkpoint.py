@@ -7,13 +7,13 @@ plain values read back with ``weights_only=True``.
 import hashlib
 import io
 import logging
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from trainable.checkpoint_place import CHECKPOINT_NAME
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.durable import write_bytes
 from trainable.errors import CheckpointError, OtherConfigError
@@ -21,7 +21,6 @@ from trainable.errors import CheckpointError, OtherConfigError
 _log = logging.getLogger(__name__)
 _MAGIC = b"vqvae-ad checkpoint 1\n"
 _DIGEST_BYTES = 32
-_NAME = re.compile(r"epoch-([0-9]{6,})\.ckpt")
 KEPT_NEWEST = 2
 """The newest may be damaged by a dying disk; the one before it then still stands."""
 
@@ -68,7 +67,7 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
     """Epoch → file of the checkpoints in a folder, oldest first; empty if there is none."""
     if not folder.is_dir():
         return {}
-    found = {int(match[1]): entry for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name))}
+    found = {int(match[1]): entry for entry in folder.iterdir() if (match := CHECKPOINT_NAME.fullmatch(entry.name))}
     return dict(sorted(found.items()))
 
 

@@ -1,0 +1,62 @@
+"""What the ceiling on checkpoints may take from a trial that runs, and what is counted as freed."""
+
+from pathlib import Path
+
+import pytest
+
+from search.request import SearchOptions
+from search.store.checkpoints import CheckpointKeeper
+from tests.search_tests.synthetic import report_at
+from trainable.record import RunFolder, TrialStart
+from trainable.training.checkpoint import list_checkpoints
+
+
+def keeper_of(folder: RunFolder, limit_bytes: int) -> CheckpointKeeper:
+    options = SearchOptions(space="x", checkpoint_limit_bytes=limit_bytes)
+    return CheckpointKeeper(options, folder, "run", [])
+
+
+def write_trial(folder: RunFolder, number: int, *, reported: int, saved: tuple[int, ...]) -> None:
+    """A trial that reported its first epochs, and a kilobyte for each saved one."""
+    folder.write_start(TrialStart(number=number, params={}, config={}, plan=None, predicted_bytes=0))
+    for epoch in range(1, reported + 1):
+        folder.append_epoch(number, report_at(epoch, 0.5))
+    folder.checkpoint_path(number).mkdir(parents=True, exist_ok=True)
+    for epoch in saved:
+        (folder.checkpoint_path(number) / f"epoch-{epoch:06d}.ckpt").write_bytes(b"x" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("reported", "saved", "kept"),
+    [
+        (4, (3, 4), [4]),
+        (4, (4, 5), [4, 5]),  # 5 is saved and not reported: a resumed trial goes on from 4
+        (4, (2, 3, 5), [3, 5]),
+        (4, (5, 6), [5, 6]),
+        (0, (1, 2), [1, 2]),
+    ],
+)
+def test_a_running_trial_keeps_the_newest_checkpoint_that_it_has_reported(
+    reported: int, saved: tuple[int, ...], kept: list[int], tmp_path: Path
+) -> None:
+    """Another driver held the run before, so what was reported stands in the folder; then trial 1 reports."""
+    folder = RunFolder(tmp_path)
+    write_trial(folder, 0, reported=reported, saved=saved)
+    write_trial(folder, 1, reported=1, saved=(1,))
+    keeper = keeper_of(folder, 1)
+    keeper.sweep({0, 1}, [])
+    keeper.reported(1, 2, {0, 1}, [])
+    assert list(list_checkpoints(folder.checkpoint_path(0))) == kept
+    assert list(list_checkpoints(folder.checkpoint_path(1))) == [1]
+
+
+def test_what_a_trial_reports_while_the_keeper_watches_counts_too(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write_trial(folder, 0, reported=2, saved=(1, 2))
+    keeper = keeper_of(folder, 1)
+    keeper.sweep({0}, [])
+    write_trial(folder, 0, reported=0, saved=(3, 4))
+    keeper.reported(0, 3, {0}, [])
+    assert list(list_checkpoints(folder.checkpoint_path(0))) == [3, 4]
+    keeper.reported(0, 4, {0}, [])
+    assert list(list_checkpoints(folder.checkpoint_path(0))) == [4]
