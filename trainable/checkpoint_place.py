@@ -126,10 +126,22 @@ class CheckpointPlace:
                 entry.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Removes everything, here and there. Raises CheckpointError if the store cannot be reached."""
+        """Removes everything, here and there.
+
+        Raises
+        ------
+        CheckpointError
+            If the store cannot be reached, or something in the folder cannot be removed; all else in it is.
+        """
         self.forget_copy()
         if not self._is_url:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            failures: list[BaseException] = []
+            # Collected: one file that cannot be removed must not keep the others.
+            shutil.rmtree(self.folder, onerror=lambda _function, _path, caught: failures.append(caught[1]))
+            for failure in failures:
+                if isinstance(failure, OSError) and not isinstance(failure, FileNotFoundError):
+                    reason = f"{failure.filename or self.address}: {failure.strerror}"
+                    raise CheckpointError(f"checkpoints at {self.address} cannot be removed: {reason}")
             return
         from pyarrow import fs
 

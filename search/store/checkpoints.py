@@ -68,6 +68,8 @@ class CheckpointKeeper:
         self._bytes: dict[int, int] = {}
         self._reported: dict[int, int] = {}
         """Last epoch that each running trial has reported."""
+        self._left: set[int] = set()
+        """Ended trials whose folder could not be removed as a whole; tried again at each ending."""
         self._warned = False
 
     def sweep(self, running: Iterable[int], leaders: Sequence[tuple[float, int]]) -> None:
@@ -77,7 +79,7 @@ class CheckpointKeeper:
         with self._tolerant():
             for number in self._stored():
                 if number not in wanted:
-                    self._place(number).remove()
+                    self._remove(number)
                 elif number in running:
                     self._place(number).remove_temporary()
                     self._reported[number] = max(
@@ -108,7 +110,7 @@ class CheckpointKeeper:
         self._kept |= {number}
         best = [leader for _, leader in leaders]
         with self._tolerant():
-            for other in self._kept - set(best):
+            for other in (self._kept | self._left) - set(best):
                 self._remove(other)
             self._kept = set(best)
             if number in best:
@@ -143,10 +145,22 @@ class CheckpointKeeper:
             )
 
     def _total(self, running: set[int], leading: list[int]) -> int:
-        return sum(self._bytes.get(number, 0) for number in running | set(leading))
+        return sum(self._bytes.get(number, 0) for number in running | set(leading) | self._left)
 
     def _remove(self, number: int) -> None:
-        self._place(number).remove()
+        """Removes a trial's checkpoints; what a folder keeps of them is measured and counts on."""
+        place = self._place(number)
+        try:
+            place.remove()
+        except CheckpointError as error:
+            if is_url(place.address):
+                raise
+            if number not in self._left:
+                logger.warning("%s; they count towards --checkpoint-limit until they can be removed", error)
+            self._left.add(number)
+            self._bytes[number] = place.size_bytes()
+            return
+        self._left.discard(number)
         self._bytes.pop(number, None)
 
     def _stored(self) -> list[int]:

@@ -1,6 +1,9 @@
 """What the ceiling on checkpoints may take from a trial that runs, and what is counted as freed."""
 
+import errno
+import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -60,3 +63,28 @@ def test_what_a_trial_reports_while_the_keeper_watches_counts_too(tmp_path: Path
     assert list(list_checkpoints(folder.checkpoint_path(0))) == [3, 4]
     keeper.reported(0, 4, {0}, [])
     assert list(list_checkpoints(folder.checkpoint_path(0))) == [4]
+
+
+def test_what_cannot_be_removed_is_not_counted_as_freed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Trial 0 is beaten by trial 1 and one of its two files stays, so there is room for one file of trial 2 only."""
+    folder = RunFolder(tmp_path)
+    for number in range(3):
+        write_trial(folder, number, reported=2, saved=(1, 2))
+    keeper = CheckpointKeeper(SearchOptions(space="x", checkpoint_limit_bytes=4000), folder, "run", [(0.5, 0)])
+    keeper.sweep({1, 2}, [(0.5, 0)])
+    stuck = folder.checkpoint_path(0) / "epoch-000001.ckpt"
+    unlink = os.unlink
+
+    def refusing(path: str, *, dir_fd: int | None = None) -> None:
+        if stuck.exists() and os.path.samestat(os.stat(path, dir_fd=dir_fd), stuck.stat()):
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(stuck))
+        unlink(path, dir_fd=dir_fd)
+
+    with mock.patch.object(os, "unlink", refusing):
+        keeper.ended(1, [(0.9, 1)], {2})
+        keeper.ended(1, [(0.9, 1)], {2})
+    assert list(list_checkpoints(folder.checkpoint_path(0))) == [1], "the other file went"
+    assert list(list_checkpoints(folder.checkpoint_path(2))) == [2]
+    assert caplog.text.count(f"{stuck}: Operation not permitted") == 1
+    keeper.ended(1, [(0.9, 1)], {2})
+    assert not folder.checkpoint_path(0).exists(), "tried again"
