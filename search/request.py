@@ -54,8 +54,8 @@ class SearchOptions:
     checkpoint_limit_bytes: int | None = 10 * GIB
     """Ceiling on the bytes of all checkpoints of the search, running trials' too; None = none.
 
-    The default is ten times what 64 running trials and the best five keep of models with 8,192 codes (207 files of
-    5 MB): it is there for the disk, not for the search.
+    The default is fifteen times what 64 running trials and the best five keep of models with 8,192 codes (138 files
+    of 5 MB): it is there for the disk, not for the search.
     """
     mlflow: str | None = None
     """Tracking address of an MLflow server to log trials to as well. On Ray only."""

@@ -12,8 +12,8 @@ from trainable.record import RunFolder
 from trainable.units import format_bytes
 
 logger = logging.getLogger(__name__)
-MEASURED_EPOCHS = 4
-"""By then a trial has as many checkpoints as it ever has: the newest two and its best."""
+MEASURED_EPOCHS = 3
+"""By then a trial has as many checkpoints as it ever has: the newest two."""
 
 
 def checkpoint_place(options: SearchOptions, folder: RunFolder, run: str, number: int) -> CheckpointPlace:

@@ -1,4 +1,4 @@
-"""Checkpoints that survive: atomic, checksummed, newest two and the best kept, damaged ones passed over.
+"""Checkpoints that survive: atomic, checksummed, newest two kept, damaged ones passed over.
 
 A checkpoint is one file: a magic line, the SHA-256 of the payload, and the payload, a `torch.save` of tensors and
 plain values read back with ``weights_only=True``.
@@ -71,13 +71,13 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def save_checkpoint(folder: Path, epoch: int, state: Mapping[str, Any], *, best_epoch: int | None = None) -> Path:
-    """Writes the checkpoint of an epoch; of the older ones keeps the newest and that of `best_epoch`."""
+def save_checkpoint(folder: Path, epoch: int, state: Mapping[str, Any]) -> Path:
+    """Writes the checkpoint of an epoch; of the older ones keeps the newest."""
     path = folder / f"epoch-{epoch:06d}.ckpt"
     write_checkpoint(path, state)
     checkpoints = list_checkpoints(folder)
     # Later ones are of a past that was given up: the trial went back behind them and trains on from here.
-    keep = set(sorted(each for each in checkpoints if each <= epoch)[-KEPT_NEWEST:]) | {best_epoch}
+    keep = set(sorted(each for each in checkpoints if each <= epoch)[-KEPT_NEWEST:])
     for old_epoch, old_path in checkpoints.items():
         if old_epoch not in keep:
             old_path.unlink(missing_ok=True)
