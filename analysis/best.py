@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainable.commandline import Parser, add_flag, run, set_up_logging
+from trainable.commandline import Parser, add_flag, resolve_device, run, set_up_logging
 from trainable.errors import ConfigError
 
 
@@ -18,7 +18,7 @@ def build_parser() -> Parser:
     add_flag(parser, "seeds", type=int, default=3, metavar="N", help="trainings a detector averages over (default: 3)")
     add_flag(parser, "output", metavar="DIR", help="folder of the detector (default: RUN/detector)")
     add_flag(parser, "held_out", action="store_true", help="score held-out clips although the search has not ended")
-    add_flag(parser, "device", default="cpu", help="cpu or cuda (default: cpu)")
+    add_flag(parser, "device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     return parser
 
 
@@ -28,12 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("top", "seeds"):
         if getattr(arguments, name) < 1:
             raise ConfigError(f"--{name} is {getattr(arguments, name)}; it must be at least 1")
+    device = resolve_device(arguments.device)
     # Here, not above: --help and a mistyped path answer without torch.
     from analysis.results import load_run
     from analysis.winners import export_winners, find_winners, winners_text
 
     results = load_run(arguments.run)
-    winners, notes = find_winners(results, arguments.top, held_out=arguments.held_out, device=arguments.device)
+    winners, notes = find_winners(results, arguments.top, held_out=arguments.held_out, device=device)
     print("\n".join([*results.notes, winners_text(winners), *notes]))
     if arguments.export:
         for path in export_winners(results, winners, Path(arguments.export)):
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             number,
             load_run_data(results),
             seeds=arguments.seeds,
-            device=arguments.device,
+            device=device,
             told=lambda line: print(line, flush=True),
         )
         retrained.detector.save(output)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainable.commandline import add_flag, run, set_up_logging
+from trainable.commandline import add_flag, resolve_device, run, set_up_logging
 from trainable.config import DataConfig, TrialConfig
 from trainable.errors import ConfigError
 
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_flag(parser, "epochs", type=int, metavar="N", help="epochs of each training (default: the configuration's)")
     add_flag(parser, "seeds", type=int, default=1, metavar="N", help="trainings a machine type, averaged (default: 1)")
     add_flag(parser, "output", metavar="DIR", default="dcase-results", help="folder of the files (dcase-results)")
-    add_flag(parser, "device", default="cpu", help="cpu or cuda (default: cpu)")
+    add_flag(parser, "device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     add_flag(
         parser,
         "gradient_accumulation_steps",
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(arguments, name) < 1:
             flag = name.replace("_", "-")
             raise ConfigError(f"--{flag} is {getattr(arguments, name)}; it must be at least 1")
+    device = resolve_device(arguments.device)
     saved_config, saved_data = _read(arguments.config)
     if arguments.epochs is not None:
         saved_config["epochs"] = arguments.epochs
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             config,
             data,
             seeds=arguments.seeds,
-            device=arguments.device,
+            device=device,
             plan=plan,
             told=(lambda line: None) if arguments.quiet else lambda line: print(line, file=sys.stderr, flush=True),
         )

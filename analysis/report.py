@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainable.commandline import Parser, add_flag, run, set_up_logging
+from trainable.commandline import Parser, add_flag, resolve_device, run, set_up_logging
 from trainable.durable import write_text
 from trainable.errors import RunError
 
@@ -34,13 +34,14 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     set_up_logging()
+    device = resolve_device(arguments.device)
     output = Path(arguments.output) if arguments.output else Path(arguments.run) / "report.html"
     write_report(
         Path(arguments.run),
         output,
         with_model=not arguments.no_model,
         held_out=arguments.held_out,
-        device=arguments.device,
+        device=device,
     )
     print(f"{output} ({output.stat().st_size / 1024**2:.1f} MiB)")
     return 0

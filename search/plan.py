@@ -35,6 +35,7 @@ from trainable.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from trainable.data.load import Dataset
+    from trainable.memory.calibrate import Calibration
     from trainable.memory.planner import Planner
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -119,12 +120,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _recalibrate(arguments: argparse.Namespace) -> int:
     if arguments.space is not None or arguments.config is not None:
         raise ConfigError("--recalibrate takes its configurations from the run; leave out --space and --config")
-    from search.recalibrate import recalibrate
+    from trainable.memory.calibrate import calibrated_by_run
     from trainable.memory.profile import DeviceProfile
+    from trainable.record import RunFolder
 
     profile = DeviceProfile.load(Path(arguments.profile)) if arguments.profile else None
-    output = Path(arguments.profile_output) if arguments.profile_output else None
-    recalibrate(Console(highlight=False, soft_wrap=True), Path(arguments.recalibrate), profile, output)
+    calibration = calibrated_by_run(RunFolder(Path(arguments.recalibrate)), profile)
+    console = Console(highlight=False, soft_wrap=True)
+    print_calibration(console, arguments.recalibrate, calibration)
+    if arguments.profile_output is not None:
+        output = Path(arguments.profile_output)
+        calibration.after.save(output)
+        console.print(f"saved as {output}; plan with it: --profile {output}")
     return 0
 
 
@@ -168,6 +175,19 @@ def _planner(arguments: argparse.Namespace, dataset: "Dataset", batch_size: int)
     else:
         profile = DeviceProfile.for_gpu(gpu_name("cuda") if torch.cuda.is_available() else None)
     return Planner.for_dataset(dataset, budget_bytes=budget_bytes, request=request, profile=profile)
+
+
+def print_calibration(console: Console, run: str, calibration: "Calibration") -> None:
+    """How far predictions were from the peaks of a run, before and after they corrected the profile."""
+    console.print(f"{calibration.peaks} measured peaks of {run}; error of what the allocator was predicted to hold:")
+    for word, profile, errors in (
+        ("before", calibration.before, calibration.errors_before),
+        ("after", calibration.after, calibration.errors_after),
+    ):
+        console.print(
+            f"  {word:6}  median {errors.median:.1%}, worst {errors.worst:.1%}; margin {profile.margin_share:.1%}, "
+            f"{errors.above_margin} peaks above it; workspace share {profile.convolution_workspace_share:.2f}"
+        )
 
 
 def print_share(console: Console, space: Space, planned: Sequence[Planned], planner: "Planner") -> None:

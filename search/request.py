@@ -54,8 +54,8 @@ class SearchOptions:
     checkpoint_limit_bytes: int | None = 10 * GIB
     """Ceiling on the bytes of all checkpoints of the search, running trials' too; None = none.
 
-    The default is ten times what 64 running trials and the best five keep of models with 8,192 codes (207 files of
-    5 MB): it is there for the disk, not for the search.
+    The default is fifteen times what 64 running trials and the best five keep of models with 8,192 codes (138 files
+    of 5 MB): it is there for the disk, not for the search.
     """
     mlflow: str | None = None
     """Tracking address of an MLflow server to log trials to as well. On Ray only."""
@@ -246,7 +246,11 @@ def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(group, "concurrency", type=int, metavar="N", help="trials at a time (default: cores, or GPUs / budget)")
     add_flag(group, "local", action="store_true", help="in this very process, without Ray")
     add_flag(group, "address", metavar="ADDRESS", help="join a running Ray cluster, such as auto or 10.0.0.1:6379")
-    add_flag(group, "device", help="cpu or cuda; auto takes GPUs where there are some")
+    add_flag(
+        group,
+        "device",
+        help="cpu or cuda (with --local cuda:N too); auto takes GPUs where there are some",
+    )
     add_flag(group, "profile", metavar="FILE", help="device profile (JSON) of the GPUs (default: by their name)")
     add_flag(group, "storage_path", metavar="PLACE", help="checkpoints in this shared folder or at this s3:// address")
     add_flag(group, "checkpoint_limit", metavar="SIZE", help="ceiling on the checkpoints of all trials (10GiB)")

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 
 from search.engine.conductor import Conductor
@@ -26,6 +25,7 @@ from search.store.run_store import RunStore
 from search.store.study import SearchStudy
 from search.store.warm_start import initial_proposals, taken_over_text
 from search.summary import find_winner, print_summary, write_results
+from trainable.commandline import resolve_device
 from trainable.data.load import Dataset, load_dataset
 from trainable.device.cap import gpu_name
 from trainable.errors import ConfigError
@@ -58,7 +58,7 @@ def run_search(request: "Request", console: Console) -> bool:
     say(f"reading the recordings: {options.data.machine_type} of {options.data.data_root or 'the embedded machines'}")
     dataset = load_dataset(options.data)
     if options.local:
-        device = _local_device(options.device)
+        device = resolve_device(options.device)
         _check_local(options, device)
         return _run(request, console, dataset, device, None, begun)
     from search.runners.ray_session import ray_session, token_path
@@ -133,7 +133,7 @@ def _run(
                 nodes_now=ray.nodes_now if ray is not None else None,
                 callbacks=list(loggers),
             ).run()
-    winner = find_winner(conductor, store, replace(factory, device=_local_device("auto")))
+    winner = find_winner(conductor, store, replace(factory, device=resolve_device("auto")))
     seconds = time.monotonic() - begun
     write_results(conductor, store, winner, seconds=seconds, skipped=len(dataset.skipped))
     print_summary(console, conductor, store, winner, seconds=seconds, skipped=len(dataset.skipped))
@@ -254,17 +254,6 @@ def _check_local(options: SearchOptions, device: str) -> None:
             f"--local --concurrency {options.concurrency} would keep {options.concurrency} trials in this process, "
             "within the memory budget of one; leave out --concurrency, or --local to pack them on the GPU"
         )
-
-
-def _local_device(name: str) -> str:
-    """The device of this machine that is meant. Raises ConfigError if it is not there."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise ConfigError(f"--device is {name!r}; it must be cpu, cuda or auto")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch sees no CUDA device on this machine; use --device cpu")
-    return name
 
 
 def _ray_device(name: str, ray: "RaySession") -> str:

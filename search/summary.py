@@ -192,10 +192,10 @@ def write_results(
 
 
 def _failures(store: RunStore) -> list[dict[str, Any]]:
-    """Trials that ended neither completed nor pruned, with their reasons."""
+    """Trials of this run that ended neither completed nor pruned, with their reasons; a shared study holds others."""
     fine = (TrialEnd.COMPLETED.value, TrialEnd.PRUNED.value)
     return [
         {"trial": trial.number, "end": trial.user_attrs["end"], "reason": trial.user_attrs.get("reason", "")}
         for trial in store.study.trials()
-        if trial.user_attrs.get("end") not in (None, *fine)
+        if store.study.is_mine(trial) and trial.user_attrs.get("end") not in (None, *fine)
     ]

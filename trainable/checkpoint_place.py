@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from urllib.parse import parse_qsl, urlsplit
 from trainable.errors import CheckpointError, ConfigError, RunError
 
 logger = logging.getLogger(__name__)
+CHECKPOINT_NAME = re.compile(r"epoch-([0-9]{6,})\.ckpt")
+"""Name of a checkpoint's file, with its epoch."""
 
 
 class CheckpointPlace:
@@ -100,9 +103,14 @@ class CheckpointPlace:
         with self._store("read") as (store, path):
             return [info.base_name for info in store.get_file_info(fs.FileSelector(path, allow_not_found=True))]
 
-    def remove_older(self) -> None:
-        """Removes all checkpoints but the newest. Raises CheckpointError if the store cannot be reached."""
-        older = sorted(name for name in self.names() if name.endswith(".ckpt"))[:-1]
+    def remove_older(self, reported: int) -> None:
+        """Removes all checkpoints older than the newest one of an epoch up to `reported`; later ones stay too.
+
+        A trial goes on from a checkpoint only of an epoch that it has reported. Raises CheckpointError if the store
+        cannot be reached.
+        """
+        epochs = {int(found[1]): name for name in self.names() if (found := CHECKPOINT_NAME.fullmatch(name))}
+        older = [epochs[epoch] for epoch in sorted(epochs) if epoch <= reported][:-1]
         if not self._is_url:
             for name in older:
                 (self.folder / name).unlink(missing_ok=True)
@@ -118,10 +126,22 @@ class CheckpointPlace:
                 entry.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Removes everything, here and there. Raises CheckpointError if the store cannot be reached."""
+        """Removes everything, here and there.
+
+        Raises
+        ------
+        CheckpointError
+            If the store cannot be reached, or something in the folder cannot be removed; all else in it is.
+        """
         self.forget_copy()
         if not self._is_url:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            failures: list[BaseException] = []
+            # Collected: one file that cannot be removed must not keep the others.
+            shutil.rmtree(self.folder, onerror=lambda _function, _path, caught: failures.append(caught[1]))
+            for failure in failures:
+                if isinstance(failure, OSError) and not isinstance(failure, FileNotFoundError):
+                    reason = f"{failure.filename or self.address}: {failure.strerror}"
+                    raise CheckpointError(f"checkpoints at {self.address} cannot be removed: {reason}")
             return
         from pyarrow import fs
 

@@ -104,6 +104,34 @@ def plan_request(arguments: argparse.Namespace, batch_size: int) -> PlanRequest:
     )
 
 
+def resolve_device(name: str) -> str:
+    """The device that ``--device`` means in this process: cpu, cuda, or one CUDA device such as cuda:0; auto = what is
+    there.
+
+    Raises
+    ------
+    ConfigError
+        If it is none of these, or not on this machine.
+    """
+    found = re.fullmatch("cpu|auto|cuda(?::([0-9]{1,3}))?", name)
+    if found is None:
+        raise ConfigError(f"--device is {name!r}; it must be cpu, cuda, one CUDA device such as cuda:0, or auto")
+    if name == "cpu":
+        return name
+    import torch  # not above: --help and a mistyped flag answer without it
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        raise ConfigError(f"--device {name}: torch sees no CUDA device on this machine; use --device cpu")
+    if int(found[1] or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices on this machine, numbered from 0; "
+            "name one of them"
+        )
+    return name
+
+
 def add_knob_flags(parser: argparse.ArgumentParser, *, leave_out: Iterable[str] = ()) -> None:
     """One flag for each parameter of a trial, from its own documentation."""
     group = parser.add_argument_group("configuration")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from trainable.commandline import Parser, add_flag, run, set_up_logging
+from trainable.commandline import Parser, add_flag, resolve_device, run, set_up_logging
 from trainable.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def build_parser() -> Parser:
     )
     add_flag(parser, "format", choices=("csv", "json"), default="csv", help="a CSV line or a JSON object a file")
     add_flag(parser, "machine_id", metavar="NN", help="machine id of all files; by default their names' id_NN")
-    add_flag(parser, "device", default="cpu", help="cpu or cuda (default: cpu)")
+    add_flag(parser, "device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     return parser
 
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Here, not above: --help and a mistyped flag answer without torch.
     from trainable.detection.detector import Detector
 
-    detector = Detector.load(Path(arguments.model), device=arguments.device)
+    detector = Detector.load(Path(arguments.model), device=resolve_device(arguments.device))
     failed = score_files(
         detector,
         _names(arguments.files, sys.stdin),

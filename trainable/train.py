@@ -17,6 +17,7 @@ from trainable.commandline import (
     data_config,
     given_knobs,
     plan_request,
+    resolve_device,
     run,
     set_up_logging,
 )
@@ -87,7 +88,7 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     from trainable.training.checkpoint import list_checkpoints
     from trainable.trial import PlannedTrial, Trial
 
-    device = _device(arguments.device)
+    device = resolve_device(arguments.device)
     folder = _checkpoint_folder(arguments.output) if arguments.output else None
     budget = arguments.gpu_memory_budget
     budget_bytes = parse_bytes(budget, "--gpu-memory-budget") if budget is not None else None
@@ -168,25 +169,6 @@ def _endings(epochs_done: int) -> Iterator[None]:
             f"the device ran out of memory after epoch {epochs_done} and no smaller plan exists; "
             "lower --batch-size or --n-patches, or give --memory-saver"
         ) from None
-
-
-def _device(name: str) -> str:
-    """The device asked for; raises ConfigError if it is not there."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"--device {name!r} is no device; write cpu, cuda or cuda:0") from None
-    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
-        raise ConfigError(
-            f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices here; use --device cpu"
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device {name}: only cpu and cuda are supported")
-    return name
 
 
 def _line(report: EpochReport, epochs: int) -> str:

@@ -97,8 +97,6 @@ class Trial:
         self.dataset = dataset
         self.device = torch.device(device)
         self._planned = planned
-        self.best_auc = float("-inf")
-        self.best_epoch = 0
         self._trainer: Trainer | None = Trainer(
             planned.config,
             dataset.train,
@@ -150,9 +148,6 @@ class Trial:
         ended = time.perf_counter()
         events, trainer.events = tuple(trainer.events), []
         predicted_bytes, predicted_allocated_bytes = self._planned.predicted(trainer.plan)
-        auc = scores.evaluation.auc
-        if auc > self.best_auc:
-            self.best_auc, self.best_epoch = auc, trainer.epoch
         return EpochReport(
             epoch=trainer.epoch,
             phase=losses.phase.phase,
@@ -164,7 +159,7 @@ class Trial:
             transform_loss=losses.transform,
             commitment_scale=losses.phase.commitment_scale,
             learning_rate=losses.learning_rate,
-            validation_auc=auc,
+            validation_auc=scores.evaluation.auc,
             validation_pauc=scores.evaluation.pauc,
             auc_by_id=scores.evaluation.auc_by_id,
             pauc_by_id=scores.evaluation.pauc_by_id,
@@ -233,9 +228,8 @@ class Trial:
         )
 
     def save(self, folder: Path) -> Path:
-        """Writes an atomic, checksummed checkpoint of everything; keeps the newest two and the best."""
-        state = {"trainer": self.trainer.state_dict(), "best_auc": self.best_auc, "best_epoch": self.best_epoch}
-        return save_checkpoint(folder, self.epoch, state, best_epoch=self.best_epoch or None)
+        """Writes an atomic, checksummed checkpoint of everything; keeps the newest two."""
+        return save_checkpoint(folder, self.epoch, {"trainer": self.trainer.state_dict()})
 
     def load(self, folder: Path, at_most: int | None = None) -> int:
         """Continues from the newest intact checkpoint and gives its epoch. Raises CheckpointError if there is none.
@@ -249,10 +243,8 @@ class Trial:
         return epoch
 
     def restore(self, state: dict[str, object]) -> None:
-        """Continues from a state that `read_checkpoint` gave."""
+        """Continues from a state that `read_checkpoint` gave; `best_auc` and `best_epoch` of old ones are not read."""
         self.trainer.load_state_dict(state["trainer"])  # type: ignore[arg-type]
-        self.best_auc = float(state["best_auc"])  # type: ignore[arg-type]
-        self.best_epoch = int(state["best_epoch"])  # type: ignore[call-overload]
 
     def release(self) -> None:
         """Gives all memory back, so that the next trial of a reused actor begins with an empty device."""

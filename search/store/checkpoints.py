@@ -12,8 +12,8 @@ from trainable.record import RunFolder
 from trainable.units import format_bytes
 
 logger = logging.getLogger(__name__)
-MEASURED_EPOCHS = 4
-"""By then a trial has as many checkpoints as it ever has: the newest two and its best."""
+MEASURED_EPOCHS = 3
+"""By then a trial has as many checkpoints as it ever has: the newest two."""
 
 
 def checkpoint_place(options: SearchOptions, folder: RunFolder, run: str, number: int) -> CheckpointPlace:
@@ -56,8 +56,9 @@ class CheckpointKeeper:
     """Removes checkpoints that nobody will load again: losers' when they end, old leaders' when they are beaten.
 
     With a ceiling (``--checkpoint-limit``) on the bytes of all that runs or leads: when it is passed, the last of the
-    leaders go first, never the best one; then of the running trials all but the newest checkpoint of each. What they
-    need to go on is never removed; where that alone passes the ceiling, it is said once.
+    leaders go first, never the best one; then of the running trials what is older than the newest checkpoint that each
+    would go on from, which is of an epoch that it has reported. What they need to go on is never removed; where that
+    alone passes the ceiling, it is said once.
     """
 
     def __init__(self, options: SearchOptions, folder: RunFolder, run: str, leaders: Sequence[tuple[float, int]]):
@@ -65,6 +66,10 @@ class CheckpointKeeper:
         self._kept = {number for _, number in leaders}
         self._dropped: set[int] = set()
         self._bytes: dict[int, int] = {}
+        self._reported: dict[int, int] = {}
+        """Last epoch that each running trial has reported."""
+        self._left: set[int] = set()
+        """Ended trials whose folder could not be removed as a whole; tried again at each ending."""
         self._warned = False
 
     def sweep(self, running: Iterable[int], leaders: Sequence[tuple[float, int]]) -> None:
@@ -74,15 +79,19 @@ class CheckpointKeeper:
         with self._tolerant():
             for number in self._stored():
                 if number not in wanted:
-                    self._place(number).remove()
+                    self._remove(number)
                 elif number in running:
                     self._place(number).remove_temporary()
+                    self._reported[number] = max(
+                        (each.epoch for each in self._folder.read_trial(number).epochs), default=0
+                    )
             for number in wanted:
                 self._bytes[number] = self._place(number).size_bytes()
 
     def reported(self, number: int, epoch: int, running: Iterable[int], leaders: Sequence[tuple[float, int]]) -> None:
         """A trial has reported an epoch, and by now has saved it or the one before."""
         running = set(running)
+        self._reported[number] = max(epoch, self._reported.get(number, 0))
         if self._options.checkpoint_limit_bytes is None or number not in running:
             return
         place = self._place(number)
@@ -101,7 +110,7 @@ class CheckpointKeeper:
         self._kept |= {number}
         best = [leader for _, leader in leaders]
         with self._tolerant():
-            for other in self._kept - set(best):
+            for other in (self._kept | self._left) - set(best):
                 self._remove(other)
             self._kept = set(best)
             if number in best:
@@ -123,7 +132,7 @@ class CheckpointKeeper:
             if self._total(running, leading) <= ceiling:
                 return
             place = self._place(number)
-            place.remove_older()
+            place.remove_older(self._reported.get(number, 0))
             self._bytes[number] = place.size_bytes()
         total = self._total(running, leading)
         if total > ceiling and not self._warned:
@@ -136,10 +145,22 @@ class CheckpointKeeper:
             )
 
     def _total(self, running: set[int], leading: list[int]) -> int:
-        return sum(self._bytes.get(number, 0) for number in running | set(leading))
+        return sum(self._bytes.get(number, 0) for number in running | set(leading) | self._left)
 
     def _remove(self, number: int) -> None:
-        self._place(number).remove()
+        """Removes a trial's checkpoints; what a folder keeps of them is measured and counts on."""
+        place = self._place(number)
+        try:
+            place.remove()
+        except CheckpointError as error:
+            if is_url(place.address):
+                raise
+            if number not in self._left:
+                logger.warning("%s; they count towards --checkpoint-limit until they can be removed", error)
+            self._left.add(number)
+            self._bytes[number] = place.size_bytes()
+            return
+        self._left.discard(number)
         self._bytes.pop(number, None)
 
     def _stored(self) -> list[int]:

@@ -40,7 +40,7 @@ def held(path: Path) -> Iterator[None]:
     Raises
     ------
     RunError
-        If another search holds it, or the folder cannot be written.
+        If another search holds it, the folder cannot be written, or its file system has no locks.
     """
     try:
         file = (path / ".lock").open("a+")
@@ -49,6 +49,11 @@ def held(path: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise RunError(f"another search is running in {path}; wait for it, or name another folder") from None
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be locked against a second search: {error.strerror}; "
+                "name a folder on a file system that has locks"
+            ) from None
         yield

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from spaces.space import Range, Space
+from trainable.config import TrialConfig
 from trainable.errors import RunError
 from trainable.record import RunFolder, TrialEnd
 
 logger = logging.getLogger(__name__)
 
+DEFAULTS = TrialConfig().flat()
 BEST = 5
 """Configurations taken over: enough to carry over what matters, few enough to leave the search its own."""
 
@@ -20,8 +22,8 @@ def initial_proposals(run: str, space: Space, *, count: int = BEST) -> list[dict
     """Parameters of the best completed trials of another run, as far as this space can express them.
 
     A value outside this space's range is brought to its nearest bound; a configuration that lacks a parameter takes
-    it from the old trial's whole configuration. What was moved, and what no choice of this space can express, is warned
-    of.
+    it from the old trial's whole configuration, and a knob that is newer than the old run from its default. What was
+    moved, and what no choice of this space can express, is warned of.
 
     Raises
     ------

@@ -21,6 +21,15 @@ class FakeCuda:
     asked: list[tuple[str, int]] = field(default_factory=list)
     """Name and device of every other call."""
     free_bytes: int = 0
+    held_bytes: int = 0
+    """What the allocator holds now; set by `hold`."""
+    peak_bytes: int = 0
+    """What it held at most since the peak was reset."""
+
+    def hold(self, size_bytes: int) -> None:
+        """The allocator now holds so many bytes."""
+        self.held_bytes = size_bytes
+        self.peak_bytes = max(self.peak_bytes, size_bytes)
 
 
 @contextmanager
@@ -33,7 +42,11 @@ def fake_cuda(total_bytes: int, *, current: int = 0) -> Iterator[FakeCuda]:
 
     def stats(device: int) -> dict[str, object]:
         fake.asked.append(("stats", device))
-        return {}
+        return {"allocated_bytes": {"all": {"peak": fake.peak_bytes}}}
+
+    def reset(device: int) -> None:
+        fake.asked.append(("reset", device))
+        fake.peak_bytes = fake.held_bytes
 
     with ExitStack() as stack:
 
@@ -51,5 +64,6 @@ def fake_cuda(total_bytes: int, *, current: int = 0) -> Iterator[FakeCuda]:
         put(torch._C, "_cuda_getDevice", lambda: fake.current)
         put(torch._C, "_cuda_setMemoryFraction", set_fraction)
         put(torch._C, "_cuda_memoryStats", stats)
-        put(torch._C, "_cuda_resetPeakMemoryStats", lambda device: fake.asked.append(("reset", device)))
+        put(torch._C, "_cuda_emptyCache", lambda: None)
+        put(torch._C, "_cuda_resetPeakMemoryStats", reset)
         yield fake

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainable.config import TrialConfig
+from trainable.data.load import Dataset
 from trainable.errors import CheckpointError
 from trainable.training.checkpoint import (
     list_checkpoints,
@@ -16,6 +18,7 @@ from trainable.training.checkpoint import (
     save_checkpoint,
     write_checkpoint,
 )
+from trainable.trial import Trial, default_plan
 
 STATE = {"weights": torch.arange(5), "epoch": 3, "names": ["a", "b"], "nested": {"loss": 0.5, "none": None}}
 
@@ -32,14 +35,12 @@ def test_what_is_written_is_read_back_in_its_types(tmp_path: Path) -> None:
     assert state == {name: value for name, value in STATE.items() if name != "weights"}
 
 
-def test_newest_two_and_the_best_are_kept(tmp_path: Path) -> None:
+def test_the_newest_two_are_kept(tmp_path: Path) -> None:
     for epoch in range(1, 7):
-        save_checkpoint(tmp_path, epoch, {"epoch": epoch}, best_epoch=min(epoch, 2))
-    assert list(list_checkpoints(tmp_path)) == [2, 5, 6]
-    assert read_checkpoint(list_checkpoints(tmp_path)[2]) == {"epoch": 2}
+        save_checkpoint(tmp_path, epoch, {"epoch": epoch})
+    assert list(list_checkpoints(tmp_path)) == [5, 6]
+    assert read_checkpoint(list_checkpoints(tmp_path)[5]) == {"epoch": 5}
     assert list(tmp_path.iterdir()) == list(tmp_path.glob("epoch-*.ckpt")), "no temporary file stays behind"
-    save_checkpoint(tmp_path, 7, {"epoch": 7}, best_epoch=6)
-    assert list(list_checkpoints(tmp_path)) == [6, 7], "the best is the newest but one"
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -147,3 +148,26 @@ def test_only_checkpoints_are_listed_in_the_order_of_their_epochs(tmp_path: Path
         (tmp_path / stranger).write_text("")
     assert list(list_checkpoints(tmp_path)) == [3, 20, 100, 1_000_000]
     assert list_checkpoints(tmp_path / "nowhere") == {}
+
+
+def test_a_checkpoint_that_remembers_a_best_epoch_still_loads_and_the_third_file_goes(
+    tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    """As version 0.1.0 left them: its best epoch's beside the newest two, each with two more keys."""
+    config = TrialConfig.from_flat(
+        {"width": 0.125, "latent_dim": 8, "head_hidden": 8, "n_patches": 1, "num_embeddings": 8, "density": "counts"}
+        | {"epochs": 5, "id_weight": 0.0, "transform_weight": 0.0, "kmeans_start": False}
+    )
+    trial = Trial(config, tiny_dataset, plan=default_plan(config))
+    for epoch in range(1, 5):
+        trial.trainer.train_epoch()
+        old = {"trainer": trial.trainer.state_dict(), "best_auc": 0.7, "best_epoch": 1}
+        if epoch != 2:
+            write_checkpoint(tmp_path / f"epoch-{epoch:06d}.ckpt", old)
+    again = Trial(config, tiny_dataset, plan=default_plan(config))
+    assert again.load(tmp_path) == 4
+    assert torch.equal(again.codebook(), trial.codebook())
+    again.trainer.train_epoch()
+    again.save(tmp_path)
+    assert list(list_checkpoints(tmp_path)) == [4, 5]
+    assert read_checkpoint(list_checkpoints(tmp_path)[5]).keys() == {"trainer"}

@@ -1,7 +1,9 @@
 """Flags in both spellings, errors as one line and an exit status."""
 
 import argparse
+import importlib
 import logging
+import re
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -16,6 +18,7 @@ from trainable.commandline import (
     data_config,
     given_knobs,
     plan_request,
+    resolve_device,
     run,
     set_up_logging,
 )
@@ -191,3 +194,51 @@ def test_verbose_and_quiet_decide_what_is_logged() -> None:
     for options, level in (({}, logging.WARNING), ({"verbose": True}, logging.DEBUG), ({"quiet": True}, logging.ERROR)):
         set_up_logging(**options)
         assert {logging.getLogger(name).level for name in ("trainable", "search", "spaces", "analysis")} == {level}
+
+
+@pytest.mark.parametrize(
+    ("name", "cards", "meant"),
+    [("cpu", 0, "cpu"), ("auto", 0, "cpu"), ("auto", 2, "cuda"), ("cuda", 1, "cuda"), ("cuda:1", 2, "cuda:1")],
+)
+def test_a_device_that_is_there(name: str, cards: int, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cards > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: cards)
+    assert resolve_device(name) == meant
+
+
+@pytest.mark.parametrize(
+    ("name", "cards", "words"),
+    [
+        ("foo", 2, "--device is 'foo'; it must be cpu, cuda,"),
+        ("mps", 2, "it must be cpu"),
+        ("cpu:1", 2, "it must be cpu"),
+        ("cuda:", 2, "it must be cpu"),
+        ("cuda:x", 2, "it must be cpu"),
+        ("cuda", 0, "sees no CUDA device on this machine; use --device cpu"),
+        ("cuda:2", 2, "sees 2 CUDA devices on this machine, numbered from 0"),
+    ],
+)
+def test_a_device_that_is_not(name: str, cards: int, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cards > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: cards)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("trainable.score", ["--model", "DIR", "x.wav"]),
+        ("trainable.train", []),
+        ("analysis.best", ["RUN"]),
+        ("analysis.report", ["RUN"]),
+        ("analysis.dcase_table", ["--data-root", "DIR"]),
+    ],
+)
+def test_every_command_answers_a_wrong_device_in_one_line(
+    module: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = importlib.import_module(module).main
+    assert run(main, [*words, "--device", "foo"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: --device is 'foo'; it must be cpu, cuda, one CUDA device such as cuda:0, or auto\n"

@@ -214,3 +214,68 @@ def test_where_one_trace_does_not_hold_it_is_traced_at_real_sizes(monkeypatch: p
     asked = planner()
     for plan, expected in zip(plans, usual, strict=True):
         assert asked.predict(config, plan).allocated_bytes == expected.allocated_bytes
+
+
+def test_a_budget_that_is_met_exactly_fits_and_one_byte_less_does_not() -> None:
+    asked = planner()
+    sizes = {plan: asked.predict(WIDE, plan).predicted_bytes for plan in asked.candidates(WIDE)}
+    fastest = min(sizes, key=lambda plan: asked.relative_time(WIDE, plan))
+    between = planner((min(sizes.values()) + sizes[fastest]) // 2).plan(WIDE)
+    assert between.fits
+    assert min(sizes.values()) < between.predicted_bytes < sizes[fastest]
+    for plan in (fastest, between.plan):
+        exact, less = planner(sizes[plan]).plan(WIDE), planner(sizes[plan] - 1).plan(WIDE)
+        assert exact.fits
+        assert exact.plan == plan
+        assert less.fits
+        assert less.predicted_bytes < sizes[plan]
+    smallest = planner(min(sizes.values())).plan(WIDE)
+    assert smallest.fits
+    assert smallest.predicted_bytes == min(sizes.values())
+    assert not planner(min(sizes.values()) - 1).plan(WIDE).fits
+
+
+def test_a_budget_must_leave_a_byte_beside_the_context() -> None:
+    outside = DeviceProfile().outside_bytes
+    assert planner(outside + 1).budget_bytes == outside + 1
+    assert allocator_cap_bytes(outside + 1, outside) == 1
+    with pytest.raises(BudgetError):
+        planner(outside)
+    with pytest.raises(BudgetError):
+        allocator_cap_bytes(outside, outside)
+
+
+def test_every_part_of_a_plan_costs_the_time_that_the_profile_says() -> None:
+    """16 clips of 16 patches: 256 patches and 16,384 rows, one chunk at most."""
+    profile = DeviceProfile(
+        recompute_encoder_share=0.25,
+        recompute_decoder_share=0.5,
+        host_share=0.125,
+        amp_time_share=0.75,
+        micro_batch_patches=10.0,
+        chunk_patches=1.0,
+    )
+    asked = Planner(DATA, budget_bytes=None, profile=profile)
+
+    def patches(**parts: object) -> float:
+        return asked.relative_time(WIDE, ExecutionPlan(**({"micro_batch_clips": 16} | parts)))  # type: ignore[arg-type]
+
+    assert patches() == 256 + 10 + 1
+    assert patches(recompute_encoder=True) == 256 * 1.25 + 11
+    assert patches(recompute_decoder=True) == 256 * 1.5 + 11
+    assert patches(recompute_encoder=True, recompute_decoder=True) == 256 * 1.75 + 11
+    assert patches(data_placement="host") == 256 * 1.125 + 11
+    assert patches(precision="amp_bfloat16") == 256 * 0.75 + 11
+    assert patches(micro_batch_clips=4) == 256 + 4 * 11
+    assert patches(quantizer_chunk_rows=4_096) == 256 + 10 + 4 + 1e-3
+
+
+def test_the_decoder_is_not_recomputed_where_a_split_batch_is_faster() -> None:
+    """Splitting costs 10 patches and 1 for a chunk, recomputing the decoder half of 256: both would fit."""
+    profile = DeviceProfile(recompute_decoder_share=0.5, recompute_encoder_share=0.5, micro_batch_patches=10.0)
+    asked = Planner(DATA, budget_bytes=None, profile=profile)
+    split, recomputing = ExecutionPlan(micro_batch_clips=8), ExecutionPlan(micro_batch_clips=16, recompute_decoder=True)
+    budget = max(asked.predict(WIDE, plan).predicted_bytes for plan in (split, recomputing))
+    choice = Planner(DATA, budget_bytes=budget, profile=profile).plan(WIDE)
+    assert choice.fits
+    assert choice.plan == split

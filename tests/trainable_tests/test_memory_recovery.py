@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.trainable_tests.fake_cuda import fake_cuda
 from trainable.config import TrialConfig
 from trainable.data.load import Dataset
 from trainable.execution_plan import ExecutionPlan, MemoryPlan
@@ -17,7 +18,10 @@ from trainable.model.codebook import Codebook
 from trainable.model.decoder import Decoder
 from trainable.model.encoder import Encoder
 from trainable.training import step as step_module
+from trainable.training.state import TrainState
+from trainable.training.trainer import EpochLosses
 from trainable.trial import PlannedTrial, Trial
+from trainable.units import GIB
 
 TOLERANCE = 1e-10
 CONFIG = TrialConfig.from_flat(
@@ -215,3 +219,42 @@ def test_a_resumed_trial_keeps_to_the_smaller_plan(tiny_dataset: Dataset, planne
     again.load(tmp_path)
     assert again.trainer.plan == trial.trainer.plan != WHOLE
     assert again.predicted_bytes == planner.predict(CONFIG, trial.trainer.plan).predicted_bytes
+
+
+class Smaller:
+    """A planner with one smaller plan, which predicts nothing."""
+
+    def next_smaller(self, config: TrialConfig, plan: ExecutionPlan) -> ExecutionPlan:
+        return ExecutionPlan(micro_batch_clips=4)
+
+    def predict(self, config: TrialConfig, plan: ExecutionPlan) -> MemoryPlan:
+        return MemoryPlan(plan, 0)
+
+
+def test_a_recovered_epoch_reports_the_peak_of_the_plan_it_went_on_with(tiny_dataset: Dataset) -> None:
+    smaller = ExecutionPlan(micro_batch_clips=4)
+    trial = Trial(PlannedTrial(CONFIG, MemoryPlan(WHOLE, 0), Smaller()), tiny_dataset)
+    card = torch.device("cuda", 0)
+    train_epoch = trial.trainer.train_epoch
+
+    with fake_cuda(80 * GIB) as fake:
+
+        def attempt() -> None:
+            failed = trial.trainer.plan == WHOLE
+            fake.hold(9 * GIB if failed else 3 * GIB)
+            fake.hold(1 * GIB)
+            if failed:
+                raise torch.OutOfMemoryError("CUDA out of memory (injected)")
+
+        def on_the_card() -> EpochLosses:
+            with mock.patch.object(TrainState, "device", card):
+                trial.trainer._recovering(attempt)
+            return train_epoch()
+
+        trial.device = card
+        with mock.patch.object(trial.trainer, "train_epoch", on_the_card):
+            first, second = trial.step(), trial.step()
+    assert len(first.events) == 1
+    assert first.plan == smaller
+    assert first.peak_bytes == 3 * GIB
+    assert (second.events, second.peak_bytes) == ((), 3 * GIB)

@@ -1,14 +1,17 @@
 """What measured peaks teach a device profile: the workspace by least squares, the margin by the worst."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trainable.config import TrialConfig
+from trainable.config import DataConfig, TrialConfig
+from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
+from trainable.memory.key import peak_phases
 from trainable.memory.predict import DataSizes, Predictor
 from trainable.memory.profile import DeviceProfile, MeasuredPeak
+from trainable.record import RunFolder, TrialRecord
 
 MOST_SHARE = 4.0
 """Of a convolution's input and output bytes; no workspace is looked for beyond it."""
@@ -43,6 +46,70 @@ class Errors:
     @property
     def worst(self) -> float:
         return float(np.max(np.abs(self.relative)))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A profile before and after it was corrected by the peaks that a run's trials measured."""
+
+    peaks: int
+    """How many there are."""
+    before: DeviceProfile
+    after: DeviceProfile
+    errors_before: Errors
+    errors_after: Errors
+
+
+def calibrated_by_run(run: RunFolder, profile: DeviceProfile | None = None) -> Calibration:
+    """The profile that a run's measured peaks correct.
+
+    Parameters
+    ----------
+    profile
+        To start from; None = the run's own (named when it began), or the built-in one.
+
+    Raises
+    ------
+    RunError
+        If the folder is no run, or its trials measured nothing.
+    """
+    from trainable.data.load import load_dataset  # needs more than torch
+
+    manifest = run.read_manifest()
+    if profile is None:
+        saved = manifest.options.get("profile")
+        profile = DeviceProfile() if saved is None else DeviceProfile.from_dict(saved)
+    measured = [peak for record in run.read_trials() for peak in peaks_of(record)]
+    if not measured:
+        raise RunError(f"{run.path}: no trial measured a peak; trials on a CPU measure none")
+    data = DataSizes.of(load_dataset(DataConfig.from_dict(manifest.data)))
+    corrected = recalibrated(profile, measured, data)
+    return Calibration(
+        peaks=len(measured),
+        before=profile,
+        after=corrected,
+        errors_before=errors_of(measured, data, profile),
+        errors_after=errors_of(measured, data, corrected),
+    )
+
+
+def peaks_of(record: TrialRecord) -> Iterator[Measured]:
+    """The highest peak of a trial under each of its plans.
+
+    Plans under which the trial did not reach every phase that may hold its peak are left out. So are epochs that
+    recovered from running out of memory: they tell of two plans, or of part of an epoch.
+    """
+    config = record.start.config
+    highest: dict[ExecutionPlan, dict[int, int]] = {}
+    for epoch in record.epochs:
+        if epoch.peak_bytes == 0 or epoch.plan is None or epoch.events:
+            continue
+        by_phase = highest.setdefault(epoch.plan, {})
+        by_phase[epoch.phase] = max(by_phase.get(epoch.phase, 0), epoch.peak_bytes)
+    phases = peak_phases(config.phase)
+    for plan, by_phase in highest.items():
+        if by_phase.keys() >= set(phases):
+            yield Measured(config, plan, max(by_phase[phase] for phase in phases))
 
 
 def errors_of(measured: Sequence[Measured], data: DataSizes, profile: DeviceProfile) -> Errors:

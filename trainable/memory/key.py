@@ -42,3 +42,9 @@ def phases_of(phase: PhaseConfig) -> tuple[Phase, ...]:
     """Phases that a training has."""
     turns = {0, phase.epochs - 1, round(phase.vq_only_share * phase.epochs)}
     return tuple(sorted({phase_of(phase, epoch) for epoch in turns if epoch < phase.epochs}))
+
+
+def peak_phases(phase: PhaseConfig) -> tuple[Phase, ...]:
+    """Phases whose steps may hold the peak of a training: phase 2 does all that 1 and 3 do, and more."""
+    present = phases_of(phase)
+    return (2,) if 2 in present else present

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainable.config import TrialConfig
 from trainable.execution_plan import ExecutionPlan
-from trainable.memory.key import phases_of
+from trainable.memory.key import peak_phases
 from trainable.memory.profile import DeviceProfile
 from trainable.memory.program import NotProportionalError, Peak, Program
 from trainable.memory.trace import Form, Pass, sizes_of, trace, trace_exactly
@@ -157,7 +157,7 @@ class Predictor:
         """Name and peak of each pass."""
         patch, clips = config.patch, min(plan.micro_batch_clips, config.patch.batch_size, self.data.train_clips)
         largest_batch = min(patch.batch_size, self.data.train_clips)
-        for phase in self._phases(config):
+        for phase in peak_phases(config.phase):
             yield (
                 f"step, phase {phase}",
                 self._peak(config, plan, "step", phase, clips, patch.n_patches, split=clips < largest_batch),
@@ -183,12 +183,6 @@ class Predictor:
                 "codebook start",
                 self._peak(config, plan, "codebook_start", 1, encoded, patch.n_patches, split=encoded < sample),
             )
-
-    @staticmethod
-    def _phases(config: TrialConfig) -> list[Phase]:
-        """Phases whose steps may hold the peak: phase 2 does all that 1 and 3 do, and more."""
-        present = phases_of(config.phase)
-        return [2] if 2 in present else list(present)
 
     def _peak(
         self,

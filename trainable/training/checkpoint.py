@@ -1,4 +1,4 @@
-"""Checkpoints that survive: atomic, checksummed, newest two and the best kept, damaged ones passed over.
+"""Checkpoints that survive: atomic, checksummed, newest two kept, damaged ones passed over.
 
 A checkpoint is one file: a magic line, the SHA-256 of the payload, and the payload, a `torch.save` of tensors and
 plain values read back with ``weights_only=True``.
@@ -7,13 +7,13 @@ plain values read back with ``weights_only=True``.
 import hashlib
 import io
 import logging
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from trainable.checkpoint_place import CHECKPOINT_NAME
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.durable import write_bytes
 from trainable.errors import CheckpointError, OtherConfigError
@@ -21,7 +21,6 @@ from trainable.errors import CheckpointError, OtherConfigError
 _log = logging.getLogger(__name__)
 _MAGIC = b"vqvae-ad checkpoint 1\n"
 _DIGEST_BYTES = 32
-_NAME = re.compile(r"epoch-([0-9]{6,})\.ckpt")
 KEPT_NEWEST = 2
 """The newest may be damaged by a dying disk; the one before it then still stands."""
 
@@ -68,17 +67,17 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
     """Epoch → file of the checkpoints in a folder, oldest first; empty if there is none."""
     if not folder.is_dir():
         return {}
-    found = {int(match[1]): entry for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name))}
+    found = {int(match[1]): entry for entry in folder.iterdir() if (match := CHECKPOINT_NAME.fullmatch(entry.name))}
     return dict(sorted(found.items()))
 
 
-def save_checkpoint(folder: Path, epoch: int, state: Mapping[str, Any], *, best_epoch: int | None = None) -> Path:
-    """Writes the checkpoint of an epoch; of the older ones keeps the newest and that of `best_epoch`."""
+def save_checkpoint(folder: Path, epoch: int, state: Mapping[str, Any]) -> Path:
+    """Writes the checkpoint of an epoch; of the older ones keeps the newest."""
     path = folder / f"epoch-{epoch:06d}.ckpt"
     write_checkpoint(path, state)
     checkpoints = list_checkpoints(folder)
     # Later ones are of a past that was given up: the trial went back behind them and trains on from here.
-    keep = set(sorted(each for each in checkpoints if each <= epoch)[-KEPT_NEWEST:]) | {best_epoch}
+    keep = set(sorted(each for each in checkpoints if each <= epoch)[-KEPT_NEWEST:])
     for old_epoch, old_path in checkpoints.items():
         if old_epoch not in keep:
             old_path.unlink(missing_ok=True)

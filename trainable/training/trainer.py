@@ -234,6 +234,8 @@ class Trainer:
             gc.collect()
             if self.state.device.type == "cuda":
                 torch.cuda.empty_cache()
+                # What the failed plan held at most is no measurement of the one that follows.
+                torch.cuda.reset_peak_memory_stats(self.state.device)
             self._obey(smaller)
 
     def _missed_by(self, failed: ExecutionPlan) -> str:

@@ -1,5 +1,6 @@
 """What goes wrong in a trial and what goes wrong around it: retried, recorded by its word, or stopped and resumed."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -18,6 +19,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryErr
 from search.engine.conductor import Conductor
 from search.engine.standing import alike
 from search.request import SearchOptions
+from search.runners import signals
 from search.runners.local import LocalRunner
 from search.runners.ray_faults import of_ray_itself, reason_of
 from search.runners.signals import SilenceError, deadline
@@ -160,6 +162,35 @@ def test_a_read_that_hangs_ends_in_this_process_too(tmp_path: Path) -> None:
     assert outcome is not None
     assert (outcome.end, outcome.failures) == (TrialEnd.CRASHED, 1)
     assert outcome.reason == "SilenceError: silent for more than 0.3 s"
+
+
+def test_a_deadline_ends_also_what_swallows_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "AGAIN_SECONDS", 0.5)
+    swallowed = 0
+
+    def catching_everything() -> None:
+        nonlocal swallowed
+        while swallowed < 2:
+            with contextlib.suppress(SilenceError):
+                signal.pause()
+            swallowed += 1
+        signal.pause()
+
+    with pytest.raises(SilenceError, match=r"silent for more than 0\.1 s"), deadline(0.1):
+        catching_everything()
+    assert swallowed == 2
+    assert signal.getitimer(signal.ITIMER_REAL)[1] == 0.0, "it fires no more"
+
+
+def test_a_deadline_that_passes_on_the_way_out_leaves_no_timer_and_no_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal comes again and again, at whatever instruction of the leaving there is."""
+    monkeypatch.setattr(signals, "AGAIN_SECONDS", 1e-4)
+    before = signal.getsignal(signal.SIGALRM)
+    for _ in range(300):
+        with contextlib.suppress(SilenceError), deadline(1e-4):
+            signal.pause()
+        assert signal.getitimer(signal.ITIMER_REAL)[1] == 0.0
+        assert signal.getsignal(signal.SIGALRM) is before
 
 
 def test_a_deadline_gives_the_timer_back_and_is_none_where_there_are_no_signals() -> None:

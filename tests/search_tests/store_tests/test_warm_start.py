@@ -1,5 +1,6 @@
 """A search begun from another one's best: what is taken over, and what is said of the rest."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -62,3 +63,17 @@ def test_a_run_without_a_completed_trial_gives_nothing(tmp_path: Path) -> None:
     run = old_run(tmp_path / "run")
     with pytest.raises(RunError, match="no trial of that run was completed"):
         initial_proposals(run, space_from_text("parameters: {stride: {low: 8, high: 32}}", "new"))
+
+
+def test_a_knob_that_the_old_run_did_not_know_has_its_default(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run", {"latent_dim": 16})
+    path = RunFolder(Path(run)).trial_path(0) / "trial.json"
+    start = json.loads(path.read_text())
+    for knob in ("codebook_dim", "distance"):
+        del start["config"][knob]
+    path.write_text(json.dumps(start))
+    text = "parameters: {latent_dim: {low: 8, high: 64}, codebook_dim: {choices: [0, 16]}, distance: {choices: %s}}"
+    known = {"latent_dim": 16, "codebook_dim": 0}
+    both = space_from_text(text % "[euclidean, cosine]", "new")
+    assert initial_proposals(run, both) == [{**known, "distance": "euclidean"}]
+    assert initial_proposals(run, space_from_text(text % "[cosine]", "new")) == []

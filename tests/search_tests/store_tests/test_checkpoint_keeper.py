@@ -1,0 +1,90 @@
+"""What the ceiling on checkpoints may take from a trial that runs, and what is counted as freed."""
+
+import errno
+import os
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from search.request import SearchOptions
+from search.store.checkpoints import CheckpointKeeper
+from tests.search_tests.synthetic import report_at
+from trainable.record import RunFolder, TrialStart
+from trainable.training.checkpoint import list_checkpoints
+
+
+def keeper_of(folder: RunFolder, limit_bytes: int) -> CheckpointKeeper:
+    options = SearchOptions(space="x", checkpoint_limit_bytes=limit_bytes)
+    return CheckpointKeeper(options, folder, "run", [])
+
+
+def write_trial(folder: RunFolder, number: int, *, reported: int, saved: tuple[int, ...]) -> None:
+    """A trial that reported its first epochs, and a kilobyte for each saved one."""
+    folder.write_start(TrialStart(number=number, params={}, config={}, plan=None, predicted_bytes=0))
+    for epoch in range(1, reported + 1):
+        folder.append_epoch(number, report_at(epoch, 0.5))
+    folder.checkpoint_path(number).mkdir(parents=True, exist_ok=True)
+    for epoch in saved:
+        (folder.checkpoint_path(number) / f"epoch-{epoch:06d}.ckpt").write_bytes(b"x" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("reported", "saved", "kept"),
+    [
+        (4, (3, 4), [4]),
+        (4, (4, 5), [4, 5]),  # 5 is saved and not reported: a resumed trial goes on from 4
+        (4, (2, 3, 5), [3, 5]),
+        (4, (5, 6), [5, 6]),
+        (0, (1, 2), [1, 2]),
+    ],
+)
+def test_a_running_trial_keeps_the_newest_checkpoint_that_it_has_reported(
+    reported: int, saved: tuple[int, ...], kept: list[int], tmp_path: Path
+) -> None:
+    """Another driver held the run before, so what was reported stands in the folder; then trial 1 reports."""
+    folder = RunFolder(tmp_path)
+    write_trial(folder, 0, reported=reported, saved=saved)
+    write_trial(folder, 1, reported=1, saved=(1,))
+    keeper = keeper_of(folder, 1)
+    keeper.sweep({0, 1}, [])
+    keeper.reported(1, 2, {0, 1}, [])
+    assert list(list_checkpoints(folder.checkpoint_path(0))) == kept
+    assert list(list_checkpoints(folder.checkpoint_path(1))) == [1]
+
+
+def test_what_a_trial_reports_while_the_keeper_watches_counts_too(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    write_trial(folder, 0, reported=2, saved=(1, 2))
+    keeper = keeper_of(folder, 1)
+    keeper.sweep({0}, [])
+    write_trial(folder, 0, reported=0, saved=(3, 4))
+    keeper.reported(0, 3, {0}, [])
+    assert list(list_checkpoints(folder.checkpoint_path(0))) == [3, 4]
+    keeper.reported(0, 4, {0}, [])
+    assert list(list_checkpoints(folder.checkpoint_path(0))) == [4]
+
+
+def test_what_cannot_be_removed_is_not_counted_as_freed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Trial 0 is beaten by trial 1 and one of its two files stays, so there is room for one file of trial 2 only."""
+    folder = RunFolder(tmp_path)
+    for number in range(3):
+        write_trial(folder, number, reported=2, saved=(1, 2))
+    keeper = CheckpointKeeper(SearchOptions(space="x", checkpoint_limit_bytes=4000), folder, "run", [(0.5, 0)])
+    keeper.sweep({1, 2}, [(0.5, 0)])
+    stuck = folder.checkpoint_path(0) / "epoch-000001.ckpt"
+    unlink = os.unlink
+
+    def refusing(path: str, *, dir_fd: int | None = None) -> None:
+        if stuck.exists() and os.path.samestat(os.stat(path, dir_fd=dir_fd), stuck.stat()):
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(stuck))
+        unlink(path, dir_fd=dir_fd)
+
+    with mock.patch.object(os, "unlink", refusing):
+        keeper.ended(1, [(0.9, 1)], {2})
+        keeper.ended(1, [(0.9, 1)], {2})
+    assert list(list_checkpoints(folder.checkpoint_path(0))) == [1], "the other file went"
+    assert list(list_checkpoints(folder.checkpoint_path(2))) == [2]
+    assert caplog.text.count(f"{stuck}: Operation not permitted") == 1
+    keeper.ended(1, [(0.9, 1)], {2})
+    assert not folder.checkpoint_path(0).exists(), "tried again"
