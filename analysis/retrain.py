@@ -2,7 +2,8 @@
 
 Validation normals join the training clips, because the choice they served is made. Held-out normals stay out: a
 p-value is only worth something against clips that no model has seen. Training takes the winner's
-schedule and stops where the winner did: no labelled clip is left to choose an epoch by.
+schedule and stops where the winner did: no labelled clip is left to choose an epoch by. On a GPU it keeps to the run's
+memory budget: capped, planned for, and with smaller plans to fall back to, as in the search.
 """
 
 import dataclasses
@@ -16,8 +17,12 @@ from trainable.config import DataConfig
 from trainable.data.clips import ClipSet, Split, TrainClips
 from trainable.data.load import Dataset
 from trainable.detection.detector import Detector, build_detector
-from trainable.errors import NonFiniteError, RunError
-from trainable.execution_plan import MemoryPlan
+from trainable.device.cap import cap_process_memory, gpu_name
+from trainable.device.out_of_memory import is_out_of_memory
+from trainable.errors import BudgetError, NonFiniteError, RunError
+from trainable.execution_plan import PlanRequest, micro_batch_of
+from trainable.memory.planner import Planner
+from trainable.memory.profile import DeviceProfile
 from trainable.scoring.evaluate import Evaluation, evaluate
 from trainable.trial import PlannedTrial, Trial
 
@@ -68,26 +73,31 @@ def retrain(
     ------
     RunError
         If a training diverges.
+    BudgetError
+        If no plan fits the run's memory budget, or the device runs out of memory under the smallest one.
     """
     record = run.records[number]
     base = record.start.config
     epochs = int(run.ranked["epochs"].loc[number])
-    saved_plan = record.epochs[-1].plan or record.start.plan
-    if saved_plan is None or device == "cpu":
-        memory = MemoryPlan.whole_batch(base.patch.batch_size)
-    else:
-        memory = MemoryPlan(saved_plan, 0)
     full = dataclasses.replace(dataset, train=all_normal_clips(dataset))
+    planner = None if device == "cpu" else _planner(run, full, base, device)
     trials = []
     for index in range(seeds):
         config = base.replace(seed=(base.seed + index) % 2**31)
-        trial = Trial(PlannedTrial(config, memory), full, device=device)
+        trial = _trial(config, full, planner, device)
         try:
             while trial.epoch < epochs:
                 losses = trial.trainer.train_epoch()
                 told(f"seed {index + 1}/{seeds}  epoch {trial.epoch}/{epochs}  loss {losses.total:.4f}")
         except NonFiniteError as error:
             raise RunError(f"retraining with seed {config.seed} diverged ({error}); try another trial") from None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise BudgetError(
+                f"retraining with seed {config.seed} ran out of memory and no smaller plan exists; "
+                "retrain on the CPU, or another trial"
+            ) from None
         trials.append(trial)
     front_end = DataConfig.from_dict(run.manifest.data).front_end
     detector = build_detector(trials, dataset.held_out, front_end, made={})
@@ -105,3 +115,28 @@ def retrain(
         "held_out_interval": list(held_out.interval),
     }
     return Retrained(dataclasses.replace(detector, made=made), held_out)
+
+
+def _planner(run: RunResults, dataset: Dataset, config: TrialConfig, device: str) -> Planner:
+    """The planner of the run's budget, flags and profile for the clips that are trained on; caps this process."""
+    options, budget_bytes = run.manifest.options, run.manifest.gpu_memory_budget_bytes
+    steps, saved = options.get("gradient_accumulation_steps"), options.get("profile")
+    request = PlanRequest(
+        micro_batch_clips=None if steps is None else micro_batch_of(config.patch.batch_size, steps),
+        recompute=options.get("use_gradient_checkpointing"),
+        amp=options.get("use_amp"),
+        memory_saver=bool(options.get("memory_saver")),
+    )
+    profile = DeviceProfile.for_gpu(gpu_name(device)) if saved is None else DeviceProfile.from_dict(saved)
+    cap_process_memory(budget_bytes, device, profile.outside_bytes)
+    return Planner.for_dataset(dataset, budget_bytes=budget_bytes, request=request, profile=profile)
+
+
+def _trial(config: TrialConfig, dataset: Dataset, planner: Planner | None, device: str) -> Trial:
+    """A trial under the fastest plan that fits. Raises BudgetError if none does."""
+    if planner is None:
+        return Trial(PlannedTrial.whole_batch(config), dataset, device=device)
+    memory = planner.plan(config)
+    if not memory.fits:
+        raise BudgetError(f"{memory.reason}; retrain on the CPU, or another trial")
+    return Trial(PlannedTrial(config, memory, planner), dataset, device=device)

@@ -1,10 +1,10 @@
 """Whether a search has ended: what is read of a running one is of this moment, and its held-out clips stay unheard."""
 
-import fcntl
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from trainable.host import file_locks
 from trainable.record import RunFolder, RunManifest
 
 
@@ -28,6 +28,7 @@ def search_state(folder: RunFolder, manifest: RunManifest, summary: dict[str, An
 
 def _is_held(folder: RunFolder) -> bool:
     """Whether a driver has locked the folder. Shared and for a moment only, so that readers do not see each other."""
+    fcntl = file_locks()
     try:
         with (folder.path / ".lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

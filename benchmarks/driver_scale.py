@@ -37,6 +37,7 @@ from search.runners.local import LocalRunner
 from search.runners.packing import cpu_slots
 from trainable.commandline import add_flag, run
 from trainable.errors import ConfigError
+from trainable.host import available_cores
 from trainable.record import TrialOutcome, TrialStart
 
 EPOCHS = 2
@@ -196,7 +197,7 @@ def _write(marks: Sequence[Mark], path: Path, argv: Sequence[str]) -> None:
     header = [
         *comments,
         f"# python -m benchmarks.driver_scale {' '.join(shown)}\n",
-        f"# {len(os.sched_getaffinity(0))} CPU cores, no GPU used; Python {platform.python_version()}, "
+        f"# {available_cores()} CPU cores, no GPU used; Python {platform.python_version()}, "
         f"Optuna {optuna.__version__}, Ray {ray.__version__}\n",
     ]
     new: list[dict[str, Any]] = [

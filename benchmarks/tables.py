@@ -1,7 +1,6 @@
 """Result tables: small CSV files that say by themselves which command made them, and on what."""
 
 import csv
-import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from trainable.host import available_cores
 
 
 def command_of(benchmark: str, argv: Sequence[str] | None) -> str:
@@ -22,7 +23,7 @@ def machine(device: str) -> str:
     gpu = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}" if used else "no GPU used"
     versions = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
     versions += [f"{name} {sys.modules[name].__version__}" for name in ("optuna", "ray") if name in sys.modules]
-    return f"{len(os.sched_getaffinity(0))} CPU cores, {gpu}; {', '.join(versions)}"
+    return f"{available_cores()} CPU cores, {gpu}; {', '.join(versions)}"
 
 
 def write_table(

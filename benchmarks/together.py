@@ -1,7 +1,6 @@
 """Processes that begin together: each waits where the others wait, and one that dies ends the waiting of all."""
 
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from trainable.errors import ConfigError
+from trainable.host import available_cores
 
 SECONDS = 900.0
 """A process that says nothing for so long has failed."""
@@ -49,7 +49,7 @@ def together(
         As soon as one of them fails, dies, or says nothing for `seconds`.
     """
     context = multiprocessing.get_context("spawn")
-    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    threads = max(1, available_cores() // count)
     ends, processes = [], []
     for _ in range(count):
         mine, its = context.Pipe()

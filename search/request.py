@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import os
 import re
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -15,6 +14,7 @@ from trainable.checkpoint_place import absolute_place, check_address
 from trainable.commandline import Parser, add_data_flags, add_flag, add_plan_flags, data_config
 from trainable.config import DataConfig
 from trainable.errors import BudgetError, ConfigError, RunError, SpaceError
+from trainable.host import available_cores
 from trainable.memory.profile import DeviceProfile
 from trainable.record import RunFolder, RunManifest
 from trainable.redaction import holds_credentials
@@ -120,7 +120,7 @@ class SearchOptions:
         """Trials at a time where nothing else decides: one a core, or one in this process."""
         if self.concurrency is not None:
             return self.concurrency
-        return 1 if self.local else len(os.sched_getaffinity(0))
+        return 1 if self.local else available_cores()
 
     def trial_seed(self, index: int) -> int:
         """A trial's own seed, 0 … 2³¹ − 1, from the search's seed and the proposal's number."""

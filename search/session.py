@@ -1,7 +1,6 @@
 """One search from its request to its results: puts data, planner, study, conductor and a runner together."""
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -30,6 +29,7 @@ from trainable.data.load import Dataset, load_dataset
 from trainable.device.cap import gpu_name
 from trainable.errors import ConfigError
 from trainable.execution_plan import PlanRequest, micro_batch_of
+from trainable.host import available_cores
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
 from trainable.record import RunManifest
@@ -129,7 +129,7 @@ def _run(
                 options=options,
                 trial_factory=factory,
                 slots=slots,
-                threads=max(1, _cores() // workers),
+                threads=max(1, available_cores() // workers),
                 nodes_now=ray.nodes_now if ray is not None else None,
                 callbacks=list(loggers),
             ).run()
@@ -241,10 +241,6 @@ def _workers(options: SearchOptions, slots: "list[SlotKind] | None") -> int:
         return options.workers
     count = sum(kind.count for kind in slots)
     return count if options.concurrency is None else min(count, options.concurrency)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _check_local(options: SearchOptions, device: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from search.request import SearchOptions
 from search.runners.packing import GPU_MEMORY, Node, SlotKind, cpu_slots, gpu_slots, nodes_of
 from trainable.errors import RunError
+from trainable.host import available_cores
 from trainable.memory.profile import DeviceProfile
 
 _QUIET = {
@@ -89,7 +90,7 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
             if options.address:
                 context = ray.init(address=options.address, **quiet)
             else:
-                cpus = max(len(os.sched_getaffinity(0)), options.workers)
+                cpus = max(available_cores(), options.workers)
                 context = ray.init(address="local", num_cpus=cpus, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"the cluster at --address {options.address}" if options.address else "Ray on this machine"

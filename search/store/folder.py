@@ -1,17 +1,18 @@
 """The folder of a run: made, checked, and held by one driver at a time."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from trainable.errors import RunError
+from trainable.host import file_locks
 from trainable.record import RunFolder
 
 
 def create(path: Path) -> RunFolder:
     """An empty folder for a new run. Raises RunError if it cannot be made or holds something already."""
+    file_locks()  # asked before anything is written
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -42,6 +43,7 @@ def held(path: Path) -> Iterator[None]:
     RunError
         If another search holds it, the folder cannot be written, or its file system has no locks.
     """
+    fcntl = file_locks()
     try:
         file = (path / ".lock").open("a+")
     except OSError as error:
