@@ -23,6 +23,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from search.engine.conductor import Conductor, Decision
+from search.engine.label import label_of
 from search.request import SearchOptions
 from search.runners.packing import Node, SlotKind, counts_now
 from search.runners.ray_faults import crash_reason, of_ray_itself
@@ -391,10 +392,3 @@ class RayRunner:
                 self._session.stop(of_ray_itself(error, folder))
         if self._session.error is not None:
             raise self._session.error
-
-
-def label_of(space: str, start: TrialStart) -> str:
-    """Readable name of a trial: space, number and its first parameters."""
-    used = list(start.used.items())[:3]
-    shown = [f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in used]
-    return f"{space} {start.number:05d} " + " ".join(shown)
