@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from analysis.results import RunResults
-from trainable.config import DataConfig
+from trainable.config import DataConfig, TrialConfig
 from trainable.data.clips import ClipSet, Split, TrainClips
 from trainable.data.load import Dataset
 from trainable.detection.detector import Detector, build_detector

@@ -22,6 +22,7 @@ from benchmarks.budget_sampler import DATA
 from benchmarks.tables import command_of, write_table
 from trainable.commandline import add_flag, run
 from trainable.config import TrialConfig
+from trainable.device._torch_private import FAKE_TENSOR_MODE, MEM_TRACKER
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.planner import Planner
 from trainable.memory.trace import placeholder_batch
@@ -58,19 +59,17 @@ def measured(width: float, planner: Planner) -> dict[str, float]:
 def tracked(config: TrialConfig) -> float:
     """CPU seconds of torch's tracker on one step, for the same configuration."""
     # Not before: what they import the planner would find loaded, and the first prediction of a process look cheap.
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.distributed._tools.mem_tracker import MemTracker
-
+    fake_tensors, mem_tracker = FAKE_TENSOR_MODE.get(), MEM_TRACKER.get()
     clips, plan = config.patch.batch_size, ExecutionPlan(micro_batch_clips=config.patch.batch_size)
 
     def work() -> None:
-        with FakeTensorMode():
+        with fake_tensors():
             model = make_model(config, DATA.n_ids)
             optimizer = torch.optim.AdamW(model.parameters(), fused=True)
             state = TrainState(config, model, optimizer, torch.amp.GradScaler("cpu", enabled=False))
             frames_TF = torch.zeros(2 * PATCH, PATCH)
             batch = placeholder_batch(config, clips, config.patch.n_patches)
-            tracker = MemTracker()  # type: ignore[no-untyped-call]
+            tracker = mem_tracker()
             tracker.track_external(model, optimizer)
             with tracker:
                 train_step(state, frames_TF, batch, plan, PhaseState(1, 1.0))

@@ -58,7 +58,7 @@ class SearchOptions:
     of 5 MB): it is there for the disk, not for the search.
     """
     mlflow: str | None = None
-    """Tracking address of an MLflow server to log trials to as well. On Ray only."""
+    """Tracking address of an MLflow server to log trials to as well."""
     max_failures: int = 2
     """Restarts of one trial from its checkpoint before it counts as crashed."""
     trial_timeout_seconds: float | None = 3600.0
@@ -105,8 +105,6 @@ class SearchOptions:
                 "--mlflow holds a user, a password or a query, and a run's folder keeps the address; "
                 "give them by the environment (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
             )
-        if self.local and self.mlflow:
-            raise ConfigError("--mlflow goes through Ray's callback; leave out --local or --mlflow")
         if self.local and self.address:
             raise ConfigError("--local runs in this process and --address joins a cluster; give one of them")
 
@@ -255,7 +253,9 @@ def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(group, "storage_path", metavar="PLACE", help="checkpoints in this shared folder or at this s3:// address")
     add_flag(group, "checkpoint_limit", metavar="SIZE", help="ceiling on the checkpoints of all trials (10GiB)")
     add_flag(group, "study_storage", metavar="URL", help="shared study, such as postgresql://user@host/db")
-    add_flag(group, "mlflow", metavar="URI", help="log trials to this MLflow server too (needs pip install mlflow)")
+    add_flag(
+        group, "mlflow", metavar="URI", help="log trials to this MLflow server too (needs pip install mlflow-skinny)"
+    )
     add_flag(group, "study_name", metavar="NAME", help="study in it; drivers that name the same one work together")
 
 

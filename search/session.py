@@ -35,7 +35,6 @@ from trainable.memory.profile import DeviceProfile
 from trainable.record import RunManifest
 
 if TYPE_CHECKING:
-    from search.listeners.mlflow import MlflowRuns
     from search.request import Request
     from search.runners.packing import SlotKind
     from search.runners.ray_session import RaySession
@@ -82,7 +81,7 @@ def _run(
     say = _stages(request, console)
     if options.warm_start is not None and request.resumed is None:
         say(taken_over_text(options.warm_start, manifest.initial))
-    loggers = _mlflow(request, manifest)
+    mlflow = _mlflow(request, manifest)
     say("predicting the memory of the first trials")
     profile = _profile(options, device, ray)
     planner = Planner.for_dataset(
@@ -113,10 +112,9 @@ def _run(
         TensorBoardScalars(folder.path / "tensorboard") as tensorboard,
         ExitStack() as closing,
     ):
-        for each in loggers:
-            closing.callback(each.close)
+        optional = [*mlflow, *_metrics(folder.path.resolve().name, progress, ray)]
         conductor.listener = Listeners(
-            [progress, view, tensorboard, *_metrics(folder.path.resolve().name, progress, ray)]
+            [progress, view, tensorboard, *(closing.enter_context(each) for each in optional)]
         )
         if slots is None:
             LocalRunner(conductor, store=store, options=options, trial_factory=factory).run()
@@ -131,7 +129,6 @@ def _run(
                 slots=slots,
                 threads=max(1, available_cores() // workers),
                 nodes_now=ray.nodes_now if ray is not None else None,
-                callbacks=list(loggers),
             ).run()
     winner = find_winner(conductor, store, replace(factory, device=resolve_device("auto")))
     seconds = time.monotonic() - begun
@@ -193,13 +190,13 @@ def _metrics(run: str, progress: Progress, ray: "RaySession | None") -> list[Sil
     return [RayMetrics(run, progress)]
 
 
-def _mlflow(request: "Request", manifest: RunManifest) -> "list[MlflowRuns]":
-    """The logger for ``--mlflow``, where it is asked for."""
+def _mlflow(request: "Request", manifest: RunManifest) -> list[Silence]:
+    """The listener for ``--mlflow``, where it is asked for."""
     if request.options.mlflow is None:
         return []
     from search.listeners.mlflow import MlflowRuns
 
-    return [MlflowRuns(request.options.mlflow, manifest.name, request.folder, manifest.identity)]
+    return [MlflowRuns(request.options.mlflow, manifest.name, space=manifest.space_name, identity=manifest.identity)]
 
 
 def _study(request: "Request", manifest: RunManifest) -> SearchStudy:

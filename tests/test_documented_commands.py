@@ -30,7 +30,7 @@ NOT_RUN = {
     r"python -m search\.run .*s3://.*endpoint_override": "in tests/test_documented_storage.py",
     r"python -m search\.run .*s3://": "needs Amazon's object store; another's is in tests/test_documented_storage.py",
     r"python -m search\.run .*postgresql://": "in tests/test_documented_storage.py",
-    r"python -m search\.run .*--mlflow ": "needs a server of MLflow",
+    r"python -m search\.run .*--mlflow ": "in tests/search_tests/listeners_tests/test_mlflow.py",
     r"python -m benchmarks\.": "takes minutes, and some a GPU; short forms in tests/test_documented_services.py",
     r"ray (get-auth-token --generate|start --head)$": "in tests/test_documented_services.py",
     r"ray (get-auth-token|start|up|down|dashboard|rsync-up|rsync-down|job submit) ": "needs other machines, or stays",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from ray import _raylet, tune
+from ray import tune
 
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
 from trainable.device.cap import Held, held
@@ -38,9 +38,11 @@ class RayTrial(tune.Trainable):
         config: dict[str, Any],
         factory: Callable[[TrialStart], Any] | None = None,
         threads: int = 1,
+        name_process: Callable[[str], None] = lambda _: None,
     ) -> None:
         assert factory is not None, "given by tune.with_parameters"
         self._factory = factory
+        self._name_process = name_process
         torch.set_num_threads(threads)
         self._trial: Any = None
         self._failed: Exception | None = None
@@ -73,8 +75,8 @@ class RayTrial(tune.Trainable):
         self._unsaved = False
         self._ended: dict[str, Any] | None = None
         self._failed = None
-        # Names the process for ps, nvidia-smi and the dashboard, trial by trial.
-        _raylet.setproctitle(f"ray::{config['label']}")  # type: ignore[attr-defined]
+        self._label = str(config["label"])
+        self._name_process(self._label)
         self._trial = self._guarded(lambda: self._make(int(config["reported"])))
 
     def _make(self, reported: int) -> Any:
@@ -82,6 +84,7 @@ class RayTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """One epoch. The one before is saved first: by now its report is told and durable."""
+        self._name_process(self._label)  # Ray names the process anew for each call
         if self._failed is not None:
             raise self._failed
         if self._ended is None:

@@ -1,34 +1,32 @@
-"""Trials as runs of an MLflow experiment, as a logger of Ray Tune.
+"""Trials as runs of an MLflow experiment, told as they start, report and end.
 
-Not Ray's own `MLflowLoggerCallback`: it logs whatever is in a trial's configuration and result, which here is much that
-only our actors need, with a request a number, and a server that goes away ends the search.
+Not Ray's own `MLflowLoggerCallback`: it needs Ray, logs whatever is in a trial's configuration and result with a
+request a number, and a server that goes away ends the search.
 """
 
-import json
 import logging
 import os
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
-from ray.tune.logger import LoggerCallback
-
+from search.engine.asha import Decision
+from search.engine.label import label_of
+from search.engine.listener import Silence
 from search.listeners.tensorboard import SCALARS
 from trainable.errors import ConfigError
-from trainable.ray_trainable import REPORT
-from trainable.record import RunFolder, TrialEnd
-
-if TYPE_CHECKING:
-    from ray.tune.experiment import Trial
+from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
 
 logger = logging.getLogger(__name__)
 
-# Unless the user has set them: MLflow waits minutes for a server that is gone, and prints two lines a run.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-
+_QUIET = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by itself it waits minutes for a server that is gone
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""Set before MLflow is imported, unless the user has set them."""
 FAILED = {TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRASHED}
 Arguments = ParamSpec("Arguments")
 
@@ -50,7 +48,7 @@ def _unless_lost(
     return logged
 
 
-class MlflowRuns(LoggerCallback):
+class MlflowRuns(Silence):
     """One MLflow run a trial: its parameters, TensorBoard's scalars by epoch, and in the tag ``end`` how it ended.
 
     A trial that is tried again, or goes on after a resume, goes on in its run.
@@ -61,8 +59,8 @@ class MlflowRuns(LoggerCallback):
         Tracking address.
     experiment
         Name of the experiment.
-    folder
-        Of the search.
+    space
+        Name of the space; the names of the runs begin with it.
     identity
         Of the search: another one in the same experiment has runs of its own.
 
@@ -72,19 +70,18 @@ class MlflowRuns(LoggerCallback):
         If MLflow is not installed, or the address or the experiment cannot be used.
     """
 
-    def __init__(self, uri: str, experiment: str, folder: RunFolder, identity: str):
+    def __init__(self, uri: str, experiment: str, *, space: str, identity: str):
         if find_spec("mlflow") is None:
-            raise ConfigError("--mlflow needs MLflow, which is not installed; pip install mlflow")
+            raise ConfigError("--mlflow needs MLflow, which is not installed; pip install mlflow-skinny")
+        os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         import mlflow
 
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its retries; what came of them is said
         self.uri = uri
         self.lost = False
-        self._folder, self._identity = folder, identity
-        self._runs: dict[int, str] = {}
-        """Ids of MLflow's runs by trial."""
-        self._open: set[int] = set()
-        """Trials that have begun and not ended."""
+        self._space, self._identity = space, identity
+        self._open: dict[int, str] = {}
+        """Ids of MLflow's runs, by trials that have begun and not ended."""
         try:
             self._client = mlflow.MlflowClient(tracking_uri=uri)
             known = self._client.get_experiment_by_name(experiment)
@@ -95,20 +92,46 @@ class MlflowRuns(LoggerCallback):
             raise ConfigError(f"--mlflow {uri} is not usable: {_line(error)}") from None
 
     @_unless_lost
-    def log_trial_start(self, trial: "Trial") -> None:
+    def on_start(self, start: TrialStart, *, resumed: bool) -> None:
+        found = self._found(start.number) if resumed else None
+        if found is None:
+            self._open[start.number] = self._begin(start)
+        else:
+            self._open[start.number] = found
+            self._client.update_run(found, status="RUNNING")
+
+    @_unless_lost
+    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, float(getattr(report, name)), now, report.epoch) for name in SCALARS]
+        self._client.log_batch(self._open[number], metrics=metrics)
+
+    @_unless_lost
+    def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
+        run = self._open.pop(start.number, None)
+        if run is None:  # it is over budget and never began
+            return
+        self._client.set_tag(run, "end", outcome.end.value)
+        self._client.set_terminated(run, "FAILED" if outcome.end in FAILED else "FINISHED")
+
+    @_unless_lost
+    def close(self) -> None:
+        """The search is over, for now or for good: what still ran is there to be resumed."""
+        while self._open:
+            _, run = self._open.popitem()
+            self._client.set_terminated(run, "KILLED")
+
+    def _begin(self, start: TrialStart) -> str:
+        """Makes the run of a trial; its id."""
         from mlflow.entities import Param
 
-        number = _number(trial)
-        self._open.add(number)
-        run = self._runs.get(number) or self._found(number)
-        if run is not None:
-            self._runs[number] = run
-            self._client.update_run(run, status="RUNNING")
-            return
-        tags = {"trial": str(number), "search": self._identity}
-        self._runs[number] = run = self._client.create_run(self._experiment, run_name=str(trial), tags=tags).info.run_id
-        params = [Param(name, str(value)) for name, value in trial.config["start"]["params"].items()]
-        self._client.log_batch(run, params=params)
+        tags = {"trial": str(start.number), "search": self._identity}
+        made = self._client.create_run(self._experiment, run_name=label_of(self._space, start), tags=tags)
+        run: str = made.info.run_id
+        self._client.log_batch(run, params=[Param(name, str(value)) for name, value in _params(start).items()])
+        return run
 
     def _found(self, number: int) -> str | None:
         """The run of a trial that an earlier part of this search began."""
@@ -116,42 +139,17 @@ class MlflowRuns(LoggerCallback):
         runs = self._client.search_runs([self._experiment], filter_string=wanted, max_results=1)
         return runs[0].info.run_id if runs else None
 
-    @_unless_lost
-    def log_trial_result(self, iteration: int, trial: "Trial", result: dict[str, Any]) -> None:
-        from mlflow.entities import Metric
 
-        if REPORT not in result:  # how it ended, not an epoch
-            return
-        report, now = json.loads(result[REPORT]), int(time.time() * 1000)
-        metrics = [Metric(name, report[name], now, report["epoch"]) for name in SCALARS]
-        self._client.log_batch(self._runs[_number(trial)], metrics=metrics)
-
-    @_unless_lost
-    def log_trial_end(self, trial: "Trial", failed: bool = False) -> None:
-        if _number(trial) in self._open:  # otherwise its worker was lost before it began
-            self._end(_number(trial))
-
-    @_unless_lost
-    def close(self) -> None:
-        """The search is over, for now or for good: what still ran is there to be resumed."""
-        for number in sorted(self._open):
-            if not self._end(number):
-                self._client.set_terminated(self._runs[number], "KILLED")
-
-    def _end(self, number: int) -> bool:
-        """Says how a trial ended; whether it has, for it may be tried again."""
-        outcome = self._folder.read_trial(number).outcome
-        if outcome is None:
-            return False
-        self._open.remove(number)
-        self._client.set_tag(self._runs[number], "end", outcome.end.value)
-        self._client.set_terminated(self._runs[number], "FAILED" if outcome.end in FAILED else "FINISHED")
-        return True
+def _params(start: TrialStart) -> dict[str, Any]:
+    """What MLflow is told of a trial's configuration: the searched parameters, as the trial used them."""
+    return start.used
 
 
-def _number(trial: "Trial") -> int:
-    return int(trial.config["start"]["number"])
-
-
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
+    """One line: of a server that cannot be reached the system's own reason, which MLflow's message buries."""
+    reason: BaseException | None = error
+    while reason is not None:
+        if isinstance(reason, OSError):
+            error = reason
+        reason = reason.__cause__ or reason.__context__
     return " ".join(str(error).split())[:300]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from search.request import SearchOptions
+from search.runners._ray_private import job_title
 from search.runners.packing import GPU_MEMORY, Node, SlotKind, cpu_slots, gpu_slots, nodes_of
 from trainable.errors import RunError
 from trainable.host import available_cores
@@ -86,7 +87,7 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
     # The column "Name" of the dashboard's list of jobs.
     quiet["job_config"] = ray.job_config.JobConfig(metadata={"job_name": title.partition(":")[0]})
     try:
-        with _job_title(title):
+        with job_title(title):
             if options.address:
                 context = ray.init(address=options.address, **quiet)
             else:
@@ -105,19 +106,6 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
         yield RaySession(context.dashboard_url or None, tuple(nodes_of(_nodes(), asked)), asked, names)
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _job_title(title: str) -> Iterator[None]:
-    """What Ray shows as this driver's entrypoint; by itself it takes the whole command line, passwords included."""
-    import ray._private.utils as utils
-
-    own = utils.get_entrypoint_name
-    utils.get_entrypoint_name = lambda: title
-    try:
-        yield
-    finally:
-        utils.get_entrypoint_name = own
 
 
 def token_path() -> Path:

@@ -23,7 +23,9 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from search.engine.conductor import Conductor, Decision
+from search.engine.label import label_of
 from search.request import SearchOptions
+from search.runners._ray_private import name_process
 from search.runners.packing import Node, SlotKind, counts_now
 from search.runners.ray_faults import crash_reason, of_ray_itself
 from search.runners.signals import noted_interrupt
@@ -367,7 +369,7 @@ class RayRunner:
         # All slots' actors start at once; Ray's default for a custom searcher is one after the other.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self._session.workers)
         trainable = tune.with_resources(
-            tune.with_parameters(RayTrial, factory=self._factory, threads=self._threads),
+            tune.with_parameters(RayTrial, factory=self._factory, threads=self._threads, name_process=name_process),
             lambda config: PlacementGroupFactory([slots[config[KIND]].request]),
         )
         # A place for Ray's own bookkeeping, which nobody reads and which is gone when the search is.
@@ -399,10 +401,3 @@ class RayRunner:
                 self._session.stop(of_ray_itself(error, folder))
         if self._session.error is not None:
             raise self._session.error
-
-
-def label_of(space: str, start: TrialStart) -> str:
-    """Readable name of a trial: space, number and its first parameters."""
-    used = list(start.used.items())[:3]
-    shown = [f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in used]
-    return f"{space} {start.number:05d} " + " ".join(shown)

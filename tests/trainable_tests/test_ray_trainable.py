@@ -29,12 +29,12 @@ def config_of(folder: Path, number: int) -> dict[str, Any]:
     return trial_config(start, checkpoints=str(folder / str(number)), reported=0, max_epochs=3, label=f"trial {number}")
 
 
-def actor(folder: Path, factory: Any = SyntheticTrial) -> RayTrial:
+def actor(folder: Path, factory: Any = SyntheticTrial, **options: Any) -> RayTrial:
     """An actor whose first trial is number 0."""
 
     class Here(RayTrial):
         def setup(self, config: dict[str, Any], **_: Any) -> None:
-            super().setup(config, factory=factory)
+            super().setup(config, factory=factory, **options)
 
     return Here(config_of(folder, 0))
 
@@ -64,6 +64,17 @@ def test_another_error_is_rays_to_retry(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="a bug"):
         actor(tmp_path, Broken).step()
+
+
+def test_its_process_is_named_after_the_trial_in_every_call(tmp_path: Path) -> None:
+    """Ray names the process anew for each call, so a name that is set once is gone when the first epoch begins."""
+    names: list[str] = []
+    here = actor(tmp_path, name_process=names.append)
+    here.step()
+    here.step()
+    assert here.reset_config(config_of(tmp_path, 1))
+    here.step()
+    assert names == ["trial 0"] * 3 + ["trial 1"] * 2
 
 
 def test_an_epoch_is_a_result(tmp_path: Path) -> None:

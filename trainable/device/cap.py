@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from trainable.device._torch_private import clear_workspaces
 from trainable.errors import BudgetError
 from trainable.units import MIB, format_bytes
 
@@ -152,7 +153,7 @@ def held() -> Held:
         return Held()
     gc.collect()
     torch.cuda.synchronize()
-    torch._C._cuda_clearCublasWorkspaces()
+    clear_workspaces()
     torch.cuda.empty_cache()
     cards = range(torch.cuda.device_count())
     reserved = sum(int(torch.cuda.memory_reserved(index)) for index in cards)

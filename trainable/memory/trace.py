@@ -9,19 +9,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
-from unittest import mock
 
 import torch
-import torch.optim.optimizer as torch_optimizer
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from trainable.config import TrialConfig
+from trainable.device._torch_private import fused_optimizer_on_meta, scaler_tensors
 from trainable.execution_plan import ExecutionPlan, Precision
 from trainable.memory.program import Allocation, NotProportionalError, Probe, Program
 from trainable.memory.tracker import PATCHES, MemoryTracker
 from trainable.model.codebook import Codebook
 from trainable.model.transforms import PATCH, TransformDraws
+from trainable.private_name import replaced
 from trainable.training.batch import CODES_PER_PATCH, VIEW_SHARE, Batch
 from trainable.training.encode import encode_clips
 from trainable.training.phases import Phase, PhaseState
@@ -255,7 +255,7 @@ def optimizer_tensors(state: TrainState) -> Iterator[Tensor]:
     for moments in state.optimizer.state.values():
         yield from (value for value in moments.values() if isinstance(value, Tensor))
     if state.scaler.is_enabled():
-        yield from (value for value in (state.scaler._scale, state.scaler._growth_tracker) if value is not None)
+        yield from scaler_tensors(state.scaler)
 
 
 def placeholder_batch(config: TrialConfig, clips: int, n_patches: int) -> Batch:
@@ -315,13 +315,5 @@ def _marked_start(codebook: Codebook, tracker: MemoryTracker) -> Iterator[None]:
         tracker.mark()
         start_from(*args, **kwargs)
 
-    with mock.patch.object(codebook, "start_from", marked):
-        yield
-
-
-@contextmanager
-def fused_optimizer_on_meta() -> Iterator[None]:
-    """Lets fused AdamW run on meta tensors: its kernel has a meta form, only a list of devices leaves it out."""
-    supported = [*torch_optimizer._get_fused_kernels_supported_devices(), "meta"]  # type: ignore[attr-defined]
-    with mock.patch.object(torch_optimizer, "_get_fused_kernels_supported_devices", side_effect=lambda: [*supported]):
+    with replaced(codebook, "start_from", marked):
         yield

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.module_tracker import ModuleTracker
 
+from trainable.device._torch_private import TorchDispatchMode
 from trainable.memory.metadata import run_on_meta
 from trainable.memory.program import Allocation
 
@@ -22,6 +23,8 @@ BACKWARD = "backward"
 PATCHES = "patches"
 """Label of a micro-batch's input, and of what is made before the encoder."""
 
+_MODULES = ModuleTracker()
+"""Never entered: it is asked whether a backward pass is running."""
 _aten = torch.ops.aten
 _CONVOLUTIONS = frozenset({_aten.convolution.default, _aten.convolution_backward.default})
 
@@ -179,4 +182,4 @@ class MemoryTracker(TorchDispatchMode):
 
 
 def _in_backward() -> bool:
-    return bool(torch._C._current_graph_task_id() != -1)
+    return bool(_MODULES.is_bw)

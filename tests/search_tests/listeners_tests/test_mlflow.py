@@ -1,209 +1,275 @@
-"""What MLflow is told of a search, by a client in its place; MLflow itself is not among the dependencies."""
+"""What MLflow is told of a search, asked of a real MLflow server on this machine."""
 
-import dataclasses
-import json
 import logging
+import os
 import re
+import signal
+import socket
+import subprocess
 import sys
-from types import ModuleType, SimpleNamespace
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
+from search.engine.asha import Decision
+from search.listeners import mlflow as listener
 from search.listeners.mlflow import MlflowRuns
+from search.listeners.tensorboard import SCALARS
+from search.run import main
+from tests.analysis_tests.trained import write_recordings
 from tests.search_tests.listeners_tests.test_progress import ended, report, start
 from trainable.errors import ConfigError
-from trainable.ray_trainable import ENDED, REPORT
 from trainable.record import RunFolder, TrialEnd
 
-URI = "http://127.0.0.1:5000"
+pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("mlflow")]
+
+QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
-class MlflowError(Exception):
-    """In the place of mlflow.exceptions.MlflowException."""
+class Server:
+    """``mlflow server`` with a database of its own."""
 
-
-class Client:
-    """Remembers what it is told; refuses everything once it is `down`."""
-
-    down = False
-    server = None
-
-    def __init__(self, tracking_uri):
-        if tracking_uri != URI:
-            raise MlflowError(f"no store\nat {tracking_uri}")
-        self.experiments, self.runs = self.server
-
-    def _answer(self):
-        if self.down:
-            raise MlflowError("connection refused")
-
-    def get_experiment_by_name(self, name):
-        self._answer()
-        return self.experiments.get(name)
-
-    def create_experiment(self, name):
-        self.experiments[name] = SimpleNamespace(experiment_id="7", lifecycle_stage="active")
-        return "7"
-
-    def search_runs(self, experiments, filter_string, max_results):
-        assert experiments == ["7"]
-        search, trial = re.findall(r"'(.*?)'", filter_string)
-        found = [
-            SimpleNamespace(info=SimpleNamespace(run_id=run_id))
-            for run_id, run in self.runs.items()
-            if (run["tags"]["search"], run["tags"]["trial"]) == (search, trial)
+    def __init__(self, folder: Path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{port}"
+        self._log = (folder / "server.log").open("w")
+        words = [
+            "server",
+            "--backend-store-uri",
+            f"sqlite:///{folder}/mlflow.db",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
         ]
-        return found[:max_results]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *words],
+            cwd=folder,
+            env={**os.environ, **QUIET},
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        until = time.monotonic() + 120
+        while not self._answers():
+            assert self._process.poll() is None, (folder / "server.log").read_text()
+            assert time.monotonic() < until, f"no answer in time: {(folder / 'server.log').read_text()}"
+            time.sleep(0.2)
 
-    def update_run(self, run_id, status):
-        self._answer()
-        self.runs[run_id]["status"] = status
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
 
-    def create_run(self, experiment, run_name, tags):
-        self._answer()
-        run_id = f"run{len(self.runs)}"
-        self.runs[run_id] = {"experiment": experiment, "name": run_name, "tags": tags, "status": "RUNNING"}
-        self.runs[run_id] |= {"params": {}, "metrics": []}
-        return SimpleNamespace(info=SimpleNamespace(run_id=run_id))
+    def stop(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._log.close()
 
-    def log_batch(self, run_id, metrics=(), params=()):
-        self._answer()
-        self.runs[run_id]["params"].update({each.key: each.value for each in params})
-        self.runs[run_id]["metrics"] += [(each.key, each.value, each.step) for each in metrics]
 
-    def set_tag(self, run_id, key, value):
-        self.runs[run_id]["tags"][key] = value
-
-    def set_terminated(self, run_id, status):
-        self.runs[run_id]["status"] = status
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("mlflow"))
+    yield server
+    server.stop()
 
 
 @pytest.fixture(autouse=True)
-def mlflow(monkeypatch):
-    module, entities, exceptions = ModuleType("mlflow"), ModuleType("mlflow.entities"), ModuleType("mlflow.exceptions")
-    module.__spec__ = SimpleNamespace(name="mlflow")
-    module.MlflowClient, module.exceptions = Client, exceptions
-    monkeypatch.setattr(Client, "server", ({}, {}))
-    exceptions.MlflowException = MlflowError
-    entities.Param = lambda key, value: SimpleNamespace(key=key, value=value)
-    entities.Metric = lambda key, value, timestamp, step: SimpleNamespace(key=key, value=value, step=step)
-    for each in (module, entities, exceptions):
-        monkeypatch.setitem(sys.modules, each.__name__, each)
-    return module
-
-
-class RayTuneTrial:
-    """What the logger sees of a trial of Ray Tune."""
-
-    def __init__(self, number):
-        self.start = start(number)
-        self.config = {"start": dataclasses.asdict(self.start)}
-
-    def __str__(self):
-        return f"trial {self.start.number}"
-
-
-def told(epoch):
-    return {REPORT: json.dumps(report(epoch, 0.5 + 0.1 * epoch).to_dict()), "pid": 1}
+def environment(monkeypatch):
+    """Waits of this listener alone, gone after the test."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return RunFolder(tmp_path / "pumps")
+def experiment(request) -> str:
+    return request.node.name
 
 
-def logger_of(folder, identity="pumps-1"):
-    return MlflowRuns(URI, "pumps", folder, identity)
+def listen(server: Server, experiment: str, identity: str = "pumps-1") -> MlflowRuns:
+    return MlflowRuns(server.uri, experiment, space="pumps", identity=identity)
 
 
-def test_a_trial_is_a_run_with_parameters_scalars_by_epoch_and_its_end(folder):
-    runs, trial = logger_of(folder), RayTuneTrial(3)
-    folder.write_start(trial.start)
-    runs.log_trial_start(trial)
-    runs.log_trial_result(1, trial, told(1))
-    runs.log_trial_result(2, trial, told(2))
-    runs.log_trial_result(3, trial, {ENDED: "non_finite"})
-    folder.write_outcome(3, ended(TrialEnd.NON_FINITE, 2))
-    runs.log_trial_end(trial)
-    assert list(runs._client.experiments) == ["pumps"]
-    (run,) = runs._client.runs.values()
-    assert (run["experiment"], run["name"]) == ("7", "trial 3")
-    assert run["tags"] == {"trial": "3", "search": "pumps-1", "end": "non_finite"}
-    assert run["params"] == {name: str(value) for name, value in trial.start.params.items()}
-    aucs = [(value, step) for name, value, step in run["metrics"] if name == "validation_auc"]
-    assert aucs == [(pytest.approx(0.6), 1), (pytest.approx(0.7), 2)]
-    assert run["status"] == "FAILED"
+def runs_of(server: Server, experiment: str) -> list:
+    """Runs of an experiment, the oldest first."""
+    client = MlflowClient(server.uri)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return list(client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"]))
 
 
-def test_a_trial_that_is_tried_again_goes_on_in_its_run(folder):
-    runs, trial = logger_of(folder), RayTuneTrial(0)
-    folder.write_start(trial.start)
-    runs.log_trial_start(trial)
-    runs.log_trial_end(trial, failed=True)
-    again = RayTuneTrial(0)
-    runs.log_trial_start(again)
-    (run,) = runs._client.runs.values()
-    assert run["status"] == "RUNNING"
-    runs.log_trial_result(1, again, told(1))
-    folder.write_outcome(0, ended(TrialEnd.PRUNED, 1))
-    runs.log_trial_end(again)
-    assert [(run["status"], run["tags"]["end"]) for run in runs._client.runs.values()] == [("FINISHED", "pruned")]
+def scalar(server: Server, run, name: str) -> list[tuple[int, float]]:
+    return [(each.step, each.value) for each in MlflowClient(server.uri).get_metric_history(run.info.run_id, name)]
 
 
-def test_a_resumed_search_goes_on_in_the_runs_it_left_and_another_has_its_own(folder):
-    first, trial = logger_of(folder), RayTuneTrial(0)
-    folder.write_start(trial.start)
-    first.log_trial_start(trial)
-    first.log_trial_result(1, trial, told(1))
-    first.close()  # Ctrl-C: Ray tells loggers nothing of it
-    (run,) = first._client.runs.values()
-    assert run["status"] == "KILLED"
-    resumed = logger_of(folder)
-    resumed.log_trial_start(trial)
-    assert run["status"] == "RUNNING"
-    resumed.log_trial_result(2, trial, told(2))
-    assert [step for name, _, step in run["metrics"] if name == "loss"] == [1, 2]
-    logger_of(folder, "pumps-2").log_trial_start(trial)
-    assert [run["tags"]["search"] for run in Client.server[1].values()] == ["pumps-1", "pumps-2"]
-
-
-def test_an_end_without_a_beginning_is_no_run(folder, caplog):
-    """A worker that was lost before its trial began; Ray tells of the error alone."""
-    runs = logger_of(folder)
-    runs.on_trial_error(iteration=1, trials=[], trial=RayTuneTrial(0))
+def test_a_trial_is_a_run_with_parameters_scalars_by_epoch_and_its_end(server, experiment):
+    trial = start(3, num_embeddings=64, learning_rate=0.00125)
+    with listen(server, experiment) as runs:
+        runs.on_start(trial, resumed=False)
+        runs.on_report(3, report(1, 0.6), Decision.CONTINUE)
+        runs.on_report(3, report(2, float("nan")), Decision.STOP)
+        runs.on_end(trial, ended(TrialEnd.NON_FINITE, 2))
     assert not runs.lost
-    assert (runs._client.runs, caplog.records) == ({}, [])
+    (run,) = runs_of(server, experiment)
+    label = "pumps 00003 num_embeddings=64 learning_rate=0.00125"
+    assert run.info.run_name == label
+    assert run.data.tags == {"mlflow.runName": label, "trial": "3", "search": "pumps-1", "end": "non_finite"}
+    assert run.data.params == {"num_embeddings": "64", "learning_rate": "0.00125"}
+    assert set(run.data.metrics) == set(SCALARS)
+    assert scalar(server, run, "validation_auc") == [
+        (1, pytest.approx(0.6)),
+        (2, pytest.approx(float("nan"), nan_ok=True)),
+    ]
+    assert run.info.status == "FAILED"
 
 
-def test_a_server_that_goes_away_is_left_alone_after_one_warning(folder, caplog):
-    runs, trial = logger_of(folder), RayTuneTrial(0)
-    runs.log_trial_start(trial)
-    runs._client.down = True
+@pytest.mark.parametrize("end", [each for each in TrialEnd if each is not TrialEnd.OVER_BUDGET])
+def test_how_a_trial_ended_is_a_tag_and_a_failure_fails(server, experiment, end):
+    runs = listen(server, experiment)
+    runs.on_start(start(0), resumed=False)
+    runs.on_end(start(0), ended(end, 1))
+    (run,) = runs_of(server, experiment)
+    failed = end in (TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRASHED)
+    assert (run.data.tags["end"], run.info.status) == (end.value, "FAILED" if failed else "FINISHED")
+
+
+def test_a_resumed_search_goes_on_in_the_runs_it_left_and_another_has_its_own(server, experiment):
+    trial = start(0, latent_dim=8)
+    first = listen(server, experiment)
+    first.on_start(trial, resumed=False)
+    first.on_report(0, report(1, 0.6), Decision.CONTINUE)
+    first.close()  # Ctrl-C
+    assert [run.info.status for run in runs_of(server, experiment)] == ["KILLED"]
+    resumed = listen(server, experiment)
+    resumed.on_start(trial, resumed=True)
+    assert [run.info.status for run in runs_of(server, experiment)] == ["RUNNING"]
+    resumed.on_report(0, report(2, 0.7), Decision.STOP)
+    resumed.on_end(trial, ended(TrialEnd.COMPLETED, 2))
+    resumed.close()
+    another = listen(server, experiment, "pumps-2")
+    another.on_start(trial, resumed=True)  # begun before MLflow was told of its search
+    another.close()
+    one, two = runs_of(server, experiment)
+    assert [step for step, _ in scalar(server, one, "loss")] == [1, 2]
+    assert (one.info.status, one.data.tags["search"]) == ("FINISHED", "pumps-1")
+    assert (two.info.status, two.data.tags["search"]) == ("KILLED", "pumps-2")
+    assert two.data.params == {"latent_dim": "8"}
+
+
+def test_a_proposal_over_budget_is_no_run(server, experiment):
+    runs = listen(server, experiment)
+    runs.on_end(start(0), ended(TrialEnd.OVER_BUDGET, 0, None))
+    runs.close()
+    assert not runs.lost
+    assert runs_of(server, experiment) == []
+
+
+def test_a_server_that_goes_away_is_left_alone_after_one_warning(tmp_path, experiment, caplog):
+    server = Server(tmp_path)
+    try:
+        runs = listen(server, experiment)
+        runs.on_start(start(0), resumed=False)
+    finally:
+        server.stop()
+    began = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        runs.log_trial_result(1, trial, told(1))
-        runs.log_trial_result(2, trial, told(2))
-        runs.log_trial_end(trial)
-        runs.log_trial_start(RayTuneTrial(1))
+        runs.on_report(0, report(1, 0.6), Decision.CONTINUE)
+        waited = time.monotonic() - began
+        runs.on_report(0, report(2, 0.6), Decision.CONTINUE)
+        runs.on_end(start(0), ended(TrialEnd.COMPLETED, 2))
+        runs.on_start(start(1), resumed=False)
+        runs.close()
     (record,) = caplog.records
-    assert record.getMessage() == f"MLflow at {URI} is told nothing more of this search: connection refused"
+    assert record.getMessage().startswith(f"MLflow at {server.uri} is told nothing more of this search: ")
+    assert "\n" not in record.getMessage()
+    assert waited < 30, "MLflow's own retries take minutes"
+    assert time.monotonic() - began < waited + 1, "only what found it away may wait for it"
 
 
-def test_a_server_that_does_not_answer_is_said_before_the_search(folder, monkeypatch):
-    monkeypatch.setattr(Client, "down", True)
-    with pytest.raises(ConfigError, match=r"--mlflow http://127.0.0.1:5000 is not usable: connection refused"):
-        logger_of(folder)
+def test_a_server_that_hangs_is_said_within_the_time_the_user_gave(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        uri = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(ConfigError, match=rf"^--mlflow {uri} is not usable: .*timed out"):
+            MlflowRuns(uri, "pumps", space="pumps", identity="pumps-1")
+        assert time.monotonic() - began < 30
 
 
-def test_an_address_or_experiment_that_cannot_be_used_is_one_line(folder):
-    with pytest.raises(ConfigError, match=r"^--mlflow \./mlruns is not usable: no store at \./mlruns$"):
-        MlflowRuns("./mlruns", "pumps", folder, "pumps-1")
-    Client.server[0]["pumps"] = SimpleNamespace(experiment_id="7", lifecycle_stage="deleted")
-    with pytest.raises(ConfigError, match="the experiment pumps is deleted"):
-        logger_of(folder)
+def test_a_server_that_is_not_there_is_said_before_the_search():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=rf"^--mlflow {uri} is not usable: .*refused"):
+            MlflowRuns(uri, "pumps", space="pumps", identity="pumps-1")
 
 
-def test_mlflow_that_is_not_installed_is_said_before_the_search(folder, monkeypatch):
-    monkeypatch.delitem(sys.modules, "mlflow")
-    monkeypatch.setattr("search.listeners.mlflow.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="pip install mlflow"):
-        logger_of(folder)
+@pytest.mark.parametrize("uri", ["./mlruns", "nonsense://here"])
+def test_an_address_that_cannot_be_used_is_one_line(uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"^--mlflow {re.escape(uri)} is not usable: [^\n]+$"):
+        MlflowRuns(uri, "pumps", space="pumps", identity="pumps-1")
+
+
+def test_a_deleted_experiment_is_said_before_the_search(server, experiment):
+    client = MlflowClient(server.uri)
+    client.delete_experiment(client.create_experiment(experiment))
+    with pytest.raises(ConfigError, match=f"the experiment {experiment} is deleted there"):
+        listen(server, experiment)
+
+
+def test_mlflow_that_is_not_installed_is_said_before_the_search(monkeypatch):
+    monkeypatch.setattr(listener, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install mlflow-skinny"):
+        MlflowRuns("http://127.0.0.1:5000", "pumps", space="pumps", identity="pumps-1")
+
+
+def test_what_the_user_set_of_mlflow_stays(server, experiment, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    listen(server, experiment)
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"
+
+
+SPACE = """
+parameters:
+  num_embeddings: {choices: [4, 8]}
+fixed: {width: 0.25, latent_dim: 4, batch_size: 4, n_patches: 1, stride: 32, head_hidden: 8, density: counts}
+search: {num_samples: 3, max_epochs: 2, grace_period: 1, reduction_factor: 3}
+"""
+
+
+def test_a_search_in_this_process_is_told_to_mlflow_and_gives_nothing_away(server, experiment, tmp_path, monkeypatch):
+    """Ends, epochs and parameters there are those of the run's folder; the credentials of its server are nowhere."""
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "somebody")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "Pa55-word")
+    (tmp_path / "space.yaml").write_text(SPACE)
+    recordings = write_recordings(tmp_path / "machines", machine_type="press")
+    folder = RunFolder(tmp_path / "press")
+    told = ["--mlflow", server.uri, "--local", "--quiet", "--output", str(folder.path)]
+    data = ["--data-root", str(recordings), "--machine-type", "press"]
+    assert main(["--space", str(tmp_path / "space.yaml"), *data, *told]) == 0
+    runs = {int(run.data.tags["trial"]): run for run in runs_of(server, "press")}
+    records = folder.read_trials()
+    assert set(runs) == {record.number for record in records} == {0, 1, 2}
+    for record in records:
+        run = runs[record.number]
+        assert record.outcome is not None
+        assert run.data.tags["end"] == record.outcome.end.value
+        assert run.data.params == {name: str(value) for name, value in record.start.used.items()}
+        aucs = [(each.epoch, pytest.approx(each.validation_auc)) for each in record.epochs]
+        assert scalar(server, run, "validation_auc") == aucs
+        assert "Pa55-word" not in str(run.to_dictionary())
+    for path in folder.path.rglob("*"):
+        assert not path.is_file() or b"Pa55-word" not in path.read_bytes(), path
+    assert threading.active_count() < 20, "nothing is left waiting"

@@ -1,0 +1,89 @@
+"""What we use of torch's inside where it offers no public way. Looked up when used (`trainable.private_name`)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from trainable.private_name import PrivateName, replaced
+
+if TYPE_CHECKING:
+    from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+
+_WRITTEN_FOR = "2.11 … 2.13"
+
+CLEAR_WORKSPACES = PrivateName(
+    "torch",
+    "torch._C",
+    "_cuda_clearCublasWorkspaces",
+    "gives cuBLAS's workspaces back after a trial; without it they count as memory that the trial kept, "
+    "and every trial gets a new worker",
+    _WRITTEN_FOR,
+)
+"""Only in builds with CUDA."""
+FUSED_DEVICES = PrivateName(
+    "torch",
+    "torch.optim.optimizer",
+    "_get_fused_kernels_supported_devices",
+    "lets fused AdamW run on meta tensors; without it no memory can be predicted",
+    _WRITTEN_FOR,
+)
+SCALE = PrivateName(
+    "torch",
+    "torch.amp",
+    "GradScaler._lazy_init_scale_growth_tracker",
+    "makes the two tensors of a GradScaler (`_scale`, `_growth_tracker`); without them the prediction misses them",
+    _WRITTEN_FOR,
+)
+DISPATCH_MODE = PrivateName(
+    "torch",
+    "torch.utils._python_dispatch",
+    "TorchDispatchMode",
+    "shows the memory tracker every operator; without it no memory can be predicted",
+    _WRITTEN_FOR,
+)
+FAKE_TENSOR_MODE = PrivateName(
+    "torch",
+    "torch._subclasses.fake_tensor",
+    "FakeTensorMode",
+    "is what benchmarks.prediction and the test of autocast on meta tensors compare with",
+    _WRITTEN_FOR,
+)
+MEM_TRACKER = PrivateName(
+    "torch",
+    "torch.distributed._tools.mem_tracker",
+    "MemTracker",
+    "is what benchmarks.prediction compares with",
+    _WRITTEN_FOR,
+)
+NAMES = (CLEAR_WORKSPACES, FUSED_DEVICES, SCALE, DISPATCH_MODE, FAKE_TENSOR_MODE, MEM_TRACKER)
+
+
+def __getattr__(name: str) -> Any:
+    """`TorchDispatchMode`, a base class, when its module is imported."""
+    if name == DISPATCH_MODE.name:
+        return DISPATCH_MODE.get()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def clear_workspaces() -> None:
+    """Gives the workspaces of cuBLAS on all devices back to the allocator."""
+    CLEAR_WORKSPACES.get()()
+
+
+@contextmanager
+def fused_optimizer_on_meta() -> Iterator[None]:
+    """Lets fused AdamW run on meta tensors: its kernel has a meta form, only a list of devices leaves it out."""
+    supported = [*FUSED_DEVICES.get()(), "meta"]
+    # A new list each time: torch removes devices from it.
+    with replaced(import_module(FUSED_DEVICES.module), FUSED_DEVICES.name, lambda: [*supported]):
+        yield
+
+
+def scaler_tensors(scaler: torch.amp.GradScaler) -> Iterator[Tensor]:
+    """The scale and the counter of an enabled scaler, once it has scaled something."""
+    SCALE.get()
+    yield from (value for value in (scaler._scale, scaler._growth_tracker) if value is not None)
