@@ -25,7 +25,7 @@ from trainable.config import TrialConfig
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.planner import Planner
 from trainable.memory.trace import placeholder_batch
-from trainable.model.transforms import PATCH
+from trainable.model.geometry import geometry_of
 from trainable.model.vqvae import make_model
 from trainable.training.phases import PhaseState
 from trainable.training.state import TrainState
@@ -68,7 +68,8 @@ def tracked(config: TrialConfig) -> float:
             model = make_model(config, DATA.n_ids)
             optimizer = torch.optim.AdamW(model.parameters(), fused=True)
             state = TrainState(config, model, optimizer, torch.amp.GradScaler("cpu", enabled=False))
-            frames_TF = torch.zeros(2 * PATCH, PATCH)
+            geometry = geometry_of(config)
+            frames_TF = torch.zeros(2 * geometry.patch_frames, geometry.patch_mels)
             batch = placeholder_batch(config, clips, config.patch.n_patches)
             tracker = MemTracker()  # type: ignore[no-untyped-call]
             tracker.track_external(model, optimizer)
