@@ -124,6 +124,8 @@ class MlflowRuns(LoggerCallback):
             return
         report, now = json.loads(result[REPORT]), int(time.time() * 1000)
         metrics = [Metric(name, report[name], now, report["epoch"]) for name in SCALARS]
+        extra = report.get("extra_losses", {}).items()
+        metrics += [Metric(f"{name}_loss", loss, now, report["epoch"]) for name, loss in extra]
         self._client.log_batch(self._runs[_number(trial)], metrics=metrics)
 
     @_unless_lost
