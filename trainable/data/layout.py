@@ -31,19 +31,17 @@ class ClipFile:
     machine_id: str
     label: Literal[0, 1]
     """0 normal, 1 anomaly."""
-    alias: str | None = None
-    """Its name in tables and in the split where the file's own is not unique; with the file's suffix."""
-    own_stamp: str | None = None
-    """What names it in the digest of the data."""
 
     @property
     def name(self) -> str:
-        return self.alias or self.path.name
+        """Its name in the form of DCASE's, which says label and machine id whatever the file is called."""
+        said = f"{'anomaly' if self.label else 'normal'}_id_{self.machine_id}_"
+        return self.path.name if self.path.name.startswith(said) else said + self.path.name
 
     @property
     def stamp(self) -> str:
         """What names it in the digest of the data: everything but its contents that a result depends on."""
-        return self.own_stamp or f"{self.part}/{self.machine_id}/{self.label}/{self.name}"
+        return f"{self.part}/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -189,6 +187,5 @@ def _list_clips(folder: Path, part: Part, skipped: list[str]) -> list[ClipFile]:
             skipped.append(f"{path}: is no file")
             continue
         label: Literal[0, 1] = 1 if match[1] == "anomaly" else 0
-        # Part and name say all; in this form data sets were digested before there were other layouts.
-        clips.append(ClipFile(path, part, match[2], label, own_stamp=f"{part}/{path.name}"))
+        clips.append(ClipFile(path, part, match[2], label))
     return clips
