@@ -17,6 +17,7 @@ from trainable.data.clips import Split, TestClips
 from trainable.data.frontend import N_MELS, hz_to_mel, mel_to_hz
 from trainable.data.load import Dataset, load_dataset
 from trainable.errors import CheckpointError, RunError
+from trainable.model.geometry import Geometry, geometry_of
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.density import DensityModel, PositionModel
 from trainable.scoring.evaluate import Evaluation, evaluate
@@ -61,12 +62,16 @@ class ModelView:
 
     @property
     def surprise_unit(self) -> str:
-        """Of `position_scores`: neighbours measure distances, the others are −log of a probability."""
-        return "radii of normal neighbours" if self.map_density.name.endswith("neighbours") else "nats"
+        """Of `position_scores`."""
+        return self.map_density.unit
 
     @property
     def config(self) -> TrialConfig:
         return self.trial.config
+
+    @property
+    def geometry(self) -> Geometry:
+        return geometry_of(self.config)
 
     @cached_property
     def train_codes(self) -> ClipCodes:
@@ -107,7 +112,7 @@ class ModelView:
         return self._evaluations[split]
 
     def position_scores(self, split: Split, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features (T, 64), surprise (P, 8, 8) and patch starts (P,) of one clip of a split."""
+        """Features (T, 64), surprise (P, H, W) and patch starts (P,) of one clip of a split."""
         clips, codes = self.clips(split), self.codes(split)
         one = codes.take([index])
         surprise = self.map_density.position_scores(one)[0].numpy()

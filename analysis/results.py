@@ -80,13 +80,21 @@ class RunResults:
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
-        """Long form: one row a trial and epoch, columns ``number`` and the scalars of `EpochReport`."""
+        """Long form: one row a trial and epoch, columns ``number`` and the scalars of `EpochReport`.
+
+        Columns of registered loss terms (``<name>_loss``) come last, NaN where a trial has no such term.
+        """
+        reports = [(number, report) for number, record in self.records.items() for report in record.epochs]
+        extra = dict.fromkeys(name for _, report in reports for name in report.extra_losses)
         rows = [
-            (number, *(getattr(report, name) for name in _EPOCH_SCALARS))
-            for number, record in self.records.items()
-            for report in record.epochs
+            (
+                number,
+                *(getattr(report, name) for name in _EPOCH_SCALARS),
+                *(report.extra_losses.get(name, float("nan")) for name in extra),
+            )
+            for number, report in reports
         ]
-        return pd.DataFrame(rows, columns=["number", *_EPOCH_SCALARS])
+        return pd.DataFrame(rows, columns=["number", *_EPOCH_SCALARS, *(f"{name}_loss" for name in extra)])
 
     def epochs_of(self, number: int) -> pd.DataFrame:
         """The rows of `epochs` of one trial, in order."""

@@ -108,6 +108,7 @@ class WinnerModel:
                 frames,
                 surprise,
                 starts,
+                geometry=view.geometry,
                 seconds_per_frame=view.seconds_per_frame,
                 unit=view.surprise_unit,
                 mel_hz=view.mel_hz,

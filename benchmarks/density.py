@@ -24,9 +24,10 @@ from trainable.commandline import Parser, add_data_flags, add_flag, add_knob_fla
 from trainable.config import TrialConfig
 from trainable.data.clips import TestClips
 from trainable.data.load import Dataset, load_dataset
+from trainable.registry import DENSITIES
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.metrics import auc, bootstrap_aucs, groups_by_id, mean_auc, pauc, percentile_interval
-from trainable.scoring.registry import DENSITIES, make_density
+from trainable.scoring.registry import make_density
 from trainable.train import read_config_file
 from trainable.training.seeds import derived_seed
 from trainable.trial import PlannedTrial, Trial
@@ -80,7 +81,7 @@ def measure(
         encode_share = (time.perf_counter() - begin) / epoch_seconds
         _, encoded = trial.trainer.encode(dataset.held_out, with_errors=True)
         progress(f"seed {seed}: {epoch_seconds:.2f} s an epoch; encoding costs {encode_share:.2f} epochs")
-        for name in DENSITIES:
+        for name in DENSITIES.names():
             begin = time.perf_counter()
             scores = _density_scores(trial, config, name, train, held_out)
             add(name, scores, (time.perf_counter() - begin) / epoch_seconds)

@@ -26,7 +26,7 @@ from trainable.device._torch_private import FAKE_TENSOR_MODE, MEM_TRACKER
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.planner import Planner
 from trainable.memory.trace import placeholder_batch
-from trainable.model.transforms import PATCH
+from trainable.model.geometry import geometry_of
 from trainable.model.vqvae import make_model
 from trainable.training.phases import PhaseState
 from trainable.training.state import TrainState
@@ -67,7 +67,8 @@ def tracked(config: TrialConfig) -> float:
             model = make_model(config, DATA.n_ids)
             optimizer = torch.optim.AdamW(model.parameters(), fused=True)
             state = TrainState(config, model, optimizer, torch.amp.GradScaler("cpu", enabled=False))
-            frames_TF = torch.zeros(2 * PATCH, PATCH)
+            geometry = geometry_of(config)
+            frames_TF = torch.zeros(2 * geometry.patch_frames, geometry.patch_mels)
             batch = placeholder_batch(config, clips, config.patch.n_patches)
             tracker = mem_tracker()
             tracker.track_external(model, optimizer)

@@ -27,13 +27,14 @@ from trainable.commandline import add_flag, run
 from trainable.config import TrialConfig
 from trainable.data.clips import Split, TrainClips
 from trainable.execution_plan import ExecutionPlan
+from trainable.model.geometry import Geometry
 from trainable.model.heads import clip_latents
 from trainable.model.transforms import TRANSFORMS
 from trainable.model.vqvae import make_model
 from trainable.training.batch import VIEW_SHARE
 from trainable.training.trainer import Trainer
 
-FRAMES, IDS, PATCH = 313, ("00", "02", "04", "06"), 64
+FRAMES, IDS, PATCH = 313, ("00", "02", "04", "06"), Geometry().patch_frames
 CASES: dict[str, dict[str, Any]] = {
     "standard": {},
     "ad_tuning's middle": {"width": 0.5, "latent_dim": 24, "num_embeddings": 128, "n_patches": 4},

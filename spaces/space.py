@@ -8,9 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trainable.config import TrialConfig
-
-PATCH_FRAMES = 64
-"""As in `trainable.data.patches`, which needs torch."""
+from trainable.model.geometry import geometry_named
 
 _DEFAULTS = TrialConfig().flat()
 
@@ -153,18 +151,21 @@ class Space:
     def config(self, params: Mapping[str, Any], *, epochs: int, seed: int = 0) -> TrialConfig:
         """The configuration of a proposal; what it does not name is fixed or keeps its default.
 
-        Coupled: a clip of L frames has (L − 64) // stride + 1 windows, and more patches than windows would only be
-        repetitions, so where the clips' length is known (`for_clips`) n_patches is at most that.
+        Coupled: a clip of L frames has (L − T) // stride + 1 windows of T frames, as long as the model's patches, and
+        more patches than windows would only be repetitions, so where the clips' length is known (`for_clips`) n_patches
+        is at most that.
         """
         config = TrialConfig.from_flat({**self.fixed, **params, "epochs": epochs, "seed": seed})
         if self.clip_frames is None:
             return config
-        return config.replace(n_patches=min(config.patch.n_patches, self._windows(config.patch.stride)))
+        return config.replace(
+            n_patches=min(config.patch.n_patches, self._windows(config.patch.stride, config.model.model))
+        )
 
-    def _windows(self, stride: int) -> int:
-        """Windows of the longest clip."""
+    def _windows(self, stride: int, model: str) -> int:
+        """Windows of the longest clip, as long as the patches of the model are."""
         assert self.clip_frames is not None
-        return max(1, (self.clip_frames - PATCH_FRAMES) // stride + 1)
+        return max(1, (self.clip_frames - geometry_named(model).patch_frames) // stride + 1)
 
     def canonical(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Of all proposals that mean the same configuration the one that a study holds.
@@ -178,7 +179,8 @@ class Space:
         asked_for = any(parameter.when and parameter.when.parameter == "n_patches" for parameter in self.parameters)
         if self.clip_frames is None or distribution is None or "n_patches" not in params or asked_for:
             return canonical
-        windows = self._windows({**_DEFAULTS, **self.fixed, **params}["stride"])
+        known = {**_DEFAULTS, **self.fixed, **params}
+        windows = self._windows(known["stride"], known["model"])
         if params["n_patches"] > windows:
             canonical["n_patches"] = distribution.lowest_from(windows)
         return canonical

@@ -10,31 +10,25 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from trainable.errors import ConfigError
+from trainable.registry import ARCHITECTURES, DENSITIES, LOSS_TERMS, QUANTIZERS, Registry
 
 Distance = Literal["euclidean", "cosine"]
 CodeGradient = Literal["straight_through", "rotation"]
 Aggregation = Literal["mean", "max", "top_k"]
-DensityName = Literal[
-    "counts",
-    "bigram",
-    "kernel_counts",
-    "histogram_neighbours",
-    "grid_neighbours",
-    "shifted_neighbours",
-    "mahalanobis",
-    "autoregressive",
-    "combined",
-]
+DensityName = str
+"""A name of `trainable.registry.DENSITIES`."""
 
 
-def knob(default: Any, doc: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A dataclass field with its meaning and its inclusive range."""
-    return field(default=default, metadata={"doc": doc, "low": low, "high": high})
+def knob(
+    default: Any, doc: str, *, low: float | None = None, high: float | None = None, registry: Registry | None = None
+) -> Any:
+    """A dataclass field with its meaning and its inclusive range, or the registry whose names it takes."""
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "registry": registry})
 
 
 @dataclass(frozen=True, kw_only=True)
 class PatchConfig:
-    """How clips become 64 × 64 patches."""
+    """How clips become patches."""
 
     n_patches: int = knob(
         8, "patches kept of each clip: sampled if there are more, repeated if fewer", low=1, high=1024
@@ -47,7 +41,8 @@ class PatchConfig:
 class ModelConfig:
     """Encoder, decoder and semantic heads."""
 
-    latent_dim: int = knob(64, "channels of the encoder's 8 × 8 output grid", low=2, high=1024)
+    model: str = knob("convolutional", "architecture of encoder and decoder", registry=ARCHITECTURES)
+    latent_dim: int = knob(64, "channels of the encoder's output grid", low=2, high=1024)
     width: float = knob(1.0, "factor on the channels 32-64-96 of encoder and decoder", low=0.125, high=16.0)
     head_hidden: int = knob(128, "hidden width of the semantic heads", low=4, high=4096)
 
@@ -56,6 +51,7 @@ class ModelConfig:
 class QuantizerConfig:
     """The codebook and how it learns."""
 
+    quantizer: str = knob("ema", "how latents become codes and codes learn", registry=QUANTIZERS)
     num_embeddings: int = knob(256, "codes in the codebook (K)", low=2, high=65_536)
     codebook_dim: int = knob(
         0, "width of a code; 0 = latent_dim, otherwise a projection stands between", low=0, high=1024
@@ -72,6 +68,8 @@ class QuantizerConfig:
 class LossConfig:
     """Weights of the loss terms and the commitment warm-up."""
 
+    extra_weights: tuple[tuple[str, float], ...] = ()
+    """Knob → weight of the registered terms that are not at their default, by name."""
     commitment_cost: float = knob(0.25, "weight of the commitment loss", low=0.0, high=100.0)
     commitment_warmup_epochs: int = knob(
         0, "epoch at which the commitment scale reaches 1; 0 = off", low=0, high=10_000
@@ -108,7 +106,7 @@ class OptimConfig:
 class ScoreConfig:
     """The density model on code indices that makes a clip's anomaly score."""
 
-    density: DensityName = knob("grid_neighbours", "density model whose AUC is optimised")
+    density: DensityName = knob("grid_neighbours", "density model whose AUC is optimised", registry=DENSITIES)
     density_per_id: bool = knob(True, "fit one density model per machine id instead of one for all")
     aggregation: Aggregation = knob("mean", "how position scores become a clip's score")
     top_k_share: float = knob(0.1, "share of positions that top_k averages", low=0.001, high=1.0)
@@ -129,20 +127,27 @@ class TrialConfig:
     seed: int = knob(0, "the trial's one seed, split into named generators", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:
+        known = {spec.name for spec in _extra_knobs()}
+        for name, _ in self.loss.extra_weights:
+            if name not in known:
+                raise ConfigError(f"unknown parameter {_shown(name)}; no registered loss term has this weight")
         for spec in knobs():
-            _check(spec, getattr(self._owner(spec), spec.name))
+            _check(spec, self.value(spec))
         if self.phase.vq_only_share + self.phase.frozen_share > 1.0:
             raise ConfigError(
                 f"vq_only_share {self.phase.vq_only_share} + frozen_share {self.phase.frozen_share} exceed 1; "
                 "lower one of them"
             )
 
-    def _owner(self, spec: "Knob") -> Any:
-        return getattr(self, spec.section) if spec.section else self
+    def value(self, spec: "Knob") -> Any:
+        """The value of a knob."""
+        if spec.extra:
+            return dict(self.loss.extra_weights).get(spec.name, spec.default)
+        return getattr(getattr(self, spec.section) if spec.section else self, spec.name)
 
     def flat(self) -> dict[str, Any]:
         """All knobs by their flat names, the inverse of `from_flat`."""
-        return {spec.name: getattr(self._owner(spec), spec.name) for spec in knobs()}
+        return {spec.name: self.value(spec) for spec in knobs()}
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> "TrialConfig":
@@ -155,11 +160,17 @@ class TrialConfig:
         """
         by_name = {spec.name: spec for spec in knobs()}
         sections: dict[str, dict[str, Any]] = {}
+        extra: list[tuple[str, Any]] = []
         for name, value in values.items():
             spec = by_name.get(name)
             if spec is None:
                 raise ConfigError(f"unknown parameter {_shown(name)}{nearest(name, by_name)}")
-            sections.setdefault(spec.section, {})[name] = _coerce(spec, value)
+            if not spec.extra:
+                sections.setdefault(spec.section, {})[name] = _coerce(spec, value)
+            elif (weight := _coerce(spec, value)) != spec.default:
+                extra.append((name, weight))
+        if extra:
+            sections.setdefault("loss", {})["extra_weights"] = tuple(sorted(extra))
         top = sections.pop("", {})
         types = get_type_hints(cls)
         return cls(**{name: types[name](**knob_values) for name, knob_values in sections.items()}, **top)
@@ -182,13 +193,33 @@ class Knob:
     doc: str
     low: float | None
     high: float | None
-    choices: tuple[str, ...] | None
+    literals: tuple[str, ...] | None = None
+    """The texts that its annotation lists."""
+    registry: Registry | None = None
+    """Whose names it takes."""
+    extra: bool = False
+    """Whether it is the weight of a registered loss term, which no dataclass has a field for."""
+
+    @property
+    def choices(self) -> tuple[str, ...] | None:
+        """The texts it may be; None where it is a number or a switch."""
+        return self.literals if self.registry is None else self.registry.names()
+
+
+def weight_knob(name: str, doc: str, *, default: float = 0.0, high: float = 1000.0) -> Knob:
+    """The weight of a new loss term: a knob that configurations, spaces and command lines know once it is registered.
+
+    A default above 0 would change trials that were configured before the term was there.
+    """
+    return Knob(name, "loss", float, default, doc, 0.0, high, extra=True)
 
 
 def _knobs_of(owner: type, section: str) -> Iterator[Knob]:
     hints = get_type_hints(owner)
     for item in fields(owner):
         hint = hints[item.name]
+        if item.name == "extra_weights":
+            continue  # knobs of their own: see `_extra_knobs`
         if is_dataclass(hint):
             yield from _knobs_of(hint, item.name)  # type: ignore[arg-type]
             continue
@@ -201,7 +232,8 @@ def _knobs_of(owner: type, section: str) -> Iterator[Knob]:
             doc=item.metadata["doc"],
             low=item.metadata["low"],
             high=item.metadata["high"],
-            choices=choices,
+            literals=choices,
+            registry=item.metadata["registry"],
         )
 
 
@@ -209,11 +241,29 @@ _KNOBS: tuple[Knob, ...] = ()
 
 
 def knobs() -> tuple[Knob, ...]:
-    """Every parameter of a trial, in the order of the sections."""
+    """Every parameter of a trial, in the order of the sections; weights of registered loss terms come last."""
+    return (*_own_knobs(), *_extra_knobs())
+
+
+def _own_knobs() -> tuple[Knob, ...]:
+    """Those that a dataclass has a field for."""
     global _KNOBS
     if not _KNOBS:
         _KNOBS = tuple(_knobs_of(TrialConfig, ""))
     return _KNOBS
+
+
+def _extra_knobs() -> tuple[Knob, ...]:
+    """Weights of the registered loss terms. Raises ConfigError where one has the name of another knob."""
+    taken = {spec.name for spec in _own_knobs()}
+    extra: list[Knob] = []
+    for name in LOSS_TERMS.names():
+        spec = LOSS_TERMS.get(name).weight
+        if spec.name in taken:
+            raise ConfigError(f"loss term {name}: there is a parameter {spec.name} already; name its weight otherwise")
+        taken.add(spec.name)
+        extra.append(spec)
+    return tuple(extra)
 
 
 def nearest(name: str, valid: Any) -> str:

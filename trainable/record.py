@@ -71,6 +71,8 @@ class EpochReport:
     """Cross-entropy of the machine-id head; 0 in phase 1 and where its weight is."""
     transform_loss: float
     """Cross-entropy of the transformation head; 0 in phase 1 and where its weight is."""
+    extra_losses: dict[str, float] = field(default_factory=dict)
+    """Registered loss terms that are shown, by name, before weighting."""
     commitment_scale: float
     """Warm-up factor on the commitment loss, 0 … 1."""
     learning_rate: float

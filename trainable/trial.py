@@ -17,6 +17,7 @@ from trainable.scoring.codes import ClipCodes
 from trainable.scoring.evaluate import Evaluation, ScoreReport, evaluate_codes, report_scores
 from trainable.training.checkpoint import load_newest, save_checkpoint
 from trainable.training.encode import EncodedClips
+from trainable.training.losses import shown_terms
 from trainable.training.seeds import derived_seed
 from trainable.training.trainer import Trainer
 
@@ -152,11 +153,12 @@ class Trial:
             epoch=trainer.epoch,
             phase=losses.phase.phase,
             loss=losses.total,
-            reconstruction_loss=losses.reconstruction,
-            commitment_loss=losses.commitment,
-            texture_loss=losses.texture,
-            id_loss=losses.machine_id,
-            transform_loss=losses.transform,
+            reconstruction_loss=losses.terms["reconstruction"],
+            commitment_loss=losses.terms["commitment"],
+            texture_loss=losses.terms["texture"],
+            id_loss=losses.terms["id"],
+            transform_loss=losses.terms["transform"],
+            extra_losses={name: losses.terms[name] for name in shown_terms()},
             commitment_scale=losses.phase.commitment_scale,
             learning_rate=losses.learning_rate,
             validation_auc=scores.evaluation.auc,

@@ -21,6 +21,8 @@ from analysis.style import (
     styled,
 )
 
+LineStyle = str | tuple[int, tuple[int, ...]]
+
 
 def phase_spans(epochs: pd.DataFrame) -> list[tuple[int, int, int]]:
     """(phase, first epoch, last epoch) of each stretch of one phase, in order."""
@@ -55,13 +57,17 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
     auc_axis(detection, [0.5, *epochs["validation_auc"], *epochs["validation_pauc"]])
     legend_under(detection)
 
-    names = {
+    names: dict[str, tuple[str, str, LineStyle]] = {
         "reconstruction_loss": (BLUE, "reconstruction", "-"),
         "commitment_loss": (ORANGE, "commitment", "--"),
         "texture_loss": (PURPLE, "texture", "-"),
         "id_loss": (GREEN, "machine id", "-."),
         "transform_loss": (VERMILION, "transformation", ":"),
     }
+    others = [name for name in epochs.columns if name.endswith("_loss") and name not in names]
+    for index, name in enumerate(others):  # of registered terms
+        colour = (GREY, BLUE, ORANGE, GREEN, VERMILION, PURPLE)[index % 6]
+        names[name] = (colour, name.removesuffix("_loss").replace("_", " "), (0, (1, 2)))
     for name, (colour, label, style) in names.items():
         positive = epochs[name].where(epochs[name] > 0)
         if positive.notna().any():
@@ -95,7 +101,7 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
     return figure
 
 
-def _line(axes: Axes, x: pd.Series, y: pd.Series, colour: str, label: str, style: str = "-") -> None:
+def _line(axes: Axes, x: pd.Series, y: pd.Series, colour: str, label: str, style: LineStyle = "-") -> None:
     axes.plot(x, y, color=colour, label=label, linestyle=style, marker="." if len(x) < 40 else "")
 
 

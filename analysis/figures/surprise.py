@@ -4,22 +4,19 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.style import panels, styled
-
-PATCH_FRAMES = 64
-CELL = 8
-"""Frames and mel bins of a position: a patch of 64 × 64 has 8 × 8 of them."""
+from trainable.model.geometry import Geometry
 
 
-def surprise_map(positions_PHW: np.ndarray, starts_P: np.ndarray, n_frames: int) -> np.ndarray:
-    """Mean surprise of the patches that cover each cell of 8 mel bins and each frame, float64 (8, frames).
+def surprise_map(positions_PHW: np.ndarray, starts_P: np.ndarray, n_frames: int, geometry: Geometry) -> np.ndarray:
+    """Mean surprise of the patches that cover each row of the code grid and each frame, float64 (rows, frames).
 
     NaN where no patch lies.
     """
     total = np.zeros((positions_PHW.shape[1], n_frames))
     count = np.zeros(n_frames)
     for positions_HW, start in zip(positions_PHW, starts_P.tolist(), strict=True):
-        end = min(start + PATCH_FRAMES, n_frames)
-        total[:, start:end] += np.repeat(positions_HW, CELL, axis=1)[:, : end - start]
+        end = min(start + geometry.patch_frames, n_frames)
+        total[:, start:end] += np.repeat(positions_HW, geometry.cell_frames, axis=1)[:, : end - start]
         count[start:end] += 1
     with np.errstate(invalid="ignore"):
         return np.where(count > 0, total / np.where(count > 0, count, 1), np.nan)
@@ -31,6 +28,7 @@ def spectrogram_with_surprise(
     positions_PHW: np.ndarray,
     starts_P: np.ndarray,
     *,
+    geometry: Geometry,
     seconds_per_frame: float,
     title: str,
     unit: str,
@@ -46,9 +44,11 @@ def spectrogram_with_surprise(
     frames_TF
         Normalised log-mel of one clip, (frames, 64).
     positions_PHW
-        Surprise of each position, (patches, 8, 8).
+        Surprise of each position, (patches, rows, columns).
     starts_P
         First frame of each patch.
+    geometry
+        Of the model whose codes they are.
     unit
         What surprise is measured in, such as nats.
     mel_hz
@@ -59,7 +59,7 @@ def spectrogram_with_surprise(
     figure, (plain, marked) = panels(2, 1, (8.0, 5.2), sharex=True)
     n_frames, n_mels = frames_TF.shape
     extent = (0.0, n_frames * seconds_per_frame, 0.0, float(n_mels))
-    surprise = surprise_map(positions_PHW, starts_P, n_frames)
+    surprise = surprise_map(positions_PHW, starts_P, n_frames, geometry)
     low, high = scale if scale is not None else (float(np.nanmin(surprise)), float(np.nanmax(surprise)))
     for axes in (plain, marked):
         image = axes.imshow(frames_TF.T, origin="lower", aspect="auto", extent=extent, cmap="gray", vmin=-2.5, vmax=3.5)

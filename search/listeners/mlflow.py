@@ -106,6 +106,7 @@ class MlflowRuns(Silence):
 
         now = int(time.time() * 1000)
         metrics = [Metric(name, float(getattr(report, name)), now, report.epoch) for name in SCALARS]
+        metrics += [Metric(f"{name}_loss", loss, now, report.epoch) for name, loss in report.extra_losses.items()]
         self._client.log_batch(self._open[number], metrics=metrics)
 
     @_unless_lost

@@ -55,7 +55,9 @@ class TensorBoardScalars(Silence):
             # Of a trial that goes on within the second a file may be there; TensorBoard reads all of a folder.
             files = sum(1 for _ in folder.iterdir())
             writer = self._writers[number] = EventsWriter(str(folder / "events"), f".{files}")
-        values = [Summary.Value(tag=name, simple_value=float(getattr(report, name))) for name in SCALARS]
+        scalars = {name: float(getattr(report, name)) for name in SCALARS}
+        scalars |= {f"{name}_loss": loss for name, loss in report.extra_losses.items()}
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         writer.write_event(Event(wall_time=time.time(), step=report.epoch, summary=Summary(value=values)))
         writer.flush()
 

@@ -54,7 +54,7 @@ def test_the_tone_band_is_found_where_it_is(trained_path: Path) -> None:
     clips = view.clips(Split.HELD_OUT)
     faulty = int(clips.labels.argmax())
     frames_TF, surprise_PHW, starts_P = view.position_scores(Split.HELD_OUT, faulty)
-    surprise = surprise_map(surprise_PHW, starts_P, len(frames_TF))
+    surprise = surprise_map(surprise_PHW, starts_P, len(frames_TF), view.geometry)
     row, frame = divmod(int(surprise.argmax()), surprise.shape[1])
     assert row in (5, 6)
     assert 96 <= frame < 128

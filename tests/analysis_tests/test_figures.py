@@ -32,6 +32,7 @@ from analysis.importance import importances
 from analysis.results import RunResults, load_run
 from analysis.style import Message
 from tests.analysis_tests.synthetic import BUDGET_BYTES, MAX_EPOCHS, make_run
+from trainable.model.geometry import Geometry
 from trainable.scoring.metrics import auc
 from trainable.units import GIB
 
@@ -347,7 +348,7 @@ def test_histograms_hold_every_clip(names: tuple[str, ...]) -> None:
 def test_the_surprise_map_averages_overlapping_patches() -> None:
     positions = np.stack([np.full((8, 8), 1.0), np.full((8, 8), 3.0)])
     positions[1, 2, 0] = 7.0  # third row of mels, first 8 frames of the second patch
-    surprise = surprise_map(positions, np.array([0, 32]), 112)
+    surprise = surprise_map(positions, np.array([0, 32]), 112, Geometry())
     assert surprise.shape == (8, 112)
     assert (surprise[:, :32] == 1.0).all()
     assert (surprise[0, 32:64] == 2.0).all()
@@ -362,6 +363,7 @@ def test_a_spectrogram_with_surprise_has_seconds_below() -> None:
         rng.normal(size=(100, 64)),
         rng.random((2, 8, 8)),
         np.array([0, 20]),
+        geometry=Geometry(),
         seconds_per_frame=0.032,
         title="clip",
         unit="nats",

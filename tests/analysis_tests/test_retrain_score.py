@@ -27,6 +27,7 @@ from trainable.data.load import Dataset
 from trainable.detection.detector import Calibration, Detector
 from trainable.detection.stretches import cut_clips, frame_surprise, most_surprising, stretches
 from trainable.errors import CheckpointError, DataError
+from trainable.model.geometry import Geometry
 from trainable.scoring.evaluate import evaluate
 
 pytestmark = pytest.mark.timeout(120)
@@ -147,7 +148,7 @@ def test_the_most_surprising_stretch_by_hand() -> None:
 def test_frame_surprise_averages_patches_that_overlap() -> None:
     patches = np.ones((2, 8, 8))
     patches[1] *= 3
-    frames = frame_surprise(patches, np.array([0, 32]), 100)
+    frames = frame_surprise(patches, np.array([0, 32]), 100, Geometry())
     assert (frames[:32] == 8).all()
     assert (frames[32:64] == 16).all()
     assert (frames[64:96] == 24).all()

@@ -6,8 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainable.data.patches import PATCH_FRAMES, gather_patches, patch_starts
+from trainable.data.patches import gather_patches, patch_starts
+from trainable.model.geometry import Geometry
 
+PATCH_FRAMES = Geometry().patch_frames
 LENGTHS = st.lists(st.integers(PATCH_FRAMES, 400), min_size=1, max_size=6)
 
 
@@ -16,7 +18,9 @@ def starts_of(lengths: list[int], n_patches: int, stride: int, seed: int | None)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     clips_B = torch.arange(len(lengths))
-    starts_BP = patch_starts(offsets, clips_B, n_patches=n_patches, stride=stride, generator=generator)
+    starts_BP = patch_starts(
+        offsets, clips_B, n_patches=n_patches, stride=stride, patch_frames=PATCH_FRAMES, generator=generator
+    )
     return starts_BP - torch.from_numpy(offsets[:-1].copy())[:, None]
 
 
@@ -72,7 +76,7 @@ def test_every_window_is_sampled_sometimes() -> None:
 def test_a_patch_is_the_frames_it_begins_at(frames: int) -> None:
     frames_TF = torch.arange(frames * 64, dtype=torch.float32).view(frames, 64)
     starts_BP = torch.tensor([[0, frames - 64], [frames - 64, 0]])
-    patches_BPFT = gather_patches(frames_TF, starts_BP)
+    patches_BPFT = gather_patches(frames_TF, starts_BP, patch_frames=PATCH_FRAMES)
     assert patches_BPFT.shape == (2, 2, 64, 64)
     assert torch.equal(patches_BPFT[0, 1], frames_TF[frames - 64 :].T)
     assert torch.equal(patches_BPFT[1, 1], frames_TF[:64].T)

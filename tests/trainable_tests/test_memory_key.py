@@ -27,6 +27,8 @@ def changed(name: str) -> TrialConfig | None:
     value = OTHER_VALUES.get(name)
     if spec.type is bool:
         value = not spec.default
+    elif value is None and spec.type is str:
+        return None  # a registry with one name
     elif value is None:
         value = type(spec.default)(spec.default / 2 if spec.default else spec.high or 1)
     return None if value == spec.default else TrialConfig.from_flat({name: value})

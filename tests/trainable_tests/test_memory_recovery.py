@@ -17,6 +17,7 @@ from trainable.memory.planner import Planner
 from trainable.model.codebook import Codebook
 from trainable.model.decoder import Decoder
 from trainable.model.encoder import Encoder
+from trainable.training import losses as losses_module
 from trainable.training import step as step_module
 from trainable.training.state import TrainState
 from trainable.training.trainer import EpochLosses
@@ -92,7 +93,7 @@ POINTS = {
     "first batch, codebook update": (Codebook, "updated", 1),
     "first optimizer step": (step_module, "_apply_gradients", 1),
     "in backward": (torch.Tensor, "backward", 2),
-    "phase 2's first step": (step_module, "_transform_logits", 1),
+    "phase 2's first step": (losses_module, "_transform_logits", 1),
     "phase 3": (step_module, "_apply_gradients", 8),
 }
 
@@ -171,7 +172,7 @@ class _Outside(TorchDispatchMode):
 
 def test_nothing_is_allocated_where_no_error_is_recovered_from(tiny_dataset: Dataset) -> None:
     trainer = Trial(planned(None), tiny_dataset).trainer
-    outside = _Outside({(len(step_module.LOSS_TERMS),), (CONFIG.quantizer.num_embeddings,)})
+    outside = _Outside({(len(losses_module.loss_names()),), (CONFIG.quantizer.num_embeddings,)})
     recover = trainer._recovering
 
     def recovering(attempt: Callable[[], Any]) -> Any:

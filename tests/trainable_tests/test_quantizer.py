@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from trainable.config import ModelConfig, QuantizerConfig
 from trainable.model.codebook import Codebook
+from trainable.model.geometry import Geometry
 from trainable.model.quantizer import code_statistics, nearest_codes, quantize
 
 
@@ -86,7 +87,7 @@ def test_no_rows_times_codes_matrix_ever_exists(chunk: int) -> None:
 
 
 def make_codebook(**flat: object) -> Codebook:
-    return Codebook(QuantizerConfig(**flat), ModelConfig(latent_dim=4))  # type: ignore[arg-type]
+    return Codebook(QuantizerConfig(**flat), ModelConfig(latent_dim=4), Geometry())  # type: ignore[arg-type]
 
 
 def test_ema_update_is_the_papers() -> None:

@@ -10,16 +10,17 @@ import torch
 from trainable.config import DensityName, ScoreConfig
 from trainable.data.clips import Split
 from trainable.errors import CheckpointError, DataError, DataLeakError
+from trainable.registry import DENSITIES
 from trainable.scoring import autoregressive, distances, neighbours
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.combined import Combined
 from trainable.scoring.density import DensityModel, PositionModel
 from trainable.scoring.metrics import mean_auc
-from trainable.scoring.registry import DENSITIES, density_from_state, make_density
+from trainable.scoring.registry import density_from_state, density_named, make_density
 
 NUM_CODES, WIDTH, PATCHES = 24, 12, 4
-ALL = tuple(DENSITIES)
-POSITION_MODELS = tuple(name for name, model in DENSITIES.items() if issubclass(model, PositionModel))
+ALL = DENSITIES.names()
+POSITION_MODELS = tuple(name for name in ALL if issubclass(density_named(name), PositionModel))
 
 CODEBOOK_KD = torch.randn(NUM_CODES, WIDTH, generator=torch.Generator().manual_seed(1))
 CODEBOOK_KD[NUM_CODES // 2 :] += 1.0  # codes of what is never normal lie apart from the others

@@ -8,6 +8,7 @@ from tests.noise_clips import IDS, noise_train_clips
 from trainable.config import TrialConfig
 from trainable.execution_plan import ExecutionPlan
 from trainable.model.encoder import Encoder
+from trainable.model.geometry import Geometry
 from trainable.model.texture import cell_deviations
 from trainable.training.trainer import EpochLosses, Trainer
 
@@ -25,7 +26,7 @@ def trained(epochs: int, **flat: object) -> EpochLosses:
 def test_a_cell_is_eight_mels_by_eight_frames() -> None:
     patch_FT = torch.zeros(64, 64)
     patch_FT[8:16, 16:24] = torch.tensor([-1.0, 1.0]).repeat(4)
-    deviations_HW = cell_deviations(patch_FT[None])[0]
+    deviations_HW = cell_deviations(patch_FT[None], Geometry())[0]
     assert deviations_HW.shape == (8, 8)
     assert deviations_HW[1, 2] == pytest.approx((64 / 63) ** 0.5)
     assert float(deviations_HW.sum()) == pytest.approx(float(deviations_HW[1, 2]))
@@ -33,12 +34,12 @@ def test_a_cell_is_eight_mels_by_eight_frames() -> None:
 
 def test_level_is_no_texture() -> None:
     patches_XFT = torch.randn(3, 64, 64, dtype=torch.float64)
-    assert torch.allclose(cell_deviations(patches_XFT), cell_deviations(patches_XFT + 5.0))
+    assert torch.allclose(cell_deviations(patches_XFT, Geometry()), cell_deviations(patches_XFT + 5.0, Geometry()))
 
 
 def test_codes_learn_to_tell_it() -> None:
     first, later = (trained(epochs, texture_weight=5.0, learning_rate=0.01, **NO_HEADS) for epochs in (1, 8))
-    assert 0 < later.texture < 0.5 * first.texture
+    assert 0 < later.terms["texture"] < 0.5 * first.terms["texture"]
 
 
 def test_terms_of_weight_zero_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,10 +52,10 @@ def test_terms_of_weight_zero_are_not_made(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Encoder, "forward", counted)
     with_heads = trained(1, kmeans_start=False)
-    assert with_heads.machine_id > 0
-    assert with_heads.transform > 0
-    assert with_heads.texture == 0
+    assert with_heads.terms["id"] > 0
+    assert with_heads.terms["transform"] > 0
+    assert with_heads.terms["texture"] == 0
     twice, passes[:] = len(passes), []
     without = trained(1, kmeans_start=False, **NO_HEADS)
-    assert (without.machine_id, without.transform) == (0, 0)
+    assert (without.terms["id"], without.terms["transform"]) == (0, 0)
     assert 2 * len(passes) == twice, "the transformed view should not be encoded"

@@ -2,23 +2,24 @@
 
 import torch
 
+from trainable.model.geometry import Geometry
 from trainable.model.transforms import TRANSFORMS, TransformDraws, apply_transforms, draw_transforms, noise_template
 
 
 def draws_of(name: str) -> tuple[TransformDraws, torch.Tensor]:
     """Draws of 200 clips, and which of them are of one kind."""
-    draws = draw_transforms(200, torch.Generator().manual_seed(0))
+    draws = draw_transforms(200, Geometry(), torch.Generator().manual_seed(0))
     return draws, draws.labels_B == TRANSFORMS.index(name)
 
 
 def transformed(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     draws, mine = draws_of(name)
     patches = torch.randn(200, 1, 64, 64, generator=torch.Generator().manual_seed(1))
-    return patches[mine][:, 0], apply_transforms(patches, draws, noise_template())[mine][:, 0]
+    return patches[mine][:, 0], apply_transforms(patches, draws, noise_template(Geometry()))[mine][:, 0]
 
 
 def test_every_kind_is_drawn_about_equally_often() -> None:
-    labels = draw_transforms(9000, torch.Generator().manual_seed(0)).labels_B
+    labels = draw_transforms(9000, Geometry(), torch.Generator().manual_seed(0)).labels_B
     counts = torch.bincount(labels, minlength=len(TRANSFORMS))
     assert counts.min() > 850
     assert counts.max() < 1150
@@ -61,7 +62,7 @@ def test_gain_and_noise_add() -> None:
 
 
 def test_one_transformation_a_clip_for_all_its_patches() -> None:
-    draws = draw_transforms(6, torch.Generator().manual_seed(2))
+    draws = draw_transforms(6, Geometry(), torch.Generator().manual_seed(2))
     patch = torch.randn(6, 1, 64, 64)
-    twice = apply_transforms(patch.expand(6, 2, 64, 64), draws, noise_template())
+    twice = apply_transforms(patch.expand(6, 2, 64, 64), draws, noise_template(Geometry()))
     assert torch.equal(twice[:, 0], twice[:, 1])

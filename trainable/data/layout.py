@@ -1,7 +1,11 @@
-"""DCASE 2020 Task 2's tree: ``<root>/<machine_type>/{train,test}/{normal,anomaly}_id_NN_SSSSSSSS.{npy,wav}``."""
+"""Layouts: how the files below a machine type's folder become recordings. DCASE 2020 Task 2's is the project's own.
+
+``<root>/<machine_type>/{train,test}/{normal,anomaly}_id_NN_SSSSSSSS.{npy,wav}``
+"""
 
 import logging
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,30 +13,96 @@ from typing import Literal
 
 from trainable.config import nearest
 from trainable.errors import DataError
+from trainable.registry import LAYOUTS
 
 _log = logging.getLogger(__name__)
 MOST_WARNINGS = 5
 _NAME = re.compile(r"^(normal|anomaly)_id_([0-9A-Za-z]+)_[0-9A-Za-z]+\.(npy|wav)$")
+Part = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
 class ClipFile:
-    """A recording and what its name says of it."""
+    """A recording and what its place says of it."""
 
     path: Path
+    part: Part
+    """Training clips, of which only normal ones are used, or labelled clips."""
     machine_id: str
     label: Literal[0, 1]
     """0 normal, 1 anomaly."""
 
+    @property
+    def name(self) -> str:
+        """Its name in the form of DCASE's, which says label and machine id whatever the file is called."""
+        said = f"{'anomaly' if self.label else 'normal'}_id_{self.machine_id}_"
+        return self.path.name if self.path.name.startswith(said) else said + self.path.name
+
+    @property
+    def stamp(self) -> str:
+        """What names it in the digest of the data: everything but its contents that a result depends on."""
+        return f"{self.part}/{self.name}"
+
 
 @dataclass(frozen=True)
 class MachineFiles:
-    """The recordings of one machine type, sorted by name."""
+    """The recordings of one machine type, in the order of the layout."""
 
     train: tuple[ClipFile, ...]
     test: tuple[ClipFile, ...]
     skipped: tuple[str, ...]
     """One sentence a file that the layout does not know."""
+
+
+class Layout(ABC):
+    """How the files of a machine type's folder are named and sorted."""
+
+    @abstractmethod
+    def recognises(self, folder: Path) -> bool:
+        """Whether a folder looks like a machine type of this layout; looks at a few names, reads no recording."""
+
+    @abstractmethod
+    def clips(self, folder: Path, skipped: list[str]) -> list[ClipFile]:
+        """The recordings of a machine type, sorted.
+
+        A file that is not in the layout is passed over with one sentence in `skipped` that begins with its path.
+        Raises DataError where the folder cannot be read.
+        """
+
+    def lacking(self, folder: Path, part: Part, word: str) -> str:
+        """How to say that a folder holds no clips of a part that are ``normal`` or an ``anomaly``."""
+        return f"{folder} holds no {word} {part} clips in the layout of {type(self).__name__}"
+
+
+class Dcase2020(Layout):
+    """``{train,test}/{normal,anomaly}_id_NN_SSSSSSSS.{npy,wav}``."""
+
+    def recognises(self, folder: Path) -> bool:
+        return (folder / "train").is_dir()
+
+    def clips(self, folder: Path, skipped: list[str]) -> list[ClipFile]:
+        parts: tuple[Part, ...] = ("train", "test")
+        return [clip for part in parts for clip in _list_clips(folder / part, part, skipped)]
+
+    def lacking(self, folder: Path, part: Part, word: str) -> str:
+        return f"{folder / part} holds no {word}_id_NN_*.npy or .wav"
+
+
+DCASE2020 = Dcase2020()
+
+
+def register_layout(name: str, layout: Layout) -> None:
+    """Makes a layout known; it is asked before those registered earlier. Raises ConfigError if the name is taken."""
+    LAYOUTS.register(name, layout)
+
+
+def layout_of(folder: Path) -> Layout | None:
+    """The layout registered last that recognises a folder; DCASE's is asked at last. None if nobody does."""
+    for name in reversed(LAYOUTS.names()):
+        layout: Layout = LAYOUTS.get(name)
+        if layout.recognises(folder):
+            return layout
+    return None
 
 
 def find_files(root: Path, machine_type: str) -> MachineFiles:
@@ -44,19 +114,20 @@ def find_files(root: Path, machine_type: str) -> MachineFiles:
         If the folder, the machine type, its training clips, or normal or anomalous test clips are missing.
     """
     folder = _machine_folder(root, machine_type)
+    layout = layout_of(folder)
+    assert layout is not None  # it is among `machine_types`
     skipped: list[str] = []
-    train, test = (_list_clips(folder / part, skipped) for part in ("train", "test"))
+    clips = layout.clips(folder, skipped)
+    train, test = ([clip for clip in clips if clip.part == part] for part in ("train", "test"))
     anomalous_training = [clip for clip in train if clip.label == 1]
     skipped += [f"{clip.path}: an anomaly among the training clips is never trained on" for clip in anomalous_training]
     train = [clip for clip in train if clip.label == 0]
     log_skipped(skipped)
     if not train:
-        raise DataError(f"{folder / 'train'} holds no normal_id_NN_*.npy or .wav; training needs normal clips there")
+        raise DataError(f"{layout.lacking(folder, 'train', 'normal')}; training needs normal clips there")
     for label, word in ((0, "normal"), (1, "anomaly")):
         if not any(clip.label == label for clip in test):
-            raise DataError(
-                f"{folder / 'test'} holds no {word}_id_NN_*.npy or .wav; an AUC needs normal and anomalous test clips"
-            )
+            raise DataError(f"{layout.lacking(folder, 'test', word)}; an AUC needs normal and anomalous test clips")
     return MachineFiles(tuple(train), tuple(test), tuple(skipped))
 
 
@@ -69,8 +140,8 @@ def log_skipped(sentences: Sequence[str]) -> None:
 
 
 def machine_types(root: Path) -> list[str]:
-    """Names of the folders below `root` that look like a machine type."""
-    return sorted(entry.name for entry in root.iterdir() if (entry / "train").is_dir())
+    """Names of the folders below `root` that some layout takes for a machine type."""
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and layout_of(entry) is not None)
 
 
 def _machine_folder(root: Path, machine_type: str) -> Path:
@@ -97,7 +168,7 @@ def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _list_clips(folder: Path, skipped: list[str]) -> list[ClipFile]:
+def _list_clips(folder: Path, part: Part, skipped: list[str]) -> list[ClipFile]:
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist; a machine type needs the folders train and test")
     clips = []
@@ -115,5 +186,6 @@ def _list_clips(folder: Path, skipped: list[str]) -> list[ClipFile]:
         if not path.is_file():  # a folder, a dangling link, or a pipe that would be waited for
             skipped.append(f"{path}: is no file")
             continue
-        clips.append(ClipFile(path, match[2], 1 if match[1] == "anomaly" else 0))
+        label: Literal[0, 1] = 1 if match[1] == "anomaly" else 0
+        clips.append(ClipFile(path, part, match[2], label))
     return clips

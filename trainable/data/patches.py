@@ -1,13 +1,13 @@
-"""Patches: 64 × 64 windows of packed clips, chosen by index and cut as one gather of a strided view.
+"""Patches: windows of packed clips, chosen by index and cut as one gather of a strided view.
 
-B clips, P patches, F = 64 mel bins, T = 64 frames of a patch.
+B clips, P patches, F = 64 mel bins, T frames of a patch, which the model's geometry says.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-PATCH_FRAMES = 64
+from trainable.errors import DataError
 
 
 def patch_starts(
@@ -16,17 +16,25 @@ def patch_starts(
     *,
     n_patches: int,
     stride: int,
+    patch_frames: int,
     generator: torch.Generator | None,
 ) -> Tensor:
     """First frame of each kept patch in the packed features, int64 (B, P), in the order of time.
 
-    A clip of L frames offers (L − 64) // stride + 1 windows. With a generator, `n_patches` of them are sampled
+    A clip of L frames offers (L − T) // stride + 1 windows. With a generator, `n_patches` of them are sampled
     without replacement if there are more, and repeated if there are fewer; without one they are evenly spaced from
     the first window to the last (a single one lies in the middle).
+
+    Raises DataError for a clip that is shorter than a patch.
     """
     begins = torch.from_numpy(np.asarray(offsets).copy())
     lengths_B = (begins[1:] - begins[:-1])[clip_indices_B]
-    windows_B1 = ((lengths_B - PATCH_FRAMES) // stride + 1)[:, None]
+    if len(lengths_B) and int(lengths_B.min()) < patch_frames:
+        raise DataError(
+            f"a clip of {int(lengths_B.min())} frames is shorter than the model's patches of {patch_frames}; "
+            "leave short recordings out, or take a model with shorter patches"
+        )
+    windows_B1 = ((lengths_B - patch_frames) // stride + 1)[:, None]
     if generator is None:
         steps_P = torch.arange(n_patches)
         last_B1 = windows_B1 - 1
@@ -44,7 +52,7 @@ def patch_starts(
     return begins[clip_indices_B][:, None] + columns_BP * stride
 
 
-def gather_patches(frames_TF: Tensor, starts_BP: Tensor) -> Tensor:
-    """Patches (B, P, 64 mels, 64 frames) that begin at `starts_BP`, on the features' device."""
-    windows_SFT = frames_TF.unfold(0, PATCH_FRAMES, 1)
+def gather_patches(frames_TF: Tensor, starts_BP: Tensor, *, patch_frames: int) -> Tensor:
+    """Patches (B, P, F mels, T frames) that begin at `starts_BP`, on the features' device."""
+    windows_SFT = frames_TF.unfold(0, patch_frames, 1)
     return windows_SFT[starts_BP]

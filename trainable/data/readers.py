@@ -10,11 +10,12 @@ import torch
 
 from trainable.config import FrontEndConfig
 from trainable.data.frontend import N_MELS, log_mel
-from trainable.data.patches import PATCH_FRAMES
 from trainable.errors import DataError
 
 MOST_FRAMES = 1_000_000
 """A clip of more frames than this is refused: at 64 mels and 4 bytes it alone would take 256 MB."""
+SHORTEST_FRAMES = 64
+"""A shorter clip is repeated until it has as many: a patch of the default model."""
 WAV_FORMATS = ("WAV", "WAVEX", "RF64")
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """Hz; resampling from an absurd rate (a damaged header) would need a filter of billions of taps."""
@@ -31,10 +32,10 @@ def read_features(path: Path, front_end: FrontEndConfig) -> np.ndarray:
 
 
 def lengthen(features_TF: np.ndarray) -> np.ndarray:
-    """A clip shorter than a patch repeats from its beginning until it fills one: its own sound, no silence."""
-    if len(features_TF) >= PATCH_FRAMES:
+    """A clip of fewer than SHORTEST_FRAMES repeats from its beginning until it has them: its own sound, no silence."""
+    if len(features_TF) >= SHORTEST_FRAMES:
         return features_TF
-    return np.resize(features_TF, (PATCH_FRAMES, N_MELS))
+    return np.resize(features_TF, (SHORTEST_FRAMES, N_MELS))
 
 
 def read_npy(path: Path) -> np.ndarray:

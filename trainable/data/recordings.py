@@ -1,4 +1,4 @@
-"""A user's own recordings: files in DCASE's tree → features, read in parallel and cached by content."""
+"""A user's own recordings: files in a known layout → features, read in parallel and cached by content."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def _clip_features(clips: list[ClipFile], features: list[np.ndarray]) -> ClipFea
     return ClipFeatures(
         features,
         [clip.machine_id for clip in clips],
-        [clip.path.name for clip in clips],
+        [clip.name for clip in clips],
         [clip.label for clip in clips],
     )
 
@@ -62,7 +62,7 @@ def _content_digest(clip: ClipFile) -> str:
         content = clip.path.read_bytes()
     except OSError as error:
         content = f"unreadable: {error.strerror}".encode()
-    return f"{clip.path.parent.name}/{clip.path.name}:{hashlib.sha256(content).hexdigest()}"
+    return f"{clip.stamp}:{hashlib.sha256(content).hexdigest()}"
 
 
 def _read_all(clips: list[ClipFile], front_end: FrontEndConfig) -> Mapping[str, np.ndarray]:

@@ -9,7 +9,7 @@ A detector's folder::
 It scores one recording at a time, so that a stream of any length needs the memory of one. What it learned of is as long
 as a training clip; a longer recording is heard stretch by stretch, each as long as that, and is as bad as its worst.
 
-B clips, P patches, F = 64 mel bins, T frames, H = 8 frequency rows, W = 8 columns in time.
+B clips, P patches, F = 64 mel bins, T frames, H frequency rows and W columns in time of the code grid.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ from torch import Tensor
 from trainable.config import DensityName, FrontEndConfig, TrialConfig
 from trainable.data.clips import Split, TestClips
 from trainable.data.normalise import NormStats
-from trainable.data.patches import PATCH_FRAMES, patch_starts
-from trainable.data.readers import read_features, read_npy, wav_features
+from trainable.data.patches import patch_starts
+from trainable.data.readers import SHORTEST_FRAMES, read_features, read_npy, wav_features
 from trainable.detection.stretches import CutClips, cut_clips, frame_surprise, most_surprising, stretches
 from trainable.durable import write_bytes
 from trainable.errors import CheckpointError, DataError
@@ -129,6 +129,7 @@ class Member:
             torch.arange(len(offsets) - 1),
             n_patches=config.score.score_patches or config.patch.n_patches,
             stride=config.patch.stride,
+            patch_frames=self.state.geometry.patch_frames,
             generator=None,
         )
         plan = ExecutionPlan(micro_batch_clips=8)
@@ -192,17 +193,18 @@ class Detector:
         if chosen not in self.calibration:
             raise DataError(f"{path}: {self._unknown(chosen)}")
         features_TF = read_features(path, self.front_end)
-        if len(features_TF) == PATCH_FRAMES < self.stretch_frames:
+        if len(features_TF) <= self.shortest_frames < self.stretch_frames:
             self._refuse_short(path)
         return self.score_features(features_TF, chosen)
 
     def _refuse_short(self, path: Path) -> None:
         """A clip that had to be repeated to fill a patch sounds like no normal clip, whatever it is of."""
         frames = len(read_npy(path) if path.suffix == ".npy" else wav_features(path, self.front_end))
-        if frames < PATCH_FRAMES:
-            seconds = [count * self.seconds_per_frame for count in (frames, PATCH_FRAMES)]
+        shortest = self.shortest_frames
+        if frames < shortest:
+            seconds = [count * self.seconds_per_frame for count in (frames, shortest)]
             raise DataError(
-                f"{path}: lasts {frames} frames ({seconds[0]:.2f} s); at least {PATCH_FRAMES} ({seconds[1]:.2f} s) "
+                f"{path}: lasts {frames} frames ({seconds[0]:.2f} s); at least {shortest} ({seconds[1]:.2f} s) "
                 "can be compared with normal clips; record longer"
             )
 
@@ -218,11 +220,16 @@ class Detector:
         return f"the detector does not know machine id {machine_id}; it knows {', '.join(self.ids)}"
 
     @property
+    def shortest_frames(self) -> int:
+        """Frames of the longest patch of a member: a shorter recording fills none."""
+        return max(SHORTEST_FRAMES, *(member.state.geometry.patch_frames for member in self.members))
+
+    @property
     def seconds_per_frame(self) -> float:
         return self.front_end.hop_length / self.front_end.sample_rate
 
     def score_features(self, features_TF: np.ndarray, machine_id: str) -> ClipScore:
-        """The score of a recording's log-mel features before normalisation, float32 (T, 64), T ≥ 64.
+        """The score of a recording's log-mel features before normalisation, float32 (T, 64), T ≥ `shortest_frames`.
 
         Whatever T, one stretch is normalised and encoded at a time.
         """
@@ -251,8 +258,9 @@ class Detector:
         for member in self.members:
             codes = member.codes(frames_TF, offsets, (machine_id,))
             raw.append(float(member.density.score_samples(codes)[0]))
+            geometry = member.state.geometry
             surprise_PHW = member.surprise.position_scores(codes)[0].numpy()
-            maps.append(frame_surprise(surprise_PHW, codes.starts_BP[0].numpy(), len(frames_TF)))
+            maps.append(frame_surprise(surprise_PHW, codes.starts_BP[0].numpy(), len(frames_TF), geometry))
         # Each member's map in its own unit, so that none outshouts the others.
         mean_T = np.mean([m / max(float(np.nanmean(m)), 1e-12) for m in maps], axis=0)
         return self.calibration[machine_id].standardise(raw), mean_T

@@ -1,6 +1,6 @@
 """A recording in stretches as long as a detector knows sounds to be, and where in a stretch it is surprising.
 
-S stretches, T frames, P patches, H = 8 frequency rows, W = 8 columns in time.
+S stretches, T frames, P patches, H frequency rows and W columns in time of the code grid.
 """
 
 from dataclasses import dataclass
@@ -8,10 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainable.data.clips import TestClips
-from trainable.data.patches import PATCH_FRAMES
-
-CELL_FRAMES = 8
-"""Frames of a column of the code grid."""
+from trainable.model.geometry import Geometry
 
 
 def stretches(frames: int, most: int) -> list[tuple[int, int]]:
@@ -50,12 +47,13 @@ def cut_clips(clips: TestClips, most: int) -> CutClips:
     return CutClips(np.concatenate(parts), offsets, tuple(clips.machine_ids[i] for i in owners), np.array(owners))
 
 
-def frame_surprise(surprise_PHW: np.ndarray, starts_P: np.ndarray, n_frames: int) -> np.ndarray:
+def frame_surprise(surprise_PHW: np.ndarray, starts_P: np.ndarray, n_frames: int, geometry: Geometry) -> np.ndarray:
     """Surprise of each frame, summed over frequency and averaged over the patches that hold it, (T,); NaN outside."""
     total, count = np.zeros(n_frames), np.zeros(n_frames)
     for surprise_HW, start in zip(surprise_PHW, starts_P.tolist(), strict=True):
-        total[start : start + PATCH_FRAMES] += np.repeat(surprise_HW.sum(axis=0), CELL_FRAMES)
-        count[start : start + PATCH_FRAMES] += 1
+        end = start + geometry.patch_frames
+        total[start:end] += np.repeat(surprise_HW.sum(axis=0), geometry.cell_frames)
+        count[start:end] += 1
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 

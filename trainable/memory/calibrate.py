@@ -8,8 +8,7 @@ import numpy as np
 from trainable.config import DataConfig, TrialConfig
 from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
-from trainable.memory.key import peak_phases
-from trainable.memory.predict import DataSizes, Predictor
+from trainable.memory.predict import DataSizes, Predictor, peak_phases
 from trainable.memory.profile import DeviceProfile, MeasuredPeak
 from trainable.record import RunFolder, TrialRecord
 
@@ -106,7 +105,7 @@ def peaks_of(record: TrialRecord) -> Iterator[Measured]:
             continue
         by_phase = highest.setdefault(epoch.plan, {})
         by_phase[epoch.phase] = max(by_phase.get(epoch.phase, 0), epoch.peak_bytes)
-    phases = peak_phases(config.phase)
+    phases = peak_phases(config)
     for plan, by_phase in highest.items():
         if by_phase.keys() >= set(phases):
             yield Measured(config, plan, max(by_phase[phase] for phase in phases))

@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from trainable.config import PhaseConfig, TrialConfig
+from trainable.config import PhaseConfig, TrialConfig, knobs
 from trainable.training.phases import Phase, phase_of
 
 _NOTHING = frozenset(
@@ -14,7 +14,7 @@ _NOTHING = frozenset(
 )
 """Knobs that change no tensor's size. A knob that is not named here counts, so that a new one cannot be forgotten."""
 _SWITCHES = frozenset({"gradient_clip", "texture_weight", "id_weight", "transform_weight"})
-"""Of these only whether they are above zero counts."""
+"""Of these, and of the weights of registered loss terms, only whether they are above zero counts."""
 _SIZES = ("num_embeddings", "latent_dim", "n_patches", "head_hidden")
 """With larger ones every storage of every plan is at least as large, all else being equal."""
 
@@ -33,7 +33,8 @@ def memory_key(config: TrialConfig) -> MemoryKey:
     flat = config.flat()
     sizes = tuple(int(flat.pop(name)) for name in _SIZES)
     counted = {name: value for name, value in flat.items() if name not in _NOTHING}
-    rest = tuple((name, value > 0 if name in _SWITCHES else value) for name, value in counted.items())
+    switches = _SWITCHES | {spec.name for spec in knobs() if spec.extra}
+    rest = tuple((name, value > 0 if name in switches else value) for name, value in counted.items())
     projected = config.quantizer.codebook_dim not in (0, config.model.latent_dim)
     return MemoryKey(sizes, (rest, projected, phases_of(config.phase)))
 
@@ -42,9 +43,3 @@ def phases_of(phase: PhaseConfig) -> tuple[Phase, ...]:
     """Phases that a training has."""
     turns = {0, phase.epochs - 1, round(phase.vq_only_share * phase.epochs)}
     return tuple(sorted({phase_of(phase, epoch) for epoch in turns if epoch < phase.epochs}))
-
-
-def peak_phases(phase: PhaseConfig) -> tuple[Phase, ...]:
-    """Phases whose steps may hold the peak of a training: phase 2 does all that 1 and 3 do, and more."""
-    present = phases_of(phase)
-    return (2,) if 2 in present else present

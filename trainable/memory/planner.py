@@ -9,7 +9,7 @@ from trainable.errors import BudgetError
 from trainable.execution_plan import ExecutionPlan, MemoryPlan, Placement, PlanRequest, Precision
 from trainable.memory.predict import DataSizes, Prediction, Predictor
 from trainable.memory.profile import DeviceProfile
-from trainable.training.batch import CODES_PER_PATCH
+from trainable.model.geometry import geometry_of
 from trainable.units import format_bytes
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Planner:
         """Micro-batches and chunks of distances of a step."""
         patch = config.patch
         micro_batches = -(-patch.batch_size // plan.micro_batch_clips)
-        rows = CODES_PER_PATCH * patch.n_patches * min(plan.micro_batch_clips, patch.batch_size)
+        rows = geometry_of(config).codes_per_patch * patch.n_patches * min(plan.micro_batch_clips, patch.batch_size)
         return micro_batches, micro_batches * -(-rows // plan.quantizer_chunk_rows)
 
     def _lean(self, candidates: list[ExecutionPlan]) -> list[ExecutionPlan]:

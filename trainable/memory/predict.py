@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from trainable.config import TrialConfig
+from trainable.data.frontend import N_MELS
 from trainable.execution_plan import ExecutionPlan
-from trainable.memory.key import peak_phases
+from trainable.memory.key import memory_key, phases_of
 from trainable.memory.profile import DeviceProfile
 from trainable.memory.program import NotProportionalError, Peak, Program
 from trainable.memory.trace import Form, Pass, sizes_of, trace, trace_exactly
 from trainable.memory.tracker import WORKSPACE
+from trainable.registry import ARCHITECTURES, QUANTIZERS
+from trainable.training.losses import OWN_TERMS, loss_terms
 from trainable.training.phases import Phase
 from trainable.training.trainer import KMEANS_CLIPS
 
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-MELS = 64
 FLOAT_BYTES = 4
 Value = TypeVar("Value")
 
@@ -54,7 +56,7 @@ class DataSizes:
     @property
     def frames_bytes(self) -> int:
         """Packed features of all splits."""
-        return (self.train_frames + self.test_frames) * MELS * FLOAT_BYTES
+        return (self.train_frames + self.test_frames) * N_MELS * FLOAT_BYTES
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,18 @@ _PROGRAMS = Remembered(256)
 """Traces of this process, about 0.1 MB each: planners come and go, traces stay true."""
 
 
+def is_own(config: TrialConfig) -> bool:
+    """Whether all parts come with the project, whose tests confirm that what they allocate is proportional."""
+    extra = any(term.is_on(config) for term in loss_terms() if term not in OWN_TERMS)
+    own = config.model.model in ARCHITECTURES.own and config.quantizer.quantizer in QUANTIZERS.own
+    return own and not extra
+
+
 def architecture_of(config: TrialConfig, n_ids: int) -> tuple[Hashable, Hashable]:
     """What a trace depends on; the sizes that a program is a function of are not among it."""
+    if not is_own(config):
+        # Which knobs another's part looks at is not known: all that memory may depend on count.
+        return n_ids, memory_key(config).rest
     model, quantizer, loss = config.model, config.quantizer, config.loss
     projected = quantizer.codebook_dim not in (0, model.latent_dim)
     return (
@@ -117,8 +129,8 @@ def program_of(config: TrialConfig, n_ids: int, form: Form) -> Program | None:
 
     def make() -> Program | None:
         try:
-            # A test confirms by second traces that every structure is proportional; here one would double the time.
-            return trace(config, n_ids, form, verify=False)
+            # A test confirms by second traces that every own structure is proportional; one would double the time.
+            return trace(config, n_ids, form, verify=not is_own(config))
         except NotProportionalError as error:
             _log.warning("%s; it is traced again for each of them", error)
             return None
@@ -157,7 +169,7 @@ class Predictor:
         """Name and peak of each pass."""
         patch, clips = config.patch, min(plan.micro_batch_clips, config.patch.batch_size, self.data.train_clips)
         largest_batch = min(patch.batch_size, self.data.train_clips)
-        for phase in peak_phases(config.phase):
+        for phase in peak_phases(config):
             yield (
                 f"step, phase {phase}",
                 self._peak(config, plan, "step", phase, clips, patch.n_patches, split=clips < largest_batch),
@@ -248,3 +260,13 @@ class Predictor:
             peak_pass=name,
             breakdown={part: size for part, size in parts.items() if size},
         )
+
+
+def peak_phases(config: TrialConfig) -> tuple[Phase, ...]:
+    """Phases whose steps may hold the peak of a training: phase 2 does all that 1 and 3 do, and more.
+
+    Not where a registered loss term counts in the others alone.
+    """
+    present = phases_of(config.phase)
+    only_elsewhere = any(2 not in term.phases for term in loss_terms() if term.is_on(config))
+    return (2,) if 2 in present and not only_elsewhere else present

@@ -19,15 +19,18 @@ from trainable.device._torch_private import fused_optimizer_on_meta, scaler_tens
 from trainable.execution_plan import ExecutionPlan, Precision
 from trainable.memory.program import Allocation, NotProportionalError, Probe, Program
 from trainable.memory.tracker import PATCHES, MemoryTracker
+from trainable.model.architecture import segments_of
 from trainable.model.codebook import Codebook
-from trainable.model.transforms import PATCH, TransformDraws
+from trainable.model.geometry import geometry_of
+from trainable.model.transforms import TransformDraws
 from trainable.private_name import replaced
-from trainable.training.batch import CODES_PER_PATCH, VIEW_SHARE, Batch
+from trainable.training.batch import VIEW_SHARE, Batch
 from trainable.training.encode import encode_clips
+from trainable.training.losses import loss_names
 from trainable.training.phases import Phase, PhaseState
 from trainable.training.start import start_codebook
 from trainable.training.state import TrainState, make_scaler, make_state
-from trainable.training.step import LOSS_TERMS, mixed_precision, train_step
+from trainable.training.step import mixed_precision, train_step
 
 Pass = Literal["step", "validation", "codebook_start"]
 META = torch.device("meta")
@@ -88,12 +91,14 @@ def sizes_of(
     rest_clips
         Clips of the sample that the last micro-batch holds.
     """
-    batch = _batch_sizes(clips, n_patches, chunk_rows, sample_clips, rest_clips)
+    batch = _batch_sizes(config, clips, n_patches, chunk_rows, sample_clips, rest_clips)
     return batch | _model_sizes(config)
 
 
-def _batch_sizes(clips: int, n_patches: int, chunk_rows: int, sample_clips: int, rest_clips: int) -> dict[str, int]:
-    rows = CODES_PER_PATCH * n_patches * (sample_clips or clips)
+def _batch_sizes(
+    config: TrialConfig, clips: int, n_patches: int, chunk_rows: int, sample_clips: int, rest_clips: int
+) -> dict[str, int]:
+    rows = geometry_of(config).codes_per_patch * n_patches * (sample_clips or clips)
     views = -(-n_patches // VIEW_SHARE)
     chunk = min(chunk_rows, rows)
     return {
@@ -155,7 +160,7 @@ def _trace_symbolic(config: TrialConfig, n_ids: int, form: Form, sizes: Mapping[
     starts_codebook = form.kind == "codebook_start"
     rest = sizes["rest_clips"] if starts_codebook else 0
     sample = clips + rest if starts_codebook else 0
-    chunk_rows = CODES_PER_PATCH * n_patches * (sample or clips) // 2 + 1_000_003
+    chunk_rows = geometry_of(config).codes_per_patch * n_patches * (sample or clips) // 2 + 1_000_003
     plan = ExecutionPlan(
         micro_batch_clips=clips,
         recompute_encoder=form.recompute_encoder,
@@ -163,7 +168,7 @@ def _trace_symbolic(config: TrialConfig, n_ids: int, form: Form, sizes: Mapping[
         quantizer_chunk_rows=chunk_rows,
         precision=form.precision,
     )
-    batch = _batch_sizes(clips, n_patches, chunk_rows, sample, rest)
+    batch = _batch_sizes(config, clips, n_patches, chunk_rows, sample, rest)
     allocations, order, repeated = _run(config, n_ids, form, plan, sample or 2 * clips, n_patches)
     named = [_relabelled(allocation, batch) for allocation in allocations]
     return Program(named, order, Probe(batch, _model_sizes(config)), repeated)
@@ -196,24 +201,26 @@ def record(
     """Runs a pass of `clips` clips under a tracker; `tracker` then holds what it allocated.
 
     Features lie on the device. From the host a micro-batch's patches are copied over, as large as when they are cut
-    here; only the indices of their first frames stay behind, 8 bytes for each patch of 16 KiB.
+    here; only the indices of their first frames stay behind, 8 bytes for each patch of, by default, 16 KiB.
     """
     device, model = state.device, state.model
-    frames_TF = torch.zeros(2 * PATCH, PATCH, device=device, dtype=state.dtype)
+    geometry = state.geometry
+    frames_TF = torch.zeros(2 * geometry.patch_frames, geometry.patch_mels, device=device, dtype=state.dtype)
     starts_BP = torch.zeros(1, 1, dtype=torch.int64).expand(clips, n_patches)
     batch = placeholder_batch(state.config, clips, n_patches) if form.kind == "step" else None
     watched = ((model.encoder, "encoder", "quantizer"), (model.decoder, "decoder", "losses"))
     # What the trainer holds beside: sums of losses and code counts of the epoch, and those of the last step.
-    held = [torch.zeros(len(LOSS_TERMS), device=device) for _ in range(2)]
+    held = [torch.zeros(len(loss_names()), device=device) for _ in range(2)]
     held += [torch.zeros(state.config.quantizer.num_embeddings, device=device) for _ in range(2)]
     with ExitStack() as stack:
         for module, label, then in watched:
             stack.enter_context(tracker.watching(module, label, then=then))
-            for segment in module.segments:
+            for segment in segments_of(module):
                 # PyTorch restores autocast where it recomputes, but knows nothing of the casts made on meta tensors.
                 recomputing = partial(mixed_precision, plan, device)
                 stack.enter_context(tracker.watching(segment, label, recomputing=recomputing))
-        for head in (model.texture, model.heads.machine_id, model.heads.transform):
+        heads = (model.texture, model.heads.machine_id, model.heads.transform, *model.extra_heads.values())
+        for head in heads:
             if head is None:
                 continue
             stack.enter_context(tracker.watching(head, "heads"))
@@ -264,13 +271,13 @@ def placeholder_batch(config: TrialConfig, clips: int, n_patches: int) -> Batch:
     def numbers(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
         return torch.zeros((), dtype=dtype).expand(shape)
 
-    real = torch.float32
+    geometry, real = geometry_of(config), torch.float32
     draws = TransformDraws(
         labels_B=numbers(clips),
-        mel_index_BF=numbers(clips, PATCH),
-        frame_index_BT=numbers(clips, PATCH),
-        keep_mel_BF=numbers(clips, PATCH, dtype=real),
-        keep_frame_BT=numbers(clips, PATCH, dtype=real),
+        mel_index_BF=numbers(clips, geometry.patch_mels),
+        frame_index_BT=numbers(clips, geometry.patch_frames),
+        keep_mel_BF=numbers(clips, geometry.patch_mels, dtype=real),
+        keep_frame_BT=numbers(clips, geometry.patch_frames, dtype=real),
         gain_B=numbers(clips, dtype=real),
         noise_B=numbers(clips, dtype=real),
         noise_roll_B=numbers(clips),

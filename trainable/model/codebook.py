@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainable.config import ModelConfig, QuantizerConfig
+from trainable.model.geometry import Geometry
 from trainable.model.quantizer import CodeStatistics, Quantized, code_statistics, nearest_codes, quantize
 
 KMEANS_ITERATIONS = 10
@@ -66,9 +67,10 @@ class Codebook(nn.Module):
     ema_counts_K: Tensor
     ema_sums_KD: Tensor
 
-    def __init__(self, config: QuantizerConfig, model: ModelConfig):
+    def __init__(self, config: QuantizerConfig, model: ModelConfig, geometry: Geometry):
         super().__init__()
         self.config = config
+        self.geometry = geometry
         width = config.codebook_dim or model.latent_dim
         projected = width != model.latent_dim
         self.project_in = nn.Linear(model.latent_dim, width) if projected else nn.Identity()
@@ -81,7 +83,7 @@ class Codebook(nn.Module):
         self.register_buffer("ema_sums_KD", codes.clone())
 
     def rows(self, latents_XDHW: Tensor) -> Tensor:
-        """Grid (X, D, 8, 8) → rows (N, codebook width), in the codebook's own type: distances are never made in half.
+        """Grid (X, D, H, W) → rows (N, codebook width), in the codebook's own type: distances are never made in half.
 
         Cast before the projection, which runs outside of mixed precision and has weights of that type.
         """
@@ -97,8 +99,9 @@ class Codebook(nn.Module):
         )
 
     def grid(self, vectors_ND: Tensor) -> Tensor:
-        """Rows of code vectors back to the decoder's grid (X, latent_dim, 8, 8)."""
-        grid_XDHW = self.project_out(vectors_ND).unflatten(0, (-1, 8, 8)).permute(0, 3, 1, 2)
+        """Rows of code vectors back to the decoder's grid (X, latent_dim, H, W)."""
+        shape = (-1, self.geometry.rows, self.geometry.columns)
+        grid_XDHW = self.project_out(vectors_ND).unflatten(0, shape).permute(0, 3, 1, 2)
         # Its channels lie last, which suits oneDNN. CUDA's kernels for depthwise convolution and group norm would copy
         # every grid of the decoder back behind our back; one copy of the smallest grid spares them that.
         return grid_XDHW if grid_XDHW.device.type == "cpu" else grid_XDHW.contiguous()

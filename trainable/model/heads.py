@@ -26,5 +26,5 @@ def _classifier(config: ModelConfig, classes: int) -> nn.Sequential:
 
 
 def clip_latents(latents_XDHW: Tensor, patches: int) -> Tensor:
-    """Latents averaged over grid and patches: (B·patches, D, 8, 8) → (B, D)."""
+    """Latents averaged over grid and patches: (B·patches, D, H, W) → (B, D)."""
     return latents_XDHW.mean(dim=(2, 3)).unflatten(0, (-1, patches)).mean(dim=1)

@@ -21,7 +21,7 @@ def scaled_channels(channels: int, width: float) -> int:
 class SeparableConv(nn.Module):
     """Depthwise 3 × 3 then pointwise convolution (Howard et al. 2017, MobileNets), GroupNorm, SiLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1):
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int | tuple[int, int] = 1):
         super().__init__()
         self.depthwise = nn.Conv2d(
             in_channels, in_channels, 3, stride=stride, padding=1, groups=in_channels, bias=False

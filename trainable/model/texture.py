@@ -5,18 +5,17 @@ cell and forget how much the cell fluctuates; yet knocking, rubbing and whining 
 number more to tell of each cell makes the codebook keep it (as a decoder that predicts its own variance would, Rybkin
 et al. 2021, at the scale of the code grid instead of the pixel's).
 
-X patches, F = T = 64, D latent width.
+X patches of F mel bins and T frames, a grid of H rows and W columns, D latent width.
 """
 
 from torch import Tensor, nn
 
-CELLS = 8
-"""Cells of a patch along each axis, the code grid's 8 × 8; each is 8 mel bins by 8 frames."""
+from trainable.model.geometry import Geometry
 
 
-def cell_deviations(patches_XFT: Tensor) -> Tensor:
-    """Standard deviation of the 64 values of each cell, (X, 8, 8), in standard deviations of the normalised log-mel."""
-    return patches_XFT.unflatten(1, (CELLS, -1)).unflatten(3, (CELLS, -1)).std(dim=(2, 4))
+def cell_deviations(patches_XFT: Tensor, geometry: Geometry) -> Tensor:
+    """Standard deviation of the values of each cell, (X, H, W), in standard deviations of the normalised log-mel."""
+    return patches_XFT.unflatten(1, (geometry.rows, -1)).unflatten(3, (geometry.columns, -1)).std(dim=(2, 4))
 
 
 class TextureHead(nn.Module):
@@ -27,6 +26,6 @@ class TextureHead(nn.Module):
         self.tell = nn.Conv2d(latent_dim, 1, 1)
 
     def forward(self, grid_XDHW: Tensor) -> Tensor:
-        """Deviations (X, 8, 8) from code vectors on the decoder's grid (X, D, 8, 8)."""
+        """Deviations (X, H, W) from code vectors on the decoder's grid (X, D, H, W)."""
         deviations_XHW: Tensor = self.tell(grid_XDHW).squeeze(1)
         return deviations_XHW

@@ -12,7 +12,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-PATCH = 64
+from trainable.model.geometry import Geometry
+
 TRANSFORMS = (
     "identity",
     "time_reversal",
@@ -33,9 +34,9 @@ class TransformDraws:
     labels_B: Tensor
     """Index into TRANSFORMS, int64."""
     mel_index_BF: Tensor
-    """Source mel bin of each mel bin, int64, 0 … 63."""
+    """Source mel bin of each mel bin, int64, 0 … F − 1."""
     frame_index_BT: Tensor
-    """Source frame of each frame, int64, 0 … 63."""
+    """Source frame of each frame, int64, 0 … T − 1."""
     keep_mel_BF: Tensor
     """0 where a mel bin is masked, else 1."""
     keep_frame_BT: Tensor
@@ -44,7 +45,7 @@ class TransformDraws:
     noise_B: Tensor
     """Standard deviation of the added noise, likewise."""
     noise_roll_B: Tensor
-    """Where in the fixed noise template a clip's noise begins, int64, 0 … 4095."""
+    """Where in the fixed noise template a clip's noise begins, int64, 0 … F · T − 1."""
 
     def clips(self, begin: int, end: int) -> "TransformDraws":
         """The draws of some clips of the batch."""
@@ -54,7 +55,7 @@ class TransformDraws:
         return TransformDraws(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
 
 
-def draw_transforms(n_clips: int, generator: torch.Generator) -> TransformDraws:
+def draw_transforms(n_clips: int, geometry: Geometry, generator: torch.Generator) -> TransformDraws:
     """One transformation a clip, every kind equally likely, parameters of a size that leaves the label audible."""
 
     def uniform(low: float, high: float) -> Tensor:
@@ -66,56 +67,64 @@ def draw_transforms(n_clips: int, generator: torch.Generator) -> TransformDraws:
     def sign() -> Tensor:
         return 2.0 * torch.randint(0, 2, (n_clips,), generator=generator) - 1.0
 
+    n_mels, n_frames = geometry.patch_mels, geometry.patch_frames
     labels = integers(0, len(TRANSFORMS))
-    steps = torch.arange(PATCH)
+    mels, frames = torch.arange(n_mels), torch.arange(n_frames)
     mel_shift = (integers(6, 17) * sign()).long()
-    time_shift = (integers(16, 49) * sign()).long()
+    # A quarter to three quarters of a patch.
+    time_shift = (integers(n_frames // 4, 3 * n_frames // 4 + 1) * sign()).long()
     speed = torch.where(sign() > 0, uniform(1.25, 1.6), uniform(0.6, 0.8))
-    mask_width = integers(8, 21)
-    mask_begin = (uniform(0.0, 1.0) * (PATCH - mask_width)).long()
+    # An eighth to a third of a patch, on the axis that is masked.
+    mask_share, mask_place = integers(8, 21), uniform(0.0, 1.0)
     gain = uniform(0.75, 2.0) * sign()
     noise = uniform(0.5, 1.0)
-    noise_roll = integers(0, PATCH * PATCH)
+    noise_roll = integers(0, n_mels * n_frames)
 
     def chosen(name: str) -> Tensor:
         return (labels == TRANSFORMS.index(name))[:, None]
 
-    plain = steps.expand(n_clips, PATCH)
-    mel_index = torch.where(chosen("frequency_shift"), (steps + mel_shift[:, None]).clamp(0, PATCH - 1), plain)
-    frame_index = torch.where(chosen("time_reversal"), steps.flip(0), plain)
+    def masked(length: int) -> Tensor:
+        width = mask_share * length // 64
+        begin = (mask_place * (length - width)).long()
+        steps = torch.arange(length)
+        return (steps >= begin[:, None]) & (steps < (begin + width)[:, None])
+
+    shifted_mels = (mels + mel_shift[:, None]).clamp(0, n_mels - 1)
+    mel_index = torch.where(chosen("frequency_shift"), shifted_mels, mels.expand(n_clips, n_mels))
+    frame_index = torch.where(chosen("time_reversal"), frames.flip(0), frames.expand(n_clips, n_frames))
     # Vacated frames repeat the edge: turned round in a circle, a steady machine would sound as before.
-    shifted = (steps + time_shift[:, None]).clamp(0, PATCH - 1)
+    shifted = (frames + time_shift[:, None]).clamp(0, n_frames - 1)
     frame_index = torch.where(chosen("time_shift"), shifted, frame_index)
-    stretched = (steps * speed[:, None]).long() % PATCH
+    stretched = (frames * speed[:, None]).long() % n_frames
     frame_index = torch.where(chosen("speed"), stretched, frame_index)
-    masked = (steps >= mask_begin[:, None]) & (steps < (mask_begin + mask_width)[:, None])
-    one = torch.ones(n_clips, PATCH)
     return TransformDraws(
         labels_B=labels,
         mel_index_BF=mel_index,
         frame_index_BT=frame_index,
-        keep_mel_BF=torch.where(chosen("frequency_mask") & masked, 0.0, one),
-        keep_frame_BT=torch.where(chosen("time_mask") & masked, 0.0, one),
+        keep_mel_BF=torch.where(chosen("frequency_mask") & masked(n_mels), 0.0, torch.ones(n_clips, n_mels)),
+        keep_frame_BT=torch.where(chosen("time_mask") & masked(n_frames), 0.0, torch.ones(n_clips, n_frames)),
         gain_B=torch.where(chosen("gain")[:, 0], gain, 0.0),
         noise_B=torch.where(chosen("noise")[:, 0], noise, 0.0),
         noise_roll_B=noise_roll,
     )
 
 
-def noise_template() -> Tensor:
-    """A fixed patch of Gaussian noise (64 · 64,), the same for every trial; clips read it from different offsets."""
-    return torch.randn(PATCH * PATCH, generator=torch.Generator().manual_seed(0))
+def noise_template(geometry: Geometry) -> Tensor:
+    """A fixed patch of Gaussian noise (F · T,), the same for every trial; clips read it from different offsets."""
+    size = geometry.patch_mels * geometry.patch_frames
+    return torch.randn(size, generator=torch.Generator().manual_seed(0))
 
 
 def apply_transforms(patches_BPFT: Tensor, draws: TransformDraws, noise_template_M: Tensor) -> Tensor:
-    """Every clip's patches (B, P, 64, 64), transformed as `draws` says; same shape, device and dtype."""
+    """Every clip's patches (B, P, F, T), transformed as `draws` says; same shape, device and dtype."""
     dtype = patches_BPFT.dtype
-    n_clips, n_patches = patches_BPFT.shape[:2]
-    by_mel = draws.mel_index_BF[:, None, :, None].expand(n_clips, n_patches, PATCH, PATCH)
-    by_frame = draws.frame_index_BT[:, None, None, :].expand(n_clips, n_patches, PATCH, PATCH)
+    n_mels, n_frames = patches_BPFT.shape[2:]
+    by_mel = draws.mel_index_BF[:, None, :, None].expand(patches_BPFT.shape)
+    by_frame = draws.frame_index_BT[:, None, None, :].expand(patches_BPFT.shape)
     moved = patches_BPFT.gather(2, by_mel).gather(3, by_frame)
     keep = draws.keep_mel_BF[:, None, :, None] * draws.keep_frame_BT[:, None, None, :]
-    rolled = (torch.arange(PATCH * PATCH, device=patches_BPFT.device) + draws.noise_roll_B[:, None]) % (PATCH * PATCH)
+    size = n_mels * n_frames
+    rolled = (torch.arange(size, device=patches_BPFT.device) + draws.noise_roll_B[:, None]) % size
     noise = draws.noise_B[:, None] * noise_template_M[rolled]
-    added = noise.unflatten(1, (PATCH, PATCH)) + draws.gain_B[:, None, None]
+    added = noise.unflatten(1, (n_mels, n_frames)) + draws.gain_B[:, None, None]
     return moved * keep.to(dtype) + added.to(dtype)[:, None]

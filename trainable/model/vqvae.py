@@ -4,27 +4,35 @@ import torch
 from torch import Tensor, nn
 
 from trainable.config import TrialConfig
-from trainable.model.codebook import Codebook
-from trainable.model.decoder import Decoder
-from trainable.model.encoder import Encoder
+from trainable.model.architecture import architecture_named, make_codebook
 from trainable.model.heads import SemanticHeads
 from trainable.model.texture import TextureHead
 from trainable.model.transforms import noise_template
+from trainable.registry import LOSS_TERMS
 
 
 class VQVAE(nn.Module):
-    """VQ-VAE (van den Oord et al. 2017) on 64 × 64 log-mel patches, with semantic heads."""
+    """VQ-VAE (van den Oord et al. 2017) on log-mel patches, with semantic heads.
+
+    Raises ConfigError for a `model` or `quantizer` that is not registered.
+    """
 
     noise_M: Tensor
 
     def __init__(self, config: TrialConfig, n_ids: int):
         super().__init__()
-        self.encoder = Encoder(config.model)
-        self.codebook = Codebook(config.quantizer, config.model)
-        self.decoder = Decoder(config.model)
+        architecture = architecture_named(config.model.model)
+        self.geometry = architecture.geometry
+        self.encoder = architecture.encoder(config.model)
+        self.codebook = make_codebook(config.quantizer, config.model, self.geometry)
+        self.decoder = architecture.decoder(config.model)
         self.heads = SemanticHeads(config.model, n_ids)
         self.texture = TextureHead(config.model.latent_dim) if config.loss.texture_weight > 0 else None
-        self.register_buffer("noise_M", noise_template(), persistent=False)
+        terms = [LOSS_TERMS.get(name) for name in LOSS_TERMS.names()]
+        heads = {term.name: term.head(config, n_ids) for term in terms if term.head is not None and term.is_on(config)}
+        # Made last, and nothing where there is none: the weights of all others are what they are without.
+        self.extra_heads = nn.ModuleDict(heads)
+        self.register_buffer("noise_M", noise_template(self.geometry), persistent=False)
 
 
 def make_model(config: TrialConfig, n_ids: int) -> VQVAE:

@@ -26,19 +26,19 @@ class CausalGrid(nn.Module):
     same cost.
     """
 
-    def __init__(self, codebook_KD: Tensor):
+    def __init__(self, codebook_KD: Tensor, n_rows: int):
         super().__init__()
         num_codes, width = codebook_KD.shape
         scale = codebook_KD.std().clamp_min(1e-6)
         self.register_buffer("vectors_KD", (codebook_KD - codebook_KD.mean(dim=0)) / scale)
-        self.rows = nn.Parameter(torch.zeros(8, HIDDEN))
+        self.rows = nn.Parameter(torch.zeros(n_rows, HIDDEN))
         self.past = nn.Conv2d(width, HIDDEN, (5, 3), padding=(2, 0))
         self.below = nn.Conv2d(width, HIDDEN, (2, 1))
         self.mixed = nn.Conv2d(HIDDEN, HIDDEN, 1)
         self.logits = nn.Linear(HIDDEN, num_codes)
 
     def forward(self, codes_XHW: Tensor) -> Tensor:
-        """Log-probabilities of every code at every position, (X, 8, 8, K)."""
+        """Log-probabilities of every code at every position, (X, H, W, K)."""
         vectors_XDHW = F.embedding(codes_XHW, self.vectors_KD).permute(0, 3, 1, 2)  # type: ignore[arg-type]
         # Columns before this one: padded by three on the left, the newest column left out.
         past = self.past(F.pad(vectors_XDHW, (3, 0, 0, 0))[..., :-1])
@@ -49,7 +49,7 @@ class CausalGrid(nn.Module):
         return log_probabilities
 
     def surprise(self, codes_XHW: Tensor) -> Tensor:
-        """−log p of each position's code given those before it, (X, 8, 8)."""
+        """−log p of each position's code given those before it, (X, H, W)."""
         log_probabilities: Tensor = self(codes_XHW)
         return -log_probabilities.gather(-1, codes_XHW[..., None])[..., 0]
 
@@ -59,22 +59,22 @@ class Autoregressive(PositionModel):
 
     name: ClassVar[DensityName] = "autoregressive"
 
-    def _chunk(self) -> int:
-        """Patches whose logits (8 × 8 × K) CHUNK_BYTES hold."""
-        return chunk_length(4 * 64 * self.codebook_KD.shape[0])
+    def _chunk(self, patches_XHW: Tensor) -> int:
+        """Patches whose logits (H × W × K) CHUNK_BYTES hold."""
+        return chunk_length(4 * patches_XHW.shape[1] * patches_XHW.shape[2] * self.codebook_KD.shape[0])
 
-    def _model(self) -> CausalGrid:
+    def _model(self, n_rows: int) -> CausalGrid:
         # Layers draw their first weights from the global generator; it is left as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return CausalGrid(self.codebook_KD)
+            return CausalGrid(self.codebook_KD, n_rows)
 
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
         patches = codes_BPHW.flatten(0, 1)
         generator = torch.Generator().manual_seed(self.seed)
-        model = self._model()
+        model = self._model(codes_BPHW.shape[2])
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2, fused=True)
-        chunk = self._chunk()
+        chunk = self._chunk(patches)
         for step in range(STEPS):
             picks = torch.randint(len(patches), (min(BATCH_PATCHES, len(patches), chunk),), generator=generator)
             for group in optimizer.param_groups:
@@ -86,8 +86,8 @@ class Autoregressive(PositionModel):
 
     @torch.no_grad()
     def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
-        model = self._model()
+        model = self._model(codes_BPHW.shape[2])
         model.load_state_dict(state)
         patches = codes_BPHW.flatten(0, 1)
-        surprise = torch.cat([model.surprise(chunk) for chunk in patches.split(self._chunk())])
+        surprise = torch.cat([model.surprise(chunk) for chunk in patches.split(self._chunk(patches))])
         return surprise.view(codes_BPHW.shape)

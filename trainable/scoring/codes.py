@@ -13,7 +13,7 @@ class ClipCodes:
     """Codes of B clips."""
 
     codes_BPHW: Tensor
-    """Code indices, int64 (B, P patches, 8 frequency rows from the lowest, 8 columns in time)."""
+    """Code indices, int64 (B, P patches, H frequency rows from the lowest, W columns in time)."""
     starts_BP: Tensor
     """First frame of each patch, counted from its clip's beginning, int64."""
     ids: tuple[str, ...]

@@ -23,6 +23,7 @@ class Combined(DensityModel):
     """
 
     name: ClassVar[DensityName] = "combined"
+    cheap: ClassVar[bool] = True
 
     def __init__(self, config: ScoreConfig, *, seed: int = 0):
         super().__init__(config, seed=seed)

@@ -16,14 +16,14 @@ BIGRAM_SHARE = 0.5
 
 
 def row_counts(codes_BPHW: Tensor, num_codes: int) -> Tensor:
-    """How often each code stands in each row, float32 (8, K)."""
+    """How often each code stands in each row, float32 (H, K)."""
     rows = torch.arange(codes_BPHW.shape[2])[None, None, :, None].expand_as(codes_BPHW)
     flat = (rows * num_codes + codes_BPHW).flatten()
     return torch.bincount(flat, minlength=codes_BPHW.shape[2] * num_codes).view(-1, num_codes).float()
 
 
 def row_surprise(log_probability_HK: Tensor, codes_BPHW: Tensor) -> Tensor:
-    """−log p of each position's code in its row, (B, P, 8, 8)."""
+    """−log p of each position's code in its row, (B, P, H, W)."""
     rows = torch.arange(codes_BPHW.shape[2])[None, None, :, None]
     return -log_probability_HK[rows, codes_BPHW]
 
@@ -37,6 +37,7 @@ class Counts(PositionModel):
     """Smoothed code counts per frequency row."""
 
     name: ClassVar[DensityName] = "counts"
+    cheap: ClassVar[bool] = True
 
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
         return {"log_probability": _log_shares(row_counts(codes_BPHW, self.codebook_KD.shape[0]))}
@@ -49,6 +50,7 @@ class KernelCounts(PositionModel):
     """Code counts per row, each count shared with codes nearby: a kernel density estimate on the codebook."""
 
     name: ClassVar[DensityName] = "kernel_counts"
+    cheap: ClassVar[bool] = True
 
     def prepare(self) -> None:
         self.kernel_KL = code_kernel(self.codebook_KD, seed=self.seed)
@@ -66,10 +68,11 @@ class KernelCounts(PositionModel):
 class Bigram(PositionModel):
     """Which code follows which in time, per frequency row, interpolated with the code's own frequency.
 
-    Transitions seen are kept as a sorted list of (row, code, next code): a dense table would be 8 × K × K.
+    Transitions seen are kept as a sorted list of (row, code, next code): a dense table would be H × K × K.
     """
 
     name: ClassVar[DensityName] = "bigram"
+    cheap: ClassVar[bool] = True
 
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
         keys, counts = self._keys(codes_BPHW).flatten().unique(return_counts=True)

@@ -3,7 +3,7 @@
 `fit(codes, codebook)` takes training clips only; `score_samples(codes)` gives a score a clip, HIGHER = MORE ANOMALOUS.
 A model may look an index up in the frozen codebook; nothing else of a clip is seen.
 
-B clips, P patches, H = 8 frequency rows, W = 8 columns in time, K codes, D code width.
+B clips, P patches, H frequency rows and W columns in time of the code grid, K codes, D code width.
 """
 
 from abc import ABC, abstractmethod
@@ -29,6 +29,9 @@ class DensityModel(ABC):
     """A model of normal clips' codes, one a machine id or one for all."""
 
     name: ClassVar[DensityName]
+    """What it is registered and saved as."""
+    cheap: ClassVar[bool] = False
+    """Whether every epoch can afford to fit it beside the configured one, for its AUC alone."""
 
     def __init__(self, config: ScoreConfig, *, seed: int = 0):
         self.config = config
@@ -106,15 +109,18 @@ class DensityModel(ABC):
 class PositionModel(DensityModel):
     """A density model that says of every position of the code grid how surprising it is."""
 
+    unit: ClassVar[str] = "nats"
+    """What surprise is measured in, as a picture says it."""
+
     @abstractmethod
     def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
-        """Surprise (B, P, 8, 8) of one group's clips, float32."""
+        """Surprise (B, P, H, W) of one group's clips, float32."""
 
     def clip_scores(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
         return aggregate(self.positions(state, codes_BPHW), self.config)
 
     def position_scores(self, codes: ClipCodes) -> Tensor:
-        """Surprise of every position of every clip, float32 (B, P, 8, 8)."""
+        """Surprise of every position of every clip, float32 (B, P, H, W)."""
         surprise = torch.empty(codes.codes_BPHW.shape)
         for group, members in self._members(codes).items():
             rows = torch.tensor(members)

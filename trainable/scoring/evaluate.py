@@ -14,7 +14,7 @@ from trainable.scoring.codes import ClipCodes
 from trainable.scoring.combined import Combined
 from trainable.scoring.density import DensityModel
 from trainable.scoring.metrics import auc, bootstrap_interval, groups_by_id, mean_auc, pauc
-from trainable.scoring.registry import CHEAP_DENSITIES, make_density
+from trainable.scoring.registry import cheap_densities, make_density
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def report_scores(
     combined = Combined(config, seed=seed).fit(train, codebook_KD)
     fitted: dict[str, DensityModel] = {model.name: model for model in (combined, *combined.fitted_members())}
     scores: dict[str, np.ndarray] = {}
-    for name in dict.fromkeys((config.density, *CHEAP_DENSITIES)):
+    for name in dict.fromkeys((config.density, *cheap_densities())):
         model = fitted.get(name) or make_density(config, name=name, seed=seed).fit(train, codebook_KD)
         scores[name] = model.score_samples(test)
     return ScoreReport(

@@ -24,12 +24,13 @@ class Mahalanobis(DensityModel):
     """
 
     name: ClassVar[DensityName] = "mahalanobis"
+    cheap: ClassVar[bool] = True
 
     def prepare(self) -> None:
         self.embedding_KD = reduced_codebook(self.codebook_KD, EMBEDDING_WIDTH)
 
     def _moments(self, codes_BPHW: Tensor) -> Tensor:
-        """float64 (B, 3 · 8 · D): means, deviations and roughness."""
+        """float64 (B, 3 · H · D): means, deviations and roughness."""
         row_bytes = 3 * 4 * codes_BPHW[:1].numel() * self.embedding_KD.shape[1]
         return torch.cat([self._chunk_moments(chunk) for chunk in codes_BPHW.split(chunk_length(row_bytes))])
 

@@ -44,12 +44,13 @@ class HistogramNeighbours(DensityModel):
     """
 
     name: ClassVar[DensityName] = "histogram_neighbours"
+    cheap: ClassVar[bool] = True
 
     def prepare(self) -> None:
         self.kernel_KL = code_kernel(self.codebook_KD, seed=self.seed)
 
     def _histograms(self, codes_BPHW: Tensor) -> Tensor:
-        """Square roots of the shared histograms of all rows, float32 (B, 8 · L)."""
+        """Square roots of the shared histograms of all rows, float32 (B, H · L)."""
         num_codes, width = self.kernel_KL.shape
         n_rows = codes_BPHW.shape[2]
         result = torch.empty(len(codes_BPHW), n_rows * width)
@@ -82,15 +83,17 @@ class HistogramNeighbours(DensityModel):
 class _GridModel(PositionModel):
     """What models that compare code grids position by position share: squared distances, mean over positions."""
 
+    unit: ClassVar[str] = "radii of normal neighbours"
+
     def prepare(self) -> None:
         self.embedding_KD = reduced_codebook(self.codebook_KD, EMBEDDING_WIDTH)
 
     def _vectors(self, codes_XHW: Tensor) -> Tensor:
-        """(X, 8 · 8 · D); ‖a − b‖² of two is the mean over positions of their codes' squared distance."""
+        """(X, H · W · D); ‖a − b‖² of two is the mean over positions of their codes' squared distance."""
         return F.embedding(codes_XHW.long(), self.embedding_KD / codes_XHW[0].numel() ** 0.5).flatten(1)
 
     def _positions(self, asked: Tensor, known: Tensor) -> Tensor:
-        """Squared distance of each position's codes, (…, 8, 8)."""
+        """Squared distance of each position's codes, (…, H, W)."""
         gaps = F.embedding(asked.long(), self.embedding_KD) - F.embedding(known.long(), self.embedding_KD)
         return gaps.square_().sum(dim=-1)
 
@@ -102,6 +105,7 @@ class GridNeighbours(_GridModel):
     """
 
     name: ClassVar[DensityName] = "grid_neighbours"
+    cheap: ClassVar[bool] = True
 
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
         n_clips, n_patches = codes_BPHW.shape[:2]
@@ -159,13 +163,14 @@ class ShiftedNeighbours(_GridModel):
     """
 
     name: ClassVar[DensityName] = "shifted_neighbours"
+    cheap: ClassVar[bool] = True
 
     def _shifts(self, n_patches: int) -> range:
         most = min(n_patches - 1, max(1, n_patches // 8))
         return range(-most, most + 1)
 
     def _patches(self, codes_BPHW: Tensor) -> Tensor:
-        """(P, B, 8 · 8 · D)"""
+        """(P, B, H · W · D)"""
         vectors = self._vectors(codes_BPHW.transpose(0, 1).flatten(0, 1))
         return vectors.view(codes_BPHW.shape[1], len(codes_BPHW), -1)
 

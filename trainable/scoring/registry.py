@@ -1,53 +1,49 @@
-"""All density models by name."""
+"""Density models by name: made, registered, brought back from their state."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from trainable.config import DensityName, ScoreConfig
-from trainable.errors import CheckpointError
-from trainable.scoring.autoregressive import Autoregressive
-from trainable.scoring.combined import Combined
-from trainable.scoring.counts import Bigram, Counts, KernelCounts
+from trainable.errors import CheckpointError, ConfigError
+from trainable.registry import DENSITIES
 from trainable.scoring.density import DensityModel, load_state
-from trainable.scoring.mahalanobis import Mahalanobis
-from trainable.scoring.neighbours import GridNeighbours, HistogramNeighbours, ShiftedNeighbours
 
-DENSITIES: dict[DensityName, type[DensityModel]] = {
-    model.name: model
-    for model in (
-        Counts,
-        Bigram,
-        KernelCounts,
-        HistogramNeighbours,
-        GridNeighbours,
-        ShiftedNeighbours,
-        Mahalanobis,
-        Autoregressive,
-        Combined,
-    )
-}
-CHEAP_DENSITIES: tuple[DensityName, ...] = (
-    "counts",
-    "bigram",
-    "kernel_counts",
-    "histogram_neighbours",
-    "grid_neighbours",
-    "shifted_neighbours",
-    "mahalanobis",
-    "combined",
-)
-"""Reported every epoch, so that one training teaches about several."""
+
+def density_named(name: DensityName) -> type[DensityModel]:
+    """The class of a density model. Raises ConfigError if there is none of that name."""
+    model: type[DensityModel] = DENSITIES.get(name)
+    return model
+
+
+def register_density(name: DensityName, model: type[DensityModel]) -> None:
+    """Makes a density model known to the knob `density`.
+
+    Raises
+    ------
+    ConfigError
+        If the name is taken, or the class calls itself otherwise: a saved detector names it by its class.
+    """
+    if getattr(model, "name", None) != name:
+        raise ConfigError(f"{model.__name__} cannot be registered as {name!r}; set its class variable name to that")
+    DENSITIES.register(name, model)
+
+
+def cheap_densities() -> tuple[DensityName, ...]:
+    """Those that are reported every epoch, so that one training teaches about several."""
+    return tuple(name for name in DENSITIES.names() if density_named(name).cheap)
 
 
 def make_density(config: ScoreConfig, *, name: DensityName | None = None, seed: int = 0) -> DensityModel:
-    """An unfitted density model: the configured one, or another by name."""
-    return DENSITIES[name or config.density](config, seed=seed)
+    """An unfitted density model: the configured one, or another by name. Raises ConfigError if there is none."""
+    return density_named(name or config.density)(config, seed=seed)
 
 
 def density_from_state(state: Mapping[str, Any]) -> DensityModel:
     """The fitted model that `DensityModel.state` described. Raises CheckpointError if it is none."""
     try:
-        model = DENSITIES[state["name"]](ScoreConfig(**state["config"]), seed=state["seed"])
+        model = density_named(state["name"])(ScoreConfig(**state["config"]), seed=state["seed"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"this is not the state of a density model: {error!r}") from None
+    except ConfigError as error:
+        raise CheckpointError(f"this is not the state of a density model known here: {error}") from None
     return load_state(model, state)

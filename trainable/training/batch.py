@@ -12,11 +12,10 @@ from torch import Tensor
 from trainable.config import TrialConfig
 from trainable.data.patches import patch_starts
 from trainable.model.codebook import distinct_rows
+from trainable.model.geometry import geometry_of
 from trainable.model.transforms import TransformDraws, draw_transforms
 from trainable.training.seeds import generator_for
 
-CODES_PER_PATCH = 64
-"""8 × 8 grid of a patch."""
 VIEW_SHARE = 4
 """One patch in four is encoded again, transformed, for the transformation head: a quarter of an encoder pass."""
 
@@ -33,7 +32,9 @@ class Batch:
     view_columns_V: Tensor
     """Which of the P patches the transformation head hears, int64."""
     candidate_rows_K: Tensor
-    """For each code the row (0 … B·P·64 − 1) that replaces it if it is dead, int64; no row twice where rows suffice."""
+    """For each code the row (0 … B·P·H·W − 1) that replaces it if it is dead, int64.
+
+    No row twice where rows suffice."""
 
     @property
     def clips(self) -> int:
@@ -70,23 +71,24 @@ def make_batch(
     clip_indices_B
         Clips of this batch.
     """
-    n_clips, n_patches = clip_indices_B.shape[0], config.patch.n_patches
+    n_clips, n_patches, geometry = clip_indices_B.shape[0], config.patch.n_patches, geometry_of(config)
     seed = config.seed
     starts_BP = patch_starts(
         offsets,
         clip_indices_B,
         n_patches=n_patches,
         stride=config.patch.stride,
+        patch_frames=geometry.patch_frames,
         generator=generator_for(seed, "patches", epoch, step),
     )
     views = -(-n_patches // VIEW_SHARE)
     return Batch(
         starts_BP=starts_BP,
         id_labels_B=id_labels[clip_indices_B],
-        transforms=draw_transforms(n_clips, generator_for(seed, "transforms", epoch, step)),
+        transforms=draw_transforms(n_clips, geometry, generator_for(seed, "transforms", epoch, step)),
         view_columns_V=torch.randperm(n_patches, generator=generator_for(seed, "views", epoch, step))[:views],
         candidate_rows_K=_candidate_rows(
-            n_clips * n_patches * CODES_PER_PATCH,
+            n_clips * n_patches * geometry.codes_per_patch,
             config.quantizer.num_embeddings,
             generator_for(seed, "revival", epoch, step),
         ),

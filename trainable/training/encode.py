@@ -16,7 +16,7 @@ class EncodedClips:
     """Codes of B clips; the errors are for comparison only and never make a score."""
 
     codes_BPHW: Tensor
-    """Code indices, int64, (B, P, 8 frequency rows from the lowest, 8 columns in time), on the CPU."""
+    """Code indices, int64, (B, P, H frequency rows from the lowest, W columns in time), on the CPU."""
     reconstruction_error_B: Tensor
     """Mean squared error of the decoder; empty unless asked for."""
     quantization_error_B: Tensor
@@ -29,14 +29,14 @@ def encode_clips(
 ) -> EncodedClips:
     """Codes of the patches that begin at `starts_BP` (frames, int64), in micro-batches of whole clips."""
     codes, reconstruction, quantization = [], [], []
-    n_patches = starts_BP.shape[1]
+    n_patches, grid = starts_BP.shape[1], (state.geometry.rows, state.geometry.columns)
     for starts in starts_BP.split(plan.micro_batch_clips):
         patches_XFT = load_patches(frames_TF, starts, state).flatten(0, 1)
         with mixed_precision(plan, state.device):
             latents = state.model.encoder(patches_XFT)
         rows_ND = state.model.codebook.rows(latents)
         quantized = state.model.codebook.quantize(rows_ND, chunk_rows=plan.quantizer_chunk_rows)
-        codes.append(quantized.codes_N.unflatten(0, (-1, n_patches, 8, 8)).cpu())
+        codes.append(quantized.codes_N.unflatten(0, (-1, n_patches, *grid)).cpu())
         if with_errors:
             with mixed_precision(plan, state.device):
                 decoded_XFT = state.model.decoder(state.model.codebook.grid(quantized.vectors_ND))
@@ -46,7 +46,7 @@ def encode_clips(
             quantization.append(gaps.unflatten(0, (starts.shape[0], -1)).mean(1).cpu())
     empty = torch.empty(0)
     return EncodedClips(
-        torch.cat(codes) if codes else torch.empty(0, n_patches, 8, 8, dtype=torch.int64),
+        torch.cat(codes) if codes else torch.empty(0, n_patches, *grid, dtype=torch.int64),
         torch.cat(reconstruction) if reconstruction else empty,
         torch.cat(quantization) if quantization else empty,
     )

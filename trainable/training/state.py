@@ -6,6 +6,7 @@ import torch
 
 from trainable.config import TrialConfig
 from trainable.execution_plan import ExecutionPlan
+from trainable.model.geometry import Geometry
 from trainable.model.vqvae import VQVAE, make_model
 
 
@@ -18,6 +19,10 @@ class TrainState:
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
     """Enabled only under a float16 plan; disabled it passes everything through."""
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.model.geometry
 
     @property
     def device(self) -> torch.device:

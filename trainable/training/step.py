@@ -1,30 +1,27 @@
 """The training step: the function that trains, and the very one whose memory is predicted by tracing it.
 
 Shapes: B clips, P patches a clip, X = b·P patches of a micro-batch of b clips, V transformed patches a clip,
-D latent width, N = X·8·8 rows, K codes.
+D latent width, N = X·H·W rows, K codes.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from trainable.data.patches import gather_patches
 from trainable.device.autocast import CudaAutocastOnMeta
+from trainable.errors import ConfigError
 from trainable.execution_plan import ExecutionPlan
 from trainable.model.codebook import BatchStatistics
-from trainable.model.heads import clip_latents
-from trainable.model.texture import cell_deviations
-from trainable.model.transforms import apply_transforms
-from trainable.training.batch import CODES_PER_PATCH, Batch
+from trainable.training.batch import Batch
+from trainable.training.losses import StepValues, loss_names, loss_terms
 from trainable.training.phases import PhaseState
 from trainable.training.state import TrainState
 
-LOSS_TERMS = ("total", "reconstruction", "commitment", "texture", "machine_id", "transform")
-"""What a step's losses are, in their order everywhere; those switched off are 0."""
 _AMP_DTYPES = {"amp_bfloat16": torch.bfloat16, "amp_float16": torch.float16}
 
 
@@ -33,7 +30,7 @@ class StepLosses:
     """Losses of one effective batch (on the device, detached) and how often each code was used."""
 
     terms_L: Tensor
-    """One number for each of LOSS_TERMS."""
+    """One number for each of `loss_names()`."""
     code_counts_K: Tensor
 
 
@@ -67,8 +64,8 @@ def mixed_precision(plan: ExecutionPlan, device: torch.device) -> Iterator[None]
 
 
 def load_patches(frames_TF: Tensor, starts_BP: Tensor, state: TrainState) -> Tensor:
-    """Patches (B, P, 64, 64) on the model's device, cut where the features live."""
-    patches_BPFT = gather_patches(frames_TF, starts_BP.to(frames_TF.device))
+    """Patches (B, P, F, T) on the model's device, cut where the features live."""
+    patches_BPFT = gather_patches(frames_TF, starts_BP.to(frames_TF.device), patch_frames=state.geometry.patch_frames)
     return patches_BPFT.to(device=state.device, dtype=state.dtype, non_blocking=True)
 
 
@@ -83,10 +80,10 @@ def train_step(
     model = state.model
     state.optimizer.zero_grad(set_to_none=True)
     statistics = model.codebook.new_statistics()
-    sums_L = torch.zeros(len(LOSS_TERMS), device=state.device, dtype=state.dtype)
+    sums_L = torch.zeros(len(loss_names()), device=state.device, dtype=state.dtype)
     for begin in range(0, batch.clips, plan.micro_batch_clips):
         part = batch.part(begin, min(begin + plan.micro_batch_clips, batch.clips))
-        first_row = begin * batch.starts_BP.shape[1] * CODES_PER_PATCH
+        first_row = begin * batch.starts_BP.shape[1] * state.geometry.codes_per_patch
         terms = _micro_losses(state, frames_TF, part, plan, phase, statistics, first_row)
         share = part.clips / batch.clips
         state.scaler.scale(terms[0] * share).backward()
@@ -108,8 +105,8 @@ def _micro_losses(
     statistics: BatchStatistics,
     first_row: int,
 ) -> tuple[Tensor, ...]:
-    """The LOSS_TERMS of some clips, with gradients. A term of weight 0 costs nothing."""
-    model, weights = state.model, state.config.loss
+    """The losses of some clips in the order of `loss_names`, with gradients."""
+    model = state.model
     patches_BPFT = load_patches(frames_TF, part.starts_BP, state)
     patches_XFT = patches_BPFT.flatten(0, 1)
     with mixed_precision(plan, state.device):
@@ -123,36 +120,37 @@ def _micro_losses(
     with mixed_precision(plan, state.device):
         grid_XDHW = model.codebook.grid(quantized.vectors_ND)
         reconstructed_XFT = model.decoder(grid_XDHW, recompute=plan.recompute_decoder)
-    reconstruction = F.mse_loss(reconstructed_XFT.to(state.dtype), patches_XFT)
-    commitment = quantized.commitment_loss
-    total = reconstruction + weights.commitment_cost * phase.commitment_scale * commitment
-    texture = machine_id = transform = torch.zeros_like(reconstruction)
-    if model.texture is not None:
-        with mixed_precision(plan, state.device):
-            deviations_XHW = model.texture(grid_XDHW)
-        texture = F.mse_loss(deviations_XHW.to(state.dtype), cell_deviations(patches_XFT))
-        total = total + weights.texture_weight * texture
-    if phase.heads and weights.id_weight > 0:
-        with mixed_precision(plan, state.device):
-            logits = model.heads.machine_id(clip_latents(latents_XDHW, patches_BPFT.shape[1]))
-        machine_id = F.cross_entropy(logits.to(state.dtype), part.id_labels_B.to(state.device))
-        total = total + weights.id_weight * machine_id
-    if phase.heads and weights.transform_weight > 0:
-        with mixed_precision(plan, state.device):
-            logits, labels = _transform_logits(state, patches_BPFT, part, plan)
-        transform = F.cross_entropy(logits.to(state.dtype), labels)
-        total = total + weights.transform_weight * transform
-    return total, reconstruction, commitment, texture, machine_id, transform
+    values = StepValues(
+        state=state,
+        part=part,
+        plan=plan,
+        patches_BPFT=patches_BPFT,
+        patches_XFT=patches_XFT,
+        latents_XDHW=latents_XDHW,
+        quantized=quantized,
+        grid_XDHW=grid_XDHW,
+        reconstructed_XFT=reconstructed_XFT,
+        mixed_precision=partial(mixed_precision, plan, state.device),
+    )
+    return _weighed(values, phase)
 
 
-def _transform_logits(
-    state: TrainState, patches_BPFT: Tensor, part: Batch, plan: ExecutionPlan
-) -> tuple[Tensor, Tensor]:
-    """What the transformation head says of a second, transformed view of some patches, and the truth."""
-    draws = part.transforms.to(state.device)
-    views_BVFT = apply_transforms(patches_BPFT[:, part.view_columns_V.to(state.device)], draws, state.model.noise_M)
-    latents = state.model.encoder(views_BVFT.flatten(0, 1), recompute=plan.recompute_encoder)
-    return state.model.heads.transform(clip_latents(latents, views_BVFT.shape[1])), draws.labels_B
+def _weighed(values: StepValues, phase: PhaseState) -> tuple[Tensor, ...]:
+    """The total and every term."""
+    state = values.state
+    off = torch.zeros((), device=state.device, dtype=state.dtype)
+    total, terms = off, []
+    for index, term in enumerate(loss_terms()):
+        weight = term.weight_in(state.config, phase)
+        if weight == 0.0 and not term.measured_at_zero:
+            terms.append(off)
+            continue
+        value = term.value(values).to(state.dtype)
+        if value.dim():
+            raise ConfigError(f"loss term {term.name} gives a tensor of shape {tuple(value.shape)}; give its mean")
+        terms.append(value)
+        total = value if index == 0 else total + weight * value
+    return total, *terms
 
 
 def _apply_gradients(state: TrainState) -> None:

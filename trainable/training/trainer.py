@@ -19,11 +19,12 @@ from trainable.errors import CheckpointError, DataLeakError, NonFiniteError, Oth
 from trainable.execution_plan import ExecutionPlan
 from trainable.training.batch import Batch, make_batch
 from trainable.training.encode import EncodedClips, encode_clips
+from trainable.training.losses import loss_names
 from trainable.training.phases import PhaseState, learning_rate_at, phase_at
 from trainable.training.seeds import generator_for
 from trainable.training.start import start_codebook
 from trainable.training.state import drop_half_made_moments, make_scaler, make_state
-from trainable.training.step import LOSS_TERMS, StepLosses, train_step
+from trainable.training.step import StepLosses, train_step
 from trainable.units import format_bytes
 
 _log = logging.getLogger(__name__)
@@ -43,11 +44,8 @@ class EpochLosses:
     phase: PhaseState
     learning_rate: float
     total: float
-    reconstruction: float
-    commitment: float
-    texture: float
-    machine_id: float
-    transform: float
+    terms: dict[str, float]
+    """Each loss term by name, before weighting; those that are not shown too."""
     perplexity: float
     """exp of the entropy of code usage, 1 … K."""
     dead_code_share: float
@@ -140,16 +138,11 @@ class Trainer:
         self.epoch += 1
         usage_K = counts_K / counts_K.sum()
         entropy = -torch.special.xlogy(usage_K, usage_K).sum()
-        total, reconstruction, commitment, texture, machine_id, transform = means
         return EpochLosses(
             phase=phase,
             learning_rate=learning_rate,
-            total=total,
-            reconstruction=reconstruction,
-            commitment=commitment,
-            texture=texture,
-            machine_id=machine_id,
-            transform=transform,
+            total=means[0],
+            terms=dict(zip(loss_names()[1:], means[1:], strict=True)),
             perplexity=float(entropy.exp()),
             dead_code_share=float((counts_K == 0).double().mean()),
         )
@@ -157,9 +150,8 @@ class Trainer:
     def _new_sums(self, n_codes: int) -> tuple[Tensor, Tensor]:
         """What an epoch adds up on the device: its losses and how often each code was used."""
         dtype, device = self.state.dtype, self.state.device
-        return torch.zeros(len(LOSS_TERMS), dtype=dtype, device=device), torch.zeros(
-            n_codes, dtype=dtype, device=device
-        )
+        losses, counts = len(loss_names()), n_codes
+        return torch.zeros(losses, dtype=dtype, device=device), torch.zeros(counts, dtype=dtype, device=device)
 
     def encode(self, clips: ClipSet, *, with_errors: bool = False) -> tuple[Tensor, EncodedClips]:
         """Evenly spaced patch starts (B, P) and codes of all clips of a set."""
@@ -169,6 +161,7 @@ class Trainer:
             torch.arange(len(clips)),
             n_patches=n_patches,
             stride=self.config.patch.stride,
+            patch_frames=self.state.geometry.patch_frames,
             generator=None,
         )
         self.state.model.eval()
@@ -197,7 +190,12 @@ class Trainer:
         clip_indices = torch.randperm(len(self.train), generator=generator)[:KMEANS_CLIPS]
         patch = self.config.patch
         starts_BP = patch_starts(
-            self.train.offsets, clip_indices, n_patches=patch.n_patches, stride=patch.stride, generator=None
+            self.train.offsets,
+            clip_indices,
+            n_patches=patch.n_patches,
+            stride=patch.stride,
+            patch_frames=self.state.geometry.patch_frames,
+            generator=None,
         )
         start_codebook(self.state, self.frames(self.train), starts_BP, self.plan, generator)
 
@@ -272,6 +270,8 @@ class Trainer:
         mine, other = self.config.flat(), saved.get("config")
         if not isinstance(other, dict):
             raise CheckpointError("the checkpoint names no configuration")
+        # Written before some knob existed it was trained with that knob's default.
+        other = TrialConfig().flat() | other
         if other != mine:
             differing = sorted(name for name in mine.keys() | other.keys() if other.get(name) != mine.get(name))
             raise OtherConfigError(f"the checkpoint is of another configuration; it differs in {', '.join(differing)}")

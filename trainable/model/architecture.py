@@ -1,0 +1,81 @@
+"""An architecture: an encoder, the decoder that undoes it, and the geometry of what passes between them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from trainable.config import ModelConfig, QuantizerConfig
+from trainable.data.frontend import N_MELS
+from trainable.errors import ConfigError
+from trainable.model.codebook import Codebook
+from trainable.model.decoder import Decoder
+from trainable.model.encoder import Encoder
+from trainable.model.geometry import Geometry
+from trainable.registry import ARCHITECTURES, QUANTIZERS
+
+
+class Segmented(Protocol):
+    """What an encoder or a decoder is: a module made of segments, which are its units of recomputation.
+
+    An encoder turns X patches (X, F, T) into latents (X, latent_dim, rows, columns), a decoder such a grid into
+    patches. No layer may mix patches (as batch norm does) or draw random numbers: a plan could then change the result.
+    """
+
+    segments: nn.ModuleList
+
+    def __call__(self, x: Tensor, *, recompute: bool = False) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the knob `model` names.
+
+    Raises
+    ------
+    ConfigError
+        If its patches have another number of mel bins than the features.
+    """
+
+    geometry: Geometry
+    encoder: Callable[[ModelConfig], nn.Module]
+    """Makes a `Segmented` encoder; called under the trial's seed."""
+    decoder: Callable[[ModelConfig], nn.Module]
+
+    def __post_init__(self) -> None:
+        if self.geometry.patch_mels != N_MELS:
+            raise ConfigError(f"patches of {self.geometry.patch_mels} mel bins: the front end gives {N_MELS}")
+
+
+def segments_of(module: nn.Module) -> nn.ModuleList:
+    """The segments of an encoder or decoder. Raises ConfigError if it has none: its memory could not be traced."""
+    segments = getattr(module, "segments", None)
+    if not isinstance(segments, nn.ModuleList):
+        raise ConfigError(f"{type(module).__name__} has no segments; give it an nn.ModuleList of that name")
+    return segments
+
+
+CONVOLUTIONAL = Architecture(Geometry(), Encoder, Decoder)
+
+
+def architecture_named(name: str) -> Architecture:
+    """The architecture of that name. Raises ConfigError if there is none."""
+    architecture: Architecture = ARCHITECTURES.get(name)
+    return architecture
+
+
+def register_model(name: str, architecture: Architecture) -> None:
+    """Makes an architecture known to the knob `model`. Raises ConfigError if the name is taken."""
+    ARCHITECTURES.register(name, architecture)
+
+
+def make_codebook(config: QuantizerConfig, model: ModelConfig, geometry: Geometry) -> Codebook:
+    """The codebook that the knob `quantizer` names. Raises ConfigError if there is none."""
+    codebook: Codebook = QUANTIZERS.get(config.quantizer)(config, model, geometry)
+    return codebook
+
+
+def register_quantizer(name: str, quantizer: type[Codebook]) -> None:
+    """Makes a codebook known to the knob `quantizer`. Raises ConfigError if the name is taken."""
+    QUANTIZERS.register(name, quantizer)
