@@ -29,7 +29,7 @@ from trainable.detection.stretches import cut_clips, frame_surprise, most_surpri
 from trainable.errors import CheckpointError, DataError
 from trainable.scoring.evaluate import evaluate
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 SECONDS_PER_FRAME = 512 / 16_000
 
 
