@@ -99,7 +99,7 @@ def really_allocated(config: TrialConfig, case: dict[str, Any]) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(config=configs, case=cases)
 def test_prediction_is_what_real_tensors_take(config: TrialConfig, case: dict[str, Any]) -> None:
@@ -114,7 +114,7 @@ def test_prediction_is_what_real_tensors_take(config: TrialConfig, case: dict[st
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(config=configs, case=cases, precision=st.sampled_from(["float32", "amp_bfloat16", "amp_float16"]))
 def test_one_trace_holds_for_every_size(config: TrialConfig, case: dict[str, Any], precision: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
@@ -295,6 +295,7 @@ def test_random_draws_cover_a_distribution_with_both_its_ends(distribution: Choi
         assert max(draws) > distribution.high - 0.02 * spread
 
 
+@settings(deadline=None)  # a busy machine pauses any example longer than Hypothesis allows
 @given(st.integers(0, 2**31 - 1), st.integers(0, 10**6))
 def test_any_seed_and_index_are_accepted(seed: int, index: int) -> None:
     sampler = make_sampler(seed=seed)

@@ -156,12 +156,12 @@ def test_a_read_that_hangs_ends_in_this_process_too(tmp_path: Path) -> None:
             return super().step()
 
     conductor = drive(
-        make_conductor(tmp_path, num_samples=2, max_failures=1, trial_timeout_seconds=0.3, max_epochs=1), Hanging
+        make_conductor(tmp_path, num_samples=2, max_failures=1, trial_timeout_seconds=1.0, max_epochs=1), Hanging
     )
     outcome = conductor.store.folder.read_trial(1).outcome
     assert outcome is not None
     assert (outcome.end, outcome.failures) == (TrialEnd.CRASHED, 1)
-    assert outcome.reason == "SilenceError: silent for more than 0.3 s"
+    assert outcome.reason == "SilenceError: silent for more than 1 s"
 
 
 def test_a_deadline_ends_also_what_swallows_its_error(monkeypatch: pytest.MonkeyPatch) -> None:

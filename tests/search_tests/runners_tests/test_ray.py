@@ -58,13 +58,13 @@ def run_on_ray(path: Path, factory, session=None, **options):
     return conductor
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_every_fault_keeps_its_own_word_on_ray(tmp_path, monkeypatch):
     monkeypatch.setenv("FAULTY_FOLDER", str(tmp_path))
     options = make_conductor(tmp_path / "o", concurrency=2).options
     with ray_session(replace(options, local=False)) as session:
         conductor = run_on_ray(
-            tmp_path / "run", Faulty, session, concurrency=2, max_failures=1, trial_timeout_seconds=6.0
+            tmp_path / "run", Faulty, session, concurrency=2, max_failures=1, trial_timeout_seconds=15.0
         )
     outcomes = {record.number: record.outcome for record in conductor.store.folder.read_trials()}
     assert len(outcomes) == 8
@@ -131,7 +131,7 @@ def test_what_is_not_a_trials_fault_ends_the_search_in_one_line(tmp_path, monkey
         assert all(record.outcome is None for record in RunFolder(tmp_path / "folder").read_trials())
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_swallowed_ctrl_c_ends_the_search_all_the_same(tmp_path):
     from search.runners.ray_tune import RayRunner
 
@@ -154,21 +154,21 @@ def test_a_swallowed_ctrl_c_ends_the_search_all_the_same(tmp_path):
 
 
 class Slowest(SyntheticTrial):
-    """Two epochs take longer than a trial may be silent, one does not."""
+    """All epochs take longer than a trial may be silent, one takes far less."""
 
     def step(self):
-        time.sleep(2.5)
+        time.sleep(2)
         return super().step()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_trial_that_waits_for_a_worker_is_not_silent(tmp_path):
     """A second trial asks for a slot that there is not, as on a busy cluster; it waits longer than it may be silent."""
     from search.runners.packing import cpu_slots
     from search.runners.ray_tune import RayRunner
 
-    conductor = make_conductor(tmp_path / "run", num_samples=2, max_epochs=2, grace_period=2, max_failures=0)
-    options = replace(conductor.options, local=False, concurrency=2, trial_timeout_seconds=4.0)
+    conductor = make_conductor(tmp_path / "run", num_samples=2, max_epochs=7, grace_period=7, max_failures=0)
+    options = replace(conductor.options, local=False, concurrency=2, trial_timeout_seconds=10.0)
     with ray_session(replace(options, concurrency=1)) as session:
         cpus = sum(node.cpus for node in session.nodes)
         (slot,) = [replace(cpu_slots(2, 2), request={"CPU": float(cpus)})]

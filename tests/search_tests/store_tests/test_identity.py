@@ -15,7 +15,7 @@ from trainable.commandline import run
 from trainable.record import RunFolder
 from trainable.trial import Trial
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 TRIALS = 4
 
 
