@@ -27,12 +27,12 @@ from trainable.detection.detector import Detector, build_detector
 from trainable.errors import CheckpointError, ConfigError, DataError, SpaceError
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.key import memory_key
-from trainable.memory.planner import MemoryPlan, Planner
+from trainable.memory.planner import Planner
 from trainable.memory.predict import program_of
 from trainable.memory.trace import Form, trace
 from trainable.model.geometry import Geometry, geometry_of
 from trainable.scoring.registry import make_density
-from trainable.trial import Trial, default_plan
+from trainable.trial import PlannedTrial, Trial
 from trainable.units import GIB
 
 pytestmark = [pytest.mark.timeout(120)]
@@ -78,7 +78,7 @@ def modules(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
 def trained(dataset: Dataset, **flat: object) -> tuple[Trial, list[dict[str, object]]]:
     """A trial after all of its epochs, and its reports."""
     config = TrialConfig.from_flat(TINY | flat)
-    trial = Trial(config, dataset, plan=default_plan(config))
+    trial = Trial(PlannedTrial.whole_batch(config), dataset)
     reports = []
     while not trial.done:
         reports.append(trial.step().to_dict())
@@ -190,7 +190,7 @@ def test_a_model_of_another_grid_is_planned_trained_scored_and_saved(
     config = TrialConfig.from_flat(TINY | flat)
     assert geometry_of(config) == Geometry(rows=8, columns=16)
     chosen = Planner.for_dataset(tiny_dataset, budget_bytes=GIB).plan(config)
-    assert isinstance(chosen, MemoryPlan)
+    assert chosen.fits
     trial, reports = trained(tiny_dataset, **flat)
     assert all(np.isfinite([report["loss"], report["validation_auc"]]).all() for report in reports)
     codes = trial.codes(tiny_dataset.held_out)
@@ -320,7 +320,7 @@ def test_a_head_of_a_term_learns_and_is_saved(modules, tiny_dataset: Dataset) ->
     assert last < 0.5 * first
     state = trial.trainer.state_dict()
     assert "extra_heads.level.weight" in state["model"]
-    again = Trial(trial.config, tiny_dataset, plan=default_plan(trial.config))
+    again = Trial(PlannedTrial.whole_batch(trial.config), tiny_dataset)
     again.trainer.load_state_dict(state)
     assert again.epoch == 3
 
@@ -329,7 +329,7 @@ def test_a_checkpoint_from_before_the_knobs_is_gone_on_from(tiny_dataset: Datase
     trial, _ = trained(tiny_dataset, epochs=2)
     state = trial.trainer.state_dict()
     state["config"] = {name: value for name, value in state["config"].items() if name not in ("model", "quantizer")}
-    again = Trial(trial.config, tiny_dataset, plan=default_plan(trial.config))
+    again = Trial(PlannedTrial.whole_batch(trial.config), tiny_dataset)
     again.trainer.load_state_dict(state)
     assert again.epoch == 2
 

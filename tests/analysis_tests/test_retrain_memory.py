@@ -67,7 +67,7 @@ def budgeted(run: RunResults, budget_bytes: int) -> RunResults:
 
 def planner_of(run: RunResults, dataset: Dataset, budget_bytes: int | None) -> tuple[Planner, TrialConfig]:
     full = dataclasses.replace(dataset, train=all_normal_clips(dataset))
-    config = TrialConfig.from_flat(run.records[NUMBER].start.config)
+    config = run.records[NUMBER].start.config
     return Planner.for_dataset(full, budget_bytes=budget_bytes, profile=PROFILE), config
 
 

@@ -18,7 +18,7 @@ from trainable.training.checkpoint import (
     save_checkpoint,
     write_checkpoint,
 )
-from trainable.trial import Trial, default_plan
+from trainable.trial import PlannedTrial, Trial
 
 STATE = {"weights": torch.arange(5), "epoch": 3, "names": ["a", "b"], "nested": {"loss": 0.5, "none": None}}
 
@@ -158,13 +158,13 @@ def test_a_checkpoint_that_remembers_a_best_epoch_still_loads_and_the_third_file
         {"width": 0.125, "latent_dim": 8, "head_hidden": 8, "n_patches": 1, "num_embeddings": 8, "density": "counts"}
         | {"epochs": 5, "id_weight": 0.0, "transform_weight": 0.0, "kmeans_start": False}
     )
-    trial = Trial(config, tiny_dataset, plan=default_plan(config))
+    trial = Trial(PlannedTrial.whole_batch(config), tiny_dataset)
     for epoch in range(1, 5):
         trial.trainer.train_epoch()
         old = {"trainer": trial.trainer.state_dict(), "best_auc": 0.7, "best_epoch": 1}
         if epoch != 2:
             write_checkpoint(tmp_path / f"epoch-{epoch:06d}.ckpt", old)
-    again = Trial(config, tiny_dataset, plan=default_plan(config))
+    again = Trial(PlannedTrial.whole_batch(config), tiny_dataset)
     assert again.load(tmp_path) == 4
     assert torch.equal(again.codebook(), trial.codebook())
     again.trainer.train_epoch()

@@ -70,11 +70,11 @@ ENDINGS = [(MeasuredTrial, TrialEnd.COMPLETED), (FailingTrial, TrialEnd.OUT_OF_M
 
 def drive(path: Path, factory: type[SyntheticTrial], lives: int | None = None) -> tuple[Conductor, MortalStorage]:
     conductor = make_conductor(path, **OPTIONS)
-    writer = conductor.study._writer
+    writer = conductor.store.study._writer
     mortal = MortalStorage(writer._storage, lives)
     writer._storage = mortal  # type: ignore[assignment]
     try:
-        LocalRunner(conductor, run_folder=conductor.folder, options=conductor.options, trial_factory=factory).run()
+        LocalRunner(conductor, store=conductor.store, options=conductor.options, trial_factory=factory).run()
     except Killed:
         pass
     finally:
@@ -132,8 +132,8 @@ def test_an_ending_begins_with_its_outcome_and_ends_with_its_state(
 
 def test_a_trial_over_budget_is_one_transaction(tmp_path: Path) -> None:
     conductor = make_conductor(tmp_path, budget_bytes=1000)
-    mortal = MortalStorage(conductor.study._writer._storage, 1)
-    conductor.study._writer._storage = mortal  # type: ignore[assignment]
+    mortal = MortalStorage(conductor.store.study._writer._storage, 1)
+    conductor.store.study._writer._storage = mortal  # type: ignore[assignment]
     proposal = conductor.sampler.suggest(0, lambda params: False)
     choice = conductor.planning.choose({**proposal.params, "num_embeddings": 256, "latent_dim": 64})
     with pytest.raises(Killed):
