@@ -5,12 +5,17 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from trainable.config import TrialConfig
 from trainable.model.geometry import geometry_named
 
-_DEFAULTS = TrialConfig().flat()
+
+@lru_cache(maxsize=1)
+def _defaults() -> dict[str, Any]:
+    """When first asked for: an extension that cannot be imported is a mistake to tell, not one to fail to import by."""
+    return TrialConfig().flat()
 
 
 @dataclass(frozen=True)
@@ -179,7 +184,7 @@ class Space:
         asked_for = any(parameter.when and parameter.when.parameter == "n_patches" for parameter in self.parameters)
         if self.clip_frames is None or distribution is None or "n_patches" not in params or asked_for:
             return canonical
-        known = {**_DEFAULTS, **self.fixed, **params}
+        known = {**_defaults(), **self.fixed, **params}
         windows = self._windows(known["stride"], known["model"])
         if params["n_patches"] > windows:
             canonical["n_patches"] = distribution.lowest_from(windows)

@@ -242,10 +242,10 @@ _KNOBS: tuple[Knob, ...] = ()
 
 def knobs() -> tuple[Knob, ...]:
     """Every parameter of a trial, in the order of the sections; weights of registered loss terms come last."""
-    return (*_own_knobs(), *_extra_knobs())
+    return (*own_knobs(), *_extra_knobs())
 
 
-def _own_knobs() -> tuple[Knob, ...]:
+def own_knobs() -> tuple[Knob, ...]:
     """Those that a dataclass has a field for."""
     global _KNOBS
     if not _KNOBS:
@@ -255,7 +255,7 @@ def _own_knobs() -> tuple[Knob, ...]:
 
 def _extra_knobs() -> tuple[Knob, ...]:
     """Weights of the registered loss terms. Raises ConfigError where one has the name of another knob."""
-    taken = {spec.name for spec in _own_knobs()}
+    taken = {spec.name for spec in own_knobs()}
     extra: list[Knob] = []
     for name in LOSS_TERMS.names():
         spec = LOSS_TERMS.get(name).weight

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -281,6 +282,19 @@ def test_phases_are_the_spans(synthetic_run: RunResults) -> None:
     assert len(figure.axes) == 5  # four panels, one with a second scale
     assert "codebook frozen" in texts(figure)
     assert len(drawn(figure)) > 2000
+
+
+def test_a_registered_loss_term_is_a_column_and_a_line(synthetic_run: RunResults) -> None:
+    number = synthetic_run.best_number
+    assert number is not None
+    record = synthetic_run.records[number]
+    told = [replace(report, extra_losses={"low_rank": 0.5 / report.epoch}) for report in record.epochs]
+    run = replace(synthetic_run, records={**synthetic_run.records, number: replace(record, epochs=told)})
+    assert run.epochs_of(number)["low_rank_loss"].iloc[1] == 0.25
+    assert run.epochs[run.epochs["number"] != number]["low_rank_loss"].isna().all()
+    assert "low_rank_loss" not in synthetic_run.epochs
+    assert "low rank" in texts(learning_curves(run.epochs_of(number), title="Trial"))
+    assert "low rank" not in texts(learning_curves(synthetic_run.epochs_of(number), title="Trial"))
 
 
 def test_every_density_is_named(synthetic_run: RunResults) -> None:

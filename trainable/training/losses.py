@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainable.config import Knob, TrialConfig, knobs
+from trainable.config import Knob, TrialConfig, own_knobs
 from trainable.errors import ConfigError
 from trainable.execution_plan import ExecutionPlan
 from trainable.model.heads import clip_latents
@@ -130,7 +130,7 @@ def _transform_logits(values: StepValues) -> tuple[Tensor, TransformDraws]:
     return state.model.heads.transform(clip_latents(latents, views_BVFT.shape[1])), draws
 
 
-_KNOBS = {spec.name: spec for spec in knobs() if not spec.extra}
+_KNOBS = {spec.name: spec for spec in own_knobs()}
 OWN_TERMS = (
     LossTerm(name="reconstruction", value=_reconstruction, weight=None),
     LossTerm(
