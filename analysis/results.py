@@ -19,7 +19,7 @@ from analysis.study import StudyContent, read_study
 from trainable.durable import read_json
 from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
-from trainable.record import EpochReport, RunFolder, RunManifest, TrialEnd, TrialRecord
+from trainable.record import FAILURES, EpochReport, RunFolder, RunManifest, TrialEnd, TrialRecord
 from trainable.units import format_bytes
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ PARAM = "params_"
 """Prefix of the columns that hold what the sampler chose, as in Optuna's own data frames."""
 UNFINISHED = "unfinished"
 """How a trial without an ending is called: it still runs, or its search was interrupted."""
-FAILED = (TrialEnd.OUT_OF_MEMORY.value, TrialEnd.NON_FINITE.value, TrialEnd.CRASHED.value)
+FAILED = tuple(end.value for end in TrialEnd if end in FAILURES)
 _TIERS = {TrialEnd.COMPLETED.value: 0, TrialEnd.PRUNED.value: 1, UNFINISHED: 1}
 ENDS: tuple[str, ...] = (*[end.value for end in TrialEnd], UNFINISHED)
 

@@ -54,6 +54,11 @@ FAILURES = frozenset({TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRAS
 """Endings that are failures: they repel the sampler, and their configuration is not to be tried again."""
 
 
+def best_first(auc: float, number: int) -> tuple[float, int]:
+    """Sort key of trials by final validation AUC: the highest first, and of equals the one that started first."""
+    return -auc, number
+
+
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
     """What a trial says after each epoch."""

@@ -2,7 +2,7 @@
 
 import re
 
-from trainable.record import FAILURES, TrialEnd, TrialOutcome
+from trainable.record import FAILURES, TrialEnd, TrialOutcome, best_first
 
 SAME_FAILURES = 5
 """If the first so many trials all fail in the same way, the mistake is not in their parameters."""
@@ -35,7 +35,7 @@ class Standing:
         auc = outcome.final_auc
         if outcome.end is TrialEnd.COMPLETED and auc is not None and auc == auc:
             self.leaders.append((auc, number))
-            self.leaders.sort(key=lambda leader: (-leader[0], leader[1]))
+            self.leaders.sort(key=lambda leader: best_first(*leader))
             del self.leaders[LEADERS:]
         return None if outcome.end is TrialEnd.OVER_BUDGET else self._all_alike(outcome)
 

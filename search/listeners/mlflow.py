@@ -16,7 +16,7 @@ from search.engine.label import label_of
 from search.engine.listener import Silence
 from search.listeners.tensorboard import SCALARS
 from trainable.errors import ConfigError
-from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
+from trainable.record import FAILURES, EpochReport, TrialOutcome, TrialStart
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,6 @@ _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 """Set before MLflow is imported, unless the user has set them."""
-FAILED = {TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRASHED}
 Arguments = ParamSpec("Arguments")
 
 
@@ -115,7 +114,7 @@ class MlflowRuns(Silence):
         if run is None:  # it is over budget and never began
             return
         self._client.set_tag(run, "end", outcome.end.value)
-        self._client.set_terminated(run, "FAILED" if outcome.end in FAILED else "FINISHED")
+        self._client.set_terminated(run, "FAILED" if outcome.end in FAILURES else "FINISHED")
 
     @_unless_lost
     def close(self) -> None:

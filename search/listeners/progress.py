@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from search.engine.asha import Decision
 from search.request import SearchOptions
-from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialStart
+from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialStart, best_first
 
 PRIOR_TRIALS = 3.0
 """Weight of the ASHA schedule against the epochs that trials really took, in trials."""
@@ -105,7 +105,9 @@ class Progress:
             self._last.pop(start.number, None)
         auc = outcome.final_auc
         if outcome.end is TrialEnd.COMPLETED and auc is not None and auc == auc:
-            self.completed = min(self.completed or (auc, start.number), (auc, start.number), key=_rank)
+            self.completed = min(
+                self.completed or (auc, start.number), (auc, start.number), key=lambda leader: best_first(*leader)
+            )
             self._last.clear()
 
     @property
@@ -116,7 +118,7 @@ class Progress:
         last = self._last.copy()  # the live view draws in a thread of its own
         if not last:
             return None
-        auc, number = min(((auc, number) for number, (auc, _) in last.items()), key=_rank)
+        auc, number = min(((auc, number) for number, (auc, _) in last.items()), key=lambda leader: best_first(*leader))
         return Leader(auc, number, last[number][1], False)
 
     @property
@@ -162,8 +164,3 @@ def expected_epochs(rung_epochs: tuple[int, ...], reduction_factor: int, max_epo
             expected += share * (epoch - before)
             share, before = share / reduction_factor, epoch
     return expected
-
-
-def _rank(leader: tuple[float, int]) -> tuple[float, int]:
-    """Sorts (AUC, number) as the winner is chosen: highest AUC first, of equals the earlier trial."""
-    return -leader[0], leader[1]

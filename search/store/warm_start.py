@@ -9,7 +9,7 @@ from typing import Any
 from spaces.space import Range, Space
 from trainable.config import TrialConfig
 from trainable.errors import RunError
-from trainable.record import RunFolder, TrialEnd
+from trainable.record import RunFolder, TrialEnd, best_first
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def initial_proposals(run: str, space: Space, *, count: int = BEST) -> list[dict
     ]
     if not ended:
         raise RunError(f"--warm-start {run}: no trial of that run was completed; begin without it")
-    ended.sort(key=lambda record: -(record.outcome.final_auc or 0.0) if record.outcome else 0.0)
+    ended.sort(key=lambda record: best_first(record.outcome.final_auc or 0.0 if record.outcome else 0.0, record.number))
     proposals: list[dict[str, Any]] = []
     moved: set[str] = set()
     lacking: Counter[str] = Counter()
