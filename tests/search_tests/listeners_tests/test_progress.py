@@ -22,9 +22,9 @@ class Clock:
 
 
 def start(number: int, **params: object) -> TrialStart:
-    return TrialStart(
-        number=number, params=params, config=TrialConfig.from_flat(params), plan=None, predicted_bytes=3 * 2**30
-    )
+    """Parameters that are no knobs are shown as they are."""
+    config = TrialConfig.from_flat({name: value for name, value in params.items() if name in TrialConfig().flat()})
+    return TrialStart(number=number, params=params, config=config, plan=None, predicted_bytes=3 * 2**30)
 
 
 def report(epoch: int, auc: float, **values: object) -> EpochReport:
