@@ -1,4 +1,4 @@
-# Everything starts here: `make search` and `make test` need only Python >= 3.11, make and git.
+# `make search` and `make test` need only Python >= 3.11, make and git.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,7 +35,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 bench: setup
-	@echo "short forms, a few minutes in all; docs/benchmarks.md has the long ones and what they gave"
+	@echo "short forms, a few minutes in all; docs/benchmarks.md has the long forms and their results"
 	@for command in "throughput --clips 64 --epochs 3" "quantizer --quick" "driver_scale --trials 300" "driver_scale --trials 40 --workers 2 --runner ray" "orchestration --trials 20" "budget_sampler --seeds 4 --trainings 40"; do \
 		echo "python -m benchmarks.$$command"; $(BIN)/python -m benchmarks.$$command || exit 1; \
 	done
