@@ -69,7 +69,7 @@ def test_machine_types_are_the_folders_that_hold_training_clips(root: Path, tmp_
     assert found_machine_types(root) == ["grinder", "valve"]
     with pytest.raises(DataError, match="holds no <machine_type>/train"):
         found_machine_types(tmp_path)
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         found_machine_types(tmp_path / "none")
 
 

@@ -49,7 +49,7 @@ def test_a_notebook_shows_its_pictures(executed: dict[str, nbformat.NotebookNode
     assert len(pictures(notebook)) == least
     assert [o.text for o in outputs(notebook) if o.get("name") == "stderr"] == []
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
-    if name in ("best_configs", "codebook"):  # the model was brought back: no message stands in a picture's place
+    if name in ("best_configs", "codebook"):  # the model was restored: no message stands in a picture's place
         assert not [text for text in pictures(notebook) if "<Message" in text]
 
 
