@@ -36,7 +36,7 @@ class Advice:
 def next_steps(run: RunResults) -> list[Advice]:
     """Advice, the most useful first; never empty. While the search runs, the only advice is to wait."""
     steps = [
-        *_settle_unfinished(run),
+        *_wait_or_resume(run),
         *_widen_ranges(run),
         *_train_longer(run),
         *_other_density(run),
@@ -80,7 +80,7 @@ def _best_row(run: RunResults) -> "pd.Series[Any] | None":
     return None if run.best_number is None else run.ranked.iloc[0]
 
 
-def _settle_unfinished(run: RunResults) -> list[Advice]:
+def _wait_or_resume(run: RunResults) -> list[Advice]:
     if run.state is SearchState.RUNNING:
         return [Advice("Wait for the end", f"{run.state_text} What follows may still change.")]
     if run.state is SearchState.ENDED:

@@ -67,7 +67,7 @@ class MachineScores:
         return found
 
 
-def found_machine_types(root: Path) -> list[str]:
+def find_machine_types(root: Path) -> list[str]:
     """Machine types below a data root. Raises DataError if there are none."""
     if not root.is_dir():
         raise DataError(f"data root {root} is not a folder; --data-root names the folder of the machine types")

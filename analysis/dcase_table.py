@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Here, not above: --help and a mistyped flag answer without torch.
     from analysis.dcase import (
         comparison_table,
-        found_machine_types,
+        find_machine_types,
         mean_by_id,
         train_and_score,
         write_results,
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     from trainable.execution_plan import ExecutionPlan, micro_batch_of
 
-    names = arguments.machine_type or found_machine_types(root)
+    names = arguments.machine_type or find_machine_types(root)
     plan = ExecutionPlan(
         micro_batch_clips=micro_batch_of(config.patch.batch_size, arguments.gradient_accumulation_steps)
     )

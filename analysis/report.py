@@ -23,9 +23,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m analysis.report", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished, running or interrupted search")
     add_flag(parser, "output", metavar="FILE", help="file to write (default: RUN/report.html)")
-    add_flag(
-        parser, "no_model", action="store_true", help="omit what needs the winner's checkpoint and recordings"
-    )
+    add_flag(parser, "no_model", action="store_true", help="omit what needs the winner's checkpoint and recordings")
     add_flag(parser, "held_out", action="store_true", help="score held-out clips even before the search has ended")
     add_flag(parser, "device", default="cpu", help="where the winner's scores are computed (default: cpu)")
     return parser

@@ -22,7 +22,7 @@ from analysis.pruning import pruning_savings
 from analysis.results import RunResults
 from analysis.style import Message
 from analysis.tables import Table, ends_table, plans_table, run_table, searched_table, top_table
-from analysis.winner_model import WinnerModel, bring_back
+from analysis.winner_model import WinnerModel, restore_winner
 from trainable.data.clips import Split
 from trainable.record import TrialEnd
 from trainable.scoring.evaluate import Evaluation
@@ -77,9 +77,13 @@ def report_content(
     Without the winner's checkpoint or its recordings (or with `with_model=False`) the sections that need them say
     why they are short; the others are complete.
     """
-    left_out = WinnerModel(run, None, "It was omitted on request (--no-model)."
-"a recording is. Only normal recordings are trained on. Trials are compared by AUC on validation clips; ")
-    winner = bring_back(run, device=device, held_out=held_out) if with_model else left_out
+    left_out = WinnerModel(
+        run,
+        None,
+        "It was omitted on request (--no-model)."
+        "a recording is. Only normal recordings are trained on. Trials are compared by AUC on validation clips; ",
+    )
+    winner = restore_winner(run, device=device, held_out=held_out) if with_model else left_out
     if with_model and winner.view is None:
         _log.warning("%s", winner.why_not)
     evaluation = winner.held_out()
@@ -153,7 +157,7 @@ def _searched(run: RunResults) -> Section:
         "A VQ-VAE learns to code the sound of healthy machines; a density model on its code indices says how unusual "
         "a recording is. Only normal recordings are trained on. Trials are compared by AUC on validation clips; "
         "a recording is. Training uses normal recordings only. Trials are compared by AUC on validation clips; "
-"held-out clips are scored once, for the winner."
+        "held-out clips are scored once, for the winner."
     )
     section.pictures.append(Picture(search_progress(run.trials), "Validation AUC of each trial, by its number."))
     return section

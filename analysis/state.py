@@ -54,9 +54,7 @@ def held_out_later(state: SearchState) -> str:
     """Why held-out clips are not scored yet; empty once the search has ended."""
     if state is SearchState.ENDED:
         return ""
-    return (
-        "Held-out clips are scored once, for the winner, when the search has ended; --held-out scores them earlier."
-    )
+    return "Held-out clips are scored once, for the winner, when the search has ended; --held-out scores them earlier."
 
 
 def time_text(moment: datetime) -> str:

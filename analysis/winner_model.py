@@ -119,7 +119,7 @@ class WinnerModel:
         return pictures
 
 
-def bring_back(
+def restore_winner(
     run: RunResults, number: int | None = None, *, device: str = "cpu", held_out: bool = False
 ) -> WinnerModel:
     """Restores the model of a trial (the winner by default) from its newest checkpoint, or says why it has none.

@@ -11,7 +11,7 @@ from analysis import notebooks
 from analysis.notebooks import __main__ as command
 from analysis.results import RunResults
 from analysis.style import Message
-from analysis.winner_model import bring_back
+from analysis.winner_model import restore_winner
 from trainable import commandline
 from trainable.errors import RunError
 
@@ -69,7 +69,7 @@ def test_search_behaviour_of_a_search_with_a_study(synthetic_path: Path, tmp_pat
 
 
 def test_a_winner_without_a_checkpoint_leaves_messages(synthetic_run: RunResults) -> None:
-    winner = bring_back(synthetic_run)
+    winner = restore_winner(synthetic_run)
     assert winner.view is None
     figures = [winner.score_histograms(), winner.roc(), winner.codebook_usage(), winner.anomaly_codes()]
     figures += [figure for _, figure in winner.surprise(anomalies=3)]
