@@ -243,12 +243,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     replayed = Replayed()
     objectives: dict[str, Objective] = {name: partial(hill, summit=summit) for name, summit in SUMMITS.items()}
     objectives["replayed trainings"] = replayed
-    said = (
+    setting = (
         f"predicted {min(sizes) / 2**20:.0f} … {max(sizes) / 2**20:.0f} MiB, budget {budget_bytes / 2**20:.0f} MiB, "
         f"exceeded by {exceeding:.0%} of 500 uniform draws; {arguments.trainings} trainings; replayed: "
         f"{replayed.configurations} configurations, leave-one-out rank correlation {replayed.rank_correlation:.2f}"
     )
-    print(said, flush=True)
+    print(setting, flush=True)
     rows = []
     for name, objective in objectives.items():
         problem = Problem(space, feasibility, budget_bytes, objective, arguments.trainings)
@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(", ".join(f"{column} {_shown(value)}" for column, value in row.items()), flush=True)
     if arguments.output:
         shown = [{column: _shown(value) for column, value in row.items()} for row in rows]
-        write_table(arguments.output, shown, command_of("budget_sampler", argv), said)
+        write_table(arguments.output, shown, command_of("budget_sampler", argv), setting)
     return 0
 
 

@@ -130,9 +130,7 @@ def rows(table: dict[str, Measured]) -> list[dict[str, str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.density", description=__doc__.split("\n")[0])
     add_flag(parser, "seeds", type=int, default=5, help="trainings, with seeds 0, 1, … (default: 5)")
-    add_flag(
-        parser, "autoencoder_epochs", type=int, default=10, help="epochs of the DCASE-like autoencoder (default: 10)"
-    )
+    add_flag(parser, "autoencoder_epochs", type=int, default=10, help="epochs of the DCASE autoencoder (default: 10)")
     add_flag(parser, "config", metavar="FILE", help="configuration and data, such as a search's best.yaml")
     add_flag(parser, "output", metavar="FILE", help="also write the table as CSV")
     add_data_flags(parser)
