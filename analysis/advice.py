@@ -1,4 +1,4 @@
-"""What to do next, read from the results: each advice says what was seen, and the command where there is one."""
+"""What to do next, read from the results: each piece of advice says why, and gives a command if there is one."""
 
 import math
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from trainable.record import TrialEnd
 from trainable.units import counted
 
 EDGE_SHARE = 0.05
-"""A winner within this share of its range's end asks for a wider range."""
+"""A winner within this share of the end of its range calls for a wider range."""
 RISING_AUC = 0.005
-"""Gain of the winner over its last quarter of epochs that says it was not done."""
+"""If the winner gained this much in its last quarter of epochs, it had not finished learning."""
 BETTER_DENSITY_AUC = 0.01
 MANY_OVER_BUDGET = 0.3
 MANY_DEAD_CODES = 0.5
@@ -26,7 +26,7 @@ MANY_DEAD_CODES = 0.5
 
 @dataclass(frozen=True)
 class Advice:
-    """One thing to do next."""
+    """One next step."""
 
     title: str
     text: str
@@ -34,9 +34,9 @@ class Advice:
 
 
 def next_steps(run: RunResults) -> list[Advice]:
-    """Advice in the order of usefulness; never empty. A search that runs is let run: nothing is to be started yet."""
+    """Advice, the most useful first; never empty. While the search runs, the only advice is to wait."""
     steps = [
-        *_settle_unfinished(run),
+        *_wait_or_resume(run),
         *_widen_ranges(run),
         *_train_longer(run),
         *_other_density(run),
@@ -57,7 +57,7 @@ def next_steps(run: RunResults) -> list[Advice]:
         steps.append(
             Advice(
                 "Begin another search where this one ended",
-                "Its first trials are this run's best. Another machine type or another budget take the place of this "
+                "Its first trials are this run's best. To change the machine type or the budget, edit this "
                 "run's in the command.",
                 search_command(run),
             )
@@ -72,7 +72,7 @@ def next_steps(run: RunResults) -> list[Advice]:
 
 
 def advice_table(run: RunResults) -> Table:
-    """The advice of `next_steps` as rows."""
+    """The advice of `next_steps` as a table."""
     return Table(("what", "why", "command"), tuple((s.title, s.text, s.command) for s in next_steps(run)))
 
 
@@ -80,15 +80,15 @@ def _best_row(run: RunResults) -> "pd.Series[Any] | None":
     return None if run.best_number is None else run.ranked.iloc[0]
 
 
-def _settle_unfinished(run: RunResults) -> list[Advice]:
+def _wait_or_resume(run: RunResults) -> list[Advice]:
     if run.state is SearchState.RUNNING:
-        return [Advice("Wait for the end", f"{run.state_text} What follows is of this moment and may change.")]
+        return [Advice("Wait for the end", f"{run.state_text} What follows may still change.")]
     if run.state is SearchState.ENDED:
         return []
     return [
         Advice(
             "Let the search end",
-            f"{run.state_text} If it was interrupted, this lets it go on where it stopped; without an ending: "
+            f"{run.state_text} If it was interrupted, this resumes it where it stopped. Unfinished: "
             f"{counted(run.unfinished, 'trial')}.",
             resume_command(run),
         )
@@ -111,7 +111,7 @@ def _widen_ranges(run: RunResults) -> list[Advice]:
             if distribution.log
             else (value - low) / (high - low)
         )
-        # 0 is a switch ("off"), not the end of a range that could go on.
+        # 0 means "off"; it is not the end of a range that could be widened.
         if place <= EDGE_SHARE and low > 0:
             at_edge.append(f"{name} = {value:.4g} (range begins at {low:.4g})")
         elif place >= 1 - EDGE_SHARE and high != 1.0:
@@ -163,7 +163,7 @@ def _other_density(run: RunResults) -> list[Advice]:
     return [
         Advice(
             "Try another density model",
-            f"On the winner's very codes {density} reached a validation AUC of {auc:.3f}, "
+            f"On the winner's own codes, {density} reached a validation AUC of {auc:.3f}, "
             f"{gain:.3f} more than {used}, which the search optimised.",
         )
     ]
@@ -177,8 +177,8 @@ def _search_more(run: RunResults) -> list[Advice]:
     return [
         Advice(
             "Search more",
-            f"Only {counted(scored, 'trial')} {'has' if scored == 1 else 'have'} an AUC; with fewer than {FEW_TRIALS} "
-            "the winner owes much to chance.",
+            f"Only {counted(scored, 'trial')} {'has' if scored == 1 else 'have'} an AUC; with fewer than {FEW_TRIALS}, "
+            "the winner depends much on chance.",
             resume_command(run, num_samples=samples),
         )
     ]
@@ -191,7 +191,7 @@ def _budget(run: RunResults) -> list[Advice]:
     return [
         Advice(
             "Narrow the space or raise the budget",
-            f"{share:.0%} of the proposals needed more memory than the budget. They cost no training, but leave less "
+            f"{share:.0%} of the proposals needed more memory than the budget. They cost no training, but left less "
             "of the space to find a winner in.",
         )
     ]
@@ -212,11 +212,11 @@ def _failures(run: RunResults) -> list[Advice]:
         steps.append(
             Advice(
                 f"{counted(count, 'trial')} diverged",
-                "The loss became NaN or infinite; a lower learning_rate avoids that.",
+                "The loss became NaN or infinite; a lower learning_rate can avoid that.",
             )
         )
     if count := counts[TrialEnd.CRASHED.value]:
-        steps.append(Advice(f"{counted(count, 'trial')} crashed", "The table of endings says why."))
+        steps.append(Advice(f"{counted(count, 'trial')} crashed", "The table of trial endings says why."))
     return steps
 
 

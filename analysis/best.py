@@ -17,7 +17,7 @@ def build_parser() -> Parser:
     add_flag(parser, "trial", type=int, metavar="NUMBER", help="retrain this trial instead of the best")
     add_flag(parser, "seeds", type=int, default=3, metavar="N", help="trainings a detector averages over (default: 3)")
     add_flag(parser, "output", metavar="DIR", help="folder of the detector (default: RUN/detector)")
-    add_flag(parser, "held_out", action="store_true", help="score held-out clips although the search has not ended")
+    add_flag(parser, "held_out", action="store_true", help="score held-out clips even before the search has ended")
     add_flag(parser, "device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     return parser
 

@@ -1,4 +1,4 @@
-"""The commands that advice names: complete, so that they mean the recordings and the budget of the run."""
+"""The commands that advice names, complete: they use the recordings and the budget of the run."""
 
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from analysis.results import RunResults
 
 SPACE_FILE = "space.yaml"
-"""The space as the run read it: its name alone may mean another file elsewhere, or none."""
+"""The space file as the run saved it: the name alone may mean another file elsewhere, or none."""
 
 
 def search_command(run: "RunResults", **flags: Any) -> str:
-    """A new search of the run's space, recordings and budget, begun from its best; `flags` are added."""
+    """Starts a new search with the run's space, recordings and budget from its best trials; `flags` are added."""
     manifest = run.manifest
     space = run.folder.path / SPACE_FILE
     words = ["--space", str(space) if space.exists() else manifest.space_name, "--warm-start", str(run.folder.path)]
@@ -27,7 +27,7 @@ def search_command(run: "RunResults", **flags: Any) -> str:
 
 
 def resume_command(run: "RunResults", **flags: Any) -> str:
-    """The search goes on; of a shared study the address is shown without its credentials, as the run keeps it."""
+    """Resumes the search; the address of a shared study comes without credentials, as the run keeps it."""
     words = ["--resume", str(run.folder.path)]
     if run.manifest.study_storage is not None:
         words += ["--study-storage", run.manifest.study_storage]
@@ -37,14 +37,14 @@ def resume_command(run: "RunResults", **flags: Any) -> str:
 
 
 def retrain_command(run: "RunResults", number: int | None = None, *, output: str = "detector") -> str:
-    """A detector of the winner, or of another trial."""
+    """Retrains the winner, or another trial, into a detector."""
     words = [str(run.folder.path), "--retrain", *([] if number is None else ["--trial", str(number)])]
     words += ["--seeds", "3", *(["--device", "cuda"] if run.manifest.device.startswith("cuda") else [])]
     return _line("analysis.best", [*words, "--output", output])
 
 
 def _data_words(data: dict[str, Any]) -> list[str]:
-    """Flags of what differs from the defaults; the machine type always, for that is what a reader looks for."""
+    """Flags for what differs from the defaults, and always the machine type: readers look for it."""
     defaults = DataConfig().to_dict()
     words = []
     for name, value in data.items():

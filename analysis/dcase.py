@@ -1,7 +1,7 @@
-"""DCASE 2020 Task 2's protocol and result files, and the official baseline's numbers to compare with.
+"""The protocol and result files of DCASE 2020 Task 2, and the official baseline's numbers for comparison.
 
-Training sees normal clips only; every test clip is scored; AUC and pAUC (max_fpr 0.1) a machine id, then averaged.
-No label chooses an epoch or anything else.
+Training sees normal clips only. Every test clip is scored; AUC and pAUC (max_fpr 0.1) are computed for each machine
+id, then averaged. Labels choose neither the epoch nor anything else.
 """
 
 import csv
@@ -31,7 +31,7 @@ BASELINE: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "slider": {"00": (0.963, 0.818), "02": (0.788, 0.629), "04": (0.946, 0.740), "06": (0.702, 0.490)},
     "valve": {"00": (0.687, 0.513), "02": (0.674, 0.512), "04": (0.744, 0.515), "06": (0.553, 0.483)},
 }
-"""(AUC, pAUC) of the official autoencoder on the development set, by machine id: the baseline's own README,
+"""(AUC, pAUC) of the official autoencoder on the development set, by machine id, from the baseline's README,
 github.com/y-kawagu/dcase2020_task2_baseline."""
 BASELINE_MEANS: Mapping[str, tuple[float, float]] = {
     "ToyCar": (0.801, 0.672),
@@ -41,12 +41,12 @@ BASELINE_MEANS: Mapping[str, tuple[float, float]] = {
     "slider": (0.850, 0.669),
     "valve": (0.665, 0.506),
 }
-"""Averages as printed there; averaging the rounded numbers above may differ in the last digit."""
+"""Averages printed there; an average of the rounded numbers above may differ in the last digit."""
 
 
 @dataclass(frozen=True)
 class MachineScores:
-    """One training's scores of all test clips of a machine type: normal clips first, then anomalies, by name."""
+    """Scores of one training for all test clips of a machine type: normal clips first, then anomalies, by name."""
 
     machine_type: str
     names: tuple[str, ...]
@@ -67,10 +67,10 @@ class MachineScores:
         return found
 
 
-def found_machine_types(root: Path) -> list[str]:
+def find_machine_types(root: Path) -> list[str]:
     """Machine types below a data root. Raises DataError if there are none."""
     if not root.is_dir():
-        raise DataError(f"data root {root} is no folder; --data-root names the one that holds the machine types")
+        raise DataError(f"data root {root} is not a folder; --data-root names the folder of the machine types")
     names = machine_types(root)
     if not names:
         raise DataError(f"data root {root} holds no <machine_type>/train folder; see the layout in docs/data.md")
@@ -86,12 +86,12 @@ def train_and_score(
     plan: ExecutionPlan,
     told: Callable[[str], None],
 ) -> list[MachineScores]:
-    """One training a seed on a machine type, each to its last epoch, and the scores of all its test clips.
+    """Trains once per seed on a machine type, each time to the last epoch, and scores all its test clips.
 
     Parameters
     ----------
     told
-        Hears a line an epoch.
+        Called with one line per epoch.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def _score(trial: Trial, dataset: Dataset) -> MachineScores:
 
 
 def mean_by_id(runs: Sequence[MachineScores]) -> dict[str, tuple[float, float]]:
-    """AUC and pAUC of each machine id, averaged over trainings, as the baseline's table is."""
+    """AUC and pAUC of each machine id, averaged over trainings, as in the baseline's table."""
     found = [run.by_id() for run in runs]
     return {
         machine_id: (
@@ -157,7 +157,7 @@ def average(by_id: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
 
 
 def write_scores(folder: Path, scores: MachineScores) -> list[Path]:
-    """DCASE's ``anomaly_score_<machine>_id_<NN>.csv``: a line ``name,score`` a clip, without heading."""
+    """Writes DCASE's ``anomaly_score_<machine>_id_<NN>.csv``: a line ``name,score`` per clip, without a header."""
     paths = []
     for machine_id in sorted(set(scores.ids)):
         path = folder / f"anomaly_score_{scores.machine_type}_id_{machine_id}.csv"
@@ -168,7 +168,7 @@ def write_scores(folder: Path, scores: MachineScores) -> list[Path]:
 
 
 def write_results(path: Path, results: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
-    """DCASE's ``result.csv``: a block a machine type, ``id,AUC,pAUC`` lines and their ``Average``, a blank line."""
+    """Writes DCASE's ``result.csv``: per machine type ``id,AUC,pAUC`` lines, their ``Average`` and a blank line."""
     rows: list[tuple[object, ...]] = []
     for machine_type, by_id in results.items():
         rows += [(machine_type,), ("id", "AUC", "pAUC")]
@@ -187,9 +187,9 @@ def _write_rows(path: Path, rows: Sequence[Sequence[object]]) -> None:
 
 
 def comparison_table(results: Mapping[str, Mapping[str, tuple[float, float]]]) -> Table:
-    """Each machine id beside the official baseline, with the mean of each machine type and of all of them.
+    """Compares each machine id with the official baseline, and the mean of each machine type and of all of them.
 
-    A baseline's mean stands only where the same ids were scored.
+    A baseline's mean is shown only if the same ids were scored.
     """
     rows = []
     means, official = [], []

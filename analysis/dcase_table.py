@@ -24,12 +24,12 @@ def build_parser() -> argparse.ArgumentParser:
         description="Trains each machine type below a data root, scores all test clips, and prints AUC and pAUC "
         "beside the official DCASE 2020 Task 2 baseline.",
     )
-    add_flag(parser, "data_root", metavar="DIR", required=True, help="folder with one folder a machine type")
-    add_flag(parser, "machine_type", metavar="NAME", action="append", help="only this one (may be repeated)")
+    add_flag(parser, "data_root", metavar="DIR", required=True, help="folder with one folder per machine type")
+    add_flag(parser, "machine_type", metavar="NAME", action="append", help="only this machine type (may be repeated)")
     add_flag(parser, "config", metavar="FILE", help="configuration to train, such as a search's best.yaml")
     add_flag(parser, "epochs", type=int, metavar="N", help="epochs of each training (default: the configuration's)")
-    add_flag(parser, "seeds", type=int, default=1, metavar="N", help="trainings a machine type, averaged (default: 1)")
-    add_flag(parser, "output", metavar="DIR", default="dcase-results", help="folder of the files (dcase-results)")
+    add_flag(parser, "seeds", type=int, default=1, metavar="N", help="trainings per machine type, averaged (default 1)")
+    add_flag(parser, "output", metavar="DIR", default="dcase-results", help="output folder (default: dcase-results)")
     add_flag(parser, "device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     add_flag(
         parser,
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="split every batch into N micro-batches: less memory, the same result (default: 1)",
     )
-    add_flag(parser, "quiet", action="store_true", help="no line an epoch")
+    add_flag(parser, "quiet", action="store_true", help="do not log epochs")
     return parser
 
 
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Here, not above: --help and a mistyped flag answer without torch.
     from analysis.dcase import (
         comparison_table,
-        found_machine_types,
+        find_machine_types,
         mean_by_id,
         train_and_score,
         write_results,
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     from trainable.execution_plan import ExecutionPlan, micro_batch_of
 
-    names = arguments.machine_type or found_machine_types(root)
+    names = arguments.machine_type or find_machine_types(root)
     plan = ExecutionPlan(
         micro_batch_clips=micro_batch_of(config.patch.batch_size, arguments.gradient_accumulation_steps)
     )
@@ -86,13 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         results[name] = mean_by_id(runs)
         for index, scores in enumerate(runs):
-            # One training's files are those DCASE's evaluator takes; several have a folder each.
+            # DCASE's evaluator reads the files of one training; several trainings have a folder each.
             folder = output if len(runs) == 1 else output / f"seed-{index}"
             write_scores(folder, scores)
             by_seed[index][name] = scores.by_id()
             if len(runs) > 1:
                 write_results(folder / "result.csv", by_seed[index])
-        # After each machine type: a job that is cut short leaves what it has.
+        # Written after each machine type, so that an interrupted job keeps its results.
         write_results(output / "result.csv", results)
     print(as_text(comparison_table(results)))
     print(_remark(config, arguments.seeds, arguments.config))
@@ -111,19 +111,19 @@ def _read(path: str | None) -> tuple[dict[str, object], dict[str, object]]:
 
 def _remark(config: TrialConfig, seeds: int, config_path: str | None) -> str:
     text = (
-        f"{config.phase.epochs} epochs, {seeds} training{'s' if seeds > 1 else ''} a machine type, "
+        f"{config.phase.epochs} epochs, {seeds} training{'s' if seeds > 1 else ''} per machine type, "
         f"density {config.score.density}; all test clips scored after the last epoch."
     )
     if config_path:
         text += (
-            f"\n{config_path} may have been chosen with labels of some of these clips; for a number without that, "
+            f"\n{config_path} may have been chosen with labels of some of these clips; for an unbiased number, "
             "see the held-out AUC of python -m analysis.best."
         )
     return text
 
 
 def as_text(table: "Table") -> str:
-    """A table for a terminal, columns aligned."""
+    """Formats a table for a terminal, with aligned columns."""
     rows = [table.columns, *table.rows]
     widths = [max(len(row[index]) for row in rows) for index in range(len(table.columns))]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Which parameters mattered: PED-ANOVA on AUCs that may be compared, with what must be said about them."""
+"""Which parameters mattered: PED-ANOVA on comparable AUCs, with a note on how far to trust it."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ from analysis.study import quiet_optuna
 from trainable.units import counted
 
 FEWEST_TRIALS = 12
-"""Below this the ranking changes with every further trial; nothing is shown then."""
+"""With fewer trials the ranking changes with every further one, so nothing is shown."""
 FEW_TRIALS = 40
-"""Below this it is shown with a warning."""
+"""With fewer trials the ranking is shown with a warning."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Importances:
     """Share of each parameter in what separates good trials from the rest; they sum to 1."""
 
     shares: dict[str, float]
-    """Most important first; empty where there are too few trials."""
+    """Most important first; empty if there are too few trials."""
     trials: int
     """Trials compared."""
     epoch: int
-    """Epoch at which their AUCs were compared; 0 where there was none."""
+    """Epoch at which their AUCs were compared; 0 if there was none."""
     note: str
-    """What a reader must know, one or two sentences."""
+    """A caveat for the reader: one or two sentences."""
 
 
 def importances(run: RunResults) -> Importances:
@@ -53,7 +53,7 @@ def importances(run: RunResults) -> Importances:
             len(values),
             epoch,
             f"Only {counted(len(values), 'trial')} reached epoch {epoch}; importances need at least {FEWEST_TRIALS}. "
-            "They come with more trials.",
+            "Run more trials to see them.",
         )
     shares = _ped_anova(run.trials.loc[values.index], values, run.distributions)
     note = f"Compared at epoch {epoch}, which {counted(len(values), 'trial')} reached."
@@ -88,7 +88,7 @@ def _ped_anova(trials: pd.DataFrame, values: pd.Series, distributions: dict[str,
 
 
 def _plain(value: object, distribution: BaseDistribution) -> object:
-    """A frame's value as the distribution drew it: pandas turns integers into floats where some trials have none."""
+    """Returns a frame's value as it was drawn: pandas turns integers into floats if some trials have none."""
     if isinstance(distribution, optuna.distributions.IntDistribution):
         return int(value)  # type: ignore[call-overload]
     if isinstance(distribution, optuna.distributions.FloatDistribution):

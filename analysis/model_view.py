@@ -1,6 +1,6 @@
-"""A trained trial brought back from its checkpoint: codes, scores and maps for the pictures that need a model.
+"""A trained trial restored from its checkpoint: codes, scores and maps for the pictures that need a model.
 
-The only module of this room, with `analysis.retrain`, that imports torch.
+Besides `analysis.retrain`, the only module of this package that imports torch.
 """
 
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from trainable.training.seeds import derived_seed
 from trainable.trial import PlannedTrial, Trial
 
 MAP_DENSITY: DensityName = "grid_neighbours"
-"""Where the configured density gives a clip's score only, its maps come from this one."""
+"""Provides the maps if the configured density scores whole clips only."""
 
 
 @dataclass
 class ModelView:
-    """One trial as it stood at one checkpoint, with the data it was trained on."""
+    """One trial at one checkpoint, with the data it was trained on."""
 
     number: int
     epoch: int
@@ -41,10 +41,10 @@ class ModelView:
     dataset: Dataset
     front_end: FrontEndConfig
     raw: bool
-    """Whether features were made by `front_end`; of precomputed ones it is not known how they were."""
+    """Whether `front_end` computed the features; the front end of precomputed features is unknown."""
 
     def __post_init__(self) -> None:
-        # By split, each when it is asked for: held-out clips are not even coded before their time.
+        # By split, filled on demand: held-out clips are not even coded before they may be scored.
         self._codes: dict[Split, ClipCodes] = {}
         self._evaluations: dict[Split, Evaluation] = {}
 
@@ -54,7 +54,7 @@ class ModelView:
 
     @property
     def mel_hz(self) -> np.ndarray | None:
-        """Centre of each mel bin, Hz (64,); None for precomputed features, whose front end is not known."""
+        """Centre of each mel bin, Hz (64,); None for precomputed features, whose front end is unknown."""
         if not self.raw:
             return None
         edges = torch.linspace(hz_to_mel(0.0), hz_to_mel(self.front_end.sample_rate / 2), N_MELS + 2)
@@ -81,7 +81,7 @@ class ModelView:
         return self.trial.clips(split)
 
     def codes(self, split: Split) -> ClipCodes:
-        """Codes of the labelled clips of a split."""
+        """Codes of a split's labelled clips."""
         if split not in self._codes:
             self._codes[split] = self.trial.codes(self.clips(split))
         return self._codes[split]
@@ -93,12 +93,12 @@ class ModelView:
 
     @cached_property
     def map_density(self) -> PositionModel:
-        """A density model that says how surprising every position is: the configured one where it can."""
+        """A density model that scores every position: the configured one if it can."""
         if isinstance(self.density, PositionModel):
             return self.density
         model = self._fitted(MAP_DENSITY)
         if not isinstance(model, PositionModel):
-            raise TypeError(f"{MAP_DENSITY} gives no positions")
+            raise TypeError(f"{MAP_DENSITY} scores no positions")
         return model
 
     def _fitted(self, name: DensityName | None) -> DensityModel:
@@ -121,7 +121,7 @@ class ModelView:
 
 
 def checkpoint_places(run: RunResults, number: int) -> list[CheckpointPlace]:
-    """Where a trial's checkpoints may lie: under the run's ``--storage-path``, then in its folder."""
+    """Where a trial's checkpoints may be: under the run's ``--storage-path``, then in its folder."""
     places = []
     elsewhere = run.manifest.options.get("storage_path")
     if elsewhere:
@@ -131,7 +131,7 @@ def checkpoint_places(run: RunResults, number: int) -> list[CheckpointPlace]:
 
 
 def read_newest(run: RunResults, number: int) -> dict[str, Any]:
-    """State of a trial's newest checkpoint, that of the epoch it is ranked by; of a store a copy is read and removed.
+    """Reads a trial's newest checkpoint, which is of the epoch it is ranked by; a store's is copied, read and removed.
 
     Raises
     ------
@@ -152,12 +152,12 @@ def read_newest(run: RunResults, number: int) -> dict[str, Any]:
 
 
 def load_view(run: RunResults, number: int, *, dataset: Dataset | None = None, device: str = "cpu") -> ModelView:
-    """A trial as its newest checkpoint holds it.
+    """Restores a trial from its newest checkpoint.
 
     Raises
     ------
     RunError
-        If the trial has no checkpoint, or the data are not those it was trained on.
+        If the trial has no checkpoint, or was trained on other data.
     DataError
         If the data cannot be loaded.
     CheckpointError
@@ -172,13 +172,13 @@ def load_view(run: RunResults, number: int, *, dataset: Dataset | None = None, d
     try:
         trial.restore(state)
     except KeyError as error:
-        raise CheckpointError(f"the checkpoint of trial {number} is not a trial's: it lacks {error}") from None
+        raise CheckpointError(f"the checkpoint of trial {number} is not of a trial: it lacks {error}") from None
     raw = not run.manifest.data.get("data_root") or any(name.endswith(".wav") for name in dataset.train.names)
     return ModelView(number, trial.epoch, trial, dataset, DataConfig.from_dict(run.manifest.data).front_end, raw)
 
 
 def load_run_data(run: RunResults) -> Dataset:
-    """The data set of a run. Raises DataError if it is gone, RunError if its contents have changed since."""
+    """Loads the data set of a run. Raises DataError if it is gone, RunError if its contents have changed."""
     dataset = load_dataset(DataConfig.from_dict(run.manifest.data))
     if run.manifest.data_digest and dataset.digest != run.manifest.data_digest:
         raise RunError(

@@ -1,4 +1,4 @@
-"""What pruning saved: epochs and hours that weak trials would have trained."""
+"""What pruning saved: the epochs and hours that weak trials did not train."""
 
 from dataclasses import dataclass
 
@@ -9,27 +9,27 @@ from trainable.record import TrialEnd
 
 @dataclass(frozen=True)
 class PruningSavings:
-    """Against training every pruned trial to the end."""
+    """Savings compared with training every pruned trial to the end."""
 
     pruned: int
     """Trials that ASHA stopped."""
     trained_epochs: int
-    """Epochs that all trials together trained."""
+    """Epochs that all trials trained, summed."""
     saved_epochs: int
     """Epochs that pruned trials did not train."""
     trained_hours: float
     saved_hours: float
-    """Each pruned trial's missing epochs at its own median seconds an epoch."""
+    """Each pruned trial's missing epochs times its own median time of an epoch."""
 
     @property
     def saved_share(self) -> float:
-        """Share of all epochs that pruning saved, 0 … 1."""
+        """Share of all epochs that pruning saved, in 0 … 1."""
         total = self.trained_epochs + self.saved_epochs
         return self.saved_epochs / total if total else 0.0
 
 
 def pruning_savings(trials: pd.DataFrame, max_epochs: int) -> PruningSavings:
-    """Savings of a run whose full trainings last `max_epochs`."""
+    """Computes the savings of a run whose full trainings last `max_epochs`."""
     pruned = trials[trials["end"] == TrialEnd.PRUNED.value]
     missing = (max_epochs - pruned["epochs"]).clip(lower=0)
     return PruningSavings(
@@ -42,7 +42,7 @@ def pruning_savings(trials: pd.DataFrame, max_epochs: int) -> PruningSavings:
 
 
 def survivors(trials: pd.DataFrame, max_epochs: int) -> pd.DataFrame:
-    """For each epoch 1 … max_epochs: trials that `trained` it, and trials that ASHA `stopped` after it."""
+    """Counts for each epoch 1 … max_epochs the trials that `trained` it and those that ASHA `stopped` after it."""
     epochs = range(1, max_epochs + 1)
     pruned = trials[trials["end"] == TrialEnd.PRUNED.value]
     return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""One page for someone who was not there: ``python -m analysis.report RUN [--output FILE]``.
+"""One page about a run for someone new to it: ``python -m analysis.report RUN [--output FILE]``.
 
 The page is a single HTML file without scripts; pictures are vector graphics inside it.
 """
@@ -22,11 +22,9 @@ if TYPE_CHECKING:
 def build_parser() -> Parser:
     parser = Parser(prog="python -m analysis.report", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished, running or interrupted search")
-    add_flag(parser, "output", metavar="FILE", help="where the page goes (default: RUN/report.html)")
-    add_flag(
-        parser, "no_model", action="store_true", help="leave out what needs the winner's checkpoint and recordings"
-    )
-    add_flag(parser, "held_out", action="store_true", help="score held-out clips although the search has not ended")
+    add_flag(parser, "output", metavar="FILE", help="file to write (default: RUN/report.html)")
+    add_flag(parser, "no_model", action="store_true", help="omit what needs the winner's checkpoint and recordings")
+    add_flag(parser, "held_out", action="store_true", help="score held-out clips even before the search has ended")
     add_flag(parser, "device", default="cpu", help="where the winner's scores are computed (default: cpu)")
     return parser
 
@@ -55,7 +53,7 @@ def write_report(
 
     results = load_run(path)
     if not output.parent.is_dir():
-        raise RunError(f"the report {output} cannot be written: {output.parent} is no folder")
+        raise RunError(f"the report {output} cannot be written: {output.parent} is not a folder")
     page = render(results, with_model=with_model, held_out=held_out, device=device)
     try:
         write_text(output, page)
@@ -64,7 +62,7 @@ def write_report(
 
 
 def render(results: "RunResults", *, with_model: bool = True, held_out: bool = False, device: str = "cpu") -> str:
-    """The page of a run as HTML."""
+    """Renders the page of a run as HTML."""
     # Here, not above: --help and a mistyped path answer without jinja2, matplotlib and torch.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -79,11 +77,11 @@ def render(results: "RunResults", *, with_model: bool = True, held_out: bool = F
 
 
 def embed(picture: "Picture") -> str:
-    """A picture as a data URL: an image of its own, so that names inside one drawing cannot meet another's."""
+    """A picture as a data URL: a separate image, so that ids inside one drawing cannot clash with another's."""
     import matplotlib as mpl
 
     buffer = io.BytesIO()
-    # No date, and names of parts from their contents alone: the same run gives the same page.
+    # No date, and ids of parts derived from their contents only: the same run gives the same page.
     with mpl.rc_context({"svg.hashsalt": "report"}):
         picture.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

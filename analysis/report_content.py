@@ -22,7 +22,7 @@ from analysis.pruning import pruning_savings
 from analysis.results import RunResults
 from analysis.style import Message
 from analysis.tables import Table, ends_table, plans_table, run_table, searched_table, top_table
-from analysis.winner_model import WinnerModel, bring_back
+from analysis.winner_model import WinnerModel, restore_winner
 from trainable.data.clips import Split
 from trainable.record import TrialEnd
 from trainable.scoring.evaluate import Evaluation
@@ -33,22 +33,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with what it shows in words, for who cannot see it."""
+    """A figure with a caption that describes it for readers who cannot see it."""
 
     figure: Figure
     caption: str
     wide: bool = False
-    """Scrolls in its own frame on a narrow screen instead of shrinking."""
+    """Whether it scrolls in its own frame on a narrow screen instead of shrinking."""
 
     @property
     def message(self) -> str:
-        """The words of a picture that only says why there is none; empty for a real one."""
+        """Why there is no picture; empty for a real one."""
         return self.figure.message if isinstance(self.figure, Message) else ""
 
 
 @dataclass
 class Section:
-    """A heading and what stands below it, in this order."""
+    """A heading and what follows it, in this order."""
 
     title: str
     text: list[str] = field(default_factory=list)
@@ -64,7 +64,7 @@ class ReportContent:
     title: str
     summary: str
     tiles: tuple[tuple[str, str, str], ...]
-    """(label, number, remark) of the figures at the top."""
+    """(label, number, remark) of the key figures at the top."""
     sections: tuple[Section, ...]
     notes: tuple[str, ...]
 
@@ -72,13 +72,18 @@ class ReportContent:
 def report_content(
     run: RunResults, *, with_model: bool = True, held_out: bool = False, device: str = "cpu"
 ) -> ReportContent:
-    """The content of a run's report. Held-out clips are scored when the search has ended, or on request.
+    """Builds the content of a run's report. Held-out clips are scored when the search has ended, or on request.
 
     Without the winner's checkpoint or its recordings (or with `with_model=False`) the sections that need them say
     why they are short; the others are complete.
     """
-    left_out = WinnerModel(run, None, "It was left out on request (--no-model).")
-    winner = bring_back(run, device=device, held_out=held_out) if with_model else left_out
+    left_out = WinnerModel(
+        run,
+        None,
+        "It was omitted on request (--no-model)."
+        "a recording is. Only normal recordings are trained on. Trials are compared by AUC on validation clips; ",
+    )
+    winner = restore_winner(run, device=device, held_out=held_out) if with_model else left_out
     if with_model and winner.view is None:
         _log.warning("%s", winner.why_not)
     evaluation = winner.held_out()
@@ -151,7 +156,8 @@ def _searched(run: RunResults) -> Section:
     section.text.append(
         "A VQ-VAE learns to code the sound of healthy machines; a density model on its code indices says how unusual "
         "a recording is. Only normal recordings are trained on. Trials are compared by AUC on validation clips; "
-        "held-out clips are looked at once, for the winner."
+        "a recording is. Training uses normal recordings only. Trials are compared by AUC on validation clips; "
+        "held-out clips are scored once, for the winner."
     )
     section.pictures.append(Picture(search_progress(run.trials), "Validation AUC of each trial, by its number."))
     return section
@@ -168,7 +174,7 @@ def _won(run: RunResults, found: Importances) -> Section:
     section.pictures.append(
         Picture(
             learning_curves(run.epochs_of(number), title=f"Trial {number}"),
-            "The winner's epochs; its phases shaded.",
+            "The winner's epochs, with its phases shaded.",
             wide=True,
         )
     )
@@ -200,7 +206,7 @@ def _why(run: RunResults, found: Importances) -> str:
         )
         text += f"after its last epoch ({auc.iloc[0]:.3f})"
     else:
-        text = f"No trial has completed yet; of the others, trial {run.best_number} stands highest ({auc.iloc[0]:.3f})"
+        text = f"No trial has completed yet; of the others, trial {run.best_number} ranks highest ({auc.iloc[0]:.3f})"
     if len(ranked) > 1:
         text += f", {auc.iloc[0] - auc.iloc[1]:.3f} above the next (trial {ranked.index[1]})"
         text += f"; the median of all trials is {auc.median():.3f}"
@@ -214,7 +220,7 @@ def _why(run: RunResults, found: Importances) -> str:
 
 
 def _held_out(winner: WinnerModel) -> Section:
-    section = Section("How well it detects on held-out clips")
+    section = Section("Detection on held-out clips")
     if winner.view is None or winner.missing(Split.HELD_OUT):
         section.text.append(winner.missing(Split.HELD_OUT))
         return section
@@ -240,11 +246,11 @@ def _ended(run: RunResults) -> Section:
     savings = pruning_savings(run.trials, run.manifest.max_epochs)
     section = Section("How trials ended", tables=[ends_table(run)])
     section.text.append(
-        f"ASHA stopped {counted(savings.pruned, 'trial')} early and so saved {counted(savings.saved_epochs, 'epoch')}, "
+        f"ASHA stopped {counted(savings.pruned, 'trial')} early and saved {counted(savings.saved_epochs, 'epoch')}, "
         f"{savings.saved_share:.0%} of what training every started trial to the end would have taken "
         f"({duration_text(3600 * savings.saved_hours)} at each trial's own pace)."
     )
-    section.pictures.append(Picture(trial_ends(run.end_counts()), "Trials by how they ended."))
+    section.pictures.append(Picture(trial_ends(run.end_counts()), "Trials by ending."))
     section.pictures.append(
         Picture(asha_rungs(run.trials, run.manifest.max_epochs), "Trials still training, by epoch.")
     )
@@ -266,11 +272,11 @@ def _mattered(run: RunResults, found: Importances) -> Section:
 
 
 PLAN_WORDS = (
-    "In a plan the number of clips is what is computed at once; a batch of more is added up in several passes. "
-    "“Recompute enc” or “dec” means that what the encoder or decoder computed is not kept for the backward pass but "
-    "computed again, which takes time and saves memory. The chunk is how many positions are compared with the "
-    "codebook at once. “Host” or “device” says where the recordings lie, in the computer's memory or on the GPU; "
-    "“float32” or another type in what precision is reckoned."
+    "A plan's number of clips is the micro-batch; the gradients of a larger batch are accumulated over several passes. "
+    "“Recompute enc” or “dec” means that the activations of the encoder or decoder are not kept for the backward pass "
+    "but recomputed, which takes time and saves memory. The chunk is the number of positions that are compared with "
+    "the codebook at once. “Host” or “device” says whether the recordings are in the computer's memory or on the GPU; "
+    "“float32” or another type is the precision of the computation."
 )
 
 
@@ -278,8 +284,8 @@ def _memory(run: RunResults) -> Section:
     budget = run.manifest.gpu_memory_budget_bytes
     section = Section("What it costs: memory and time", tables=[plans_table(run)])
     section.text.append(
-        "Peak memory is predicted before a trial starts; what cannot fit the budget never does. How a trial is "
-        "executed, its plan, changes memory and speed, not the result."
+        "Peak memory is predicted before a trial starts; a trial that cannot fit the budget never starts. "
+        "A trial's plan, which is how it is executed, changes memory and speed, not the result."
     )
     section.text.append(PLAN_WORDS)
     section.text.append(infeasible_text(run.trials, budget_text=run.budget_text))
@@ -303,7 +309,7 @@ def _codebook(winner: WinnerModel) -> Section:
         section.text.append(winner.why_not)
         return section
     section.pictures += [
-        Picture(winner.codebook_usage(), "How the codebook is used.", wide=True),
+        Picture(winner.codebook_usage(), "Use of the codebook.", wide=True),
         Picture(winner.anomaly_codes(), "Codes that anomalies use more than normal clips.", wide=True),
     ]
     section.pictures += [

@@ -1,7 +1,7 @@
 """A run's folder and study as tables. ``load_run(path)`` works on finished, running and interrupted searches.
 
-Two sources say the same from two sides: the folder knows epochs and endings, the study knows ranges, times and
-proposals that never started. They are joined by the trial's number.
+The folder holds epochs and endings; the study holds ranges, times and proposals that never started. They are joined by
+trial number.
 """
 
 import logging
@@ -14,7 +14,7 @@ import pandas as pd
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
-from analysis.state import SearchState, last_heard, search_state, time_text
+from analysis.state import SearchState, last_recorded, search_state, time_text
 from analysis.study import StudyContent, read_study
 from trainable.durable import read_json
 from trainable.errors import RunError
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 PARAM = "params_"
 """Prefix of the columns that hold what the sampler chose, as in Optuna's own data frames."""
 UNFINISHED = "unfinished"
-"""How a trial without an ending is called: it still runs, or its search was interrupted."""
+"""The label of a trial without an ending: it still runs, or its search was interrupted."""
 FAILED = tuple(end.value for end in TrialEnd if end in FAILURES)
 _TIERS = {TrialEnd.COMPLETED.value: 0, TrialEnd.PRUNED.value: 1, UNFINISHED: 1}
 ENDS: tuple[str, ...] = (*[end.value for end in TrialEnd], UNFINISHED)
@@ -57,20 +57,20 @@ _EPOCH_SCALARS = (
 
 @dataclass(frozen=True)
 class RunResults:
-    """Everything a run has left behind, as plain tables."""
+    """All records of a run, as plain tables."""
 
     folder: RunFolder
     manifest: RunManifest
     records: dict[int, TrialRecord]
-    """By trial number; over-budget proposals may be in the study alone."""
+    """By trial number; over-budget proposals may be in the study only."""
     trials: pd.DataFrame
-    """One row a trial, indexed by number; see `trial_rows` for the columns."""
+    """One row per trial, indexed by number; see `trial_rows` for the columns."""
     distributions: dict[str, BaseDistribution]
-    """Ranges that parameters were drawn from; empty where the study could not be read."""
+    """Ranges that parameters were drawn from; empty if the study could not be read."""
     summary: dict[str, Any]
-    """What the search wrote when it ended; empty before."""
+    """The summary that the search wrote when it ended; empty before."""
     notes: tuple[str, ...]
-    """What a reader should know about the tables: one sentence each."""
+    """Caveats about the tables, one sentence each."""
     state: SearchState = SearchState.ENDED
 
     @property
@@ -80,7 +80,7 @@ class RunResults:
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
-        """Long form: one row a trial and epoch, columns ``number`` and the scalars of `EpochReport`.
+        """Long form: one row per trial and epoch, columns ``number`` and the scalars of `EpochReport`.
 
         Columns of registered loss terms (``<name>_loss``) come last, NaN where a trial has no such term.
         """
@@ -97,12 +97,12 @@ class RunResults:
         return pd.DataFrame(rows, columns=["number", *_EPOCH_SCALARS, *(f"{name}_loss" for name in extra)])
 
     def epochs_of(self, number: int) -> pd.DataFrame:
-        """The rows of `epochs` of one trial, in order."""
+        """One trial's rows of `epochs`, in order."""
         return self.epochs[self.epochs["number"] == number]
 
     @cached_property
     def ids(self) -> pd.DataFrame:
-        """Long form: one row a trial, epoch and machine id, with validation ``auc`` and ``pauc``."""
+        """Long form: one row per trial, epoch and machine id, with validation ``auc`` and ``pauc``."""
         rows = [
             (number, report.epoch, machine_id, auc, report.pauc_by_id.get(machine_id, float("nan")))
             for number, record in self.records.items()
@@ -113,7 +113,7 @@ class RunResults:
 
     @cached_property
     def densities(self) -> pd.DataFrame:
-        """Long form: validation ``auc`` of every density model, and of scores that are for comparison only."""
+        """Long form: validation ``auc`` of every density model, and of scores for comparison only."""
         rows = [
             (number, report.epoch, name, compared, auc)
             for number, record in self.records.items()
@@ -127,8 +127,8 @@ class RunResults:
     def ranked(self) -> pd.DataFrame:
         """Trials with an AUC, the best first: completed ones, then those stopped or running, then those that failed.
 
-        Within each, by the validation AUC of the last epoch; of equals the earlier trial. The last epoch and not the
-        best: an epoch chosen with the clips it is judged by looks better than it is.
+        Each group is sorted by the validation AUC of the last epoch; ties go to the earlier trial. The last epoch
+        counts, not the best: an epoch chosen with the clips it is judged by looks better than it is.
         """
         scored = self.trials.dropna(subset=["final_auc"])
         tier = scored["end"].map(lambda end: _TIERS.get(str(end), 2))
@@ -136,17 +136,17 @@ class RunResults:
 
     @property
     def unfinished(self) -> int:
-        """Trials without an ending."""
+        """Number of trials without an ending."""
         return int((self.trials["end"] == UNFINISHED).sum())
 
     @cached_property
     def state_text(self) -> str:
-        """How far a search that has not ended is, and when that was; empty for one that has."""
+        """Progress of a search that has not ended, with the time of its last record; empty for one that has."""
         if self.state is SearchState.ENDED:
             return ""
         ended = len(self.trials) - self.unfinished - self.end_counts()[TrialEnd.OVER_BUDGET.value]
-        heard = last_heard(self.folder)
-        when = f", as of {time_text(heard)}" if heard else ""
+        recorded = last_recorded(self.folder)
+        when = f", as of {time_text(recorded)}" if recorded else ""
         how = "still running" if self.state is SearchState.RUNNING else self.state.value
         return f"The search is {how}: {ended} of {self.manifest.num_samples} trials ended{when}."
 
@@ -158,12 +158,12 @@ class RunResults:
 
     @property
     def best_epochs(self) -> int:
-        """Epochs that the winner trained; 0 where there is none."""
+        """Epochs that the winner trained; 0 if there is none."""
         return 0 if self.best_number is None else int(self.trials["epochs"].loc[self.best_number])
 
     @property
     def optimised_density(self) -> str:
-        """The density model whose AUC the winner was judged by; empty where there is no winner."""
+        """The density model whose AUC the winner was judged by; empty if there is no winner."""
         number = self.best_number
         return "" if number is None else self.records[number].start.config.score.density
 
@@ -174,18 +174,18 @@ class RunResults:
         return format_bytes(budget) if budget else "none"
 
     def end_counts(self) -> dict[str, int]:
-        """How many trials ended in each way, every way named."""
+        """Number of trials that ended in each way, zeros included."""
         counts = self.trials["end"].value_counts()
         return {end: int(counts.get(end, 0)) for end in ENDS}
 
 
 def load_run(path: str | Path) -> RunResults:
-    """Reads a run's folder and its study; changes neither.
+    """Reads a run's folder and its study, and changes neither.
 
     Raises
     ------
     RunError
-        If the folder is no run, or no trial has started in it yet.
+        If the folder is not a run, or no trial has started in it yet.
     """
     folder = RunFolder(path)
     manifest = folder.read_manifest()
@@ -209,13 +209,13 @@ def load_run(path: str | Path) -> RunResults:
 
 
 def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...]) -> pd.DataFrame:
-    """One row a trial, indexed by number.
+    """Builds one row per trial, indexed by number.
 
     Columns: end, reason, failures, epochs, final_auc and final_pauc (last epoch), best_auc, best_epoch,
-    predicted_bytes, predicted_allocated_bytes (of the allocator alone, as peak_bytes is measured; 0 where it was not
-    kept), peak_bytes (largest measured, 0 on a CPU), plan (a phrase), micro_batch_clips, recompute,
-    precision, epoch_seconds (median), hours, draws (candidates that the sampler asked about for it), started and
-    completed (where the study knows), and ``params_*``.
+    predicted_bytes, predicted_allocated_bytes (the allocator's only, to compare with peak_bytes; 0 if it was not
+    recorded), peak_bytes (largest measured, 0 on a CPU), plan (a phrase), micro_batch_clips, recompute,
+    precision, epoch_seconds (median), hours, draws (candidates that the sampler tried for it), started and
+    completed (if the study has them), and ``params_*``.
     """
     studied = {trial.number: trial for trial in proposed}
     rows = []
@@ -261,14 +261,14 @@ def _record_row(record: TrialRecord) -> dict[str, Any]:
 
 
 def _allocated(record: TrialRecord) -> int:
-    """Predicted peak of the allocator under the plan of the epoch whose peak is the trial's; 0 where none was made."""
+    """Predicted peak of the allocator under the plan of the epoch with the trial's peak; 0 without a prediction."""
     epochs = record.epochs
     largest = max(epochs, key=lambda report: report.peak_bytes, default=None)
     return largest.predicted_allocated_bytes if largest else record.start.predicted_allocated_bytes
 
 
 def _proposal_row(trial: FrozenTrial | None) -> dict[str, Any] | None:
-    """The row of a trial that is in the study alone: over budget, or lost before its record was written."""
+    """The row of a trial that is in the study only: over budget, or lost before its record was written."""
     if trial is None or trial.user_attrs.get("end") is None:
         return None
     attrs = trial.user_attrs
@@ -313,7 +313,7 @@ def comparison_epoch(epochs: pd.DataFrame, *, share: float = 0.8) -> int:
     """The latest epoch that at least `share` of the trained trials reached.
 
     ASHA stops weak trials early, so final AUCs compare long trainings with short ones; at this epoch nearly all
-    trials stand on one line. Raises ValueError without any epoch.
+    trials are comparable. Raises ValueError if there is no epoch.
     """
     if not len(epochs):
         raise ValueError("no trial has finished an epoch")

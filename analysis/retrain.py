@@ -1,9 +1,9 @@
-"""The winner trained again, with several seeds, on all normal clips that calibration can spare: a detector.
+"""Retrains the winner with several seeds, on all normal clips that calibration can spare, into a detector.
 
-Validation normals join the training clips, because the choice they served is made. Held-out normals stay out: a
-p-value is only worth something against clips that no model has seen. Training takes the winner's
-schedule and stops where the winner did: no labelled clip is left to choose an epoch by. On a GPU it keeps to the run's
-memory budget: capped, planned for, and with smaller plans to fall back to, as in the search.
+Validation normals join the training clips, because the choice they served is made. Held-out normals stay out: p-values
+need clips that no model has seen. Training takes the winner's schedule and stops where the winner did, because no
+labelled clip is left to choose an epoch. On a GPU it keeps to the run's memory budget as the search does: with a
+memory cap, a plan that fits, and smaller plans to fall back to.
 """
 
 import dataclasses
@@ -31,14 +31,14 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Retrained:
-    """A detector and what it is worth on held-out clips."""
+    """A detector and its evaluation on held-out clips."""
 
     detector: Detector
     held_out: Evaluation
 
 
 def all_normal_clips(dataset: Dataset) -> TrainClips:
-    """Training clips and the normal validation clips, as one training set."""
+    """Joins the training clips and the normal validation clips into one training set."""
     normal = np.flatnonzero(dataset.validation.labels == 0).tolist()
     parts: list[ClipSet] = [dataset.train]
     frames = [dataset.train.frames_TF]
@@ -62,12 +62,12 @@ def retrain(
     device: str = "cpu",
     told: Callable[[str], None] = _log.info,
 ) -> Retrained:
-    """Trains a trial's configuration with `seeds` seeds and makes a detector of them.
+    """Trains a trial's configuration with `seeds` seeds and combines them into a detector.
 
     Parameters
     ----------
     told
-        Hears a line an epoch.
+        Called with one line per epoch.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def retrain(
 
 
 def _planner(run: RunResults, dataset: Dataset, config: TrialConfig, device: str) -> Planner:
-    """The planner of the run's budget, flags and profile for the clips that are trained on; caps this process."""
+    """Returns a planner for the training clips with the run's budget, flags and profile; caps this process's memory."""
     options, budget_bytes = run.manifest.options, run.manifest.gpu_memory_budget_bytes
     steps, saved = options.get("gradient_accumulation_steps"), options.get("profile")
     request = PlanRequest(
@@ -133,7 +133,7 @@ def _planner(run: RunResults, dataset: Dataset, config: TrialConfig, device: str
 
 
 def _trial(config: TrialConfig, dataset: Dataset, planner: Planner | None, device: str) -> Trial:
-    """A trial under the fastest plan that fits. Raises BudgetError if none does."""
+    """Returns a trial under the fastest plan that fits. Raises BudgetError if none does."""
     if planner is None:
         return Trial(PlannedTrial.whole_batch(config), dataset, device=device)
     memory = planner.plan(config)

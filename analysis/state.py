@@ -1,4 +1,4 @@
-"""Whether a search has ended: what is read of a running one is of this moment, and its held-out clips stay unheard."""
+"""Whether a search has ended: results of a running one may change, and its held-out clips are not scored."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -9,17 +9,17 @@ from trainable.record import RunFolder, RunManifest
 
 
 class SearchState(StrEnum):
-    """What a reader can know of a search."""
+    """What the run's folder shows about a search."""
 
     ENDED = "ended"
-    """It wrote its summary."""
+    """The search has written its summary."""
     RUNNING = "running"
-    """A driver on this machine holds its folder."""
+    """A driver on this machine holds the folder's lock."""
     OPEN = "interrupted or running on another machine"
 
 
 def search_state(folder: RunFolder, manifest: RunManifest, summary: dict[str, Any]) -> SearchState:
-    """How a search stands. A summary written before the last ``--resume`` is of an earlier part and ends nothing."""
+    """Returns the state of a search. A summary written before the last ``--resume`` does not count."""
     if _is_held(folder):
         return SearchState.RUNNING
     parts = 1 + len(manifest.history)
@@ -27,7 +27,7 @@ def search_state(folder: RunFolder, manifest: RunManifest, summary: dict[str, An
 
 
 def _is_held(folder: RunFolder) -> bool:
-    """Whether a driver has locked the folder. Shared and for a moment only, so that readers do not see each other."""
+    """Whether a driver has locked the folder. Tests with a brief shared lock, so that readers do not see each other."""
     fcntl = file_locks()
     try:
         with (folder.path / ".lock").open("rb") as file:
@@ -39,8 +39,8 @@ def _is_held(folder: RunFolder) -> bool:
     return False
 
 
-def last_heard(folder: RunFolder) -> datetime | None:
-    """When the last report or ending of a trial was written; None before the first."""
+def last_recorded(folder: RunFolder) -> datetime | None:
+    """Time of the last report or ending of a trial; None before the first."""
     times = [
         file.stat().st_mtime
         for name in ("epochs.jsonl", "end.json")
@@ -54,9 +54,7 @@ def held_out_later(state: SearchState) -> str:
     """Why held-out clips are not scored yet; empty once the search has ended."""
     if state is SearchState.ENDED:
         return ""
-    return (
-        "Held-out clips are scored once, for the winner, when the search has ended; --held-out scores them before that."
-    )
+    return "Held-out clips are scored once, for the winner, when the search has ended; --held-out scores them earlier."
 
 
 def time_text(moment: datetime) -> str:

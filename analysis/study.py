@@ -1,4 +1,4 @@
-"""The Optuna study of a run, opened for reading only: what the sampler proposed, and from which ranges."""
+"""Reads the Optuna study of a run without changing it: what the sampler proposed, and from which ranges."""
 
 import warnings
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from trainable.record import RunFolder, RunManifest
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Optuna without its announcements: a reader of results has created no study."""
+    """Silences Optuna: its messages announce a new study, but reading results creates none."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -32,20 +32,20 @@ def quiet_optuna() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class StudyContent:
-    """What a study holds: plain objects, no open connection."""
+    """The content of a study as plain objects, without an open connection."""
 
     trials: tuple[FrozenTrial, ...]
     distributions: dict[str, BaseDistribution]
-    """Range of each parameter that any trial drew; the first seen where several were."""
+    """Range of each parameter that any trial drew; if there were several, the first."""
 
 
 def read_study(folder: RunFolder, manifest: RunManifest) -> StudyContent:
-    """The study of a run, also while the search writes it.
+    """Reads the study of a run, even while the search writes it.
 
     Raises
     ------
     RunError
-        If the study is missing, cannot be reached or is no study.
+        If the study is missing, cannot be reached or is not a study.
     """
     urls = read_only_urls(folder.study_path) if manifest.study_storage is None else (manifest.study_storage,)
     where = manifest.study_storage or str(folder.study_path)
@@ -75,7 +75,7 @@ def _read_trials(url: str, study_name: str) -> tuple[FrozenTrial, ...]:
             study = optuna.load_study(study_name=study_name, storage=storage)
             return tuple(study.get_trials(deepcopy=False))
         except StorageInternalError as error:
-            # Optuna says "during the commit" of every failure; what happened is the cause.
+            # Optuna reports every failure as one "during the commit"; the cause says what happened.
             if isinstance(error.__cause__, SQLAlchemyError):
                 raise error.__cause__ from None
             raise
@@ -85,11 +85,11 @@ def _read_trials(url: str, study_name: str) -> tuple[FrozenTrial, ...]:
 
 
 def read_only_urls(path: Path) -> tuple[str, ...]:
-    """SQLAlchemy's URLs of an SQLite file that can be read but not changed, in the order to try them.
+    """SQLAlchemy URLs that open an SQLite file read-only, in the order to try them.
 
-    A database in WAL mode needs a small file beside it even to be read. In a folder that may not be written to
-    (an archive, a mounted snapshot) it can be opened as immutable, which is right if nobody is writing: then no WAL
-    is there. Raises RunError if the file is not there.
+    Even reading a database in WAL mode needs a small file beside it. In a read-only folder (an archive, a mounted
+    snapshot) the database can be opened as immutable, which is correct if nobody writes to it: then there is no WAL.
+    Raises RunError if the file does not exist.
     """
     if not path.is_file():
         raise RunError(f"the study {path} does not exist")

@@ -1,4 +1,4 @@
-"""How every picture looks: Okabe and Ito's colours (safe for colour-blind readers), sizes for a laptop and a phone."""
+"""The style of all pictures: Okabe and Ito's colours (safe for colour-blind readers), sizes for laptop and phone."""
 
 import textwrap
 from collections.abc import Callable
@@ -38,14 +38,14 @@ END_MARKERS = {
     "crashed": "P",
     "unfinished": "^",
 }
-"""Shapes beside colours: a picture must also be read in grey."""
+"""Marker shapes besides colours: a picture must also be readable in grey."""
 PHASE_COLOURS = {1: "#E8F1F8", 2: "#FFFFFF", 3: "#F6EFE0"}
 PHASE_NAMES = {1: "VQ only", 2: "full loss", 3: "codebook frozen"}
 
 NORMAL_SIZE = (4.8, 3.5)
 WIDE_SIZE = (8.6, 4.2)
-"""Inches. A normal picture is shown as large as it is drawn in half of the report's width, and on a phone at three
-quarters of it: what is drawn larger has letters too small there. Wide ones scroll in their own frame on a phone."""
+"""Inches. Half of the report's width shows a normal picture at full size, a phone at three quarters; larger pictures
+would have letters too small there. Wide ones scroll in their own frame on a phone."""
 SMALL_FONT = 8.5
 
 RC: Any = {
@@ -71,7 +71,7 @@ RC: Any = {
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draws under our style, whatever the reader's own settings are."""
+    """Draws in our style, whatever the reader's own settings are."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -82,7 +82,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def new_figure(size: tuple[float, float] = NORMAL_SIZE) -> Figure:
-    """A figure of its own: not registered with pyplot, so that nothing keeps it alive."""
+    """A figure that is not registered with pyplot, which would keep it alive."""
     return Figure(figsize=size, layout="constrained")
 
 
@@ -104,12 +104,12 @@ def integer_axis(axes: Axes) -> None:
 
 
 def whole_numbers(most: int = 9) -> MaxNLocator:
-    """Ticks at whole numbers alone, also where there is room for one only."""
+    """Ticks at whole numbers only, even if there is room for just one."""
     return MaxNLocator(nbins=most, integer=True, min_n_ticks=1)
 
 
 def auc_axis(axes: Axes, values: Any) -> None:
-    """An axis of AUCs around what is there: a point at 1 is whole, and no number stands beyond 1."""
+    """Fits an axis of AUCs to the data: a point at 1 is fully visible, and no tick lies above 1."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     room = max(0.05 * (high - low), 0.005)
     axes.set_ylim(low - room, high + room)
@@ -118,14 +118,14 @@ def auc_axis(axes: Axes, values: Any) -> None:
 
 
 class Message(Figure):
-    """A picture that only says why there is none; a page prints its words instead of it."""
+    """A placeholder that says why there is no picture; a page prints its text instead."""
 
     title: str
     message: str
 
 
 def message_figure(title: str, message: str) -> Message:
-    """Why there is no picture: never an empty frame."""
+    """A figure that says why there is no picture, instead of an empty frame."""
     with mpl.rc_context(RC):
         lines = textwrap.wrap(message, 78)
         figure = Message(figsize=(NORMAL_SIZE[0] * 1.25, 0.45 + 0.2 * len(lines)), layout="constrained")
@@ -138,13 +138,13 @@ def message_figure(title: str, message: str) -> Message:
 
 
 def legend_below(figure: Figure, axes: Axes, *, columns: int = 4) -> None:
-    """A legend under the axes, where it can hide no point."""
+    """Puts the legend under the axes, where it hides no point."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=SMALL_FONT, columnspacing=1.0)
 
 
 def legend_under(axes: Axes, handles: Any = None, *, columns: int = 2) -> None:
-    """A legend below one of several panels, outside its frame: inside it would hide a line sooner or later."""
+    """Puts the legend below one of several panels, outside its frame: inside it could hide a line."""
     known = {"handles": handles} if handles is not None else {}
     axes.legend(
         **known, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=SMALL_FONT, borderaxespad=0.2
@@ -152,7 +152,7 @@ def legend_under(axes: Axes, handles: Any = None, *, columns: int = 2) -> None:
 
 
 def plain_log(axes: Axes) -> None:
-    """Plain numbers (0.02, 0.5, 10) on a logarithmic axis, as many as there is room for."""
+    """Labels a logarithmic axis with plain numbers (0.02, 0.5, 10), as many as fit."""
     low, high = axes.get_ylim()
     steps: tuple[float, ...] = (1.0, 2.0, 5.0) if high / low < 200 else (1.0,)
     axes.yaxis.set_major_locator(LogLocator(subs=steps, numticks=12))
@@ -161,5 +161,5 @@ def plain_log(axes: Axes) -> None:
 
 
 def note_below(figure: Figure, text: str, *, width: int = 66) -> None:
-    """A remark under the whole picture, wrapped."""
+    """Puts a wrapped remark under the whole picture."""
     figure.supxlabel("\n".join(textwrap.wrap(text, width)), fontsize=SMALL_FONT, x=0.02, ha="left", color="#555555")

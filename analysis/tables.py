@@ -1,4 +1,4 @@
-"""Tables for readers: rounded, with units, in words. Rows of strings, so that a page and a terminal show the same."""
+"""Tables for readers: rounded, with units, in words. Cells are strings, so a page and a terminal show the same."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +23,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
     def _repr_html_(self) -> str:
-        """As a notebook shows it."""
+        """HTML for notebooks."""
         head = "".join(f'<th style="text-align:left">{escape(name)}</th>' for name in self.columns)
         body = "".join(
             "<tr>" + "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row) + "</tr>"
@@ -33,7 +33,7 @@ class Table:
 
 
 def text_of(value: Any) -> str:
-    """A value as a reader wants it: four significant digits, a dash for nothing."""
+    """Formats a value for readers: four significant digits, a dash for nothing."""
     if value is None or (isinstance(value, float) and pd.isna(value)):
         return "–"
     if isinstance(value, bool):
@@ -75,7 +75,7 @@ def searched_table(run: RunResults) -> Table:
 
 
 def _whole(value: Any, distribution: BaseDistribution | None) -> str:
-    """pandas keeps integers as floats where some trials lack them; a reader should not see that."""
+    """Formats integers as such, although pandas keeps them as floats if some trials lack them."""
     if isinstance(distribution, IntDistribution) and not pd.isna(value):
         return str(int(value))
     return text_of(value.item() if hasattr(value, "item") else value)
@@ -121,7 +121,7 @@ def top_table(run: RunResults, count: int = 5) -> Table:
 
 
 END_MEANINGS = {
-    TrialEnd.COMPLETED.value: "trained all its epochs",
+    TrialEnd.COMPLETED.value: "trained for all its epochs",
     TrialEnd.PRUNED.value: "stopped early by ASHA: weaker than others at the same epoch",
     TrialEnd.OVER_BUDGET.value: "never started: no execution plan fits the memory budget",
     TrialEnd.OUT_OF_MEMORY.value: "ran out of memory and no smaller plan was left",
@@ -132,7 +132,7 @@ END_MEANINGS = {
 
 
 def ends_table(run: RunResults) -> Table:
-    """Every way a trial can end, how many did, and the commonest reason given."""
+    """Every way a trial can end, with the number of trials and the most frequent reason."""
     rows = []
     for end, count in run.end_counts().items():
         reasons = run.trials.loc[run.trials["end"] == end, "reason"]
@@ -161,7 +161,7 @@ def plans_table(run: RunResults) -> Table:
 
 
 def savings_table(run: RunResults) -> Table:
-    """What ASHA saved, in trials, epochs and time."""
+    """ASHA's savings in trials, epochs and time."""
     savings = pruning_savings(run.trials, run.manifest.max_epochs)
     return Table(
         ("what", "value"),
@@ -176,7 +176,7 @@ def savings_table(run: RunResults) -> Table:
 
 
 def moment_text(iso: str) -> str:
-    """A time of a manifest as a reader says it; as it is where it is none."""
+    """Formats a time of a manifest for readers; returns other text unchanged."""
     try:
         return time_text(datetime.fromisoformat(iso))
     except ValueError:
@@ -184,7 +184,7 @@ def moment_text(iso: str) -> str:
 
 
 def run_table(run: RunResults) -> Table:
-    """What was asked, as facts."""
+    """The settings of the run."""
     manifest = run.manifest
     budget = manifest.gpu_memory_budget_bytes
     data = manifest.data
@@ -193,7 +193,7 @@ def run_table(run: RunResults) -> Table:
         ("begun", moment_text(manifest.created)),
         ("space", manifest.space_name),
         ("recordings", f"{data.get('machine_type')} of {data.get('data_root') or 'the embedded machines'}"),
-        ("trials asked for", str(manifest.num_samples)),
+        ("trials requested", str(manifest.num_samples)),
         ("epochs of a full training", str(manifest.max_epochs)),
         ("GPU memory budget a trial", format_bytes(budget) if budget else "none"),
         ("device", manifest.device),

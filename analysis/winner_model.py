@@ -1,4 +1,4 @@
-"""The winner brought back for pictures and tables that need its model. Where that is impossible each one says why."""
+"""The winner restored for pictures and tables that need its model. If that is impossible, each one says why."""
 
 from dataclasses import dataclass
 
@@ -22,21 +22,21 @@ from trainable.scoring.evaluate import Evaluation
 
 @dataclass(frozen=True)
 class WinnerModel:
-    """A trial's model, or the reason why there is none."""
+    """A trial's model, or the reason for its absence."""
 
     run: RunResults
     view: ModelView | None
     why_not: str
-    """Empty where there is a model."""
+    """Empty if there is a model."""
     held_out_why_not: str = ""
-    """Why held-out clips are not scored although there is a model; empty where they are."""
+    """Why held-out clips are not scored although there is a model; empty if they are."""
 
     def held_out(self) -> Evaluation | None:
-        """The evaluation on held-out clips; None where there is none, and `missing` says why."""
+        """The evaluation on held-out clips; if it is None, `missing` says why."""
         return None if self.view is None or self.held_out_why_not else self.view.evaluation(Split.HELD_OUT)
 
     def missing(self, split: Split) -> str:
-        """Why the clips of a split have no scores; empty where they have."""
+        """Why the clips of a split have no scores; empty if they have."""
         return self.why_not or (self.held_out_why_not if split is Split.HELD_OUT else "")
 
     def held_out_table(self) -> Table:
@@ -52,7 +52,7 @@ class WinnerModel:
         return Table(columns, tuple(rows))
 
     def score_histograms(self, split: Split = Split.HELD_OUT) -> Figure:
-        """Scores of normal and anomalous clips, a panel a machine id."""
+        """Scores of normal and anomalous clips, one panel per machine id."""
         title = f"{_word(split)} scores"
         if self.view is None or self.missing(split):
             return message_figure(title, self.missing(split))
@@ -60,7 +60,7 @@ class WinnerModel:
         return score_histograms(found.scores, found.labels, clips.machine_ids, found.auc_by_id, title=title)
 
     def roc(self, split: Split = Split.HELD_OUT) -> Figure:
-        """ROC curves, a line a machine id, with the region of the pAUC."""
+        """ROC curves, one per machine id, with the region of the pAUC."""
         title = f"{_word(split)} ROC"
         if self.view is None or self.missing(split):
             return message_figure(title, self.missing(split))
@@ -68,7 +68,7 @@ class WinnerModel:
         return roc_curves(found.scores, found.labels, clips.machine_ids, title=title)
 
     def codebook_usage(self) -> Figure:
-        """How often normal training clips use each code; dead codes over the epochs."""
+        """Frequency of each code in normal training clips, and dead codes over the epochs."""
         if self.view is None:
             return message_figure("Codebook", self.why_not)
         shares = usage_shares(self.view.train_codes.codes_BPHW.numpy(), self.view.config.quantizer.num_embeddings)
@@ -83,10 +83,10 @@ class WinnerModel:
         return anomaly_codes(code_contrast(codes, labels, self.view.config.quantizer.num_embeddings))
 
     def surprise(self, *, anomalies: int = 1) -> list[tuple[str, Figure]]:
-        """What each example is, and its spectrogram with the surprise of its codes.
+        """Returns for each example its description and its spectrogram with the surprise of its codes.
 
-        First the `anomalies` highest-scoring anomalies, then the normal clip of median score; all validation clips,
-        all on one scale of colours.
+        First come the `anomalies` highest-scoring anomalies, then the normal clip of median score. All are validation
+        clips and share one colour scale.
         """
         view = self.view
         if view is None:
@@ -119,13 +119,13 @@ class WinnerModel:
         return pictures
 
 
-def bring_back(
+def restore_winner(
     run: RunResults, number: int | None = None, *, device: str = "cpu", held_out: bool = False
 ) -> WinnerModel:
-    """The model of a trial (the winner by default) from its newest checkpoint, with the reason where it has none.
+    """Restores the model of a trial (the winner by default) from its newest checkpoint, or says why it has none.
 
-    Held-out clips are scored once the search has ended, for who looks at them before may choose by them; `held_out`
-    scores them all the same.
+    Held-out clips are scored once the search has ended, because scores seen earlier could influence choices;
+    `held_out` scores them anyway.
     """
     number = run.best_number if number is None else number
     if number is None:
@@ -133,7 +133,7 @@ def bring_back(
     try:
         view = load_view(run, number, device=device)
     except ProjectError as error:
-        return WinnerModel(run, None, f"The winner could not be brought back: {error}.")
+        return WinnerModel(run, None, f"The winner could not be restored: {error}.")
     return WinnerModel(run, view, "", "" if held_out else held_out_later(run.state))
 
 

@@ -1,4 +1,4 @@
-"""The best configurations of a run with what they are worth: validation and held-out AUC, interval, memory, time."""
+"""The best configurations of a run with their results: validation and held-out AUC, interval, memory, time."""
 
 import json
 import logging
@@ -31,9 +31,9 @@ class Winner:
     validation_auc: float
     validation_pauc: float
     epochs: int
-    """Epochs it trained; its AUCs are those of the last."""
+    """Epochs it trained; its AUCs are from the last one."""
     held_out_auc: float | None
-    """None where the checkpoint is gone; `missing` says why."""
+    """None if the checkpoint is gone; `missing` says why."""
     held_out_pauc: float | None
     held_out_interval: tuple[float, float] | None
     predicted_bytes: int
@@ -47,16 +47,16 @@ class Winner:
     missing: str = ""
     """Why there is no held-out AUC."""
     shared: bool = False
-    """Whether that reason is the same for all trials of the run."""
+    """Whether that reason holds for all trials of the run."""
 
 
 def find_winners(
     run: RunResults, top: int, *, held_out: bool = False, device: str = "cpu"
 ) -> tuple[list[Winner], list[str]]:
-    """The `top` trials of `RunResults.ranked`, and what must be said of all of them.
+    """Returns the `top` trials of `RunResults.ranked`, and notes that hold for all of them.
 
-    Held-out clips are scored for each once the search has ended (before that with `held_out`), but never decide the
-    order. Where the recordings are gone or have changed, everything else is there.
+    Held-out clips are scored for each once the search has ended (earlier with `held_out`), but never decide the
+    order. If the recordings are gone or have changed, only the held-out AUCs are missing.
 
     Raises RunError if no trial has an AUC.
     """
@@ -100,7 +100,7 @@ def find_winners(
 
 
 def _held_out(run: RunResults, number: int, dataset: "Dataset", device: str) -> "tuple[Evaluation | None, str]":
-    """A trial's evaluation on held-out clips, or why there is none."""
+    """Returns a trial's evaluation on held-out clips, or why there is none."""
     from analysis.model_view import load_view
     from trainable.data.clips import Split
 
@@ -122,11 +122,11 @@ COLUMNS = (
     ("GPU memory", -18),
     ("s an epoch", 10),
 )
-"""Headings and widths of `winners_text`; text stands left (negative), numbers right."""
+"""Headings and widths of `winners_text`; text is left-aligned (negative width), numbers are right-aligned."""
 
 
 def winners_text(winners: Sequence[Winner]) -> str:
-    """A table for a terminal, a line a configuration, and its parameters below."""
+    """Formats a table for a terminal: one line per configuration, with its parameters below."""
     lines = [_line([name for name, _ in COLUMNS])]
     for winner in winners:
         held_out = "–"
@@ -138,7 +138,7 @@ def winners_text(winners: Sequence[Winner]) -> str:
         cells += [winner.end.replace("_", " "), str(winner.epochs), memory_text(winner), f"{winner.epoch_seconds:.3g}"]
         lines.append(_line(cells))
         lines.append("      " + ", ".join(f"{name}={_short(value)}" for name, value in winner.params.items()))
-        # What holds for all of them is said once, below.
+        # Reasons that hold for all trials are printed once, below.
         if winner.missing and not winner.shared:
             lines.append(f"      no held-out AUC: {winner.missing}")
     lines.append(
@@ -155,7 +155,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def memory_text(winner: Winner) -> str:
-    """Measured where it was, else predicted."""
+    """Measured memory if there is any, else predicted."""
     if winner.peak_bytes:
         return f"{format_bytes(winner.peak_bytes)} measured"
     return f"{format_bytes(winner.predicted_bytes)} predicted" if winner.predicted_bytes else "–"
@@ -166,7 +166,7 @@ def _short(value: Any) -> str:
 
 
 def export_winners(run: RunResults, winners: Sequence[Winner], folder: Path) -> list[Path]:
-    """Writes one YAML a configuration (for ``python -m trainable.train --config``) and all of them as ``best.json``.
+    """Writes one YAML per configuration (for ``python -m trainable.train --config``) and all as ``best.json``.
 
     Raises RunError if the folder cannot be written.
     """
@@ -185,7 +185,7 @@ def export_winners(run: RunResults, winners: Sequence[Winner], folder: Path) -> 
                 "plan": winner.plan,
                 "result": {**results, "run": run.manifest.name},
             }
-            # Through JSON: tuples and numpy scalars become what safe YAML can hold.
+            # Via JSON, which turns tuples and numpy scalars into types that safe YAML can hold.
             path.write_text(yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False), encoding="utf-8")
             written.append(path)
         listed = [{k: v for k, v in asdict(winner).items() if k != "shared"} for winner in winners]

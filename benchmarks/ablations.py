@@ -1,11 +1,11 @@
-"""What each part of the detector is worth: one change at a time, over seeds, on held-out clips.
+"""The contribution of each part of the detector: one change at a time, over seeds, on held-out clips.
 
     python -m benchmarks.ablations --seeds 5 --epochs 12
     python -m benchmarks.ablations --data-root DIR --machine-type spoken --sample-rate 8000 --n-fft 512 --hop-length 16
 
-Every variant is trained with the same seeds; `difference` is its mean AUC less that of the base with a 95 % interval of
-the mean over seeds (Student's t, paired by seed). `alive` is the share of codes used in the last epoch, `epoch` the CPU
-time of training one (the median, which is one of phase 2) in units of the base's, measured in the same run.
+Every variant is trained with the same seeds; `difference` is its mean AUC minus the base's, with a 95 % interval of the
+mean over seeds (Student's t, paired by seed). `alive` is the share of codes used in the last epoch. `epoch` is the
+median CPU time of training an epoch (one of phase 2), relative to the base's in the same run.
 """
 
 import sys
@@ -35,7 +35,7 @@ BASE: Mapping[str, Any] = {
     "batch_size": 4,
     "learning_rate": 4e-3,
 }
-"""Small batches as in `spaces/ad_tuning.yaml`, and the large codebook that a plain quantizer does not keep alive."""
+"""Small batches as in `spaces/ad_tuning.yaml`, and a large codebook, which a plain quantizer does not keep alive."""
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "base": {},
     "plain quantizer (no k-means start, no revival)": {"kmeans_start": False, "revival": False},
@@ -58,7 +58,7 @@ DENSITIES = ("mahalanobis", "grid_neighbours")
 
 @dataclass
 class Measured:
-    """One variant over the seeds."""
+    """Measurements of one variant over the seeds."""
 
     aucs: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in DENSITIES})
     alive: list[float] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Measured:
 
 
 def measure(config: TrialConfig, dataset: Dataset, into: Measured) -> None:
-    """Trains once and adds what came out."""
+    """Trains once and adds the results."""
     trial = Trial(PlannedTrial.whole_batch(config), dataset)
     seconds = []
     while not trial.done:
@@ -85,7 +85,7 @@ def measure(config: TrialConfig, dataset: Dataset, into: Measured) -> None:
 
 
 def difference(values: Sequence[float], base: Sequence[float]) -> str:
-    """Mean of paired differences with its 95 % interval."""
+    """Formats the mean of paired differences with its 95 % interval."""
     gaps = np.array(values) - np.array(base)
     if len(gaps) < 2:
         return f"{gaps.mean():+.3f}"
@@ -94,7 +94,7 @@ def difference(values: Sequence[float], base: Sequence[float]) -> str:
 
 
 def row(name: str, measured: Measured, base: Measured) -> dict[str, str]:
-    """A variant as text."""
+    """Formats the row of a variant."""
     line = {"variant": name}
     for density in DENSITIES:
         line[density] = f"{np.mean(measured.aucs[density]):.3f}"
@@ -108,8 +108,8 @@ def row(name: str, measured: Measured, base: Measured) -> dict[str, str]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.ablations", description=__doc__.split("\n")[0])
     add_flag(parser, "seeds", type=int, default=5)
-    add_flag(parser, "threads", type=int, default=1, help="CPU threads of torch (1)")
-    add_flag(parser, "only", metavar="TEXT", help="only the base and variants whose name holds TEXT")
+    add_flag(parser, "threads", type=int, default=1, help="torch's CPU threads (default: 1)")
+    add_flag(parser, "only", metavar="TEXT", help="only the base and variants whose names contain TEXT")
     add_flag(parser, "output", metavar="FILE", help="also write the table as CSV")
     add_data_flags(parser)
     add_knob_flags(parser, leave_out=("seed",))

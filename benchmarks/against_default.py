@@ -1,10 +1,10 @@
-"""What a search gained: its winner beside the default configuration of its space, both trained to the end.
+"""The gain of a search: its winner against the default configuration of its space, both trained to the end.
 
     python -m benchmarks.against_default runs/first --seeds 5
 
-Both are trained with the same seeds 0, 1, … for the epochs that the winner had, on the run's recordings. Differences
-are winner less default, a mean over seeds with its 95 % interval (Student's t, paired by seed). The winner was chosen
-by the validation clips, so their difference flatters it; the held-out clips' does not.
+Both are trained with the same seeds 0, 1, … for as many epochs as the winner, on the run's recordings. Differences are
+winner minus default: the mean over seeds with its 95 % interval (Student's t, paired by seed). The winner was chosen
+with the validation clips, so their difference flatters it; the held-out clips' difference does not.
 """
 
 import argparse
@@ -29,20 +29,20 @@ from trainable.trial import PlannedTrial, Trial
 SPLITS = (Split.VALIDATION, Split.HELD_OUT)
 MEAN = "mean of ids"
 Aucs = dict[Split, dict[str, list[float]]]
-"""Of one configuration: split → machine id (and `MEAN`) → AUC a seed."""
+"""AUCs of one configuration: split → machine id (and `MEAN`) → one AUC per seed."""
 
 
 def configurations(folder: RunFolder, dataset: Dataset) -> dict[str, TrialConfig]:
-    """The space's default and the run's winner. Raises RunError if the run has none."""
+    """The space's default and the run's winner. Raises RunError if the run has no winner."""
     if not folder.best_path.exists():
-        raise RunError(f"{folder.path} has no {folder.best_path.name}; let a trial of the search complete first")
+        raise RunError(f"{folder.path} has no {folder.best_path.name}; complete a trial of the search first")
     winner = TrialConfig.from_flat(read_config_file(folder.best_path)[0])
     space = load_space(str(folder.path / "space.yaml")).for_clips(int(dataset.train.lengths.max()))
     return {"default": space.default_config(epochs=winner.phase.epochs), "winner": winner}
 
 
 def measure(config: TrialConfig, dataset: Dataset, into: Aucs) -> None:
-    """Trains once and adds what came out."""
+    """Trains once and adds the results."""
     trial = Trial(PlannedTrial.whole_batch(config), dataset)
     while not trial.done:
         trial.trainer.train_epoch()
@@ -54,7 +54,7 @@ def measure(config: TrialConfig, dataset: Dataset, into: Aucs) -> None:
 
 
 def lines(table: dict[str, Aucs]) -> list[str]:
-    """A line a split and machine id."""
+    """One line per split and machine id."""
     shown = []
     for split in SPLITS:
         for name in table["winner"][split]:
@@ -69,8 +69,8 @@ def lines(table: dict[str, Aucs]) -> list[str]:
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m benchmarks.against_default", description=__doc__.split("\n")[0])
     parser.add_argument("run", metavar="RUN", help="folder of a finished search")
-    add_flag(parser, "seeds", type=int, default=5, metavar="N", help="trainings of each (5)")
-    add_flag(parser, "threads", type=int, default=1, metavar="N", help="CPU threads of torch (1)")
+    add_flag(parser, "seeds", type=int, default=5, metavar="N", help="trainings of each configuration (default: 5)")
+    add_flag(parser, "threads", type=int, default=1, metavar="N", help="torch's CPU threads (default: 1)")
     return parser
 
 

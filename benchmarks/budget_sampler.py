@@ -1,19 +1,19 @@
-"""What the budgeted sampler is worth: wasted proposals and the best result after equal training, beside three others.
+"""The budgeted sampler against three others: wasted proposals, and the best result after equal training.
 
     python -m benchmarks.budget_sampler --seeds 200 --output benchmarks/results/budget_sampler.csv
 
-The space is `ad_tuning` as it is and memory is what the planner predicts for the whole batch at once without
-recomputation; the budget is the median of uniform draws, so that about half of the space exceeds it. Nothing is
-trained: two objectives are SYNTHETIC (`hill`: smooth, its summit where the budget forbids it, or where it allows it),
-the third is REPLAYED (`benchmarks.replayed`: a surrogate through 60 recorded trainings). All have the same number of
-trainings; proposals that do not fit come on top. Beside ours:
+The space is `ad_tuning`. Memory is the planner's prediction for the whole batch at once without recomputation; the
+budget is the median over uniform draws, so that about half of the space exceeds it. Nothing is trained: two objectives
+are SYNTHETIC (`hill`: smooth, with its summit over or within the budget), the third is REPLAYED (`benchmarks.replayed`:
+a surrogate fitted to 60 recorded trainings). All samplers get the same number of trainings; proposals that do not fit
+come on top. Ours is compared with:
 
-* plain Optuna TPE (multivariate, groups) that is told FAIL for what does not fit,
-* the same told PRUNED with the constraint log(predicted / budget): rejection alone,
-* uniform draws, rejected where they do not fit.
+* plain Optuna TPE (multivariate, groups) that is told FAIL for proposals that do not fit,
+* the same, told PRUNED with the constraint log(predicted / budget): only rejection,
+* uniform draws, rejected if they do not fit.
 
-A wasted proposal is one that was made and could not be trained. What ours drops among its own draws costs a question
-to the planner and no proposal; `draws` says how many were asked about for each.
+A wasted proposal is one that could not be trained. A draw that our sampler drops costs a query to the planner but no
+proposal; `draws` is the number of draws per proposal.
 """
 
 import argparse
@@ -47,14 +47,14 @@ from trainable.memory.predict import DataSizes
 
 DATA = DataSizes(train_frames=200 * 141, test_frames=200 * 141, train_clips=200, test_clips=200, n_ids=4)
 WINDOW = 25
-"""Proposals at the beginning and at the end whose waste is shown apart."""
+"""Number of first and of last proposals whose waste is shown separately."""
 MOST_PROPOSALS = 10
-"""Times the trainings: a sampler that finds nothing that fits any more is stopped there."""
+"""Most proposals per training: a sampler that no longer finds any that fits is stopped there."""
 SUMMITS = {
     "hill, summit beyond the budget": {"n_patches": 8, "latent_dim": 56, "num_embeddings": 512},
     "hill, summit within the budget": {"n_patches": 4, "latent_dim": 20, "num_embeddings": 128},
 }
-"""Where the synthetic objective is best; see `hill` for the other parameters."""
+"""Optimum of the synthetic objective; see `hill` for the other parameters."""
 RESAMPLES = 10_000
 
 
@@ -62,7 +62,7 @@ Objective = Callable[[Mapping[str, Any]], float]
 
 
 def hill(params: Mapping[str, Any], summit: Mapping[str, int]) -> float:
-    """A made-up AUC, at most 0.95: falls with the square of the distance, in octaves, from the summit."""
+    """A synthetic AUC, at most 0.95: falls with the square of the distance, in octaves, from the summit."""
     octaves = [
         math.log2(params["n_patches"] / summit["n_patches"]) / 2,
         math.log2(params["latent_dim"] / summit["latent_dim"]) / 3,
@@ -78,10 +78,10 @@ def hill(params: Mapping[str, Any], summit: Mapping[str, int]) -> float:
 
 @dataclass
 class Search:
-    """What one search did."""
+    """Results of one search."""
 
     wasted: list[bool]
-    """Of each proposal in turn, whether it could not be trained."""
+    """For each proposal in order, whether it could not be trained."""
     draws: int
     started_over_budget: int
     values: list[float]
@@ -91,7 +91,7 @@ class Search:
 
 
 def predicted_bytes(feasibility: Feasibility, space: Space, params: Mapping[str, Any]) -> int:
-    """Predicted peak of the fastest plan of some parameters; asked once for all that need the same memory."""
+    """Predicted peak of the fastest plan for given parameters, cached for all that need the same memory."""
     return feasibility.plan(space.config(params, epochs=space.search.max_epochs)).predicted_bytes
 
 
@@ -111,7 +111,7 @@ class Problem:
 
 
 def ours(problem: Problem, seed: int) -> Search:
-    """The sampler as the conductor uses it."""
+    """Our sampler, as the conductor uses it."""
     sampler = SpaceProposer(problem.space, seed=seed)
     done = Search([], 0, 0, [])
     while len(done.values) < problem.trainings and len(done.wasted) < MOST_PROPOSALS * problem.trainings:
@@ -127,7 +127,7 @@ def ours(problem: Problem, seed: int) -> Search:
 
 
 def plain_tpe(problem: Problem, seed: int, *, state: TrialState) -> Search:
-    """Optuna's own sampler; what does not fit is told as `state`, PRUNED with the constraint."""
+    """Optuna's own sampler; it is told `state` for proposals that do not fit, with the constraint if that is PRUNED."""
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=10)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     done = Search([], 0, 0, [])
@@ -147,7 +147,7 @@ def plain_tpe(problem: Problem, seed: int, *, state: TrialState) -> Search:
 
 
 def suggested(problem: Problem, trial: optuna.Trial) -> dict[str, Any]:
-    """Parameters as a user's objective function would ask for them, one by one, conditions respected."""
+    """Suggests parameters one by one, with their conditions, as a user's objective function would."""
     params: dict[str, Any] = {}
     for parameter in problem.space.parameters:
         if problem.space.is_active(parameter, params):
@@ -165,7 +165,7 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
 
 
 def uniform(problem: Problem, seed: int) -> Search:
-    """Uniform draws, rejected where they do not fit."""
+    """Uniform draws, rejected if they do not fit."""
     sampler = SpaceProposer(problem.space, seed=seed)
     rng = np.random.RandomState(seed)
     done = Search([], 0, 0, [])
@@ -195,7 +195,7 @@ def interval(differences: np.ndarray) -> tuple[float, float, float]:
 
 
 def rows_of(problem: Problem, objective: str, seeds: int) -> list[dict[str, Any]]:
-    """A line a contender; differences are ours minus the other, of the same seeds."""
+    """One row per contender; differences are ours minus the other's, with the same seeds."""
     searches = {name: [search(problem, seed) for seed in range(seeds)] for name, search in CONTENDERS.items()}
     best = {
         name: np.array([max(search.values, default=math.nan) for search in done]) for name, done in searches.items()
@@ -224,8 +224,8 @@ def rows_of(problem: Problem, objective: str, seeds: int) -> list[dict[str, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.budget_sampler", description=__doc__.split("\n")[0])
-    add_flag(parser, "seeds", type=int, default=24, metavar="N", help="searches of each kind (24)")
-    add_flag(parser, "trainings", type=int, default=60, metavar="N", help="in each search (60)")
+    add_flag(parser, "seeds", type=int, default=24, metavar="N", help="searches per contender (default: 24)")
+    add_flag(parser, "trainings", type=int, default=60, metavar="N", help="trainings in each search (default: 60)")
     add_flag(parser, "output", metavar="FILE", help="write the table as CSV")
     arguments = parser.parse_args(argv)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -243,12 +243,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     replayed = Replayed()
     objectives: dict[str, Objective] = {name: partial(hill, summit=summit) for name, summit in SUMMITS.items()}
     objectives["replayed trainings"] = replayed
-    said = (
+    setting = (
         f"predicted {min(sizes) / 2**20:.0f} … {max(sizes) / 2**20:.0f} MiB, budget {budget_bytes / 2**20:.0f} MiB, "
-        f"which {exceeding:.0%} of 500 uniform draws exceed; {arguments.trainings} trainings; replayed: "
-        f"{replayed.configurations} configurations, rank correlation of those left out {replayed.rank_correlation:.2f}"
+        f"exceeded by {exceeding:.0%} of 500 uniform draws; {arguments.trainings} trainings; replayed: "
+        f"{replayed.configurations} configurations, leave-one-out rank correlation {replayed.rank_correlation:.2f}"
     )
-    print(said, flush=True)
+    print(setting, flush=True)
     rows = []
     for name, objective in objectives.items():
         problem = Problem(space, feasibility, budget_bytes, objective, arguments.trainings)
@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(", ".join(f"{column} {_shown(value)}" for column, value in row.items()), flush=True)
     if arguments.output:
         shown = [{column: _shown(value) for column, value in row.items()} for row in rows]
-        write_table(arguments.output, shown, command_of("budget_sampler", argv), said)
+        write_table(arguments.output, shown, command_of("budget_sampler", argv), setting)
     return 0
 
 

@@ -1,13 +1,13 @@
-"""What each density model detects on held-out clips, beside detectors without codes, and what it costs.
+"""AUC and cost of each density model on held-out clips, compared with detectors without codes.
 
     python -m benchmarks.density --seeds 5 --epochs 20
     python -m benchmarks.density --data-root DIR --machine-type spoken --sample-rate 8000 --n-fft 512 --hop-length 16
 
-Trains one configuration (any flag of ``python -m trainable.train`` sets a knob) once a seed and fits every density
+Trains one configuration (any flag of ``python -m trainable.train`` sets a knob) once per seed and fits every density
 model to the same codes. AUC is the mean over machine ids, then over seeds. Intervals are 95 % percentile bootstraps
-over clips, the same clips drawn for every seed and every detector; one column a machine id gives its mean over seeds.
-`share` is fit and score of training and held-out clips in units of the training time of one epoch, measured in the same
-run; its last row is the whole scoring pass that every epoch of a trial ends with.
+over clips, with the same resamples for every seed and detector; one column per machine id gives its mean over seeds.
+`share` is the time to fit and score training and held-out clips, relative to the training time of one epoch in the same
+run; the last row is the whole scoring pass at the end of every epoch of a trial.
 """
 
 import sys
@@ -39,7 +39,7 @@ SCORING_PASS = "scoring pass of an epoch"
 
 @dataclass
 class Measured:
-    """One detector over the seeds."""
+    """Measurements of one detector over the seeds."""
 
     aucs: list[float] = field(default_factory=list)
     aucs_by_id: list[dict[str, float]] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Measured:
     shares: list[float] = field(default_factory=list)
 
     def add(self, clips: TestClips, scores: np.ndarray, share: float | None = None) -> None:
-        """One seed's scores, and their cost in epochs where codes were scored."""
+        """Adds one seed's scores, and their cost in epochs if codes were scored."""
         self.aucs.append(mean_auc(clips.labels, scores, clips.machine_ids))
         groups = groups_by_id(clips.machine_ids, clips.labels)
         self.aucs_by_id.append({name: auc(clips.labels[members], scores[members]) for name, members in groups.items()})
@@ -61,7 +61,7 @@ class Measured:
 def measure(
     config: TrialConfig, dataset: Dataset, seeds: int, autoencoder_epochs: int, progress: Callable[[str], None]
 ) -> dict[str, Measured]:
-    """All detectors on the held-out clips, for seeds 0 … seeds − 1."""
+    """Measures all detectors on the held-out clips, for seeds 0 … seeds − 1."""
     table: dict[str, Measured] = {}
 
     def add(name: str, scores: np.ndarray, share: float | None = None) -> None:
@@ -100,7 +100,7 @@ def _density_scores(trial: Trial, config: TrialConfig, name: str, train: ClipCod
 
 
 def rows(table: dict[str, Measured]) -> list[dict[str, str]]:
-    """The table as text, best AUC first."""
+    """Formats the table's rows, best AUC first."""
     yardstick = table[YARDSTICK].resamples[0]
     detectors = {name: measured for name, measured in table.items() if measured.aucs}
     result = []
@@ -129,9 +129,9 @@ def rows(table: dict[str, Measured]) -> list[dict[str, str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.density", description=__doc__.split("\n")[0])
-    add_flag(parser, "seeds", type=int, default=5, help="trainings, with seeds 0, 1, … (5)")
-    add_flag(parser, "autoencoder_epochs", type=int, default=10, help="epochs of the DCASE-like autoencoder (10)")
-    add_flag(parser, "config", metavar="FILE", help="a configuration and its data, such as a search's best.yaml")
+    add_flag(parser, "seeds", type=int, default=5, help="trainings, with seeds 0, 1, … (default: 5)")
+    add_flag(parser, "autoencoder_epochs", type=int, default=10, help="epochs of the DCASE autoencoder (default: 10)")
+    add_flag(parser, "config", metavar="FILE", help="configuration and data, such as a search's best.yaml")
     add_flag(parser, "output", metavar="FILE", help="also write the table as CSV")
     add_data_flags(parser)
     add_knob_flags(parser)
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     changed = {name: value for name, value in config.flat().items() if value != default[name]}
     print(
         f"{dataset.machine_type}: {len(dataset.train)} training and {len(dataset.held_out)} held-out clips, "
-        f"{len(dataset.ids)} machine ids; {arguments.seeds} seeds; defaults but {changed}"
+        f"{len(dataset.ids)} machine ids; {arguments.seeds} seeds; defaults except {changed}"
     )
     table = measure(
         config, dataset, arguments.seeds, arguments.autoencoder_epochs, lambda line: print(line, flush=True)

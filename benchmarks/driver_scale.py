@@ -1,13 +1,13 @@
-"""How the driver's cost grows with the number of trials: CPU time, memory, study size, time of a suggestion.
+"""Growth of the driver's cost with the number of trials: CPU time, memory, study size, time of a suggestion.
 
     python -m benchmarks.driver_scale --trials 10000 --output benchmarks/results/driver_scale.csv
     python -m benchmarks.driver_scale --trials 1000 --runner ray
 
-Trials report two epochs that take no time, so all that is measured is the search: sampler, ASHA, durable study and
-folder, progress, plain lines and TensorBoard scalars, as `search.run` puts them together. ``--runner local`` is the
-conductor in this process with several trials alive at once; ``--runner ray`` adds Ray Tune, its actors in other
-processes. CPU seconds are those of the driver's process (all its threads); wall seconds also hold what it waits for:
-several forced writes to disk a trial, so that nothing that was told is ever lost.
+Trials report two epochs that take no time, so the benchmark measures only the search: sampler, ASHA, durable study and
+folder, progress, plain lines and TensorBoard scalars, assembled as in `search.run`. ``--runner local`` runs the
+conductor in this process with several trials alive at once; ``--runner ray`` adds Ray Tune with actors in other
+processes. CPU seconds are those of the driver's process (all threads). Wall seconds include its waits: several forced
+writes to disk per trial, so that no report is ever lost.
 """
 
 import argparse
@@ -46,26 +46,26 @@ MARKS = (100, 1_000, 10_000)
 
 @dataclass(frozen=True)
 class Mark:
-    """The state of a search when so many trials had ended."""
+    """The state of a search when `trials` trials had ended."""
 
     runner: str
     trials: int
     cpu_ms_a_trial: float
-    """Of the driver, mean since the beginning."""
+    """The driver's CPU time, mean since the start."""
     late_cpu_ms_a_trial: float
-    """Likewise, mean of the trials since the mark before."""
+    """The driver's CPU time, mean since the previous mark."""
     wall_ms_a_trial: float
     late_wall_ms_a_trial: float
     suggestion_ms: float
-    """Median of the last 100 suggestions."""
+    """Median time of the last 100 suggestions."""
     slowest_suggestion_ms: float
-    """Largest of the last 100."""
+    """Longest time of the last 100 suggestions."""
     resident_mib: float
     study_mib: float
 
 
 class Meter(Silence):
-    """Looks at clocks, memory and the study's size when enough trials have ended."""
+    """Records clocks, memory and the study's size when enough trials have ended."""
 
     def __init__(self, runner: str, conductor: Conductor):
         self.marks: list[Mark] = []
@@ -119,14 +119,14 @@ def resident_bytes() -> int:
 def line_of(mark: Mark) -> str:
     return (
         f"{mark.runner:5s} {mark.trials:6d} trials: CPU {mark.cpu_ms_a_trial:6.1f} ms a trial "
-        f"(since the mark before {mark.late_cpu_ms_a_trial:6.1f}), wall {mark.wall_ms_a_trial:6.1f} "
+        f"(since the previous mark {mark.late_cpu_ms_a_trial:6.1f}), wall {mark.wall_ms_a_trial:6.1f} "
         f"({mark.late_wall_ms_a_trial:6.1f}), suggestion {mark.suggestion_ms:5.1f} ms (slowest of 100: "
         f"{mark.slowest_suggestion_ms:5.1f}), resident {mark.resident_mib:6.1f} MiB, study {mark.study_mib:6.2f} MiB"
     )
 
 
 def measure(runner: str, trials: int, workers: int) -> list[Mark]:
-    """A whole search of so many trials, `workers` of them alive at a time."""
+    """Measures a whole search of `trials` trials, with `workers` of them alive at a time."""
     with tempfile.TemporaryDirectory() as folder:
         conductor = idle_conductor(Path(folder) / "run", trials=trials, slots=workers, epochs=EPOCHS)
         options, store = conductor.options, conductor.store
@@ -153,14 +153,14 @@ def measure(runner: str, trials: int, workers: int) -> list[Mark]:
 
 
 def _listen(runner: str, conductor: Conductor, *listeners: Silence | Progress) -> Meter:
-    """The listeners that a search has, and the meter; its clocks begin here."""
+    """Adds the listeners of a search, and the meter, whose clocks start here."""
     meter = Meter(runner, conductor)
     conductor.listener = Listeners([*listeners, meter])
     return meter
 
 
 class _Nowhere(io.TextIOBase):
-    """Takes the plain lines, which are made and not kept."""
+    """Discards the plain lines."""
 
     def write(self, text: str) -> int:
         return len(text)
@@ -168,10 +168,10 @@ class _Nowhere(io.TextIOBase):
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.driver_scale", description=__doc__.split("\n")[0])
-    add_flag(parser, "trials", type=int, default=1_000, metavar="N", help="in all (1000)")
-    add_flag(parser, "workers", type=int, default=8, metavar="N", help="trials alive at once (8)")
+    add_flag(parser, "trials", type=int, default=1_000, metavar="N", help="total number of trials (default: 1000)")
+    add_flag(parser, "workers", type=int, default=8, metavar="N", help="trials alive at once (default: 8)")
     add_flag(parser, "runner", default="local", help="local (the conductor alone) or ray")
-    add_flag(parser, "output", metavar="FILE", help="write the table as CSV; rows of another runner there stay")
+    add_flag(parser, "output", metavar="FILE", help="write the table as CSV; keeps the other runner's rows in it")
     arguments = parser.parse_args(argv)
     if arguments.runner not in ("local", "ray"):
         raise ConfigError(f"--runner is {arguments.runner!r}; it must be local or ray")
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write(marks: Sequence[Mark], path: Path, argv: Sequence[str]) -> None:
-    """The table; of a table that is there, the other runner's rows and commands stay."""
+    """Writes the table; keeps the other runner's rows and commands of an existing table."""
     import optuna
     import ray
 

@@ -1,4 +1,4 @@
-"""What `benchmarks.gpu_memory` measures: configurations and plans by name, and the clips they train on."""
+"""The cases of `benchmarks.gpu_memory`: named configurations and plans, and the clips they train on."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ class Case:
     config: TrialConfig
     plan: ExecutionPlan
     capped: bool = False
-    """Whether it runs capped at its own prediction: planned to fit, so it must not run out of memory."""
+    """Whether its memory is capped at its own prediction: planned to fit, it must not run out of memory."""
 
 
 def cases() -> Iterator[Case]:
-    """All of them; the recipe's claim (16 clips of 16 patches) among them, for several widths."""
+    """All cases, including the recipe's claim (16 clips of 16 patches) for several widths."""
     for width in (1.0, 2.0, 4.0, 8.0, 16.0):
         config = TrialConfig.from_flat({"width": width, "n_patches": 16, "batch_size": 16})
         recipe = f"recipe w{width:g}"
@@ -61,7 +61,7 @@ def cases() -> Iterator[Case]:
 
 
 def _parts() -> Iterator[Case]:
-    """One part of a plan changed at a time, beside the plain plan of the same configuration."""
+    """Cases that change one part of a plan at a time, and the plain plan of the same configuration."""
     for width, batch in ((1.0, 16), (4.0, 32)):
         config = TrialConfig.from_flat({"width": width, "n_patches": 8, "batch_size": batch})
         name = f"part w{width:g}"
@@ -96,17 +96,17 @@ def _saver() -> ExecutionPlan:
 
 
 def chosen(patterns: str | None) -> list[Case]:
-    """The cases whose names match one of some patterns, such as ``recipe*,part w1*``. Raises ConfigError if none."""
+    """The cases whose names match any of the patterns, such as ``recipe*,part w1*``. Raises ConfigError if none do."""
     wanted = [part.strip() for part in (patterns or "*").split(",")]
     found = [case for case in cases() if any(fnmatch(case.name, pattern) for pattern in wanted)]
     if not found:
         groups = ", ".join(dict.fromkeys(case.name.split()[0] for case in cases()))
-        raise ConfigError(f"--cases {patterns!r} names no case; they begin with {groups} (such as 'recipe w4*')")
+        raise ConfigError(f"--cases {patterns!r} matches no case; names begin with {groups} (such as 'recipe w4*')")
     return found
 
 
 def noise_train_clips() -> TrainClips:
-    """`CLIPS` clips of noise; memory and speed do not depend on what they hold."""
+    """`CLIPS` clips of noise; memory and speed do not depend on their content."""
     rng = np.random.default_rng(0)
     return TrainClips(
         rng.standard_normal((CLIPS * FRAMES, 64), dtype=np.float32),

@@ -1,4 +1,4 @@
-"""A device profile of what `benchmarks.gpu_memory` measured: quantities by least squares, the margin by the worst."""
+"""Fits a device profile to the results of `benchmarks.gpu_memory`: times by least squares, margin from the worst."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,23 +14,23 @@ from trainable.memory.profile import DeviceProfile
 from trainable.units import MIB
 
 LARGE_BYTES = 256 * MIB
-"""Below that the units in which the allocator reserves memory, which are counted apart, are most of a peak."""
+"""In smaller peaks, the units in which the allocator reserves memory dominate; these are counted separately."""
 Row = Mapping[str, Any]
 
 
 def calibrated(
     rows: Sequence[Row], cases: Mapping[str, Case], profile: DeviceProfile, *, name: str, total_bytes: int
 ) -> DeviceProfile:
-    """The profile of a card.
+    """Fits the profile of a card.
 
     Parameters
     ----------
     rows
-        Measured rows of the table, failed ones left out.
+        Measured rows of the table without failed ones.
     cases
-        By name: what each row measured. Rows of no known case are left out.
+        By name, the case of each row. Rows without a known case are ignored.
     profile
-        What stays as it is where nothing was measured.
+        Provides the values that were not measured.
     total_bytes
         Memory of the card.
     """
@@ -48,7 +48,7 @@ def calibrated(
 
 
 def _fragmentation(rows: Sequence[Row], profile: DeviceProfile) -> float:
-    """Reserved bytes beyond the allocated ones and the allocator's units, at most, as a share of the allocated."""
+    """Largest excess of reserved bytes over allocated bytes and the allocator's units, as a share of the allocated."""
     large = [row for row in rows if row["allocated_bytes"] > LARGE_BYTES] or list(rows)
     units = profile.small_segment_bytes + profile.large_segment_bytes
     return max(0.0, *((row["reserved_bytes"] - units) / row["allocated_bytes"] - 1.0 for row in large))
@@ -62,15 +62,15 @@ TIMES = (
     "micro_batch_patches",
     "chunk_patches",
 )
-"""Quantities of `Planner.relative_time` that are fitted, in the order of the columns below."""
+"""Fitted quantities of `Planner.relative_time`, in the order of the columns below."""
 
 
 def time_quantities(rows: Sequence[Row], cases: Mapping[str, Case], profile: DeviceProfile) -> dict[str, float]:
-    """What each part of a plan costs, by least squares over rows beside the plain plan of the same configuration.
+    """Fits the cost of each part of a plan by least squares to rows relative to their configuration's plain plan.
 
-    With r the ratio of a row's time to the plain plan's, P patches a step, n micro-batches and c chunks (one and c₀ of
-    the plain plan), `relative_time` says r (P + m + k c₀) = P (1 + Σ shares) + m n + k c, which is linear in the
-    shares, m and k. Mixed precision multiplies the shares: rows that combine it with one of them are left out.
+    Let r be the ratio of a row's time to the plain plan's, with P patches per step, n micro-batches and c chunks (the
+    plain plan has 1 and c₀). Then `relative_time` gives r (P + m + k c₀) = P (1 + Σ shares) + m n + k c, which is
+    linear in the shares, m and k. Mixed precision multiplies the shares, so rows that combine it with one are ignored.
     """
     planner = Planner(DATA, budget_bytes=None, profile=profile)
     plain = {
@@ -95,9 +95,9 @@ def time_quantities(rows: Sequence[Row], cases: Mapping[str, Case], profile: Dev
     if not equations:
         return {}
     matrix = np.array(equations)
-    told = np.flatnonzero(np.abs(matrix).max(axis=0) > 0)  # what no row varies keeps its value
-    solution = np.linalg.lstsq(matrix[:, told], np.array(ratios), rcond=None)[0]
-    values = dict(zip((TIMES[column] for column in told), solution.tolist(), strict=True))
+    varied = np.flatnonzero(np.abs(matrix).max(axis=0) > 0)  # quantities that no row varies keep their values
+    solution = np.linalg.lstsq(matrix[:, varied], np.array(ratios), rcond=None)[0]
+    values = dict(zip((TIMES[column] for column in varied), solution.tolist(), strict=True))
     if "amp_time_share" in values:
         values["amp_time_share"] += 1.0
     return {quantity: round(max(0.0, value), 4) for quantity, value in values.items()}

@@ -1,18 +1,18 @@
 """Predicted and measured peak memory on a GPU, each configuration and plan in a fresh process. Needs only torch.
 
     python -m benchmarks.gpu_memory                      # all cases, up to most of the card
-    python -m benchmarks.gpu_memory --time-limit 540     # as far as nine minutes go …
+    python -m benchmarks.gpu_memory --time-limit 540     # what fits in nine minutes …
     python -m benchmarks.gpu_memory --resume             # … and the rest
     python -m benchmarks.gpu_memory --cases 'recipe*'    # some, by name
     python -m benchmarks.gpu_memory --resume --profile-output benchmarks/results/gpu_profile.json
-    python -m benchmarks.gpu_packing                     # trials an hour, packed; see there
+    python -m benchmarks.gpu_packing                     # packed trials per hour; see there
 
-Every process trains as a trial does (start of the codebook, steps of phase 2, a scoring pass) on noise. Measured are
-``max_memory_allocated``, ``max_memory_reserved``, and what the driver sees: free memory before the process minus free
-memory at its end, so nothing else may run on the card. `error` is predicted ÷ measured − 1 of what the allocator holds,
-without margin; `covered` says whether the whole prediction, margin included, is at least what the driver saw. Cases
-whose name begins with "capped" run within their own prediction: one that runs out of memory was wrongly planned to
-fit. A row is in the file as soon as it is measured, so that an end at any moment loses one case at most.
+Every process trains as a trial does (start of the codebook, steps of phase 2, a scoring pass) on noise. It measures
+``max_memory_allocated``, ``max_memory_reserved``, and the driver's view: free memory before the process minus free
+memory at its end, so nothing else may run on the card. `error` is predicted ÷ measured − 1 for the allocator's memory,
+without margin; `covered` says whether the whole prediction with its margin is at least what the driver saw. Cases whose
+names begin with "capped" run within their own prediction: one that runs out of memory was wrongly planned to fit. Each
+row is written as soon as it is measured, so an interruption loses at most one case.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from trainable.units import format_bytes
 
 RESULTS = Path("benchmarks/results")
 MANY_EPOCHS = 1_000
-"""So many that every epoch measured is one of phase 2: heads, and the codebook's update."""
+"""So many that every measured epoch is in phase 2: heads, and the codebook's update."""
 CASE_SECONDS = 300.0
 """A case that takes longer has failed."""
 COLUMNS = (
@@ -60,7 +60,7 @@ _TEXTS = ("case", "profile", "plan", "failed")
 
 
 def measure(case: Case, cap_bytes: int | None, profile: DeviceProfile, device: str = "cuda") -> dict[str, Any]:
-    """Trains for a moment in this process and gives its peaks (bytes) and the time of a step (seconds).
+    """Trains briefly in this process and returns its peaks (bytes) and the time of a step (seconds).
 
     Running out of memory is a result too: ``{"error": …, "out_of_memory": True}``.
     """
@@ -97,10 +97,10 @@ def _synchronize(device: str) -> None:
 
 
 def in_fresh_process(case: Case, cap_bytes: int | None, profile: DeviceProfile, seconds: float) -> dict[str, Any]:
-    """What `measure` gives in a process of its own; ``{"error": …}`` if that ends badly or not in time."""
-    asked = {"config": case.config.flat(), "plan": case.plan.to_dict(), "cap_bytes": cap_bytes}
-    asked["profile"] = profile.to_dict()
-    command = [sys.executable, "-m", "benchmarks.gpu_memory", "--one", json.dumps(asked)]
+    """Runs `measure` in its own process; returns ``{"error": …}`` if that fails or takes too long."""
+    request = {"config": case.config.flat(), "plan": case.plan.to_dict(), "cap_bytes": cap_bytes}
+    request["profile"] = profile.to_dict()
+    command = [sys.executable, "-m", "benchmarks.gpu_memory", "--one", json.dumps(request)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
@@ -112,7 +112,7 @@ def in_fresh_process(case: Case, cap_bytes: int | None, profile: DeviceProfile, 
 
 
 def row_of(case: Case, planner: Planner, seconds: float) -> dict[str, Any]:
-    """One line of the table."""
+    """Builds one row of the table."""
     config, prediction = case.config, planner.predict(case.config, case.plan)
     before = torch.cuda.mem_get_info()[0]
     measured = in_fresh_process(case, prediction.predicted_bytes if case.capped else None, planner.profile, seconds)
@@ -143,7 +143,7 @@ def row_of(case: Case, planner: Planner, seconds: float) -> dict[str, Any]:
 
 
 class Table:
-    """The CSV file, a row at a time; `rows` is what it holds."""
+    """The CSV file, written one row at a time; `rows` is its content."""
 
     def __init__(self, path: Path, *, resume: bool):
         self.path = path
@@ -153,18 +153,18 @@ class Table:
                 self.rows = [_read(row) for row in csv.DictReader(file) if row.get("predicted_bytes")]
             if self.rows and not resume:
                 raise ConfigError(
-                    f"{path} holds {len(self.rows)} rows already; go on with --resume, or name another --output"
+                    f"{path} holds {len(self.rows)} rows already; continue with --resume, or name another --output"
                 )
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write(self.rows, "w")
 
     def add(self, row: dict[str, Any]) -> None:
-        """Forced to disk before it is believed."""
+        """Adds a row and forces it to disk."""
         self.rows.append(row)
         self._write([row], "a")
 
     def holds(self, case: Case, profile: DeviceProfile) -> bool:
-        """Whether a case was measured; a capped one depends on the profile it was capped by."""
+        """Whether a case was measured; for a capped one, with the profile that set its cap."""
         return any(
             row["case"] == case.name and (not case.capped or row["profile"] == profile.name) for row in self.rows
         )
@@ -180,7 +180,7 @@ class Table:
 
 
 def _read(row: Mapping[str, str]) -> dict[str, Any]:
-    """A row of the file as it was measured; empty cells are left out."""
+    """Parses a row of the file, without its empty cells."""
     values: dict[str, Any] = {}
     for name, text in row.items():
         if not text or name is None:
@@ -197,12 +197,12 @@ def _read(row: Mapping[str, str]) -> dict[str, Any]:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_memory", description=__doc__.split("\n")[0])
     add_flag(parser, "cases", metavar="NAMES", help="such as 'recipe*,part w1*' (default: all)")
-    add_flag(parser, "resume", action="store_true", help="leave out what the file holds already")
-    add_flag(parser, "time_limit", type=float, metavar="SECONDS", help="begin no case, and cut the last one, after it")
+    add_flag(parser, "resume", action="store_true", help="skip the cases that the file holds already")
+    add_flag(parser, "time_limit", type=float, metavar="SECONDS", help="start no case after it; stop the last one then")
     add_flag(parser, "profile", metavar="FILE", help="device profile to predict with (default: the built-in one)")
-    add_flag(parser, "profile_output", metavar="FILE", help="write the profile that the file's rows give")
+    add_flag(parser, "profile_output", metavar="FILE", help="write the profile that is fitted to the file's rows")
     add_flag(parser, "output", metavar="FILE", help="CSV (default: benchmarks/results/gpu_memory-GPU.csv)")
-    add_flag(parser, "most", type=float, default=0.9, metavar="SHARE", help="of the card a case may need (0.9)")
+    add_flag(parser, "most", type=float, default=0.9, metavar="SHARE", help="of the card for a case (default: 0.9)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser
 
@@ -214,13 +214,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available():
         raise ConfigError("benchmarks.gpu_memory needs a CUDA GPU, and torch sees none here; nothing was measured")
     if arguments.one is not None:
-        asked = json.loads(arguments.one)
-        case = Case("one", TrialConfig.from_flat(asked["config"]), ExecutionPlan.from_dict(asked["plan"]))
-        print(json.dumps(measure(case, asked["cap_bytes"], DeviceProfile.from_dict(asked["profile"]))))
+        request = json.loads(arguments.one)
+        case = Case("one", TrialConfig.from_flat(request["config"]), ExecutionPlan.from_dict(request["plan"]))
+        print(json.dumps(measure(case, request["cap_bytes"], DeviceProfile.from_dict(request["profile"]))))
         return 0
     pin_settings(os.environ)
     gpu, total_bytes = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
-    torch.zeros(1, device="cuda")  # this process's own context stands before any is measured
+    torch.zeros(1, device="cuda")  # creates this process's own context before any measurement
     profile = DeviceProfile.load(Path(arguments.profile)) if arguments.profile else DeviceProfile()
     planner = Planner(DATA, budget_bytes=None, profile=profile)
     path = Path(arguments.output or RESULTS / f"gpu_memory-{gpu.replace(' ', '-')}.csv")
@@ -240,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure_all(
     wanted: Sequence[Case], table: Table, planner: Planner, *, most_bytes: int, limit: float | None, begun: float
 ) -> None:
-    """Measures what the table does not hold yet, until the time is over (`limit` seconds after `begun`)."""
+    """Measures the cases that the table lacks, until `limit` seconds after `begun`."""
     for case in wanted:
         if table.holds(case, planner.profile):
             continue
@@ -250,7 +250,7 @@ def measure_all(
         left = float("inf") if limit is None else limit - (time.monotonic() - begun)
         row = row_of(case, planner, min(CASE_SECONDS, left)) if left > 0 else None
         if row is None or ("no result within" in row.get("failed", "") and left < CASE_SECONDS):
-            print(f"the time is over at {case.name}; go on with --resume", flush=True)
+            print(f"the time limit was reached at {case.name}; continue with --resume", flush=True)
             return
         table.add(row)
         text = row.get("failed") or f"measured {format_bytes(row['allocated_bytes'])}, error {row['error']:+.1%}"
@@ -258,7 +258,7 @@ def measure_all(
 
 
 def report(table: Table, gpu: str, profile: DeviceProfile) -> None:
-    """What the rows say together. Raises ConfigError if nothing was measured."""
+    """Summarises the rows. Raises ConfigError if nothing was measured."""
     good = [row for row in table.rows if "failed" not in row]
     if not good:
         raise ConfigError(f"no case was measured; {table.path} says why")
@@ -272,7 +272,7 @@ def report(table: Table, gpu: str, profile: DeviceProfile) -> None:
 
 
 def versions(gpu: str, total_bytes: int) -> dict[str, Any]:
-    """On what a table was measured."""
+    """The hardware and software that a table was measured on."""
     return {
         "gpu": gpu,
         "total_bytes": total_bytes,
@@ -287,16 +287,16 @@ def versions(gpu: str, total_bytes: int) -> dict[str, Any]:
 
 
 def driver_version(proc: Path = Path("/proc/driver/nvidia/version")) -> str:
-    """Version of NVIDIA's driver, empty where nobody says."""
+    """Version of NVIDIA's driver; empty if nvidia-smi does not report it."""
     tool = shutil.which("nvidia-smi")
     if tool is not None:
         command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
         try:
-            said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         except (OSError, subprocess.TimeoutExpired):
-            said = None
-        if said is not None and said.returncode == 0 and said.stdout.strip():
-            return said.stdout.strip().splitlines()[0]
+            answer = None
+        if answer is not None and answer.returncode == 0 and answer.stdout.strip():
+            return answer.stdout.strip().splitlines()[0]
     try:
         return proc.read_text(encoding="utf-8").splitlines()[0]
     except (OSError, IndexError):

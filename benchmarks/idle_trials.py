@@ -1,4 +1,4 @@
-"""Trials that do nothing, and a conductor for them: what is measured is the search itself."""
+"""Trials that do nothing, and a conductor for them, to measure the search itself."""
 
 from pathlib import Path
 
@@ -34,13 +34,13 @@ def idle_space() -> Space:
 
 
 def idle_auc(learning_rate: float, epoch: int) -> float:
-    """A made-up AUC: best at a learning rate of 2e-3, rising with the epochs."""
+    """A synthetic AUC: best at a learning rate of 2e-3, rising with the epochs."""
     distance = abs(learning_rate - 2e-3) * 100
     return 0.9 - 0.2 * min(1.0, distance) - 0.2 * 0.5**epoch
 
 
 class IdleTrial:
-    """Reports at once and keeps nothing."""
+    """Reports at once and keeps no state."""
 
     def __init__(self, start: TrialStart):
         self._learning_rate = start.config.optim.learning_rate
@@ -69,11 +69,11 @@ class IdleTrial:
         return self._epoch
 
     def release(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 def idle_conductor(path: Path, *, trials: int, slots: int, epochs: int) -> Conductor:
-    """A whole conductor over a real folder and a real study, with ASHA's first rung at the first epoch it may."""
+    """Builds a complete conductor with a real folder and a real study, and ASHA's first rung as early as possible."""
     space = idle_space()
     options = SearchOptions(space=space.name, num_samples=trials, max_epochs=epochs, grace_period=1, concurrency=slots)
     path.mkdir(parents=True)

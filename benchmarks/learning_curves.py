@@ -1,12 +1,12 @@
-"""How early the validation AUC tells the final one: learning curves of sampled configurations, Spearman by epoch.
+"""How early the validation AUC predicts the final one: learning curves of sampled configurations, Spearman by epoch.
 
     python -m benchmarks.learning_curves --configurations 60 --output benchmarks/results/curves_fan.csv
     python -m benchmarks.learning_curves --read benchmarks/results/curves_fan.csv
 
-Each configuration is drawn uniformly from the space and trained to the end, never stopped. One line a configuration and
-epoch; the table is small and committed, so that later comparisons of search methods replay it in seconds. With
-``--read`` only the analysis is made: the rank correlation of the AUC after r epochs with the final one, of the mean of
-the last two AUCs with it, and what ASHA with each grace period and reduction factor would have found and spent.
+Each configuration is drawn uniformly from the space and trained to the end, never stopped. The table has one line per
+configuration and epoch; it is small and committed, so that later comparisons of search methods replay it in seconds.
+``--read`` only analyses a table: it computes the rank correlation with the final AUC of the AUC after r epochs and of
+the mean of the last two AUCs, and what ASHA would have found and spent with each grace period and reduction factor.
 """
 
 import argparse
@@ -38,7 +38,7 @@ ORDERS = 200
 
 
 def record(arguments: argparse.Namespace, space: Space, path: Path, argv: Sequence[str] | None) -> None:
-    """Trains the configurations and writes their curves as they end; goes on where an earlier run was stopped."""
+    """Trains the configurations and writes each curve when it ends; resumes where an earlier run stopped."""
     dataset = load_dataset(data_config(arguments, dict(space.data)))
     space = space.for_clips(int(dataset.train.lengths.max()))
     sampler = SpaceProposer(space, seed=arguments.seed)
@@ -81,7 +81,7 @@ def _read(path: Path) -> Curves:
 
 
 def correlations(curves: Curves) -> list[tuple[int, float, float]]:
-    """Epoch, Spearman's ρ of its AUC with the final AUC, and of the mean of the last two AUCs by then."""
+    """Epoch, Spearman's ρ of its AUC with the final AUC, and ρ of the mean of the last two AUCs up to it."""
     table = np.array(list(curves.values()))
     final = table[:, -1]
     rows = []
@@ -92,7 +92,7 @@ def correlations(curves: Curves) -> list[tuple[int, float, float]]:
 
 
 def replay(curves: Curves, grace: int, factor: int, *, smooth: bool, trials: int = 20) -> tuple[float, float]:
-    """Mean regret (best final AUC of the trials looked at, less that of the one ASHA chose) and mean epochs a trial."""
+    """Mean regret (best final AUC of the replayed trials minus that of ASHA's choice) and mean epochs per trial."""
     table = np.array(list(curves.values()))
     rng = np.random.default_rng(0)
     regrets, epochs = [], 0
@@ -118,7 +118,7 @@ def analyse(curves: Curves) -> None:
     print("epoch  Spearman with the final AUC   of the mean of the last two")
     for epoch, plain, smoothed in correlations(curves):
         print(f"{epoch:5d}  {plain:27.3f}   {smoothed:.3f}")
-    print("grace  factor  smoothed  regret in AUC  epochs a trial")
+    print("grace  factor  smoothed  regret in AUC  epochs per trial")
     for grace, factor, smooth in itertools.product((1, 2, 3, 4), (2, 3, 4), (False, True)):
         regret, epochs = replay(curves, grace, factor, smooth=smooth)
         print(f"{grace:5d}  {factor:6d}  {smooth!s:8s}  {regret:13.4f}  {epochs:.2f}")
@@ -130,9 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flag(parser, "configurations", type=int, default=60)
     add_flag(parser, "epochs", type=int, default=12)
     add_flag(parser, "seed", type=int, default=0)
-    add_flag(parser, "threads", type=int, default=1, help="CPU threads of torch (1)")
-    add_flag(parser, "output", metavar="FILE", default="curves.csv", help="CSV, continued if it is there")
-    add_flag(parser, "read", metavar="FILE", help="only analyse this table")
+    add_flag(parser, "threads", type=int, default=1, help="torch's CPU threads (default: 1)")
+    add_flag(parser, "output", metavar="FILE", default="curves.csv", help="CSV; resumed if it exists")
+    add_flag(parser, "read", metavar="FILE", help="analyse this table and train nothing")
     add_data_flags(parser)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)

@@ -1,10 +1,10 @@
-"""What a trial costs beyond its training on Ray, beside plain Ray Tune with Optuna in the same run.
+"""Overhead of a trial on Ray beyond its training, against plain Ray Tune with Optuna in the same run.
 
     python -m benchmarks.orchestration --trials 40 --slots 2
 
 Trials report two epochs that take no time, in actors that have imported torch. Ours runs the whole conductor (durable
 study, folder, ASHA, budgeted sampler, reused actors); plain Ray Tune runs OptunaSearch and ASHAScheduler on a class
-trainable, first with its own defaults (an actor a trial), then with ``reuse_actors``.
+trainable, first with its own defaults (one actor per trial), then with ``reuse_actors``.
 """
 
 import argparse
@@ -26,7 +26,7 @@ EPOCHS = 2
 
 
 def ours(trials: int, slots: int) -> float:
-    """Seconds of a whole search of ours, Ray already up."""
+    """Seconds of a whole search of ours, with Ray already running."""
     from search.runners.ray_tune import RayRunner
 
     with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +43,7 @@ def ours(trials: int, slots: int) -> float:
 
 
 def plain(trials: int, slots: int, *, reuse: bool) -> float:
-    """Seconds of plain Ray Tune with Optuna and ASHA on the same space and the same idle trial."""
+    """Seconds of plain Ray Tune with Optuna and ASHA on the same space and idle trial."""
     import optuna
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "plain Ray Tune + Optuna, reuse_actors": plain(trials, slots, reuse=True),
         }
     base = seconds["this project"]
-    print(f"{trials} trials of {EPOCHS} epochs that do nothing, {slots} slots; seconds of wall time a trial")
+    print(f"{trials} trials of {EPOCHS} idle epochs, {slots} slots; seconds of wall time per trial")
     for name, total in seconds.items():
         print(f"{name:40s} {total / trials:6.3f} s  {total / base:5.1f}x")
     return 0

@@ -1,12 +1,12 @@
-"""What a memory prediction costs: a new architecture, another batch size of it, beside torch's own tracker.
+"""Cost of a memory prediction for a new architecture and for other batch sizes, against torch's own tracker.
 
     python -m benchmarks.prediction --architectures 8 --output benchmarks/results/prediction.csv
 
-CPU seconds of this process on one thread. `new architecture` asks for a plan of a width never traced before (every pass
-that the planner needs to choose one), `other sizes` for plans of the same width with other n_patches and batch sizes,
+CPU seconds of this process on one thread. `new architecture` plans for a width never traced before (every pass that the
+planner needs to choose a plan), `other sizes` plans for the same width with other n_patches and batch sizes, and
 `remembered` for the same configuration again. The alternative is torch's `MemTracker` under `FakeTensorMode`, on one
-training step of the same model and batch under one plan; of phase 1, since it refuses a module that is called twice, as
-the encoder is in phase 2.
+training step of the same model and batch under one plan. The step is of phase 1, because the tracker refuses a module
+that is called twice, as the encoder is in phase 2.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from trainable.training.state import TrainState
 from trainable.training.step import train_step
 
 BUDGET = 2 * 2**30
-"""Bytes; narrow models fit as they are, of wide ones all plans are looked at."""
+"""Bytes; narrow models fit with the first plan, wide ones make the planner try all."""
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -44,7 +44,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def measured(width: float, planner: Planner) -> dict[str, float]:
-    """CPU seconds of a width's first prediction and of what comes after it."""
+    """CPU seconds of a width's first prediction and of the later ones."""
     config = TrialConfig.from_flat({"width": width, "n_patches": 8, "batch_size": 16})
     new = seconds(lambda: planner.plan(config))
     others = [
@@ -58,7 +58,7 @@ def measured(width: float, planner: Planner) -> dict[str, float]:
 
 def tracked(config: TrialConfig) -> float:
     """CPU seconds of torch's tracker on one step, for the same configuration."""
-    # Not before: what they import the planner would find loaded, and the first prediction of a process look cheap.
+    # Imported here: loaded earlier, they would make the first prediction of a process look cheap.
     fake_tensors, mem_tracker = FAKE_TENSOR_MODE.get(), MEM_TRACKER.get()
     clips, plan = config.patch.batch_size, ExecutionPlan(micro_batch_clips=config.patch.batch_size)
 
@@ -81,7 +81,14 @@ def tracked(config: TrialConfig) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction", description=__doc__.split("\n")[0])
-    add_flag(parser, "architectures", type=int, default=8, metavar="N", help="widths never traced before (8)")
+    add_flag(
+        parser,
+        "architectures",
+        type=int,
+        default=8,
+        metavar="N",
+        help="widths never traced before (default: 8)",
+    )
     add_flag(parser, "output", metavar="FILE", help="write the table as CSV")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)

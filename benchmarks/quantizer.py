@@ -1,12 +1,12 @@
-"""The chunked quantizer beside the naive one-hot form and beside `vector-quantize-pytorch`: time and peak memory.
+"""The chunked quantizer against the naive one-hot form and `vector-quantize-pytorch`: time and peak memory.
 
     python -m benchmarks.quantizer --output benchmarks/results/quantizer.csv
     python -m benchmarks.quantizer --quick
 
-Forward and backward of N rows of width 64, code statistics included. Every measurement has a process of its own;
-`extra_bytes` is the rise of the process's peak resident memory over what it had with its inputs made, so what a
-library allocates inside counts as well. `time_ratio` and `memory_ratio` are those of the naive form divided by ours
-(above 1: ours is better). On a GPU (``--device cuda``) memory is the allocator's peak.
+Measures forward and backward of N rows of width 64, code statistics included. Every measurement runs in its own
+process; `extra_bytes` is the rise of the process's peak resident memory after its inputs were made, so a library's
+internal allocations count too. `time_ratio` and `memory_ratio` are those of the naive form divided by ours (above 1:
+ours is better). On a GPU (``--device cuda``) memory is the allocator's peak.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def packaged(rows_ND: Tensor, codebook_KD: Tensor) -> Step:
 
 
 def measure(form: str, n_rows: int, n_codes: int, chunk_rows: int, device: str, threads: int) -> dict[str, float]:
-    """Fastest of three steps (seconds), and bytes beyond the inputs at the peak."""
+    """Seconds of the fastest of three steps, and peak bytes beyond the inputs."""
     torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(0)
     rows_ND = torch.randn(n_rows, WIDTH, generator=generator).to(device).requires_grad_()
@@ -83,7 +83,7 @@ def measure(form: str, n_rows: int, n_codes: int, chunk_rows: int, device: str, 
         step = ours(rows_ND, codebook_KD, chunk_rows)
     else:
         step = naive(rows_ND, codebook_KD) if form == "naive" else packaged(rows_ND, codebook_KD)
-    # A first step on few rows, so that what libraries set up once is not counted.
+    # A first step on few rows keeps the libraries' one-off setup out of the measurement.
     small = rows_ND[:256].detach().requires_grad_()
     warm = {"ours": lambda: ours(small, codebook_KD, 256)(), "naive": naive(small, codebook_KD)}.get(form)
     (warm or packaged(small, codebook_KD))()
@@ -122,9 +122,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quantizer", description=__doc__)
     add_flag(parser, "quick", action="store_true", help="two sizes instead of all")
     add_flag(parser, "device", default="cpu", help="cpu or cuda")
-    add_flag(parser, "threads", type=int, default=2, metavar="N", help="of a CPU (2)")
+    add_flag(parser, "threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")
     add_flag(
-        parser, "most", default=4.0, type=float, metavar="GIB", help="leave out what would hold a larger N × K (4)"
+        parser,
+        "most",
+        default=4.0,
+        type=float,
+        metavar="GIB",
+        help="skip larger N × K matrices (default: 4)",
     )
     add_flag(parser, "output", metavar="FILE", help="write the table as CSV")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -144,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         row: dict[str, Any] = {"rows": n_rows, "codes": n_codes, "chunk_rows": CHUNK_ROWS}
         for form in FORMS:
             if form != "ours" and n_rows * n_codes * 4 > arguments.most * 2**30:
-                row[f"{form} failed"] = f"left out: an N × K matrix of {n_rows * n_codes * 4 / 2**30:.1f} GiB"
+                row[f"{form} failed"] = f"skipped: an N × K matrix of {n_rows * n_codes * 4 / 2**30:.1f} GiB"
                 continue
             case = {"form": form, "n_rows": n_rows, "n_codes": n_codes, "chunk_rows": CHUNK_ROWS}
             measured = in_fresh_process(case | {"device": arguments.device, "threads": arguments.threads})

@@ -1,8 +1,8 @@
-"""An objective made of recorded learning curves: a Gaussian process through the AUCs of trainings that were made.
+"""An objective from recorded learning curves: a Gaussian process fitted to the AUCs of real trainings.
 
-A search proposes configurations that nobody trained; what they would have reached is read off the recorded ones by a
-surrogate model (Eggensperger et al. 2015, "Efficient benchmarking of hyperparameter optimizers via surrogates"). It is
-as good as its rank correlation on configurations left out, which `Replayed.rank_correlation` says.
+A search proposes configurations that nobody trained; a surrogate model predicts their AUCs from the recorded ones
+(Eggensperger et al. 2015, "Efficient benchmarking of hyperparameter optimizers via surrogates"). Its leave-one-out rank
+correlation, `Replayed.rank_correlation`, says how good it is.
 """
 
 import math
@@ -30,7 +30,7 @@ FOLDS = 10
 
 
 class Replayed:
-    """Validation AUC after the last epoch as recorded, and between what was recorded as the surrogate says.
+    """Validation AUC after the last epoch: interpolates the recorded values with the surrogate.
 
     Raises
     ------
@@ -47,20 +47,20 @@ class Replayed:
         self._model = make_pipeline(StandardScaler(), process)
         self.configurations = len(aucs)
         with warnings.catch_warnings():
-            # A length at its upper bound belongs to a parameter that does not matter here.
+            # A length scale at its upper bound belongs to a parameter that does not matter here.
             warnings.simplefilter("ignore", ConvergenceWarning)
             left_out = cross_val_predict(self._model, inputs, aucs, cv=FOLDS)
             self._model.fit(inputs, aucs)
         self.rank_correlation = float(spearmanr(left_out, aucs).statistic)
-        """Spearman's, of the AUCs of configurations left out in turn."""
+        """Spearman's leave-one-out correlation of predicted and recorded AUCs."""
 
     def __call__(self, params: Mapping[str, Any]) -> float:
-        """The AUC that the surrogate expects of some parameters of `ad_tuning`; what was not varied does not count."""
+        """The AUC that the surrogate predicts for parameters of `ad_tuning`; ignores those that were not varied."""
         return float(self._model.predict(np.array([_features(params)]))[0])
 
 
 def _features(params: Mapping[str, Any]) -> list[float]:
-    """Numbers of a row of the table or of a search's parameters; an inactive parameter counts as 0."""
+    """Features of a row of the table or of a search's parameters; an inactive parameter counts as 0."""
     logarithmic = [math.log2(float(params[name])) for name in LOGARITHMIC]
     linear = [float(params.get(name) or 0.0) for name in LINEAR]
     density = [float(params["density"] == name) for name in DENSITIES]

@@ -1,4 +1,4 @@
-"""Result tables: small CSV files that say by themselves which command made them, and on what."""
+"""Result tables: small CSV files that record the command and the machine that made them."""
 
 import csv
 import platform
@@ -18,7 +18,7 @@ def command_of(benchmark: str, argv: Sequence[str] | None) -> str:
 
 
 def machine(device: str) -> str:
-    """Cores, GPU where one was used, and the versions that figures depend on."""
+    """Cores, GPU if one was used, and the versions that the results depend on."""
     used = device.startswith("cuda")
     gpu = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}" if used else "no GPU used"
     versions = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
@@ -27,20 +27,20 @@ def machine(device: str) -> str:
 
 
 def write_table(
-    path: str | Path, rows: Sequence[Mapping[str, Any]], command: str, *said: str, device: str = "cpu"
+    path: str | Path, rows: Sequence[Mapping[str, Any]], command: str, *remarks: str, device: str = "cpu"
 ) -> None:
-    """Writes rows, whose columns need not be the same, under lines that begin with ``#``: command, machine, `said`."""
+    """Writes rows, whose columns may differ, under lines that begin with ``#``: command, machine, `remarks`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", encoding="utf-8", newline="") as file:
-        file.writelines(f"# {line}\n" for line in (command, machine(device), *said))
+        file.writelines(f"# {line}\n" for line in (command, machine(device), *remarks))
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
 def read_table(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a table, without the lines that say where it is from. Raises OSError if it cannot be read."""
+    """Reads the rows of a table, without its ``#`` lines. Raises OSError if it cannot be read."""
     with Path(path).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(line for line in file if not line.startswith("#")))

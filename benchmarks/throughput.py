@@ -1,13 +1,13 @@
-"""Training clips a second beside a straightforward implementation of the same model, in the same run.
+"""Training clips per second against a straightforward implementation of the same model, in the same run.
 
     python -m benchmarks.throughput --output benchmarks/results/throughput.csv
 
-The straightforward one has the same encoder, decoder, heads, losses, batch size and number of patches, written as such
-trainings usually are: a Dataset that copies each patch of a clip and transforms them one by one in NumPy, torch's
-DataLoader, all N × K distances and a one-hot matrix in the quantizer, EMA sums as products with it, tensors in torch's
-default layout and its default AdamW. Both train in phase 2 (full loss, heads on, codebook learning). Epochs of both
-alternate, and the fastest of each counts, so that what else the machine does disturbs neither more than the other. The
-loader's worker processes are tried as well; `ratio` is ours against the faster of its two forms.
+The straightforward one has the same encoder, decoder, heads, losses, batch size and number of patches, written in the
+usual way: a Dataset that copies each patch of a clip and transforms them one by one in NumPy, torch's DataLoader, all
+N × K distances and a one-hot matrix in the quantizer, EMA sums as products with it, tensors in torch's default layout
+and its default AdamW. Both train in phase 2 (full loss, heads on, codebook learning). Epochs of both alternate, and the
+fastest of each counts, so that other load on the machine disturbs both equally. The loader also runs with a worker
+process; `ratio` is ours divided by the faster of its two forms.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def noise_clips(count: int) -> TrainClips:
 
 
 class Patches(Dataset[tuple[Any, ...]]):
-    """A clip's patches, each a copy; a quarter of them once more, transformed."""
+    """Copies a clip's patches, and adds a transformed copy of a quarter of them."""
 
     def __init__(self, config: TrialConfig, clips: TrainClips):
         self._config = config
@@ -71,13 +71,13 @@ class Patches(Dataset[tuple[Any, ...]]):
         columns = np.random.choice(windows, patch.n_patches, replace=windows < patch.n_patches)
         patches = np.stack([clip[:, column * patch.stride :][:, :PATCH].copy() for column in np.sort(columns)])
         label = np.random.randint(len(TRANSFORMS))
-        heard = np.random.permutation(patch.n_patches)[: -(-patch.n_patches // VIEW_SHARE)]
-        views = np.stack([transformed(patches[view], TRANSFORMS[label]) for view in heard])
+        chosen = np.random.permutation(patch.n_patches)[: -(-patch.n_patches // VIEW_SHARE)]
+        views = np.stack([transformed(patches[view], TRANSFORMS[label]) for view in chosen])
         return patches, views, self._labels[index], label
 
 
 def transformed(patch: np.ndarray, name: str) -> np.ndarray:
-    """The nine transformations of the heads, one patch at a time."""
+    """Applies one of the heads' nine transformations to one patch."""
     out = patch.copy()
     if name == "time_reversal":
         return out[:, ::-1].copy()
@@ -150,7 +150,7 @@ class Straightforward:
         loss.item()  # as for a progress bar
 
     def _quantize(self, latents_XDHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The quantizer of van den Oord et al. (2017) as most repositories have it; EMA, dead codes revived."""
+        """The quantizer of van den Oord et al. (2017) as in most repositories, with EMA and revival of dead codes."""
         settings = self._config.quantizer
         grid = latents_XDHW.permute(0, 2, 3, 1).contiguous()
         rows_ND = grid.view(-1, grid.shape[-1])
@@ -184,7 +184,7 @@ class Ours:
 
 
 def seconds_of(contenders: dict[str, Any], epochs: int) -> dict[str, float]:
-    """The fastest epoch of each; a first one, in which libraries set themselves up, is not counted."""
+    """Seconds of each one's fastest epoch; a first epoch, in which libraries set themselves up, is not counted."""
     for contender in contenders.values():
         contender.train_epoch()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -197,7 +197,7 @@ def seconds_of(contenders: dict[str, Any], epochs: int) -> dict[str, float]:
 
 
 def rows_of(n_clips: int, epochs: int, threads: int) -> Iterator[dict[str, Any]]:
-    """One line of the table a case."""
+    """One row of the table per case."""
     torch.set_num_threads(threads)
     clips = noise_clips(n_clips)
     for name, knobs in CASES.items():
@@ -221,9 +221,9 @@ def rows_of(n_clips: int, epochs: int, threads: int) -> Iterator[dict[str, Any]]
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.split("\n")[0])
-    add_flag(parser, "clips", type=int, default=256, metavar="N", help=f"of {FRAMES} frames in an epoch (256)")
-    add_flag(parser, "epochs", type=int, default=5, metavar="N", help="of which the fastest counts (5)")
-    add_flag(parser, "threads", type=int, default=2, metavar="N", help="of torch (2)")
+    add_flag(parser, "clips", type=int, default=256, metavar="N", help=f"{FRAMES}-frame clips per epoch (default: 256)")
+    add_flag(parser, "epochs", type=int, default=5, metavar="N", help="epochs; the fastest counts (default: 5)")
+    add_flag(parser, "threads", type=int, default=2, metavar="N", help="torch's CPU threads (default: 2)")
     add_flag(parser, "output", metavar="FILE", help="write the table as CSV")
     arguments = parser.parse_args(argv)
     rows = []

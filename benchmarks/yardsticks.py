@@ -1,4 +1,4 @@
-"""Detectors without codes, to compare with and never to optimise: a covariance matrix, and DCASE 2020's autoencoder."""
+"""Detectors without codes, only for comparison: a covariance matrix, and DCASE 2020's autoencoder."""
 
 import itertools
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ LEARNING_RATE = 1e-3
 
 def _refuse_leak(clips: ClipSet) -> None:
     if not isinstance(clips, TrainClips):
-        raise DataLeakError(f"a baseline was offered {clips.split} clips to fit; it may see train clips only")
+        raise DataLeakError(f"a baseline was given {clips.split} clips to fit; it may be fitted to train clips only")
 
 
 def _groups(clips: ClipSet) -> dict[str, np.ndarray]:
@@ -48,12 +48,14 @@ class LogMelMahalanobis:
         return self
 
     def score_samples(self, clips: ClipSet) -> np.ndarray:
-        """Anomaly scores, float64 (clips,): HIGHER = MORE ANOMALOUS. Raises DataError for an unheard id."""
+        """Anomaly scores, float64 (clips,): HIGHER = MORE ANOMALOUS. Raises DataError for an unknown id."""
         moments = _moments(clips)
         scores = np.empty(len(clips))
         for machine_id, members in _groups(clips).items():
             if machine_id not in self._fitted:
-                raise DataError(f"machine id {machine_id} was not heard in training ({', '.join(self._fitted)} were)")
+                raise DataError(
+                    f"machine id {machine_id} has no training clips; the known ids are {', '.join(self._fitted)}"
+                )
             centre, precision = self._fitted[machine_id]
             gaps = moments[members] - centre
             scores[members] = np.einsum("ij,jk,ik->i", gaps, precision, gaps)
@@ -71,10 +73,10 @@ def _moments(clips: ClipSet) -> np.ndarray:
 
 
 class Autoencoder:
-    """DCASE 2020 Task 2's baseline: a dense autoencoder of 5 stacked frames, one for all ids of a machine type.
+    """DCASE 2020 Task 2's baseline: a dense autoencoder of 5 stacked frames, shared by all ids of a machine type.
 
     4 × 128 – 8 – 4 × 128 units with batch normalisation; a clip's score is its mean squared reconstruction error. The
-    official one trains 100 epochs; `epochs` counts passes over all stacked frames.
+    official one trains for 100 epochs; `epochs` counts passes over all stacked frames.
     """
 
     def __init__(self, *, epochs: int = 10, seed: int = 0):
@@ -94,7 +96,7 @@ class Autoencoder:
         for _ in range(self.epochs):
             for rows in torch.randperm(len(begins_N), generator=generator).split(BATCH_FRAMES):
                 if len(rows) == 1 and len(begins_N) > 1:
-                    continue  # batch normalisation has no variance of one row
+                    continue  # batch normalisation cannot take the variance of one row
                 inputs = _windows(frames_TF, begins_N[rows])
                 optimizer.zero_grad()
                 F.mse_loss(self.network(inputs), inputs).backward()
@@ -128,7 +130,7 @@ def _network() -> nn.Sequential:
 
 
 def _stacked(clips: ClipSet) -> tuple[Tensor, Tensor]:
-    """Packed frames, and where each run of 5 frames of one clip begins."""
+    """Packed frames, and the start of each run of 5 frames within one clip."""
     counts = clips.lengths - STACKED_FRAMES + 1
     first = np.repeat(clips.offsets[:-1], counts)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

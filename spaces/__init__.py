@@ -1,4 +1,4 @@
-"""What may be searched: YAML space files, and the code that reads and validates them.
+"""Search spaces: YAML files, and the code that reads and validates them.
 
 May import trainable's configuration and pyyaml; knows neither torch nor the search engine.
 """

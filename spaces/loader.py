@@ -1,4 +1,4 @@
-"""Reads a space file, or says with file, line and key what is wrong with it."""
+"""Reads a space file; errors name the file, the line and the key."""
 
 import math
 import os
@@ -14,7 +14,7 @@ _SECTIONS = ("description", "parameters", "fixed", "data", "search")
 _PARAMETER_KEYS = ("low", "high", "log", "step", "choices", "when")
 _RESERVED = ("epochs", "seed")
 _DATA_KEYS = ("machine_type", "sample_rate", "n_fft", "hop_length", "validation_share")
-"""A space may choose a front end; paths are the command line's, so that no file can point elsewhere."""
+"""A space may choose a front end. Paths come from the command line only, so that no file can point elsewhere."""
 
 
 def builtin_spaces() -> list[str]:
@@ -23,12 +23,12 @@ def builtin_spaces() -> list[str]:
 
 
 def load_space(name_or_path: str) -> Space:
-    """The space of that name, or of that file.
+    """Loads a built-in space by its name, or a space file by its path.
 
     Raises
     ------
     SpaceError
-        With file, line, key, what was found, what is allowed and the nearest valid name.
+        Names the file, line and key, what was found, what is allowed and the nearest valid name.
     """
     builtin = Path(__file__).parent / f"{name_or_path}.yaml"
     path = Path(name_or_path)
@@ -44,7 +44,7 @@ def load_space(name_or_path: str) -> Space:
 
 
 def space_from_text(text: str, name: str = "space") -> Space:
-    """The space of YAML text. Raises SpaceError."""
+    """Reads a space from YAML text. Raises SpaceError."""
     source = Source(name)
     return _space(source, name, text, parse(source, text))
 
@@ -55,7 +55,7 @@ def _space(source: Source, name: str, text: str, root: Located) -> Space:
         if key not in _SECTIONS:
             raise source.error(value.line, f"unknown section {key!r}{nearest(key, _SECTIONS)}", known=_SECTIONS)
     if "parameters" not in sections:
-        raise source.error(root.line, "the section 'parameters' is missing; it names what is searched")
+        raise source.error(root.line, "the section 'parameters' is missing; it lists what to search")
     by_name = {spec.name: spec for spec in knobs() if spec.name not in _RESERVED}
     entries = _mapping(source, sections["parameters"], "'parameters'")
     fixed: dict[str, Any] = {}
@@ -79,7 +79,7 @@ def _space(source: Source, name: str, text: str, root: Located) -> Space:
         )
     for key in searched:
         if key in fixed:
-            raise source.error(entries[key].line, f"{key} is fixed and searched at once; keep one")
+            raise source.error(entries[key].line, f"{key} is both fixed and searched; keep one")
     _check_whole(source, root.line, fixed)
     ordered = _in_order(source, entries, searched, fixed)
     _check_conditions(source, entries, searched, fixed)
@@ -203,9 +203,9 @@ def _condition(source: Source, spec: Knob, located: Located) -> Condition:
 
 
 def _value(source: Source, spec: Knob, located: Located) -> Any:
-    """A value a trial's configuration accepts for this parameter."""
+    """Converts a YAML value to one that a trial's configuration accepts for this parameter."""
     if isinstance(located.value, dict | list):
-        raise source.error(located.line, f"{spec.name}: one value is needed here")
+        raise source.error(located.line, f"{spec.name}: give one value here")
     value = float(located.value) if spec.type is float and type(located.value) is int else located.value
     if spec.type is float and isinstance(value, str):
         raise source.error(located.line, f"{spec.name} is the text {value!r}; YAML wants 1.0e-3 rather than 1e-3")
@@ -226,13 +226,13 @@ def _check_whole(source: Source, line: int, fixed: dict[str, Any]) -> None:
     try:
         TrialConfig.from_flat(fixed)
     except ConfigError as error:
-        raise source.error(line, f"the fixed values do not go together: {error}") from None
+        raise source.error(line, f"the fixed values contradict each other: {error}") from None
 
 
 def _in_order(
     source: Source, entries: dict[str, Located], searched: dict[str, Parameter], fixed: dict[str, Any]
 ) -> tuple[Parameter, ...]:
-    """Parameters sorted so that what a condition names comes first; refuses what cannot be met."""
+    """Sorts parameters so that each comes after the one its condition names; refuses circles and unknown names."""
     ordered: list[Parameter] = []
     waiting = list(searched.values())
     while waiting:
@@ -254,7 +254,7 @@ def _in_order(
 def _check_conditions(
     source: Source, entries: dict[str, Located], searched: dict[str, Parameter], fixed: dict[str, Any]
 ) -> None:
-    """Refuses a condition that never holds: its parameter would silently not be searched."""
+    """Refuses a condition that never holds: its parameter would silently never be searched."""
     for parameter in searched.values():
         if parameter.when is None:
             continue

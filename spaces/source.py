@@ -13,9 +13,9 @@ MOST_BYTES = 64 * 1024
 MOST_NODES = 5_000
 MOST_DEPTH = 8
 LARGEST_INTEGER = 2**53
-"""Up to here an integer is also exact as a float."""
+"""Every integer up to this one is exact as a float."""
 MOST_SHOWN = 400
-"""Characters of a message; of a longer one the middle, a quoted value, is left out."""
+"""Characters of a message; a longer one loses its middle, which is a quoted value."""
 _SCALARS = {
     "tag:yaml.org,2002:int",
     "tag:yaml.org,2002:float",
@@ -27,7 +27,7 @@ _SCALARS = {
 
 @dataclass(frozen=True)
 class Located:
-    """A plain value and where it stood."""
+    """A plain value and its line."""
 
     value: Any
     """A scalar, a list of Located, or a dict of key → Located."""
@@ -35,7 +35,7 @@ class Located:
     """From 1."""
 
     def __repr__(self) -> str:
-        """What stood there, as messages quote it."""
+        """The value as messages quote it."""
         return repr(self.value)
 
 
@@ -46,7 +46,7 @@ class Source:
     name: str
 
     def error(self, line: int, message: str, *, known: Iterable[str] = ()) -> SpaceError:
-        """The error; `known` are the names that are allowed there, given in full however many they are."""
+        """Returns the error to raise; `known` are the names allowed there, all of which the message lists."""
         if len(message) > MOST_SHOWN:
             message = f"{message[: MOST_SHOWN // 2]} … {message[-MOST_SHOWN // 2 :]}"
         names = ", ".join(known)
@@ -54,12 +54,12 @@ class Source:
 
 
 def read_source(path: Path, instead: str = "name a YAML file") -> tuple[Source, str, Located]:
-    """Text and values of a YAML file; `instead` is what to do where there is none.
+    """Returns the text and values of a YAML file; errors end with the advice `instead` if it cannot be read.
 
     Raises
     ------
     SpaceError
-        If the file is missing, too large, not YAML, or uses tags or aliases, which no space needs and with which a
+        If the file is missing, too large, not YAML, or uses tags or aliases: no space needs them, and with them a
         small file could run code or fill the memory.
     """
     source = Source(str(path))
@@ -80,10 +80,10 @@ def read_source(path: Path, instead: str = "name a YAML file") -> tuple[Source, 
 
 
 def parse(source: Source, text: str) -> Located:
-    """Values of YAML text. Raises SpaceError as `read_source` does."""
+    """Returns the values of YAML text. Raises SpaceError as `read_source` does."""
     try:
-        # Event by event first: what is refused here never reaches the composer, which recurses, and of the scanner
-        # (quadratic in the depth of brackets) only the beginning is ever run.
+        # Check the events first: text refused here never reaches the composer, which recurses, and stops the scanner,
+        # which is quadratic in the depth of brackets, early.
         _check_events(source, yaml.parse(text, Loader=yaml.SafeLoader))
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:

@@ -1,4 +1,4 @@
-"""A search space: what may vary and how, what stays fixed, and how a proposal becomes a configuration."""
+"""A search space: what varies and how, what stays fixed, and how a proposal becomes a configuration."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from trainable.model.geometry import geometry_named
 
 @lru_cache(maxsize=1)
 def _defaults() -> dict[str, Any]:
-    """When first asked for: an extension that cannot be imported is a mistake to tell, not one to fail to import by."""
+    """Default knobs, computed on first use: an extension that cannot be imported must not stop this module's import."""
     return TrialConfig().flat()
 
 
@@ -36,14 +36,14 @@ class Range:
         return self.high
 
     def lowest_from(self, bound: int) -> float:
-        """The smallest whole number of the range that is no less than `bound`; the largest one where none is."""
+        """The smallest whole number in the range that is at least `bound`, or else the largest in the range."""
         step = int(self.step or 1)
         return int(min(self.high, self.low + step * max(0, math.ceil((bound - self.low) / step))))
 
 
 @dataclass(frozen=True)
 class Choices:
-    """One of some values."""
+    """One of several values."""
 
     values: tuple[Any, ...]
 
@@ -56,7 +56,7 @@ class Choices:
         return max(self.values)
 
     def lowest_from(self, bound: int) -> Any:
-        """The smallest of the values that is no less than `bound`; the largest one where none is."""
+        """The smallest value that is at least `bound`, or else the largest value."""
         return min((value for value in self.values if value >= bound), default=self.highest)
 
 
@@ -65,11 +65,11 @@ Distribution = Range | Choices
 
 @dataclass(frozen=True)
 class Condition:
-    """A parameter is searched only where another has one of some values; elsewhere it keeps its default."""
+    """A parameter is searched only if another has one of certain values; otherwise it keeps its default."""
 
     parameter: str
     values: tuple[Any, ...] | None = None
-    """Accepted values; None where `above` decides."""
+    """Accepted values; None if `above` decides."""
     above: float | None = None
 
     def holds(self, params: Mapping[str, Any]) -> bool:
@@ -79,7 +79,7 @@ class Condition:
         return value > self.above if self.above is not None else value in (self.values or ())
 
     def can_hold(self, distribution: Distribution) -> bool:
-        """Whether some value of the named parameter's distribution meets the condition."""
+        """Whether any value of the named parameter's distribution meets the condition."""
         if self.above is not None:
             return bool(distribution.highest > self.above)
         return any(distribution.contains(value) for value in self.values or ())
@@ -110,15 +110,15 @@ class Space:
 
     name: str
     text: str
-    """The file as it was read."""
+    """The text of the file."""
     parameters: tuple[Parameter, ...]
-    """In an order in which every condition's parameter comes before it."""
+    """Ordered: each comes after the parameter its condition names."""
     fixed: dict[str, Any]
     data: dict[str, Any] = field(default_factory=dict)
     """Flat DataConfig values: a front end that suits the space."""
     search: SearchDefaults = field(default_factory=SearchDefaults)
     clip_frames: int | None = None
-    """Frames of the longest clip, where the data is known: n_patches is then bounded by what stride yields."""
+    """Frames of the longest clip, if the data is known; n_patches is then at most the number of windows."""
 
     def named(self, name: str) -> "Space":
         """The same space under another name."""
@@ -126,7 +126,7 @@ class Space:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what the space means; comments and order of lines do not change it."""
+        """SHA-256 of the space's meaning; comments and the order of lines do not change it."""
         meaning = {
             "parameters": sorted([repr(parameter) for parameter in self.parameters]),
             "fixed": self.fixed,
@@ -143,7 +143,7 @@ class Space:
         return parameter.when is None or parameter.when.holds({**self.fixed, **params})
 
     def covers(self, params: Mapping[str, Any]) -> bool:
-        """Whether each of the values lies in this space, whichever others there should be."""
+        """Whether each given value lies in this space, even if other parameters are missing."""
         distributions = {parameter.name: parameter.distribution for parameter in self.parameters}
         return all(name in distributions and distributions[name].contains(value) for name, value in params.items())
 
@@ -154,11 +154,10 @@ class Space:
         }
 
     def config(self, params: Mapping[str, Any], *, epochs: int, seed: int = 0) -> TrialConfig:
-        """The configuration of a proposal; what it does not name is fixed or keeps its default.
+        """Returns the configuration of a proposal; other knobs are fixed or keep their defaults.
 
-        Coupled: a clip of L frames has (L − T) // stride + 1 windows of T frames, as long as the model's patches, and
-        more patches than windows would only be repetitions, so where the clips' length is known (`for_clips`) n_patches
-        is at most that.
+        A clip of L frames has (L − T) // stride + 1 windows of T frames, the length of the model's patches. More
+        patches would only repeat windows, so n_patches is at most that if the clips' length is known (`for_clips`).
         """
         config = TrialConfig.from_flat({**self.fixed, **params, "epochs": epochs, "seed": seed})
         if self.clip_frames is None:
@@ -168,21 +167,21 @@ class Space:
         )
 
     def _windows(self, stride: int, model: str) -> int:
-        """Windows of the longest clip, as long as the patches of the model are."""
+        """Number of windows in the longest clip, each as long as a patch of the model."""
         assert self.clip_frames is not None
         return max(1, (self.clip_frames - geometry_named(model).patch_frames) // stride + 1)
 
     def canonical(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Of all proposals that mean the same configuration the one that a study holds.
+        """Maps all proposals that mean the same configuration to the one that a study holds.
 
-        Every n_patches from the number of windows up is that many patches; the smallest of them that the space has
-        stands for all, so that a sampler does not take one configuration for several. Only where a condition asks for
-        n_patches it stays as it was drawn, since what else is searched depends on it.
+        Any n_patches at or above the number of windows gives that many patches. The smallest such value in the space
+        stands for all of them, so that a sampler does not mistake one configuration for several. If a condition names
+        n_patches, it stays as drawn, because other parameters depend on it.
         """
         canonical = dict(params)
         distribution = {parameter.name: parameter.distribution for parameter in self.parameters}.get("n_patches")
-        asked_for = any(parameter.when and parameter.when.parameter == "n_patches" for parameter in self.parameters)
-        if self.clip_frames is None or distribution is None or "n_patches" not in params or asked_for:
+        is_condition = any(parameter.when and parameter.when.parameter == "n_patches" for parameter in self.parameters)
+        if self.clip_frames is None or distribution is None or "n_patches" not in params or is_condition:
             return canonical
         known = {**_defaults(), **self.fixed, **params}
         windows = self._windows(known["stride"], known["model"])
@@ -191,16 +190,16 @@ class Space:
         return canonical
 
     def for_clips(self, frames: int) -> "Space":
-        """This space over clips of at most so many frames."""
+        """This space for clips of at most `frames` frames."""
         return replace(self, clip_frames=frames)
 
     def default_config(self, *, epochs: int, seed: int = 0) -> TrialConfig:
-        """The configuration of the project's defaults, with the space's fixed values."""
+        """The project's default configuration with the space's fixed values."""
         return self.config({}, epochs=epochs, seed=seed)
 
     @property
     def longest_warmup(self) -> int:
-        """Most epochs a commitment warm-up may last in this space."""
+        """The most epochs that a commitment warm-up may last in this space."""
         for parameter in self.parameters:
             if parameter.name == "commitment_warmup_epochs":
                 if isinstance(parameter.distribution, Choices):

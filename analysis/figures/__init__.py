@@ -1,1 +1,1 @@
-"""Pictures, one idea a module: each function takes frames or arrays and returns a matplotlib Figure."""
+"""Pictures, one topic per module: each function takes frames or arrays and returns a matplotlib Figure."""

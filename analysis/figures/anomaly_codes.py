@@ -8,7 +8,7 @@ from analysis.figures.codebook import usage_shares
 from analysis.style import BLUE, GREY, VERMILION, legend_under, panels, plain_log, styled
 
 PSEUDO_COUNT = 0.5
-"""Added to each code's count, so that a code never heard in one kind has a finite ratio (Haldane's correction)."""
+"""Added to each code's count, so that a code absent from one kind has a finite ratio (Haldane's correction)."""
 
 
 def code_contrast(codes_BX: np.ndarray, labels_B: np.ndarray, num_embeddings: int) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def code_contrast(codes_BX: np.ndarray, labels_B: np.ndarray, num_embeddings: in
 
 @styled
 def anomaly_codes(contrast: pd.DataFrame, *, most: int = 10) -> Figure:
-    """All codes by how often both kinds use them (left), and those furthest apart (right)."""
+    """How often both kinds of clips use each code (left), and the codes furthest apart (right)."""
     figure, (plane, bars) = panels(1, 2, (8.6, 4.6))
     used = contrast[(contrast["normal"] > 0) | (contrast["anomaly"] > 0)]
     floor = 100 * float(min(used["normal"][used["normal"] > 0].min(), used["anomaly"][used["anomaly"] > 0].min())) / 2
@@ -57,7 +57,7 @@ def anomaly_codes(contrast: pd.DataFrame, *, most: int = 10) -> Figure:
     plane.xaxis.set_major_formatter(plane.yaxis.get_major_formatter())
     plane.set(title="Codes used", xlabel="share in normal clips (%)", ylabel="share in anomalies (%)")
     legend_under(plane)
-    # A code that was heard a handful of times has an extreme ratio by chance: those used at all often come first.
+    # A code that occurred a handful of times has an extreme ratio by chance, so more frequent codes come first.
     often = used[(used["normal"] + used["anomaly"]) >= 0.2 / len(contrast)]
     chosen = pd.concat([often.head(most), often.tail(most)])
     chosen = chosen[~chosen.index.duplicated()]

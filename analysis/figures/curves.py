@@ -1,4 +1,4 @@
-"""How one trial learned, epoch by epoch, with its phases behind the lines."""
+"""Learning curves of one trial, with its phases shaded behind the lines."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ LineStyle = str | tuple[int, tuple[int, ...]]
 
 
 def phase_spans(epochs: pd.DataFrame) -> list[tuple[int, int, int]]:
-    """(phase, first epoch, last epoch) of each stretch of one phase, in order."""
+    """(phase, first epoch, last epoch) of each run of epochs in one phase, in order."""
     spans: list[tuple[int, int, int]] = []
     for epoch, phase in zip(epochs["epoch"].astype(int), epochs["phase"].astype(int), strict=True):
         if spans and spans[-1][0] == phase:
@@ -42,7 +42,7 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
     Parameters
     ----------
     epochs
-        Rows of `RunResults.epochs` of one trial, in the order of epochs.
+        One trial's rows of `RunResults.epochs`, in the order of epochs.
     """
     figure, (detection, losses, codebook, schedule) = panels(2, 2, (8.6, 6.8), sharex=True)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
@@ -65,7 +65,7 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
         "transform_loss": (VERMILION, "transformation", ":"),
     }
     others = [name for name in epochs.columns if name.endswith("_loss") and name not in names]
-    for index, name in enumerate(others):  # of registered terms
+    for index, name in enumerate(others):  # registered terms
         colour = (GREY, BLUE, ORANGE, GREEN, VERMILION, PURPLE)[index % 6]
         names[name] = (colour, name.removesuffix("_loss").replace("_", " "), (0, (1, 2)))
     for name, (colour, label, style) in names.items():
@@ -94,7 +94,7 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
     schedule.set_title("Schedules", pad=14)
     schedule.set(xlabel="epoch", ylabel="factor (0 … 1)", ylim=(0, 1.08))
     legend_under(schedule)
-    for axes in (detection, losses):  # between the panels stand legends: each has its own numbers
+    for axes in (detection, losses):  # legends separate the panels, so each needs its own tick labels
         axes.tick_params(axis="x", labelbottom=True)
         axes.set_xlabel("epoch")
     integer_axis(schedule)

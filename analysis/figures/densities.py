@@ -1,4 +1,4 @@
-"""One training, many density models: the validation AUC of each, and of errors that are for comparison only."""
+"""Many density models on one training: the validation AUC of each, and of errors that serve for comparison only."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -13,7 +13,7 @@ def density_comparison(densities: pd.DataFrame, *, optimised: str, epoch: int) -
     Parameters
     ----------
     densities
-        Rows of `RunResults.densities` of one trial.
+        One trial's rows of `RunResults.densities`.
     optimised
         The density model whose AUC the search maximised.
     """
@@ -37,7 +37,7 @@ def density_comparison(densities: pd.DataFrame, *, optimised: str, epoch: int) -
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set(title=title, xlabel="validation AUC")
-    # Ticks end at 1; the room beyond is for the numbers.
+    # Ticks end at 1; the space beyond is for the numbers.
     axes.set_xlim(low := min(0.4, float(there["auc"].min()) - 0.02), 1.0 + 0.25 * (1.0 - low))
     axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick <= 1.0])
     axes.set_xlim(low, 1.0 + 0.25 * (1.0 - low))

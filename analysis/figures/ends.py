@@ -1,4 +1,4 @@
-"""How trials ended, each way apart: running out of memory is not a crash, and over budget is not a failure."""
+"""How trials ended, one bar per ending: running out of memory is not a crash, and over budget is not a failure."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from analysis.style import END_COLOURS, NORMAL_SIZE, new_figure, styled, whole_n
 
 @styled
 def trial_ends(counts: Mapping[str, int]) -> Figure:
-    """A bar for every way a trial can end, also those that never happened."""
+    """Draws a bar for every way a trial can end, even those that never happened."""
     figure = new_figure((NORMAL_SIZE[0], 2.7))
     axes = figure.subplots()
     names = list(counts)

@@ -1,4 +1,4 @@
-"""Which parameters mattered, as bars, with the note that belongs to them."""
+"""Bars that show which parameters mattered, with a note."""
 
 from matplotlib.figure import Figure
 
@@ -8,7 +8,7 @@ from analysis.style import BLUE, NORMAL_SIZE, message_figure, new_figure, note_b
 
 @styled
 def importance_bars(found: Importances) -> Figure:
-    """Share of each parameter, the most important on top."""
+    """Importance of each parameter, the highest on top."""
     title = "Which parameters mattered"
     if not found.shares:
         return message_figure(title, found.note)

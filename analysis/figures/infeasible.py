@@ -1,4 +1,4 @@
-"""Does the sampler learn what fits? The share of its candidates that did not fit the budget, as the search goes on."""
+"""Does the sampler learn what fits? The share of its candidates over budget, in the course of the search."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -8,42 +8,42 @@ from trainable.record import TrialEnd
 
 
 def candidates(trials: pd.DataFrame) -> pd.DataFrame:
-    """Per trial the candidates ``asked`` about and those ``rejected``, that is over budget.
+    """Counts for each trial the candidates that were ``tried`` and those ``rejected`` as over budget.
 
-    Of a trial that started all but the last did not fit, of one over budget all. Where the study did not keep how many
-    there were (an older run, or none), each proposal counts as one.
+    For a trial that started, all candidates but the last were rejected; for one over budget, all were. If the study
+    has no counts (an older run, or no study), each proposal counts as one candidate.
     """
-    asked = trials["draws"].fillna(1.0)
+    tried = trials["draws"].fillna(1.0)
     over = (trials["end"] == TrialEnd.OVER_BUDGET.value).astype(float)
-    return pd.DataFrame({"asked": asked, "rejected": asked - 1 + over})
+    return pd.DataFrame({"tried": tried, "rejected": tried - 1 + over})
 
 
 def infeasible_share(trials: pd.DataFrame, window: int) -> pd.Series:
-    """Share (0 … 1) of rejected candidates among those of the last `window` trials; of fewer at the beginning."""
+    """Share (0 … 1) of rejected candidates over the last `window` trials, or over fewer at the beginning."""
     sums = candidates(trials).rolling(window, min_periods=1).sum()
-    return sums["rejected"] / sums["asked"]
+    return sums["rejected"] / sums["tried"]
 
 
 def infeasible_text(trials: pd.DataFrame, *, budget_text: str) -> str:
-    """The same in a sentence."""
+    """Describes the share of rejected candidates in a sentence."""
     if budget_text == "none":
         return "No budget was set, so every proposal counts as fitting."
     table = candidates(trials)
-    asked, rejected = int(table["asked"].sum()), int(table["rejected"].sum())
+    tried, rejected = int(table["tried"].sum()), int(table["rejected"].sum())
     if not rejected:
-        return f"All of the {asked:,} candidates that the sampler asked about fit {budget_text}."
-    text = f"Of {asked:,} candidates that the sampler asked about {rejected:,} ({rejected / asked:.0%}) "
+        return f"All {tried:,} candidates that the sampler tried fit {budget_text}."
+    text = f"Of {tried:,} candidates that the sampler tried, {rejected:,} ({rejected / tried:.0%}) "
     text += f"did not fit {budget_text} and cost no training"
     quarter = len(trials) // 4
     if quarter >= 5:
-        first, last = (part["rejected"].sum() / part["asked"].sum() for part in (table[:quarter], table[-quarter:]))
+        first, last = (part["rejected"].sum() / part["tried"].sum() for part in (table[:quarter], table[-quarter:]))
         text += f"; {first:.0%} in the first quarter of the search, {last:.0%} in the last"
     return text + "."
 
 
 @styled
 def infeasible_over_time(trials: pd.DataFrame, *, budget_text: str) -> Figure:
-    """Rolling share of candidates over budget; a tick below for each trial that was recorded as over budget."""
+    """Rolling share of candidates over budget, with a tick below for each trial that was recorded as over budget."""
     title = "Candidates that did not fit the memory budget"
     if budget_text == "none" or not candidates(trials)["rejected"].any():
         return message_figure(title, infeasible_text(trials, budget_text=budget_text))
@@ -53,9 +53,9 @@ def infeasible_over_time(trials: pd.DataFrame, *, budget_text: str) -> Figure:
     figure = new_figure()
     axes = figure.subplots()
     axes.plot(share.index, 100 * share, color=ORANGE, label=f"for the last {window} proposals")
-    overall = 100 * table["rejected"].sum() / table["asked"].sum()
+    overall = 100 * table["rejected"].sum() / table["tried"].sum()
     axes.axhline(
-        overall, color=GREY, linestyle="--", linewidth=1, label=f"of all {table['asked'].sum():,.0f}: {overall:.0f} %"
+        overall, color=GREY, linestyle="--", linewidth=1, label=f"of all {table['tried'].sum():,.0f}: {overall:.0f} %"
     )
     over = trials[trials["end"] == TrialEnd.OVER_BUDGET.value]
     if len(over):

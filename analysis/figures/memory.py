@@ -1,4 +1,4 @@
-"""Was the promise kept? Predicted against measured peaks, and which plans the budget led to."""
+"""Predicted against measured peaks, and the plans that the budget led to."""
 
 import numpy as np
 import pandas as pd
@@ -22,15 +22,15 @@ from trainable.units import GIB, MIB, format_bytes
 
 
 def memory_unit(*sizes: float) -> tuple[int, str]:
-    """Bytes of the unit that an axis of such sizes counts in, and its name: GiB once they are 2 of them."""
+    """Bytes and name of the unit for an axis of such sizes: GiB from 2 GiB on."""
     return (GIB, "GiB") if max(sizes, default=0.0) >= 2 * GIB else (MIB, "MiB")
 
 
-def like_with_like(trials: pd.DataFrame) -> tuple[pd.Series, str]:
-    """Predicted bytes to set beside the allocator's own peak, and what they are.
+def comparable_prediction(trials: pd.DataFrame) -> tuple[pd.Series, str]:
+    """Returns the predicted bytes to compare with the allocator's own peak, and their description.
 
-    The allocator counts what it handed out; the whole prediction holds the CUDA context and libraries too. Runs that
-    did not keep the first are judged by the second, which is larger.
+    The allocator counts the memory it handed out; the whole prediction includes the CUDA context and libraries too.
+    Runs that did not record the former are judged by the latter, which is larger.
     """
     allocated = trials["predicted_allocated_bytes"]
     if (allocated > 0).any():
@@ -40,9 +40,9 @@ def like_with_like(trials: pd.DataFrame) -> tuple[pd.Series, str]:
 
 @styled
 def predicted_against_measured(trials: pd.DataFrame, *, budget_bytes: int | None) -> Figure:
-    """Predicted peak of each trial's plan against what the CUDA allocator measured."""
+    """Predicted peak of each trial's plan against the peak that the CUDA allocator measured."""
     title = "Predicted against measured memory"
-    expected, how = like_with_like(trials)
+    expected, how = comparable_prediction(trials)
     both = trials[(expected > 0) & (trials["peak_bytes"] > 0)]
     if not len(both):
         return message_figure(
@@ -82,7 +82,7 @@ def predicted_against_measured(trials: pd.DataFrame, *, budget_bytes: int | None
 
 @styled
 def memory_by_plan(trials: pd.DataFrame, *, budget_bytes: int | None) -> Figure:
-    """Predicted peak of every proposal, by how it ended: what the budget made of it."""
+    """Predicted peak of every proposal, by its ending: shows how the budget shaped the plans."""
     title = "Predicted memory of every proposal"
     known = trials[trials["predicted_bytes"] > 0]
     if not len(known):
@@ -129,7 +129,7 @@ def memory_by_plan(trials: pd.DataFrame, *, budget_bytes: int | None) -> Figure:
 
 
 def memory_limits(low: float, high: float) -> tuple[float, float]:
-    """Ends of an axis of costs: from 0, unless all lie close together; always with room at the far end."""
+    """Limits of an axis of costs: from 0 unless all values lie close together, with room at the far end."""
     spread = high - low
     if spread < 0.3 * high:
         room = max(0.15 * spread, 0.02 * high)

@@ -1,4 +1,4 @@
-"""Parallel coordinates: one line a trial through all its parameters, coloured by its AUC."""
+"""Parallel coordinates: one line per trial through all its parameters, coloured by its AUC."""
 
 import matplotlib as mpl
 import matplotlib.ticker
@@ -13,15 +13,15 @@ from analysis.style import SMALL_FONT, message_figure, new_figure, styled
 
 MOST_AXES = 12
 BEST_SHARE, MOST_BEST = 0.1, 20
-"""Trials drawn thick: the best tenth, but no more than can be told apart."""
+"""Trials drawn thick: the best tenth, but no more than a reader can distinguish."""
 
 
 def unit_positions(
     values: pd.Series, distribution: BaseDistribution | None
 ) -> tuple[np.ndarray, list[tuple[float, str]]]:
-    """Where each value lies on an axis from 0 to 1 (NaN where a trial has none), and the axis's ticks.
+    """Position of each value on an axis from 0 to 1 (NaN if a trial has none), and the axis's ticks.
 
-    The range is the distribution's where it is known, else what was seen; logarithmic where it was drawn so.
+    The range is the distribution's if it is known, else that of the values; logarithmic if the distribution is.
     """
     numeric = pd.to_numeric(values, errors="coerce") if values.dtype != bool else pd.Series(np.nan, values.index)
     categorical = isinstance(distribution, CategoricalDistribution) or (
@@ -47,7 +47,7 @@ def unit_positions(
         distribution is None and bool((numeric.dropna() % 1 == 0).all())
     )
     if whole:
-        # The whole number nearest the middle, where it lies: 22.6 codes is no value that a trial can have.
+        # A tick at the whole number nearest the middle: no trial can have 22.6 codes.
         middle = float(round(middle))
         place = float((scale(middle) - scale(low)) / span)
         if not 0.1 < place < 0.9:
@@ -81,15 +81,15 @@ def parallel_coordinates(
     grid = np.column_stack(columns)
     auc = scored["final_auc"].to_numpy()
     low, high = float(auc.min()), float(auc.max())
-    if high - low < 0.01:  # equal AUCs: a scale on which they look equal, and whose ticks can be read
+    if high - low < 0.01:  # all AUCs equal: widen the scale so that they look equal and the ticks are readable
         low, high = max(0.0, low - 0.01), min(1.0, high + 0.01)
     norm = mpl.colors.Normalize(low, high)
-    # Trials whose conditional parameter is absent have a gap there: their line is drawn in its pieces.
+    # A trial without a conditional parameter has a gap there: its line is drawn in pieces.
     segments, shades = _segments(grid, auc)
     thick = max(1, min(MOST_BEST, round(BEST_SHARE * len(auc))))
     top = float(np.sort(auc)[-thick])
     best = shades >= top
-    if best.sum() > 2 * MOST_BEST * len(names):  # many equals at the top
+    if best.sum() > 2 * MOST_BEST * len(names):  # many ties at the top
         best = np.zeros_like(best)
     faint = float(np.clip(40 / len(auc), 0.05, 0.45))
     axes.add_collection(

@@ -1,4 +1,4 @@
-"""What detection costs: AUC against memory and against time, with the trials that nothing beats in both."""
+"""Cost of detection: AUC against memory and against time, with the trials that nothing beats in both."""
 
 from typing import Any
 
@@ -24,9 +24,9 @@ from trainable.units import counted
 
 
 def pareto_front(cost: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """Which points no other point beats in both, bool (n,): lower cost and higher gain are better.
+    """Points that no other point beats in both, bool (n,): lower cost and higher gain are better.
 
-    Of points equal in both the first is kept.
+    If points are equal in both, only the first counts.
     """
     order = np.lexsort((-gain, cost))
     front = np.zeros(len(cost), dtype=bool)
@@ -39,7 +39,7 @@ def pareto_front(cost: np.ndarray, gain: np.ndarray) -> np.ndarray:
 
 
 def memory_cost(trials: pd.DataFrame) -> tuple[pd.Series, str]:
-    """Peak bytes of each trial and how they are known: measured where any GPU was, else predicted."""
+    """Peak bytes of each trial, and whether they are measured (if any trial used a GPU) or predicted."""
     if (trials["peak_bytes"] > 0).any():
         return trials["peak_bytes"].where(trials["peak_bytes"] > 0), "measured peak"
     return trials["predicted_bytes"].where(trials["predicted_bytes"] > 0), "predicted peak"
@@ -92,7 +92,7 @@ def _front(
             label=str(end).replace("_", " "),
             rasterized=len(scored) > 300,
         )
-    # The AUC of a trial that was stopped is of an early epoch and cannot be set beside a final one.
+    # A stopped trial's AUC is from an early epoch, so it cannot be compared with a final one.
     completed = scored[scored["end"] == TrialEnd.COMPLETED.value]
     among = completed if len(completed) else scored
     front = among[pareto_front(among["cost"].to_numpy(), among["final_auc"].to_numpy())].sort_values("cost")
@@ -117,7 +117,7 @@ def _front(
 
 
 def _name(axes: Axes, front: pd.DataFrame) -> None:
-    """Trials' numbers beside their points, as far as they do not cover each other; the last, the best, first."""
+    """Labels points with trial numbers unless labels overlap; starts with the last point, which is the best."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     taken: list[tuple[float, float]] = []
     for number, row in front[::-1].iterrows():

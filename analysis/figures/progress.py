@@ -1,4 +1,4 @@
-"""How the search got better: every trial's best AUC, the best so far, and all curves on one picture."""
+"""How the search improved: every trial's AUC, the best so far, and all curves in one picture."""
 
 import numpy as np
 import pandas as pd
@@ -27,8 +27,8 @@ from trainable.record import TrialEnd
 def search_progress(trials: pd.DataFrame) -> Figure:
     """Validation AUC of each trial at its last epoch, by number, and the best so far.
 
-    The best by the rule that chooses the winner, a completed trial; until one has completed the highest AUC, which may
-    fall, is dotted.
+    The best follows the rule for the winner, a completed trial. Until one has completed, the highest AUC so far is
+    dotted; the line may fall when the first trial completes.
     """
     scored = trials.dropna(subset=["final_auc"])
     if not len(scored):
@@ -65,7 +65,7 @@ def search_progress(trials: pd.DataFrame) -> Figure:
 
 @styled
 def all_curves(epochs: pd.DataFrame, trials: pd.DataFrame, *, highlight: int | None = None) -> Figure:
-    """Validation AUC of every trial over its epochs, by how it ended; one trial in front of the rest."""
+    """Validation AUC of every trial over its epochs, by its ending, with one trial highlighted."""
     if not len(epochs):
         return message_figure("All trials", "No trial has finished an epoch yet.")
     figure = new_figure()
@@ -86,7 +86,7 @@ def all_curves(epochs: pd.DataFrame, trials: pd.DataFrame, *, highlight: int | N
                 rasterized=crowded,
             )
         )
-        # A trial of one epoch is a point: a line of one vertex would not show.
+        # A trial of one epoch is a point: a line with one vertex would be invisible.
         points = np.array([line[0] for line in lines if len(line) == 1])
         if len(points):
             axes.scatter(points[:, 0], points[:, 1], s=9, color=END_COLOURS[end], rasterized=crowded)
@@ -95,7 +95,7 @@ def all_curves(epochs: pd.DataFrame, trials: pd.DataFrame, *, highlight: int | N
         axes.plot([], [], style, color=END_COLOURS[end], label=label)
     if highlight is not None:
         winner = epochs[epochs["number"] == highlight]
-        # No ending has this colour; the white edge keeps it apart from the curves below.
+        # No ending has this colour; the white edge sets it off from the curves below.
         (line,) = axes.plot(
             winner["epoch"],
             winner["validation_auc"],

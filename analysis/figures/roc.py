@@ -1,4 +1,4 @@
-"""ROC curves per machine id, with the region that pAUC looks at."""
+"""ROC curves per machine id, with the region of the pAUC."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,7 +10,7 @@ from trainable.scoring.metrics import MAX_FPR, auc, pauc
 
 @styled
 def roc_curves(scores: np.ndarray, labels: np.ndarray, ids: tuple[str, ...], *, title: str) -> Figure:
-    """One curve a machine id; false-positive rates up to 0.1 are shaded."""
+    """One curve per machine id; false-positive rates up to 0.1 are shaded."""
     figure = new_figure((4.8, 4.4))
     axes = figure.subplots()
     axes.axvspan(0, MAX_FPR, color=YELLOW, alpha=0.35, linewidth=0, label=f"pAUC: false alarms ≤ {MAX_FPR:.0%}")

@@ -1,4 +1,4 @@
-"""ASHA's rungs: how many trials each epoch still had, where they were stopped, and what that saved."""
+"""ASHA's rungs: how many trials trained each epoch, where trials were stopped, and what that saved."""
 
 import pandas as pd
 from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Anomaly scores of normal and anomalous clips, a panel a machine id."""
+"""Anomaly scores of normal and anomalous clips, one panel per machine id."""
 
 import numpy as np
 from matplotlib.figure import Figure

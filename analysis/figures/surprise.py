@@ -10,7 +10,7 @@ from trainable.model.geometry import Geometry
 def surprise_map(positions_PHW: np.ndarray, starts_P: np.ndarray, n_frames: int, geometry: Geometry) -> np.ndarray:
     """Mean surprise of the patches that cover each row of the code grid and each frame, float64 (rows, frames).
 
-    NaN where no patch lies.
+    NaN where there is no patch.
     """
     total = np.zeros((positions_PHW.shape[1], n_frames))
     count = np.zeros(n_frames)
@@ -35,9 +35,9 @@ def spectrogram_with_surprise(
     mel_hz: np.ndarray | None = None,
     scale: tuple[float, float] | None = None,
 ) -> Figure:
-    """The clip as the model hears it (above), and the same with the surprise of each position over it (below).
+    """Draws the clip's spectrogram (above), and the same with the surprise of each position over it (below).
 
-    Frames that lie in no patch are hatched: the model heard nothing of them, which is not the same as no surprise.
+    Frames outside all patches are hatched: the model did not see them, which is not the same as no surprise.
 
     Parameters
     ----------
@@ -48,13 +48,13 @@ def spectrogram_with_surprise(
     starts_P
         First frame of each patch.
     geometry
-        Of the model whose codes they are.
+        Geometry of the model that computed the codes.
     unit
-        What surprise is measured in, such as nats.
+        Unit of surprise, such as nats.
     mel_hz
-        Centre of each mel bin in Hz, where the front end that made them is known; else bins are numbered.
+        Centre of each mel bin in Hz; without it (unknown front end) the bins are numbered.
     scale
-        Lowest and highest surprise of the colours; the clip's own range by default.
+        Lowest and highest surprise of the colour scale; the clip's own range by default.
     """
     figure, (plain, marked) = panels(2, 1, (8.0, 5.2), sharex=True)
     n_frames, n_mels = frames_TF.shape
@@ -82,27 +82,25 @@ def spectrogram_with_surprise(
         interpolation="nearest",
     )
     figure.colorbar(overlay, ax=marked, label=f"surprise of codes\n({unit})")
-    deaf = np.isnan(surprise[0])
-    for begin, end in zip(*_edges(deaf), strict=True):
+    uncovered = np.isnan(surprise[0])
+    for begin, end in zip(*_edges(uncovered), strict=True):
         for axes in (plain, marked):
             where = (begin * seconds_per_frame, end * seconds_per_frame)
             axes.axvspan(*where, facecolor="#BFBFBF", edgecolor="#666666", hatch="//", alpha=0.75, linewidth=0)
     plain.set_title(title)
-    if deaf.any():
-        note = (
-            f"hatched: {deaf.mean():.0%} of the clip lies in none of its {len(set(starts_P.tolist()))} patches, unheard"
-        )
+    if uncovered.any():
+        note = f"hatched: {uncovered.mean():.0%} of the clip lies outside its {len(set(starts_P.tolist()))} patches"
         plain.annotate(note, (1, 1), (0, 3), "axes fraction", "offset points", ha="right", fontsize=8, color="#555555")
     marked.set_xlabel("time (s)")
     return figure
 
 
 def _two_digits(hertz: float) -> int:
-    """1234.5 → 1200: a mel bin is wider than its last digits."""
+    """1234.5 → 1200: a mel bin is wider than the dropped digits."""
     return int(float(f"{hertz:.2g}"))
 
 
 def _edges(mask: np.ndarray) -> tuple[list[int], list[int]]:
-    """First indices of the runs of True, and the indices after them."""
+    """Start and end (exclusive) indices of the runs of True."""
     steps = np.diff(np.concatenate([[0], mask.astype(int), [0]]))
     return np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist()

@@ -1,6 +1,6 @@
 """Four notebooks about a run, and the command that executes them: ``python -m analysis.notebooks RUN``.
 
-They hold no computing of their own: every cell calls functions of `analysis`, which have tests.
+They compute nothing themselves: every cell calls tested functions of `analysis`.
 """
 
 import os
@@ -13,10 +13,10 @@ FOLDER = Path(__file__).parent
 
 
 def chosen_run() -> str:
-    """Path of the run to read: the environment's ``AD_RUN``, else the newest below ``runs/``.
+    """Path of the run to read: the environment variable ``AD_RUN``, else the newest run below ``runs/``.
 
-    ``runs/`` is looked for in the current folder and in the two above it, because a notebook's current folder is its
-    own, two below the project's. Raises RunError if there is none.
+    Looks for ``runs/`` in the current folder and in the two above it, because a notebook runs in its own folder, two
+    below the project's. Raises RunError if there is no run.
     """
     named = os.environ.get("AD_RUN")
     if named:
@@ -27,6 +27,6 @@ def chosen_run() -> str:
             newest = max(manifests, key=lambda path: path.stat().st_mtime)
             return os.path.relpath(newest.parent)
     raise RunError(
-        "no run was found below runs/; begin one with: python -m search.run --space ad_tuning, or name its folder in "
+        "no run was found below runs/; start one with: python -m search.run --space ad_tuning, or name its folder in "
         "the first cell"
     )

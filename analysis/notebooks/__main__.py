@@ -16,8 +16,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("run", metavar="RUN", help="folder of a finished, running or interrupted search")
     target = parser.add_mutually_exclusive_group()
     add_flag(target, "output", metavar="DIR", help="folder of the executed notebooks (default: RUN/notebooks)")
-    add_flag(target, "in_place", action="store_true", help="write the outputs into this project's own notebooks")
-    add_flag(parser, "only", choices=NAMES, action="append", help="execute this one only (may be repeated)")
+    add_flag(target, "in_place", action="store_true", help="write the outputs into the project's own notebooks")
+    add_flag(parser, "only", choices=NAMES, action="append", help="execute only this notebook (may be repeated)")
     return parser
 
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     set_up_logging()
     path = Path(arguments.run)
-    RunFolder(path).read_manifest()  # a mistyped path is said before a kernel starts
+    RunFolder(path).read_manifest()  # reports a mistyped path before a kernel starts
     target = FOLDER if arguments.in_place else Path(arguments.output or path / "notebooks")
     try:
         from analysis.notebooks.execute import execute

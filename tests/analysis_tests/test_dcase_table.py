@@ -14,7 +14,7 @@ from analysis.dcase import (
     MachineScores,
     average,
     comparison_table,
-    found_machine_types,
+    find_machine_types,
     mean_by_id,
     train_and_score,
     write_results,
@@ -66,11 +66,11 @@ def read_rows(path: Path) -> list[list[str]]:
 
 
 def test_machine_types_are_the_folders_that_hold_training_clips(root: Path, tmp_path: Path) -> None:
-    assert found_machine_types(root) == ["grinder", "valve"]
+    assert find_machine_types(root) == ["grinder", "valve"]
     with pytest.raises(DataError, match="holds no <machine_type>/train"):
-        found_machine_types(tmp_path)
-    with pytest.raises(DataError, match="is no folder"):
-        found_machine_types(tmp_path / "none")
+        find_machine_types(tmp_path)
+    with pytest.raises(DataError, match="is not a folder"):
+        find_machine_types(tmp_path / "none")
 
 
 def test_auc_by_id_by_hand() -> None:

@@ -151,9 +151,7 @@ def test_the_infeasible_share_by_hand() -> None:
     )
     # Rejected 0 of 1, 3 of 4, 10 of 10, 4 of 5.
     assert infeasible_share(trials, 2).tolist() == pytest.approx([0.0, 3 / 5, 13 / 14, 14 / 15])
-    assert infeasible_text(trials, budget_text="2 GiB").startswith(
-        "Of 20 candidates that the sampler asked about 17 (85%)"
-    )
+    assert infeasible_text(trials, budget_text="2 GiB").startswith("Of 20 candidates that the sampler tried, 17 (85%)")
     unknown = trials.assign(draws=np.nan)
     assert infeasible_share(unknown, 4).tolist()[-1] == 0.25
     assert "No budget was set" in texts(infeasible_over_time(trials, budget_text="none"))
@@ -385,7 +383,7 @@ def test_a_spectrogram_with_surprise_has_seconds_below() -> None:
     )
     assert "surprise of codes\n(nats)" in texts(figure)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()][:2] == ["100", "980"]
-    assert "hatched: 16% of the clip lies in none of its 2 patches" in texts(figure)
+    assert "hatched: 16% of the clip lies outside its 2 patches" in texts(figure)
     assert figure.axes[1].get_xlabel() == "time (s)"
     assert figure.axes[1].get_xlim()[1] == pytest.approx(3.2)
     assert len(drawn(figure)) > 2000

@@ -11,7 +11,7 @@ from analysis import notebooks
 from analysis.notebooks import __main__ as command
 from analysis.results import RunResults
 from analysis.style import Message
-from analysis.winner_model import bring_back
+from analysis.winner_model import restore_winner
 from trainable import commandline
 from trainable.errors import RunError
 
@@ -49,7 +49,7 @@ def test_a_notebook_shows_its_pictures(executed: dict[str, nbformat.NotebookNode
     assert len(pictures(notebook)) == least
     assert [o.text for o in outputs(notebook) if o.get("name") == "stderr"] == []
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
-    if name in ("best_configs", "codebook"):  # the model was brought back: no message stands in a picture's place
+    if name in ("best_configs", "codebook"):  # the model was restored: no message stands in a picture's place
         assert not [text for text in pictures(notebook) if "<Message" in text]
 
 
@@ -69,7 +69,7 @@ def test_search_behaviour_of_a_search_with_a_study(synthetic_path: Path, tmp_pat
 
 
 def test_a_winner_without_a_checkpoint_leaves_messages(synthetic_run: RunResults) -> None:
-    winner = bring_back(synthetic_run)
+    winner = restore_winner(synthetic_run)
     assert winner.view is None
     figures = [winner.score_histograms(), winner.roc(), winner.codebook_usage(), winner.anomaly_codes()]
     figures += [figure for _, figure in winner.surprise(anomalies=3)]

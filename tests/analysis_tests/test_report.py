@@ -18,7 +18,7 @@ from trainable.errors import RunError
 SECTIONS = (
     "What was searched",
     "What won, and why",
-    "How well it detects on held-out clips",
+    "Detection on held-out clips",
     "How trials ended",
     "Which parameters mattered",
     "What it costs: memory and time",
@@ -78,7 +78,7 @@ def test_sections_and_headline(synthetic_page: str, synthetic_run: RunResults) -
     assert "<h1>Search synthetic</h1>" in synthetic_page
     assert "40 configurations" in synthetic_page
     assert f"trial {synthetic_run.best_number}" in synthetic_page
-    assert "It was left out on request (--no-model)." in synthetic_page
+    assert "It was omitted on request (--no-model)." in synthetic_page
 
 
 @pytest.mark.timeout(120)
@@ -87,7 +87,7 @@ def test_a_trained_run_shows_held_out_clips_and_codes(trained_page: str) -> None
     assert "held-out AUC" in text
     assert "95 % interval" in text
     assert "anomaly with the highest score" in text
-    assert "How the codebook is used." in text
+    assert "Use of the codebook." in text
     assert len(trained_page.encode()) < 5 * 1024**2
 
 
@@ -110,7 +110,7 @@ def test_held_out_numbers_are_the_evaluations(trained_path: Path) -> None:
 def test_a_checkpoint_that_is_gone_is_said(synthetic_run: RunResults) -> None:
     content = report_content(synthetic_run)
     section = next(s for s in content.sections if s.title.startswith("How well"))
-    assert "could not be brought back" in section.text[0]
+    assert "could not be restored" in section.text[0]
     assert section.pictures == []
 
 

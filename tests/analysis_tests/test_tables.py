@@ -114,7 +114,7 @@ def test_plans_count_trials_that_started(synthetic_run: RunResults) -> None:
 def test_the_run_table_says_what_was_asked(synthetic_run: RunResults) -> None:
     rows = by_first(run_table(synthetic_run))
     assert rows["command"][1] == "python -m search.run --space synthetic"
-    assert rows["trials asked for"][1] == "40"
+    assert rows["trials requested"][1] == "40"
     assert rows["GPU memory budget a trial"][1] == "2.00 GiB"
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_memory, gpu_packing
-from benchmarks.together import Meeting, together
+from benchmarks.together import Barrier, together
 from trainable.errors import ConfigError
 from trainable.host import available_cores
 
@@ -41,37 +41,37 @@ def test_trials_an_hour_are_counted_over_all_trials() -> None:
     assert (one["ratio"], four["ratio"]) == (1.0, pytest.approx(2.0))
 
 
-def told_at_once(word: str, meeting: Meeting) -> tuple[str, int]:
-    meeting.wait()
+def answers_at_once(word: str, barrier: Barrier) -> tuple[str, int]:
+    barrier.wait()
     return word, torch.get_num_threads()
 
 
-def dies(how: str, meeting: Meeting) -> None:
+def dies(how: str, barrier: Barrier) -> None:
     if how == "killed":
         os._exit(9)
     if how == "killed while it waits":
         threading.Timer(0.3, os._exit, [9]).start()
     if how == "out of memory":
         raise torch.OutOfMemoryError("CUDA out of memory")
-    meeting.wait()
+    barrier.wait()
 
 
-def one_dies(how: str, path: str, meeting: Meeting) -> None:
+def one_dies(how: str, path: str, barrier: Barrier) -> None:
     """The process that comes first dies, the other waits for it."""
     try:
         os.mkdir(path)
     except FileExistsError:
-        time.sleep(2)  # so that the first one dies before they meet
-        return dies("no", meeting)
-    return dies(how, meeting)
+        time.sleep(2)  # so that the first one dies before both wait
+        return dies("no", barrier)
+    return dies(how, barrier)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_processes_begin_together_share_the_cores_and_all_are_heard() -> None:
-    told = together(told_at_once, 2, "begun", between=lambda meet: meet())
+def test_processes_start_together_share_the_cores_and_all_return() -> None:
+    results = together(answers_at_once, 2, "begun", between=lambda release: release())
     threads = max(1, available_cores() // 2)
-    assert told == [("begun", threads), ("begun", threads)]
+    assert results == [("begun", threads), ("begun", threads)]
 
 
 @pytest.mark.slow
@@ -79,18 +79,18 @@ def test_processes_begin_together_share_the_cores_and_all_are_heard() -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("killed", "died without a word"),
-        ("killed while it waits", "died without a word"),
+        ("killed", "died without an error"),
+        ("killed while it waits", "died without an error"),
         ("out of memory", "OutOfMemoryError: CUDA out of memory"),
     ],
 )
 def test_one_that_dies_ends_the_waiting_of_all(how: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
-        together(one_dies, 2, how, str(tmp_path / "first"), between=lambda meet: meet())
+        together(one_dies, 2, how, str(tmp_path / "first"), between=lambda release: release())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(60)
-def test_one_that_says_nothing_has_failed() -> None:
-    with pytest.raises(ConfigError, match="said nothing for"):
-        together(told_at_once, 1, "begun", between=lambda meet: None, seconds=-1.0)
+def test_one_that_sends_nothing_has_failed() -> None:
+    with pytest.raises(ConfigError, match="sent nothing for"):
+        together(answers_at_once, 1, "begun", between=lambda release: None, seconds=-1.0)

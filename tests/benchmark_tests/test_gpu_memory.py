@@ -98,7 +98,7 @@ def test_an_end_in_the_middle_keeps_what_was_measured(
         measured(path, planner, Runs(fails="killed"), names, monkeypatch)
     with path.open("a") as file:
         file.write("part w1 micro4,half of a")
-    with pytest.raises(ConfigError, match=r"holds 2 rows already; go on with --resume"):
+    with pytest.raises(ConfigError, match=r"holds 2 rows already; continue with --resume"):
         gpu_memory.Table(path, resume=False)
     rest = Runs()
     table = measured(path, planner, rest, names, monkeypatch, resume=True)
