@@ -11,7 +11,7 @@ from rich.console import Console
 
 from search.engine.conductor import Conductor
 from search.engine.feasibility import Feasibility
-from search.engine.listener import Listeners, Silence
+from search.engine.listener import BaseListener, Listeners
 from search.listeners.progress import Progress
 from search.listeners.tensorboard import TensorBoardScalars
 from search.listeners.terminal import make_view
@@ -106,7 +106,7 @@ def _run(
     # In this process trials take turns, however many are alive.
     progress = Progress(options, conductor.asha.rung_epochs, 1 if slots is None else workers)
     epochs = {number: trial.epoch for number, trial in conductor.running.items()}
-    progress.take_up(conductor.standing.counts, conductor.best, epochs)
+    progress.resume_from(conductor.standing.counts, conductor.best, epochs)
     with (
         make_view(console, progress, quiet=request.quiet) as view,
         TensorBoardScalars(folder.path / "tensorboard") as tensorboard,
@@ -182,7 +182,7 @@ def _write_request(request: "Request", manifest: RunManifest) -> None:
         folder.write_text(folder.space_path, request.space.text)
 
 
-def _metrics(run: str, progress: Progress, ray: "RaySession | None") -> list[Silence]:
+def _metrics(run: str, progress: Progress, ray: "RaySession | None") -> list[BaseListener]:
     if ray is None:
         return []
     from search.listeners.prometheus import RayMetrics
@@ -190,7 +190,7 @@ def _metrics(run: str, progress: Progress, ray: "RaySession | None") -> list[Sil
     return [RayMetrics(run, progress)]
 
 
-def _mlflow(request: "Request", manifest: RunManifest) -> list[Silence]:
+def _mlflow(request: "Request", manifest: RunManifest) -> list[BaseListener]:
     """The listener for ``--mlflow``, where it is asked for."""
     if request.options.mlflow is None:
         return []

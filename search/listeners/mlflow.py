@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from search.engine.asha import Decision
 from search.engine.label import label_of
-from search.engine.listener import Silence
+from search.engine.listener import BaseListener
 from search.listeners.tensorboard import SCALARS
 from trainable.errors import ConfigError
 from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
@@ -48,7 +48,7 @@ def _unless_lost(
     return logged
 
 
-class MlflowRuns(Silence):
+class MlflowRuns(BaseListener):
     """One MLflow run a trial: its parameters, TensorBoard's scalars by epoch, and in the tag ``end`` how it ended.
 
     A trial that is tried again, or goes on after a resume, goes on in its run.

@@ -73,7 +73,7 @@ class Progress:
         """AUC and epoch of the last report of each trial that runs or was pruned; needed until one completes."""
         self._begun_at: Mapping[int, int] = {}
 
-    def take_up(
+    def resume_from(
         self, counts: Mapping[TrialEnd, int], best: tuple[float, int] | None, epochs: Mapping[int, int] | None = None
     ) -> None:
         """After a resume: endings of the part before it, its best completed trial, epochs of the trials that go on."""

@@ -3,7 +3,7 @@
 from ray.util.metrics import Gauge
 
 from search.engine.asha import Decision
-from search.engine.listener import Silence
+from search.engine.listener import BaseListener
 from search.listeners.progress import Progress
 from trainable.record import EpochReport, TrialOutcome, TrialStart
 
@@ -15,7 +15,7 @@ METRICS = {
 }
 
 
-class RayMetrics(Silence):
+class RayMetrics(BaseListener):
     """Gauges of one search; several searches on a cluster differ by the tag ``run``."""
 
     def __init__(self, run: str, progress: Progress):

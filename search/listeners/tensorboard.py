@@ -9,7 +9,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
 from search.engine.asha import Decision
-from search.engine.listener import Silence
+from search.engine.listener import BaseListener
 from trainable.durable import writing
 from trainable.record import EpochReport, TrialOutcome, TrialStart
 
@@ -32,7 +32,7 @@ SCALARS = (
 )
 
 
-class TensorBoardScalars(Silence):
+class TensorBoardScalars(BaseListener):
     """Writes each running trial's reports as they come; a writer is open only while its trial runs.
 
     One event a report, written at once: `SummaryWriter` makes one of every scalar and a queue and two threads a trial,

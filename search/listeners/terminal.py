@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from search.engine.asha import Decision
-from search.engine.listener import Silence
+from search.engine.listener import BaseListener
 from search.listeners.progress import Leader, Progress, Running
 from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialStart
 from trainable.units import duration_text, format_bytes
@@ -24,7 +24,7 @@ SHOWN_TRIALS = 12
 """Running trials in the live table; with more slots than that the rest is counted."""
 
 
-class LiveView(Silence):
+class LiveView(BaseListener):
     """A table that redraws itself: best so far, running trials, counts, time left."""
 
     def __init__(self, console: Console, progress: Progress):
@@ -129,7 +129,7 @@ def _running_lines(progress: Progress, running: list[Running], width: int) -> li
     return lines
 
 
-class PlainLines(Silence):
+class PlainLines(BaseListener):
     """A line a trial's end, and one a new best: for logs, pipes and job schedulers."""
 
     def __init__(self, console: Console, progress: Progress):
@@ -162,9 +162,9 @@ class PlainLines(Silence):
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def make_view(console: Console, progress: Progress, *, quiet: bool) -> Silence:
+def make_view(console: Console, progress: Progress, *, quiet: bool) -> BaseListener:
     if quiet:
-        return Silence()
+        return BaseListener()
     return LiveView(console, progress) if console.is_terminal else PlainLines(console, progress)
 
 

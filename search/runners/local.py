@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from search.engine.conductor import Conductor, Decision
 from search.request import SearchOptions
-from search.runners.signals import deadline, noted_interrupt
+from search.runners.signals import deadline, record_interrupt
 from search.store.checkpoints import CheckpointKeeper, checkpoint_place
 from search.store.run_store import RunStore
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
@@ -77,7 +77,7 @@ class LocalRunner:
         self._keeper.sweep(self._conductor.running, self._conductor.standing.leaders)
         interrupts: list[KeyboardInterrupt] = []
         try:
-            with noted_interrupt(interrupts.append):
+            with record_interrupt(interrupts.append):
                 self._until_done(interrupts)
         finally:
             for slot in self._slots:

@@ -48,7 +48,7 @@ def reason_of(error: BaseException) -> tuple[TrialEnd, str]:
     return TrialEnd.CRASHED, f"{type(cause).__name__}: {' '.join(lines[:3])}"
 
 
-def of_ray_itself(error: Exception, folder: str) -> Exception:
+def ray_failure(error: Exception, folder: str) -> Exception:
     """What Ray Tune failed with: a full disk under its own bookkeeping as one line, all else as it is."""
     full = os.strerror(errno.ENOSPC)
     if full in str(error):

@@ -27,8 +27,8 @@ from search.engine.label import label_of
 from search.request import SearchOptions
 from search.runners._ray_private import name_process
 from search.runners.packing import Node, SlotKind, counts_now
-from search.runners.ray_faults import crash_reason, of_ray_itself
-from search.runners.signals import noted_interrupt
+from search.runners.ray_faults import crash_reason, ray_failure
+from search.runners.signals import record_interrupt
 from search.store.checkpoints import CheckpointKeeper, checkpoint_place
 from search.store.run_store import RunStore
 from trainable.errors import RunError
@@ -154,7 +154,7 @@ class _Session:
         self.ended(number)
 
 
-def _kept(fallback: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _errors_end_search(fallback: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """For what Ray calls: an error there would be wrapped into Ray's own; it is kept for `RayRunner.run` instead."""
 
     def wrap(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -181,7 +181,7 @@ class _ConductorSearcher(Searcher):
         super().__init__(metric=METRIC, mode="max")
         self._session = session
 
-    @_kept(Searcher.FINISHED)
+    @_errors_end_search(Searcher.FINISHED)
     def suggest(self, trial_id: str) -> Any:
         session = self._session
         if len(session.placed) >= session.workers:
@@ -192,7 +192,7 @@ class _ConductorSearcher(Searcher):
         # Not finished while anything runs: it may lose its worker and then wait for a slot again.
         return None if session.placed else Searcher.FINISHED
 
-    @_kept(None)
+    @_errors_end_search(None)
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Endings are told by the scheduler already, except a crash: the trial goes on from its checkpoint, or not."""
         session = self._session
@@ -218,7 +218,7 @@ class _ConductorScheduler(TrialScheduler):
     def on_trial_add(self, tune_controller: Any, trial: RayTuneTrial) -> None:
         """Ray starts what the searcher gave, in that order."""
 
-    @_kept(TrialScheduler.STOP)
+    @_errors_end_search(TrialScheduler.STOP)
     def on_trial_result(self, tune_controller: Any, trial: RayTuneTrial, result: dict[str, Any]) -> str:
         session = self._session
         number = session.number_of(trial)
@@ -237,7 +237,7 @@ class _ConductorScheduler(TrialScheduler):
         session.ended(number)
         return str(TrialScheduler.STOP)
 
-    @_kept(None)
+    @_errors_end_search(None)
     def on_trial_error(self, tune_controller: Any, trial: RayTuneTrial) -> None:
         """A crash; Ray tells the searcher next."""
         session = self._session
@@ -255,7 +255,7 @@ class _ConductorScheduler(TrialScheduler):
     def on_trial_remove(self, tune_controller: Any, trial: RayTuneTrial) -> None:
         """Trials are never paused."""
 
-    @_kept(None)
+    @_errors_end_search(None)
     def _take_back(self, tune_controller: Any) -> None:
         session = self._session
         lost = session.lost_kinds()
@@ -300,7 +300,7 @@ class _Watch(Callback):
         if number in self._session.placed:
             self._session.placed[number].last_report = time.monotonic()
 
-    @_kept(None)
+    @_errors_end_search(None)
     def on_step_end(self, iteration: int, trials: list[RayTuneTrial], **info: Any) -> None:
         limit = self._session.options.trial_timeout_seconds
         if limit is None or iteration % 10:
@@ -395,9 +395,9 @@ class RayRunner:
                 ),
             )
             try:
-                with noted_interrupt(self._session.stop):
+                with record_interrupt(self._session.stop):
                     tuner.fit()
             except Exception as error:
-                self._session.stop(of_ray_itself(error, folder))
+                self._session.stop(ray_failure(error, folder))
         if self._session.error is not None:
             raise self._session.error

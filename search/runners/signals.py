@@ -13,13 +13,13 @@ AGAIN_SECONDS = 1.0
 """Between two tries to end a block that has swallowed the first; time enough for one that is being left to clean up."""
 
 
-class SilenceError(Exception):
+class TrialTimeoutError(Exception):
     """A trial did not report for longer than ``--trial-timeout`` allows."""
 
 
 @contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
-    """Raises SilenceError inside the block when it lasts longer; None, or a debugger that traces, waits for ever.
+    """Raises TrialTimeoutError inside the block when it lasts longer; None, or a debugger that traces, waits for ever.
 
     The interval timer's signal interrupts Python code and waiting reads alike. What a library computes without coming
     back to Python is interrupted when it does; a read that the kernel itself cannot interrupt is not, and there only
@@ -36,7 +36,7 @@ def deadline(seconds: float | None) -> Iterator[None]:
     def late(_number: int, frame: FrameType | None) -> None:
         # On the way out it would leave the timer running and this handler in place.
         if not over and (frame is None or frame.f_code not in leaving):
-            raise SilenceError(f"silent for more than {seconds:g} s")
+            raise TrialTimeoutError(f"silent for more than {seconds:g} s")
 
     leaving = (sys._getframe().f_code, _GeneratorContextManager.__exit__.__code__)
     begin = time.monotonic()
@@ -53,7 +53,7 @@ def deadline(seconds: float | None) -> Iterator[None]:
 
 
 @contextmanager
-def noted_interrupt(note: Callable[[KeyboardInterrupt], None]) -> Iterator[None]:
+def record_interrupt(note: Callable[[KeyboardInterrupt], None]) -> Iterator[None]:
     """Tells `note` of a Ctrl-C inside the block before it is raised there.
 
     Raised at whatever Python runs at that moment, it is lost in a finaliser or in a library that catches everything;

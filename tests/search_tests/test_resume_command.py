@@ -40,7 +40,7 @@ def test_an_interrupt_before_the_first_trial_leaves_nothing_in_the_way(arguments
         with monkeypatch.context() as patch:
             patch.setattr(search.session, name, interrupt)
             assert run(main, arguments) == 130
-        assert "nothing is kept" in capsys.readouterr().err
+        assert "nothing was saved" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
     assert main([*arguments, "--num-samples", "1"]) == 0
 

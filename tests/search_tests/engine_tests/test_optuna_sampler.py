@@ -118,7 +118,7 @@ def test_where_nothing_fits_a_trial_is_made_and_the_log_says_so(caplog: pytest.L
     with caplog.at_level(logging.WARNING, logger=module.__name__):
         study.optimize(lambda trial: trial.suggest_int("width", 8, 4096, log=True), n_trials=1)
     assert len(study.trials) == 1
-    assert [record.getMessage() for record in caplog.records] == ["trial 0 does not fit: none of 256 draws does"]
+    assert [record.getMessage() for record in caplog.records] == ["trial 0 does not fit: none of 256 draws fits"]
 
 
 def test_the_same_seed_gives_the_same_study_whatever_workers_run_it() -> None:

@@ -289,12 +289,12 @@ def test_other_drivers_trials_are_asked_for_once(tmp_path: Path) -> None:
     mine = driver("mine")
     theirs.report(second.number, report_at(1, 0.7))
     theirs.finish(second.number, theirs.outcome(second.number))
-    assert [trial.number for trial in mine.store.study.fresh()] == [0, 1], "what ran when it was read"
-    assert [trial.number for trial in mine.store.study.fresh()] == [0], "what still runs"
+    assert [trial.number for trial in mine.store.study.unread_trials()] == [0, 1], "what ran when it was read"
+    assert [trial.number for trial in mine.store.study.unread_trials()] == [0], "what still runs"
     theirs.report(first.number, report_at(1, 0.6))
     theirs.finish(first.number, theirs.outcome(first.number))
     third = theirs.next_trial()
     assert third is not None
     mine._refresh()
     assert mine.sampler.history.finished == 1, "the other was taken above"
-    assert [trial.number for trial in mine.store.study.fresh()] == [third.number]
+    assert [trial.number for trial in mine.store.study.unread_trials()] == [third.number]
