@@ -89,7 +89,7 @@ def test_another_space_is_refused_parameter_by_parameter_or_taken_into_the_folde
         "fixed stride 32 → none",
     ]
     refused = capsys.readouterr().err
-    assert f"space space: {', '.join(differences)}; resume it as it was" in refused
+    assert f"space space: {', '.join(differences)}; resume it with the same ones" in refused
     more = ["--resume", path, "--quiet", "--num-samples", "4"]
     assert main([*more, "--space", str(other), "--allow-changes"]) == 0
     folder = RunFolder(path)

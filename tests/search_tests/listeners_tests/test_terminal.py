@@ -152,7 +152,7 @@ def test_plain_lines_tell_bests_endings_and_recoveries():
         listener.on_end(start(0), ended(TrialEnd.OUT_OF_MEMORY, 3, 0.7, "no plan fits"))
     lines = told.file.getvalue().splitlines()
     assert lines[:4] == [
-        "trial 0 goes on from its checkpoint",
+        "trial 0 resumes from its checkpoint",
         "highest so far: AUC 0.600, trial 0 after 1 epoch; it may fall",
         "trial 0: recovered [1]",
         "highest so far: AUC 0.700, trial 0 after 3 epochs; it may fall",

@@ -161,7 +161,7 @@ def test_a_read_that_hangs_ends_in_this_process_too(tmp_path: Path) -> None:
     outcome = conductor.store.folder.read_trial(1).outcome
     assert outcome is not None
     assert (outcome.end, outcome.failures) == (TrialEnd.CRASHED, 1)
-    assert outcome.reason == "TrialTimeoutError: silent for more than 1 s"
+    assert outcome.reason == "TrialTimeoutError: no report for more than 1 s"
 
 
 def test_a_deadline_ends_also_what_swallows_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_a_deadline_ends_also_what_swallows_its_error(monkeypatch: pytest.Monkey
             swallowed += 1
         signal.pause()
 
-    with pytest.raises(TrialTimeoutError, match=r"silent for more than 0\.1 s"), deadline(0.1):
+    with pytest.raises(TrialTimeoutError, match=r"no report for more than 0\.1 s"), deadline(0.1):
         catching_everything()
     assert swallowed == 2
     assert signal.getitimer(signal.ITIMER_REAL)[1] == 0.0, "it fires no more"

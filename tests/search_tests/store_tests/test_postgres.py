@@ -168,7 +168,7 @@ def test_a_dropped_connection_is_made_again_and_a_lost_server_is_one_line(server
     server.drop_connections()
     conductor.report(start.number, report_at(1, 0.6))
     server.stop()
-    with pytest.raises(RunError, match=r"cannot be written: .*go on with --resume") as caught:
+    with pytest.raises(RunError, match=r"cannot be written: .*continue with --resume") as caught:
         conductor.report(start.number, report_at(2, 0.7))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
