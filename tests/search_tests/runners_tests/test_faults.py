@@ -52,18 +52,18 @@ def test_killed_at_its_last_report_a_trial_ends_with_the_weights_that_it_reporte
     options = {"num_samples": 1, "max_epochs": 3, "grace_period": 3}
     conductor, report = make_conductor(tmp_path, **options), Conductor.report
 
-    def dying(self: Conductor, number: int, told: Any) -> Any:
-        if told.epoch < 3:
-            return report(self, number, told)
+    def dying(self: Conductor, number: int, epoch_report: Any) -> Any:
+        if epoch_report.epoch < 3:
+            return report(self, number, epoch_report)
         if killed == "after":
-            report(self, number, told)
+            report(self, number, failure)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Conductor, "report", dying)
     with pytest.raises(KeyboardInterrupt):
         drive(conductor)
     monkeypatch.undo()
-    assert list(list_checkpoints(conductor.store.folder.checkpoint_path(0)))[-1] == 3, "saved before it is told"
+    assert list(list_checkpoints(conductor.store.folder.checkpoint_path(0)))[-1] == 3, "saved before it is reported"
     drive(make_conductor(tmp_path, **options))
     assert epochs(tmp_path) == [[1, 2, 3]]
     assert list(list_checkpoints(conductor.store.folder.checkpoint_path(0))) == [2, 3]
@@ -308,10 +308,10 @@ def test_a_lost_worker_is_said_in_one_sentence_that_is_the_same_each_time(
     error: Exception, end: TrialEnd, reason: str
 ) -> None:
     assert isinstance(error, Exception)
-    told = reason_of(error)
-    assert told[0] is end
-    assert told[1].startswith(reason)
-    assert "actor_id" not in told[1]
+    failure = reason_of(error)
+    assert failure[0] is end
+    assert failure[1].startswith(reason)
+    assert "actor_id" not in failure[1]
 
 
 def test_a_worker_that_cannot_be_made_says_why() -> None:
@@ -322,9 +322,9 @@ def test_a_worker_that_cannot_be_made_says_why() -> None:
 
 
 def test_a_full_disk_under_ray_itself_is_one_line() -> None:
-    told = ray_failure(ray.tune.TuneError("wrapped: [Errno 28] No space left on device: 'x'"), "/tmp/search-1")
-    assert isinstance(told, RunError)
-    assert str(told).startswith("Ray cannot write to /tmp/search-1: No space left on device; make room")
+    failure = ray_failure(ray.tune.TuneError("wrapped: [Errno 28] No space left on device: 'x'"), "/tmp/search-1")
+    assert isinstance(failure, RunError)
+    assert str(failure).startswith("Ray cannot write to /tmp/search-1: No space left on device; make room")
     other = ValueError("something else")
     assert ray_failure(other, "/tmp") is other
 
