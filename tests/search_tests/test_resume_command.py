@@ -127,7 +127,7 @@ def test_a_run_moves_into_a_database_and_loses_nothing(arguments, tmp_path):
 
 
 def test_files_are_forced_to_disk_with_their_names(tmp_path, monkeypatch):
-    """What was told must stay after a power cut: each new name is followed by an fsync of its folder."""
+    """Reports must survive a power cut: each new name is followed by an fsync of its folder."""
     synced: list[str] = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))

@@ -380,7 +380,7 @@ def test_trials_have_seeds_of_their_own() -> None:
 
 
 def test_what_memory_did_reaches_the_study_with_the_ending_also_over_a_kill(tmp_path: Path) -> None:
-    """Two recoveries, the second reported to another driver; the largest error counts, and a CPU's trial says nothing."""
+    """Two recoveries, one of them after a change of driver; the largest error counts, and a CPU's trial has none."""
     first = make_conductor(tmp_path / "run")
     number, silent = begin(first), begin(first)
     measured = {"peak_bytes": 110, "predicted_allocated_bytes": 100}

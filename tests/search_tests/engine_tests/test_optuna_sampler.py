@@ -136,7 +136,7 @@ def test_the_same_seed_gives_the_same_study_whatever_workers_run_it() -> None:
 
 
 def test_trials_that_run_are_kept_away_from() -> None:
-    """Asked for eight at once, none is told: each knows what the others were promised."""
+    """Eight trials are proposed before any ends: each proposal knows what the others were promised."""
     space = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
     sampler = BudgetedTPESampler(everything, seed=0, n_startup_trials=5, search_space=space)
     study = optuna.create_study(sampler=sampler)

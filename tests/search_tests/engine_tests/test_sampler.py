@@ -248,7 +248,7 @@ def test_history_is_bounded_and_a_thousand_trials_are_no_burden() -> None:
 
 def test_history_ranks_completed_before_pruned_and_no_numbers_last() -> None:
     history = History(best=3, recent=100)
-    told = [
+    endings = [
         (TrialState.PRUNED, {1: 0.9}),
         (TrialState.PRUNED, {1: 0.1, 3: 0.2}),
         (TrialState.PRUNED, {1: 0.1, 3: NAN}),
@@ -257,7 +257,7 @@ def test_history_ranks_completed_before_pruned_and_no_numbers_last() -> None:
         (TrialState.COMPLETE, {9: 0.4}),
         (TrialState.PRUNED, {3: 0.3}),
     ]
-    for number, (state, values) in enumerate(told):
+    for number, (state, values) in enumerate(endings):
         value = values[9] if state == TrialState.COMPLETE else None
         history.ended(frozen(number, state, {}, {}, value=value, intermediate=values))
     assert [entry[2].number for entry in history._best] == [5, 4, 6]

@@ -56,7 +56,7 @@ def test_killed_at_its_last_report_a_trial_ends_with_the_weights_that_it_reporte
         if epoch_report.epoch < 3:
             return report(self, number, epoch_report)
         if killed == "after":
-            report(self, number, failure)
+            report(self, number, epoch_report)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Conductor, "report", dying)
