@@ -103,7 +103,9 @@ def test_the_stopping_rule_at_one_rung() -> None:
     reported += [(0.655, CONTINUE)]  # n = 9: the best three are 0.70, 0.66 and 0.655
     reported += [(0.655, CONTINUE), (0.655, CONTINUE)]  # ties with the last that goes on stay
     reported += [(0.6549, STOP)]  # n = 12: four values or more are better
-    assert [scheduler.report(number, 1, value) for number, (value, _) in enumerate(reported)] == [each[1] for each in reported]
+    assert [scheduler.report(number, 1, value) for number, (value, _) in enumerate(reported)] == [
+        each[1] for each in reported
+    ]
 
 
 def test_each_rung_compares_with_its_own_values() -> None:
@@ -208,7 +210,9 @@ def test_the_best_at_a_rung_always_goes_on(curves: list[list[float]], seed: int)
     scheduler = asha(max_epochs=12)
     reported = drive(scheduler, curves, seed)
     for rung in scheduler.rungs:
-        best = [number for number, values in reported.items() if values.get(rung.epoch, NAN) == max(rung.values, default=2)]
+        best = [
+            number for number, values in reported.items() if values.get(rung.epoch, NAN) == max(rung.values, default=2)
+        ]
         assert all(len(reported[number]) > rung.epoch for number in best)
 
 
