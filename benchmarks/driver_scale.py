@@ -28,7 +28,7 @@ from rich.console import Console
 
 from benchmarks.idle_trials import IdleTrial, idle_conductor
 from search.engine.conductor import Conductor
-from search.engine.listener import Listeners, Silence
+from search.engine.listener import BaseListener, Listeners
 from search.engine.sampler import Fits, Proposal
 from search.listeners.progress import Progress
 from search.listeners.tensorboard import TensorBoardScalars
@@ -64,7 +64,7 @@ class Mark:
     study_mib: float
 
 
-class Meter(Silence):
+class Meter(BaseListener):
     """Records clocks, memory and the study's size when enough trials have ended."""
 
     def __init__(self, runner: str, conductor: Conductor):
@@ -152,7 +152,7 @@ def measure(runner: str, trials: int, workers: int) -> list[Mark]:
                 return meter.marks
 
 
-def _listen(runner: str, conductor: Conductor, *listeners: Silence | Progress) -> Meter:
+def _listen(runner: str, conductor: Conductor, *listeners: BaseListener | Progress) -> Meter:
     """Adds the listeners of a search, and the meter, whose clocks start here."""
     meter = Meter(runner, conductor)
     conductor.listener = Listeners([*listeners, meter])

@@ -1,4 +1,4 @@
-"""Which trials run, where and when: command line, Optuna sampler, ASHA, runners, durable study, resume.
+"""Decides which trials run, where and when: command line, Optuna sampler, ASHA, runners, durable study, resume.
 
 May import spaces, trainable, ray and optuna; nothing imports it.
 """

@@ -1,7 +1,7 @@
-"""What a memory budget allows, without training: ``python -m search.plan --space ad_tuning --gpu-memory-budget 8GiB``.
+"""Shows what a memory budget allows: ``python -m search.plan --space ad_tuning --gpu-memory-budget 8GiB``.
 
-Prints the share of the space that fits, and for sampled or given configurations where their memory goes, the chosen
-plan, and why none fits where none does. Needs no GPU.
+Prints the share of the space that fits and, for sampled or given configurations, the memory of each part, the chosen
+plan, or why none fits. Trains nothing and needs no GPU.
 """
 
 import argparse
@@ -50,17 +50,17 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "data": ("data", "patches"),
     "device": ("context", "libraries", "fragmentation", "margin"),
 }
-"""Columns of the table, and the parts of a prediction that each one adds up."""
+"""Columns of the table, and the parts of a prediction that each one sums."""
 UNATTENDED_WIDTH = 220
-"""Characters a line where no terminal says how many there are."""
+"""Characters per line without a terminal."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One configuration and what the planner says of it."""
+    """One configuration and the planner's choice for it."""
 
     values: Mapping[str, Any]
-    """What tells it from the others."""
+    """The values that distinguish it from the others."""
     choice: MemoryPlan
 
 
@@ -70,12 +70,12 @@ def build_parser() -> argparse.ArgumentParser:
         parser, "space", metavar="NAME_OR_PATH", help="search space: ad_tuning, ad_smoke, ad_losses or a YAML file"
     )
     add_flag(parser, "config", metavar="FILE", help="plan this configuration (such as best.yaml) instead of a space")
-    add_flag(parser, "recalibrate", metavar="RUN", help="compare the peaks that a run measured with their predictions")
+    add_flag(parser, "recalibrate", metavar="RUN", help="compare the measured peaks of a run with their predictions")
     add_flag(parser, "profile_output", metavar="FILE", help="where --recalibrate saves the corrected profile")
-    add_flag(parser, "gpu_memory_budget", metavar="SIZE", help="memory of each trial, such as 24GiB")
-    add_flag(parser, "samples", type=int, default=256, metavar="N", help="configurations drawn for the share (256)")
-    add_flag(parser, "rows", type=int, default=12, metavar="N", help="of them in the table (12)")
-    add_flag(parser, "seed", type=int, default=0, metavar="N", help="of the draws (0)")
+    add_flag(parser, "gpu_memory_budget", metavar="SIZE", help="GPU memory of each trial, such as 24GiB")
+    add_flag(parser, "samples", type=int, default=256, metavar="N", help="configurations to sample (256)")
+    add_flag(parser, "rows", type=int, default=12, metavar="N", help="sampled configurations to show in the table (12)")
+    add_flag(parser, "seed", type=int, default=0, metavar="N", help="seed of the sample (0)")
     add_flag(parser, "profile", metavar="FILE", help="device profile (JSON) that benchmarks/gpu_memory.py measured")
     add_data_flags(parser)
     add_plan_flags(parser)
@@ -88,9 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.recalibrate is not None:
         return _recalibrate(arguments)
     if arguments.profile_output is not None:
-        raise ConfigError("--profile-output is where --recalibrate RUN saves; name the run too")
+        raise ConfigError("--profile-output needs --recalibrate RUN, whose result it saves; give both")
     if (arguments.space is None) == (arguments.config is None):
-        raise ConfigError("name what to plan: either --space NAME or --config FILE")
+        raise ConfigError("give either --space NAME or --config FILE")
     for flag in ("samples", "rows"):
         if getattr(arguments, flag) < 1:
             raise ConfigError(f"--{flag} is {getattr(arguments, flag)}; it must be at least 1")
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     space = load_space(arguments.space)
     dataset = _dataset(arguments, space.data)
-    # As the search has it: no more patches than the stride yields, and the phases of as many epochs.
+    # As in a search: no more patches than the stride yields from these clips.
     space = space.for_clips(int(dataset.train.lengths.max()))
     sample = draw(space, arguments.samples, arguments.seed)
     configs = [_config(space, params, given) for params in sample]
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _recalibrate(arguments: argparse.Namespace) -> int:
     if arguments.space is not None or arguments.config is not None:
-        raise ConfigError("--recalibrate takes its configurations from the run; leave out --space and --config")
+        raise ConfigError("--recalibrate takes its configurations from the run; remove --space and --config")
     from trainable.memory.calibrate import calibrated_by_run
     from trainable.memory.profile import DeviceProfile
     from trainable.record import RunFolder
@@ -136,7 +136,7 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
 
 
 def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
-    """Uniform draws of a space's parameters, as the search makes them before it has learned anything."""
+    """Uniform draws of a space's parameters, as in the first proposals of a search."""
     import numpy as np
 
     from search.engine.sampler import SpaceProposer
@@ -147,7 +147,7 @@ def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def _config(space: Space, params: Mapping[str, Any], given: Mapping[str, Any]) -> TrialConfig:
-    """A draw's configuration; what flags give stands in place of what was drawn or is fixed."""
+    """A draw's configuration; flags override drawn and fixed values."""
     flagged = replace(space, fixed={**space.fixed, **given})
     kept = {name: value for name, value in params.items() if name not in given}
     return flagged.config(kept, epochs=int(given.get("epochs", space.search.max_epochs)))
@@ -160,7 +160,7 @@ def _dataset(arguments: argparse.Namespace, data: Mapping[str, Any]) -> "Dataset
 
 
 def _planner(arguments: argparse.Namespace, dataset: "Dataset", batch_size: int) -> "Planner":
-    # Imported here so that --help and a mistyped flag answer at once.
+    # Imported here so that --help and errors in flags appear at once.
     import torch
 
     from trainable.device.cap import gpu_name
@@ -178,8 +178,8 @@ def _planner(arguments: argparse.Namespace, dataset: "Dataset", batch_size: int)
 
 
 def print_calibration(console: Console, run: str, calibration: "Calibration") -> None:
-    """How far predictions were from the peaks of a run, before and after they corrected the profile."""
-    console.print(f"{calibration.peaks} measured peaks of {run}; error of what the allocator was predicted to hold:")
+    """Prints the errors of a run's predicted peaks, before and after the profile was corrected."""
+    console.print(f"{calibration.peaks} measured peaks of {run}; error of the predicted allocation:")
     for word, profile, errors in (
         ("before", calibration.before, calibration.errors_before),
         ("after", calibration.after, calibration.errors_after),
@@ -191,7 +191,7 @@ def print_calibration(console: Console, run: str, calibration: "Calibration") ->
 
 
 def print_share(console: Console, space: Space, planned: Sequence[Planned], planner: "Planner") -> None:
-    """How much of the space fits, by which plans, and what the smallest and the largest need."""
+    """Prints the share of the space that fits, by plan, and the smallest and largest predicted peaks."""
     fitting = [item.choice for item in planned if item.choice.fits]
     budget = "no budget" if planner.budget_bytes is None else f"a budget of {format_bytes(planner.budget_bytes)}"
     measured = "measured" if planner.profile.measured else "not measured on a GPU"
@@ -209,7 +209,7 @@ def print_share(console: Console, space: Space, planned: Sequence[Planned], plan
 
 
 def print_table(console: Console, planned: Sequence[Planned]) -> None:
-    """Where the memory of each configuration goes; of the smallest plan where none fits."""
+    """Prints the memory of each configuration by part; if no plan fits, that of the smallest plan."""
     table = Table(title="predicted peak memory on a GPU", title_justify="left")
     table.add_column("configuration", ratio=2, min_width=24)
     for name in COLUMNS:
@@ -220,12 +220,12 @@ def print_table(console: Console, planned: Sequence[Planned]) -> None:
         choice = item.choice
         parts = choice.breakdown
         sums = [sum(parts.get(part, 0) for part in names) for names in COLUMNS.values()]
-        told = f"{choice.plan.describe()}; {choice.peak_pass}" if choice.fits else choice.reason
+        outcome = f"{choice.plan.describe()}; {choice.peak_pass}" if choice.fits else choice.reason
         table.add_row(
             ", ".join(f"{name} {_short(value)}" for name, value in item.values.items()),
             *(format_bytes(size) for size in sums),
             format_bytes(choice.predicted_bytes),
-            told,
+            outcome,
             style=None if choice.fits else "red",
         )
     console.print(table)

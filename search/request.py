@@ -1,4 +1,4 @@
-"""What is asked of a search: flags, the options they mean, and the request of one run; validated here, once."""
+"""Command-line flags, the options they set, and the request of one run; all validated here, once."""
 
 import argparse
 import hashlib
@@ -28,46 +28,46 @@ MOST_TRIALS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """Everything about a search but its space."""
+    """All settings of a search except its space."""
 
     space: str
-    """Name or path as it was given."""
+    """Name or path, as given."""
     data: DataConfig = field(default_factory=DataConfig)
     num_samples: int = 20
-    """Trials that start; a proposal that fits no plan is recorded beside them and not counted."""
+    """Trials to start; a proposal that fits no plan is recorded but not counted."""
     max_epochs: int = 9
     grace_period: int = 3
     reduction_factor: int = 3
     budget_bytes: int | None = None
     concurrency: int | None = None
-    """Trials at a time; None leaves it to the runner (cores, or GPUs divided by the budget)."""
+    """Concurrent trials; None = one per core, or as many as fit the GPUs."""
     seed: int = 0
     time_limit_seconds: float | None = None
-    """Seconds after which nothing new starts and what runs is stopped at its next epoch."""
+    """Seconds after which no trial starts and running ones stop after their current epoch."""
     local: bool = False
     address: str | None = None
     storage_path: str | None = None
     study_storage: str | None = None
     study_name: str | None = None
-    """Study in `study_storage`; None = the run's own. Drivers that name the same one share their results."""
+    """Study in `study_storage`; None = the run's own. Drivers with the same study share their results."""
     warm_start: str | None = None
     checkpoint_limit_bytes: int | None = 10 * GIB
-    """Ceiling on the bytes of all checkpoints of the search, running trials' too; None = none.
+    """Limit on the total bytes of the search's checkpoints, including those of running trials; None = no limit.
 
-    The default is fifteen times what 64 running trials and the best five keep of models with 8,192 codes (138 files
-    of 5 MB): it is there for the disk, not for the search.
+    The default is fifteen times the need of 64 running trials and the best five with 8,192 codes (138 files of 5 MB):
+    it protects the disk and does not restrict the search.
     """
     mlflow: str | None = None
-    """Tracking address of an MLflow server to log trials to as well."""
+    """Tracking address of an MLflow server that also receives the trials."""
     max_failures: int = 2
     """Restarts of one trial from its checkpoint before it counts as crashed."""
     trial_timeout_seconds: float | None = 3600.0
-    """Seconds without a report after which a trial fails (on Ray its worker is replaced); None waits for ever."""
+    """Seconds without a report after which a trial fails (on Ray its worker is replaced); None = no limit."""
     startup_trials: int | None = None
     """Random proposals before TPE; None = a third of the trials, 4 … 10."""
     device: str = "auto"
     profile: dict[str, Any] | None = None
-    """Quantities of the device profile that was named (`DeviceProfile.to_dict`); None = found by the GPU's name."""
+    """Values of the device profile given by the user (`DeviceProfile.to_dict`); None = chosen by the GPU's name."""
     memory_saver: bool = False
     use_amp: bool | None = None
     use_gradient_checkpointing: bool | None = None
@@ -102,26 +102,26 @@ class SearchOptions:
             check_address(self.storage_path)
         if self.mlflow is not None and holds_credentials(self.mlflow):
             raise ConfigError(
-                "--mlflow holds a user, a password or a query, and a run's folder keeps the address; "
-                "give them by the environment (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
+                "--mlflow contains a user, a password or a query, and the run's folder would store it; "
+                "use the environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
             )
         if self.local and self.address:
-            raise ConfigError("--local runs in this process and --address joins a cluster; give one of them")
+            raise ConfigError("--local runs in this process and --address joins a cluster; give only one of them")
 
     @property
     def startup(self) -> int:
-        """Random proposals before TPE."""
+        """Random proposals before TPE is used."""
         return self.startup_trials or max(4, min(10, self.num_samples // 3))
 
     @property
     def workers(self) -> int:
-        """Trials at a time where nothing else decides: one a core, or one in this process."""
+        """Concurrent trials: as requested, else one with `local`, else one per core."""
         if self.concurrency is not None:
             return self.concurrency
         return 1 if self.local else available_cores()
 
     def trial_seed(self, index: int) -> int:
-        """A trial's own seed, 0 … 2³¹ − 1, from the search's seed and the proposal's number."""
+        """The seed of a trial, 0 … 2³¹ − 1, derived from the search's seed and the proposal's number."""
         digest = hashlib.sha256(f"trial {self.seed} {index}".encode()).digest()
         return int.from_bytes(digest[:4], "big") & 0x7FFF_FFFF
 
@@ -139,31 +139,31 @@ def _flag(name: str) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line means: a space, options, and the folder they go to."""
+    """The parsed command line: a space, options and the run's folder."""
 
     space: Space
     options: SearchOptions
     folder: RunFolder
     resumed: RunManifest | None
-    """The manifest of the run that goes on; None for a new one."""
+    """The manifest of the run to resume; None for a new run."""
     argv: tuple[str, ...]
     old_space: Space | None = None
-    """Of a run that goes on: the space in its folder."""
+    """The space in the folder of the run to resume."""
     allow_changes: bool = False
     quiet: bool = False
     verbose: bool = False
 
 
 def read_request(arguments: argparse.Namespace, argv: tuple[str, ...]) -> Request:
-    """Validates the command line as far as that is possible without data. Raises a ProjectError."""
+    """Validates the command line as far as possible without the data. Raises a ProjectError."""
     flags = {"allow_changes": arguments.allow_changes, "quiet": arguments.quiet, "verbose": arguments.verbose}
     if arguments.resume:
         for name in ("output", "warm_start"):
             if getattr(arguments, name):
-                raise ConfigError(f"--{name.replace('_', '-')} and --resume exclude each other; leave one out")
+                raise ConfigError(f"--{name.replace('_', '-')} and --resume cannot be combined; remove one")
         return _resume_request(arguments, argv, flags)
     if not arguments.space:
-        raise ConfigError("--space is missing; for example --space ad_tuning (or --resume RUN to go on with a search)")
+        raise ConfigError("--space is missing; for example --space ad_tuning (or --resume RUN to resume a search)")
     space = load_space(arguments.space)
     options = new_options(arguments, space)
     path = Path(arguments.output) if arguments.output else default_path(space.name, options.data.machine_type)
@@ -187,7 +187,7 @@ def _resume_request(arguments: argparse.Namespace, argv: tuple[str, ...], flags:
         if not arguments.space:
             raise
     space = load_space(arguments.space) if arguments.space else old_space
-    assert space is not None, "either was read"
+    assert space is not None, "one of the two was loaded"
     try:
         saved = {**manifest.options, "data": data_config(arguments, manifest.data)}
         options = build(SearchOptions, {**saved, **given_options(arguments)})
@@ -196,7 +196,7 @@ def _resume_request(arguments: argparse.Namespace, argv: tuple[str, ...], flags:
     if manifest.study_storage is not None and options.study_storage is None:
         raise RunError(
             f"the study of {folder.path} is at {manifest.study_storage}; give its address with --study-storage "
-            "(credentials are never kept in a run's folder)"
+            "(a run's folder never stores credentials)"
         )
     return Request(space, options, folder, manifest, argv, old_space, **flags)
 
@@ -210,18 +210,21 @@ def build_parser() -> Parser:
         parser, "space", metavar="NAME_OR_PATH", help="search space: ad_tuning, ad_smoke, ad_losses or a YAML file"
     )
     add_flag(parser, "output", metavar="DIR", help="folder of the run (default: runs/SPACE-MACHINE-TIME)")
-    add_flag(parser, "resume", metavar="RUN", help="go on with the search in this folder")
-    add_flag(parser, "warm_start", metavar="RUN", help="begin with the best configurations of another run")
+    add_flag(parser, "resume", metavar="RUN", help="resume the search in this folder")
+    add_flag(parser, "warm_start", metavar="RUN", help="start with the best configurations of another run")
     add_flag(
-        parser, "allow_changes", action="store_true", help="resume although space, data or budget differ; recorded"
+        parser,
+        "allow_changes",
+        action="store_true",
+        help="resume although space, data or budget changed (recorded)",
     )
     _add_search_flags(parser)
     _add_machine_flags(parser)
     add_data_flags(parser)
     add_plan_flags(parser)
-    told = parser.add_mutually_exclusive_group()
-    add_flag(told, "quiet", action="store_true", help="print the result alone")
-    add_flag(told, "verbose", action="store_true", help="log what happens inside, Ray's messages included")
+    verbosity = parser.add_mutually_exclusive_group()
+    add_flag(verbosity, "quiet", action="store_true", help="print only the result")
+    add_flag(verbosity, "verbose", action="store_true", help="log details, including Ray's messages")
     return parser
 
 
@@ -230,33 +233,45 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(group, "num_samples", type=int, metavar="N", help="trials to start")
     add_flag(group, "max_epochs", type=int, metavar="N", help="epochs of a trial that is not stopped")
     add_flag(group, "grace_period", type=int, metavar="N", help="epochs before ASHA's first decision")
-    add_flag(group, "reduction_factor", type=int, metavar="N", help="at each rung the best 1/N go on")
-    add_flag(group, "startup_trials", type=int, metavar="N", help="random proposals before TPE (a third, 4 … 10)")
-    add_flag(group, "gpu_memory_budget", metavar="SIZE", help="memory of each trial, such as 24GiB")
-    add_flag(group, "seed", type=int, metavar="N", help="of proposals and trainings (0)")
-    add_flag(group, "time_limit", metavar="TIME", help="such as 90s, 30m or 8h: then finish, keeping what is done")
+    add_flag(group, "reduction_factor", type=int, metavar="N", help="at each rung the best 1/N of the trials continue")
+    add_flag(
+        group,
+        "startup_trials",
+        type=int,
+        metavar="N",
+        help="random proposals before TPE (a third of the trials, 4 … 10)",
+    )
+    add_flag(group, "gpu_memory_budget", metavar="SIZE", help="GPU memory of each trial, such as 24GiB")
+    add_flag(group, "seed", type=int, metavar="N", help="seed of proposals and training (0)")
+    add_flag(group, "time_limit", metavar="TIME", help="stop after this time, such as 90s, 30m or 8h; results stay")
     add_flag(group, "max_failures", type=int, metavar="N", help="restarts of a crashed trial from its checkpoint (2)")
-    add_flag(group, "trial_timeout", metavar="TIME", help="silence after which a trial's worker is replaced (1h)")
+    add_flag(group, "trial_timeout", metavar="TIME", help="time without a report before a worker is replaced (1h)")
 
 
 def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where it runs")
-    add_flag(group, "concurrency", type=int, metavar="N", help="trials at a time (default: cores, or GPUs / budget)")
-    add_flag(group, "local", action="store_true", help="in this very process, without Ray")
+    add_flag(
+        group,
+        "concurrency",
+        type=int,
+        metavar="N",
+        help="concurrent trials (default: cores, or all that fit the GPUs)",
+    )
+    add_flag(group, "local", action="store_true", help="run in this process, without Ray")
     add_flag(group, "address", metavar="ADDRESS", help="join a running Ray cluster, such as auto or 10.0.0.1:6379")
     add_flag(
         group,
         "device",
-        help="cpu or cuda (with --local cuda:N too); auto takes GPUs where there are some",
+        help="cpu or cuda (with --local also cuda:N); auto uses GPUs if there are any",
     )
-    add_flag(group, "profile", metavar="FILE", help="device profile (JSON) of the GPUs (default: by their name)")
-    add_flag(group, "storage_path", metavar="PLACE", help="checkpoints in this shared folder or at this s3:// address")
-    add_flag(group, "checkpoint_limit", metavar="SIZE", help="ceiling on the checkpoints of all trials (10GiB)")
+    add_flag(group, "profile", metavar="FILE", help="device profile (JSON) of the GPUs (default: chosen by their name)")
+    add_flag(group, "storage_path", metavar="PLACE", help="shared folder or s3:// address for the checkpoints")
+    add_flag(group, "checkpoint_limit", metavar="SIZE", help="limit on the total size of all checkpoints (10GiB)")
     add_flag(group, "study_storage", metavar="URL", help="shared study, such as postgresql://user@host/db")
     add_flag(
-        group, "mlflow", metavar="URI", help="log trials to this MLflow server too (needs pip install mlflow-skinny)"
+        group, "mlflow", metavar="URI", help="also log trials to this MLflow server (needs pip install mlflow-skinny)"
     )
-    add_flag(group, "study_name", metavar="NAME", help="study in it; drivers that name the same one work together")
+    add_flag(group, "study_name", metavar="NAME", help="name of the shared study; its drivers share results")
 
 
 def parse_duration(text: str, flag: str) -> float:
@@ -268,7 +283,7 @@ def parse_duration(text: str, flag: str) -> float:
 
 
 def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the flags say of `SearchOptions`, flags that were not given left out."""
+    """The `SearchOptions` that flags set; flags that were not given are left out."""
     names = (
         "num_samples",
         "max_epochs",
@@ -290,7 +305,7 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.storage_path is not None:
-        # Kept as an absolute path: a resume from another folder must mean the same place.
+        # Absolute, so that a resume from another folder uses the same place.
         given["storage_path"] = absolute_place(arguments.storage_path)
     if arguments.gpu_memory_budget is not None:
         given["budget_bytes"] = parse_bytes(arguments.gpu_memory_budget, "--gpu-memory-budget")
@@ -301,14 +316,14 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.trial_timeout is not None:
         given["trial_timeout_seconds"] = parse_duration(arguments.trial_timeout, "--trial-timeout")
     if arguments.profile is not None:
-        # What it says, not where it lies: a resume plans with the same quantities wherever the file is by then.
+        # Its content, not its path: a resume plans with the same values even if the file has moved or changed.
         given["profile"] = DeviceProfile.load(Path(arguments.profile)).to_dict()
     given.update({flag: True for flag in ("local", "memory_saver") if getattr(arguments, flag)})
     return given
 
 
 def new_options(arguments: argparse.Namespace, space: Space) -> SearchOptions:
-    """Options of a new search: the space's suggestions under the flags given."""
+    """Options of a new search: the space's defaults, overridden by the given flags."""
     defaults = space.search
     suggested = {
         "num_samples": defaults.num_samples,

@@ -1,4 +1,4 @@
-"""The search: ``python -m search.run --space ad_tuning``."""
+"""Runs a search: ``python -m search.run --space ad_tuning``."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from trainable.commandline import INTERRUPTED, run, set_up_logging
 logger = logging.getLogger(__name__)
 
 NOTHING_COMPLETED = 1
-"""Exit status of a search that ended without a best configuration."""
+"""Exit status of a search in which no trial completed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,17 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             console = Console(highlight=False)
             if not request.quiet:
                 console.print(f"search {request.folder.path}: loading torch and Optuna", soft_wrap=True)
-            # Imported here, so that --help and a mistyped flag answer at once.
+            # Imported here so that --help and errors in flags appear at once.
             from search.session import run_search
 
             completed = run_search(request, console)
         except KeyboardInterrupt:
             if _remove_if_empty(request):
-                print("\nstopped by Ctrl-C before the first trial; nothing is kept", file=sys.stderr)
+                print("\nstopped by Ctrl-C before the first trial; nothing was saved", file=sys.stderr)
             else:
                 print(
-                    f"\nstopped by Ctrl-C after {time.monotonic() - begun:.0f} s; nothing that was reported is lost; "
-                    f"go on with: python -m search.run --resume {request.folder.path}",
+                    f"\nstopped by Ctrl-C after {time.monotonic() - begun:.0f} s; all reported epochs are saved; "
+                    f"resume with: python -m search.run --resume {request.folder.path}",
                     file=sys.stderr,
                 )
             return INTERRUPTED
@@ -53,15 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _begin(request: Request) -> None:
-    """The first file of a new run, written by who holds its folder."""
+    """Writes the first file of a new run; the caller holds the folder's lock."""
     folder = request.folder
     if request.resumed is None:
-        create(folder.path)  # between looking and holding it another search may have begun here
+        create(folder.path)  # another search may have started here before the lock was taken
         folder.write_text(folder.space_path, request.space.text)
 
 
 def _remove_if_empty(request: Request) -> bool:
-    """A new run that ended before its first trial (no data, say) leaves no folder that would be in the way."""
+    """Removes the folder of a new run that ended before its first trial (no data, for example)."""
     folder = request.folder
     if request.resumed is not None or (folder.path / "trials").exists():
         return False

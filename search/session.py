@@ -1,4 +1,4 @@
-"""One search from its request to its results: puts data, planner, study, conductor and a runner together."""
+"""Runs one search from request to results: sets up data, planner, study, conductor and runner."""
 
 import logging
 import time
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from search.engine.conductor import Conductor
 from search.engine.feasibility import Feasibility
-from search.engine.listener import Listeners, Silence
+from search.engine.listener import BaseListener, Listeners
 from search.listeners.progress import Progress
 from search.listeners.tensorboard import TensorBoardScalars
 from search.listeners.terminal import make_view
@@ -43,12 +43,12 @@ logger = logging.getLogger(__name__)
 
 
 def run_search(request: "Request", console: Console) -> bool:
-    """Runs a new or resumed search to its end and writes its results; whether any trial completed.
+    """Runs a new or resumed search to its end and writes its results; returns whether any trial completed.
 
     Raises
     ------
     ProjectError
-        For everything that a user can mend, in one line.
+        For every error that the user can fix, with a one-line message.
     """
     begun = time.monotonic()
     options = request.options
@@ -75,7 +75,7 @@ def _run(
     request: "Request", console: Console, dataset: Dataset, device: str, ray: "RaySession | None", begun: float
 ) -> bool:
     options, folder = request.options, request.folder
-    # With the clips known, no proposal keeps more patches than its stride yields.
+    # No proposal keeps more patches than its stride yields from these clips.
     space = request.space.for_clips(int(dataset.train.lengths.max()))
     manifest = _manifest(request, dataset, device)
     say = _stages(request, console)
@@ -90,7 +90,7 @@ def _run(
     factory = TrialFactory(dataset, planner, device, options.budget_bytes)
     slots = None if ray is None else ray.slots(options, device, profile)
     workers = _workers(options, slots)
-    # Before the study: whatever moment the driver dies at, there is a run to resume, or nothing in the way of one.
+    # Before the study, so that a driver that dies at any moment leaves a resumable run or nothing that blocks one.
     _write_request(request, manifest)
     study = _study(request, manifest)
     store = RunStore(folder, study, space, budget_bytes=options.budget_bytes)
@@ -103,10 +103,10 @@ def _run(
     )
     if conductor.asha.warning:
         logger.warning("%s", conductor.asha.warning)
-    # In this process trials take turns, however many are alive.
+    # In this process trials take turns: one epoch at a time.
     progress = Progress(options, conductor.asha.rung_epochs, 1 if slots is None else workers)
     epochs = {number: trial.epoch for number, trial in conductor.running.items()}
-    progress.take_up(conductor.standing.counts, conductor.best, epochs)
+    progress.resume_from(conductor.standing.counts, conductor.best, epochs)
     with (
         make_view(console, progress, quiet=request.quiet) as view,
         TensorBoardScalars(folder.path / "tensorboard") as tensorboard,
@@ -138,7 +138,7 @@ def _run(
 
 
 def _stages(request: "Request", console: Console) -> Callable[[str], None]:
-    """Says what is under way before the first trial is, a line a stage."""
+    """Prints one line per stage before the first trial."""
     return (lambda _: None) if request.quiet else lambda text: console.print(text, soft_wrap=True)
 
 
@@ -176,13 +176,13 @@ def _clips(dataset: Dataset) -> dict[str, int]:
 
 def _write_request(request: "Request", manifest: RunManifest) -> None:
     folder = request.folder
-    # Of a space that changed the manifest first: a resume then still asks whether it is meant.
+    # The manifest before a changed space: if killed in between, a resume still asks for --allow-changes.
     folder.write_manifest(manifest)
     if request.resumed is not None and (request.old_space is None or request.old_space.text != request.space.text):
         folder.write_text(folder.space_path, request.space.text)
 
 
-def _metrics(run: str, progress: Progress, ray: "RaySession | None") -> list[Silence]:
+def _metrics(run: str, progress: Progress, ray: "RaySession | None") -> list[BaseListener]:
     if ray is None:
         return []
     from search.listeners.prometheus import RayMetrics
@@ -190,8 +190,8 @@ def _metrics(run: str, progress: Progress, ray: "RaySession | None") -> list[Sil
     return [RayMetrics(run, progress)]
 
 
-def _mlflow(request: "Request", manifest: RunManifest) -> list[Silence]:
-    """The listener for ``--mlflow``, where it is asked for."""
+def _mlflow(request: "Request", manifest: RunManifest) -> list[BaseListener]:
+    """The listener for ``--mlflow``, if given."""
     if request.options.mlflow is None:
         return []
     from search.listeners.mlflow import MlflowRuns
@@ -207,7 +207,7 @@ def _study(request: "Request", manifest: RunManifest) -> SearchStudy:
 
 
 def _plan_request(request: "Request") -> PlanRequest:
-    """The parts of the plan that flags fix. Raises ConfigError if they make no sense for the space."""
+    """The parts of the plan that flags fix. Raises ConfigError if they contradict the space."""
     options, space = request.options, request.space
     micro = None
     if options.gradient_accumulation_steps is not None:
@@ -224,12 +224,12 @@ def _plan_request(request: "Request") -> PlanRequest:
 
 
 def _profile(options: SearchOptions, device: str, ray: "RaySession | None") -> DeviceProfile:
-    """The profile that was named, or that of the GPUs that the trials use."""
+    """The given profile, or that of the GPUs that the trials use."""
     if options.profile is not None:
         return DeviceProfile.from_dict(options.profile)
     if device == "cpu":
         return DeviceProfile()
-    # Of a cluster's GPUs the names were asked on their nodes: a CUDA context in this process would take memory there.
+    # A cluster's GPU names were queried on the nodes: a CUDA context in this process would take GPU memory.
     return DeviceProfile.for_gpu(gpu_name(device) if ray is None else ray.gpu)
 
 
@@ -241,11 +241,11 @@ def _workers(options: SearchOptions, slots: "list[SlotKind] | None") -> int:
 
 
 def _check_local(options: SearchOptions, device: str) -> None:
-    """Raises ConfigError for several trials in one process on a GPU: all their memory under the cap of one."""
+    """Raises ConfigError for several trials in one process on a GPU: they would share one trial's memory cap."""
     if device != "cpu" and options.workers > 1:
         raise ConfigError(
-            f"--local --concurrency {options.concurrency} would keep {options.concurrency} trials in this process, "
-            "within the memory budget of one; leave out --concurrency, or --local to pack them on the GPU"
+            f"--local --concurrency {options.concurrency} would run {options.concurrency} trials in this process "
+            "within the memory budget of one; remove --concurrency, or remove --local to pack them on the GPU"
         )
 
 

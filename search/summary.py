@@ -1,4 +1,4 @@
-"""How a search ended: the table on the terminal, ``best.yaml`` for retraining, ``summary.json`` for programs."""
+"""Results of a search: the table on the terminal, ``best.yaml`` for retraining, ``summary.json`` for programs."""
 
 import json
 import logging
@@ -24,25 +24,25 @@ from trainable.units import counted, duration_text, format_bytes
 
 logger = logging.getLogger(__name__)
 SAME_AUC = 1e-9
-"""Two AUCs of the same scores; one pair of clips that swaps places moves an AUC by more."""
+"""AUCs this close come from the same scores: swapping a single pair of clips changes an AUC by more."""
 
 
 @dataclass(frozen=True)
 class Winner:
-    """The best configuration and what it is worth."""
+    """The best configuration and its evaluations."""
 
     start: TrialStart
     validation: Evaluation | None
-    """None if its checkpoint cannot be read; the study still has its AUC."""
+    """None if the checkpoint cannot be read; the study still has the AUC."""
     held_out: Evaluation | None
     validation_auc: float
     epochs: int
     unmeasured: str = ""
-    """Why there is no held-out evaluation; empty where there is one."""
+    """Why there is no held-out evaluation; empty if there is one."""
 
 
 def find_winner(conductor: Conductor, store: RunStore, make_trial: Callable[[TrialStart], Trial]) -> Winner | None:
-    """The completed trial with the highest final AUC, its held-out clips scored now for the first time.
+    """The completed trial with the highest final AUC, scored here on held-out clips for the first time.
 
     None if no trial completed.
     """
@@ -68,28 +68,28 @@ def find_winner(conductor: Conductor, store: RunStore, make_trial: Callable[[Tri
 
 
 def _train_to(trial: Trial, epochs: int, auc: float) -> None:
-    """Brings a winner whose last checkpoint is lost to the epoch that it is reported for.
+    """Retrains a winner whose last checkpoint is lost up to its last reported epoch.
 
     Raises
     ------
     CheckpointError
-        If that gives another validation AUC than the reported one: then these are not the weights that won.
+        If the validation AUC differs from the reported one, so these are not the weights that won.
     """
     if trial.epoch == epochs:
         return
-    logger.warning("the winner's checkpoint of epoch %d is lost; it is trained on from epoch %d", epochs, trial.epoch)
+    logger.warning("the winner's checkpoint of epoch %d is lost; training resumes from epoch %d", epochs, trial.epoch)
     again = auc
     while trial.epoch < epochs:
         again = trial.step().validation_auc
     if abs(again - auc) > SAME_AUC:
         raise CheckpointError(
-            f"its last checkpoint is lost, and trained again its validation AUC is {again:.4f} instead of {auc:.4f}; "
-            "python -m trainable.train trains its configuration anew"
+            f"its last checkpoint is lost, and retraining gives a validation AUC of {again:.4f}, not {auc:.4f}; "
+            "train its configuration from scratch with python -m trainable.train"
         )
 
 
 def counts_text(conductor: Conductor) -> str:
-    """``20 trials: 7 completed, 13 pruned``, each ending by its own name; proposals over budget beside them."""
+    """``20 trials: 7 completed, 13 pruned``, by ending; proposals over budget are listed separately."""
     counts = conductor.standing.counts
     parts = [f"{count} {end.value}" for end, count in counts.items() if count and end is not TrialEnd.OVER_BUDGET]
     trials = counted(sum(counts.values()) - counts[TrialEnd.OVER_BUDGET], "trial")
@@ -155,12 +155,12 @@ def _with_interval(auc: float, evaluation: Evaluation | None) -> str:
 def write_results(
     conductor: Conductor, store: RunStore, winner: Winner | None, *, seconds: float, skipped: int
 ) -> None:
-    """``summary.json``, and ``best.yaml`` if there is a winner; `seconds` are those of this part of the search."""
+    """``summary.json``, and ``best.yaml`` if there is a winner; `seconds` counts from the last resume."""
     folder = store.folder
     summary: dict[str, Any] = {
         "counts": {end.value: count for end, count in conductor.standing.counts.items()},
         "seconds": round(seconds, 1),
-        # Which part of the search this closes: one that was resumed after it has not ended.
+        # Number of starts and resumes so far: if the manifest has more, the search has been resumed since.
         "parts": 1 + len(folder.read_manifest().history),
         "stop_reason": conductor.stop_reason,
         "skipped_recordings": skipped,
@@ -192,7 +192,7 @@ def write_results(
 
 
 def _failures(store: RunStore) -> list[dict[str, Any]]:
-    """Trials of this run that ended neither completed nor pruned, with their reasons; a shared study holds others."""
+    """Trials of this run that were neither completed nor pruned, with reasons; skips other runs in a shared study."""
     fine = (TrialEnd.COMPLETED.value, TrialEnd.PRUNED.value)
     return [
         {"trial": trial.number, "end": trial.user_attrs["end"], "reason": trial.user_attrs.get("reason", "")}

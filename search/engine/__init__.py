@@ -1,4 +1,4 @@
-"""Which trial is next, and whether one goes on or stops: conductor, ASHA, sampler, feasibility, standing.
+"""Which trial is next, and whether one continues or stops: conductor, ASHA, sampler, feasibility, standing.
 
-Knows neither Ray nor a disk; may import spaces, trainable and optuna.
+Uses neither Ray nor the disk; may import spaces, trainable and optuna.
 """

@@ -1,9 +1,9 @@
-"""The densities of TPE: many candidates with their scores at once, which Optuna's own sampler does not give.
+"""The densities of TPE: many scored candidates at once, which Optuna's own sampler does not return.
 
-Optuna's `TPESampler` draws 24 candidates and gives back one of them, already chosen; asking for another costs a new
-trial. Here the candidates stay, the most promising first, so that those that do not fit the budget can be passed over.
-The method is that of Optuna 5.0.0 (`multivariate=True, constant_liar=True`), and so are the numbers: a test compares
-both. No private name of Optuna is used.
+Optuna's `TPESampler` draws 24 candidates and returns only the best one; another one costs a new trial. Here all
+candidates are kept, the most promising first, so that those that do not fit the budget can be skipped. The method is
+that of Optuna 5.0.0 (`multivariate=True, constant_liar=True`), and so are the numbers: a test compares both. No private
+name of Optuna is used.
 
 Tree-structured Parzen estimator: Bergstra et al., "Algorithms for Hyper-Parameter Optimization", NeurIPS 2011; product
 kernels over all parameters of a group: Falkner et al., "BOHB", ICML 2018; bandwidths and weights: Watanabe,
@@ -26,34 +26,34 @@ from scipy.special import log_ndtr, logsumexp, ndtr, ndtri_exp
 from search.engine.optuna_trials import rank, violation
 
 REMEMBERED_ROWS = 4096
-"""Trials, by group of parameters, whose numbers are kept; the sampler looks at some 225 of each at a time."""
+"""Cached rows, one per trial and group of parameters; the sampler reads about 225 per group at a time."""
 MOST_GOOD = 25
-"""Trials that l(x) is made of, at most; a tenth of the finished ones below that."""
+"""Most trials that l(x) is estimated from; below that, a tenth of the finished ones."""
 RECENT_WEIGHT = 25
-"""So many of the youngest observations have full weight; before them it falls linearly to 1 / N."""
+"""This many of the newest observations have full weight; that of older ones falls linearly to 1 / N."""
 NARROWEST = 100.0
-"""A kernel is no narrower than this part of its range, and wider while there are fewer kernels."""
+"""A kernel is at least 1 / NARROWEST of its range wide, and wider while there are fewer kernels."""
 _LOG_SQRT_2_PI = 0.5 * math.log(2 * math.pi)
 Group = Mapping[str, BaseDistribution]
-"""Parameters that are drawn together; a continuous one has more than a single value."""
+"""Parameters that are drawn together; none has only a single value."""
 
 
 def good_count(finished: int) -> int:
-    """How many of so many finished trials are good."""
+    """How many of the finished trials count as good."""
     return min(math.ceil(0.1 * finished), MOST_GOOD)
 
 
 def split(
     trials: Sequence[FrozenTrial], feasible: int, *, maximize: bool
 ) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-    """Good trials and the others, running ones among these, each by number.
+    """Splits trials into good ones and others (which include the running ones), each sorted by number.
 
     Parameters
     ----------
     trials
-        Completed, pruned and running ones. A trial that violates a constraint is never good.
+        Completed, pruned and running trials. A trial that violates a constraint is never good.
     feasible
-        Finished trials that may be good.
+        Number of finished trials that may be good.
     """
     finished = [trial for trial in trials if trial.state != TrialState.RUNNING]
     ranked = sorted((each for each in finished if violation(each) == 0), key=lambda each: rank(each, maximize=maximize))
@@ -68,13 +68,13 @@ def _by_number(trials: list[FrozenTrial]) -> list[FrozenTrial]:
 
 
 class Observations:
-    """Trials' parameters of a group as numbers.
+    """Converts trials' parameters of a group to numbers.
 
     Parameters
     ----------
     remember
-        Keep the numbers of finished trials, which do not change any more. Right only where all trials are of one study
-        and a parameter's distribution never changes.
+        Cache the numbers of finished trials. Correct only if all trials are of one study and no parameter's
+        distribution ever changes.
     """
 
     def __init__(self, *, remember: bool):
@@ -82,7 +82,7 @@ class Observations:
         self._rows: OrderedDict[tuple[int, tuple[str, ...]], list[float] | None] = OrderedDict()
 
     def of(self, trials: Sequence[FrozenTrial], group: Group) -> np.ndarray:
-        """Array[N, parameters of the group]; trials that lack one of them or hold it outside its range are left out."""
+        """Array[N, parameters of the group]; trials with a missing or out-of-range value are left out."""
         found = [self._row(trial, group) for trial in trials]
         return np.array([row for row in found if row is not None], dtype=float).reshape(-1, len(group))
 
@@ -128,17 +128,17 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Numeric:
-    """Truncated normal kernels of a number, in the logarithm where the distribution has it."""
+    """Truncated normal kernels of a numeric parameter, on a log scale if its distribution is logarithmic."""
 
     dist: FloatDistribution | IntDistribution
     low: float
     high: float
-    """The range that the kernels are cut to: half a step wider than the distribution's on both sides."""
+    """Bounds of the truncation: half a step wider than the distribution on each side."""
     mu_M: np.ndarray
     sigma_M: np.ndarray
 
     def log_density(self, values_B: np.ndarray) -> np.ndarray:
-        """Of a continuous parameter the density, of a stepped one the probability, but for what is the same in all."""
+        """Log density of a continuous parameter or log probability of a stepped one, without terms common to all."""
         mu, sigma = self.mu_M, self.sigma_M
         whole_M = _log_mass((self.low - mu) / sigma, (self.high - mu) / sigma)
         step = self.dist.step
@@ -154,7 +154,7 @@ class _Numeric:
         return masses[place_B] - whole_M
 
     def values(self, drawn_B: np.ndarray) -> np.ndarray:
-        """Draws as the parameter has them: out of the logarithm, on a step, within the bounds."""
+        """Converts draws to parameter values: off the log scale, rounded to a step, within the bounds."""
         dist = self.dist
         values = np.exp(drawn_B) if dist.log else drawn_B
         if dist.step is not None:
@@ -163,7 +163,7 @@ class _Numeric:
 
 
 class Density:
-    """A mixture of product kernels: one kernel an observation, and a wide one as prior.
+    """A mixture of product kernels: one kernel per observation, and a wide one as prior.
 
     Parameters
     ----------
@@ -180,13 +180,13 @@ class Density:
         }
 
     def sample(self, rng: np.random.RandomState, count: int) -> dict[str, np.ndarray]:
-        """`count` draws of each parameter, Array[B] in Optuna's numbers (of a choice its index)."""
+        """`count` draws of each parameter, Array[B] in Optuna's internal representation (a choice is its index)."""
         chosen_B = rng.choice(len(self._weights_M), p=self._weights_M, size=count)
         samples: dict[str, np.ndarray] = {}
         for name, kernels in self._kernels.items():
             if isinstance(kernels, _Choice):
                 cumulated = np.cumsum(kernels.weights[chosen_B], axis=-1)
-                cumulated[:, -1] = 1.0  # rounding: no draw may lie beyond the last choice
+                cumulated[:, -1] = 1.0  # despite rounding, no draw may exceed the last choice
                 samples[name] = np.sum(cumulated < rng.rand(count)[:, None], axis=-1)
         numeric = {name: each for name, each in self._kernels.items() if isinstance(each, _Numeric)}
         quantiles = rng.uniform(size=(len(numeric), count))
@@ -197,7 +197,7 @@ class Density:
         return samples
 
     def log_density(self, samples: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Logarithm of the density at each draw, Array[B]."""
+        """Log density at each draw, Array[B]."""
         total_BM = np.log(self._weights_M)[None, :]
         for name, kernels in self._kernels.items():
             total_BM = total_BM + kernels.log_density(samples[name])
@@ -227,7 +227,7 @@ def _kernels(observed_N: np.ndarray, dist: BaseDistribution) -> _Choice | _Numer
 
 
 def _bandwidths(observed_N: np.ndarray, low: float, high: float) -> np.ndarray:
-    """A kernel reaches as far as the farther of its two neighbours; the bounds are neighbours of a lone one only."""
+    """Each bandwidth is the distance to the farther neighbour; the bounds are neighbours only of a lone kernel."""
     order = np.argsort(observed_N)
     fenced = np.concatenate([[low], observed_N[order], [high]])
     gaps = np.diff(fenced)
@@ -239,8 +239,8 @@ def _bandwidths(observed_N: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _log_mass(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Logarithm of the standard normal's probability between a and b, to full precision in both tails."""
-    # The left tail is computed exactly; an interval in the right one is mirrored into it.
+    """Log probability of the standard normal between a and b, accurate in both tails."""
+    # The left tail is accurate; an interval in the right tail is mirrored into it.
     right = a > 0
     a, b = np.where(right, -b, a), np.where(right, -a, b)
     central = b > 0
@@ -250,7 +250,7 @@ def _log_mass(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _quantile(q: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Inverse of the distribution function of the standard normal cut to [a, b]."""
+    """Quantile function of the standard normal truncated to [a, b]."""
     mass = _log_mass(a, b)
     right = a >= 0
     with np.errstate(divide="ignore"):  # q may be 0: then the draw is the bound
@@ -260,7 +260,7 @@ def _quantile(q: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 class Candidates:
-    """Draws of one group of parameters, the most promising first; values are made only of those that are asked for."""
+    """Draws of one group of parameters, the most promising first; a draw becomes values only when it is read."""
 
     def __init__(self, group: Group, samples: dict[str, np.ndarray], order: np.ndarray):
         self._group, self._samples, self._order = group, samples, order
@@ -276,7 +276,7 @@ class Contrast:
     def __init__(
         self, group: Group, observations: Observations, below: Sequence[FrozenTrial], above: Sequence[FrozenTrial]
     ):
-        # By name: the order in which parameters are drawn is part of what a seed means.
+        # Sorted by name, so that a seed gives the same draws whatever the order of the parameters.
         self._group = {name: group[name] for name in sorted(group)}
         self._good = Density(observations.of(below, self._group), self._group)
         self._others = Density(observations.of(above, self._group), self._group)
@@ -289,12 +289,12 @@ class Contrast:
 
 
 def random_draws(group: Group, rng: np.random.RandomState, count: int) -> list[dict[str, Any]]:
-    """Uniform draws (logarithmic where the distribution is): the Parzen estimator of no observation is not uniform."""
+    """Uniform draws (log-uniform if the distribution is logarithmic); a Parzen estimator without data is not."""
     return [{name: _draw(dist, rng) for name, dist in group.items()} for _ in range(count)]
 
 
 def single_value(dist: BaseDistribution) -> Any:
-    """The one value of a distribution that has no other."""
+    """The only value of a single-valued distribution."""
     if isinstance(dist, CategoricalDistribution):
         return dist.choices[0]
     assert isinstance(dist, FloatDistribution | IntDistribution)
@@ -312,7 +312,7 @@ def _draw(dist: BaseDistribution, rng: np.random.RandomState) -> Any:
     assert isinstance(dist, FloatDistribution)
     if dist.step is not None:
         steps = rng.randint(round((dist.high - dist.low) / dist.step) + 1)
-        return float(min(dist.low + dist.step * steps, dist.high))  # rounding may put the last step beyond the bound
+        return float(min(dist.low + dist.step * steps, dist.high))  # rounding may put the last step above the bound
     if dist.log:
         return float(np.clip(np.exp(rng.uniform(np.log(dist.low), np.log(dist.high))), dist.low, dist.high))
     return float(rng.uniform(dist.low, dist.high))

@@ -1,9 +1,9 @@
-"""Asynchronous successive halving: at each rung a trial goes on only if it is among the best 1/η seen there so far.
+"""Asynchronous successive halving: at each rung a trial continues only if it is among the best 1/η so far.
 
 Li et al., "A System for Massively Parallel Hyperparameter Tuning" (MLSys 2020), in its stopping form (as in Ray Tune
-and Syne Tune): nobody waits for a rung to fill, and a stopped trial is not taken up again. Pure: no clock, no
-randomness, no Ray and no Optuna, so the same reports in the same order give the same decisions everywhere, and the
-rungs can be rebuilt from what a study remembers.
+and Syne Tune): no trial waits for a rung to fill, and a stopped trial never resumes. Pure: no clock, no randomness, no
+Ray and no Optuna, so the same reports in the same order give the same decisions everywhere, and the rungs can be
+rebuilt from a study.
 """
 
 from bisect import bisect_right, insort
@@ -29,15 +29,15 @@ class Rung:
     values: list[float] = field(default_factory=list)
 
     def record(self, value: float, reduction_factor: int) -> bool:
-        """Adds a value; whether it is among the best 1/η of all so far (at least the best one; ties stay).
+        """Adds a value and returns whether it is among the best 1/η so far (always at least the best one; ties stay).
 
-        Finding the place is O(log n); the insertion moves memory, which at 10,000 values takes microseconds.
+        The search is O(log n); the insertion moves memory, which takes microseconds at 10,000 values.
         """
         insort(self.values, value)
         return self.stays(value, reduction_factor)
 
     def stays(self, value: float, reduction_factor: int) -> bool:
-        """Whether a recorded value is among the best 1/η of those seen so far."""
+        """Whether a recorded value is among the best 1/η so far."""
         better = len(self.values) - bisect_right(self.values, value)
         return better < max(1, len(self.values) // reduction_factor)
 
@@ -50,9 +50,9 @@ class Asha:
     grace_period
         Epochs that every trial gets.
     longest_warmup
-        Most epochs that a commitment warm-up may last in the space searched. A trial still warming up must not be
-        judged against one that is not, so the first rung is no earlier than the epoch after it: with a warm-up of w
-        epochs that is the first one trained at full commitment from its beginning to its end.
+        Longest commitment warm-up in the space, in epochs. A trial that is still warming up must not be compared with
+        one that is not, so the first rung is no earlier than the epoch after the warm-up, the first one trained
+        entirely at full commitment.
     """
 
     def __init__(self, *, grace_period: int, reduction_factor: int, max_epochs: int, longest_warmup: int = 0):
@@ -61,7 +61,7 @@ class Asha:
                 f"grace period {grace_period} and max epochs {max_epochs} must be at least 1; raise the smaller one"
             )
         if reduction_factor < 2:
-            raise ConfigError(f"reduction factor {reduction_factor} must be at least 2: 1/η of the trials go on")
+            raise ConfigError(f"reduction factor {reduction_factor} must be at least 2: 1/η of the trials continue")
         self.max_epochs = max_epochs
         self.reduction_factor = reduction_factor
         self.rungs: list[Rung] = []
@@ -79,7 +79,7 @@ class Asha:
 
     @property
     def warning(self) -> str:
-        """One line where there is no rung below the last epoch, so that nothing will be stopped early; or empty."""
+        """One line if there is no rung before the last epoch, so no trial will be stopped early; otherwise empty."""
         if self.rungs or self.max_epochs == 1:
             return ""
         return (
@@ -89,10 +89,10 @@ class Asha:
         )
 
     def report(self, number: int, epoch: int, value: float) -> Decision:
-        """What trial `number` does after `epoch` epochs with `value`.
+        """The decision for trial `number` after `epoch` epochs with `value`.
 
-        A trial is recorded once at each rung. If the very epoch of a rung was not heard of (a driver died between
-        checkpoint and report), the first one after it counts. A value that is not a number is the worst there is.
+        A trial is recorded once at each rung. If it never reported the rung's epoch (a driver died between checkpoint
+        and report), its first later report counts. NaN is the worst value.
         """
         if number in self._stopped:
             return Decision.STOP
@@ -109,30 +109,30 @@ class Asha:
         return Decision.CONTINUE
 
     def stays(self, epoch: int, value: float) -> bool:
-        """Whether a value already recorded goes on at this epoch, by what the rungs hold now; True off the rungs."""
+        """Whether a recorded value survives the rung at this epoch as it is now; True if the epoch is no rung."""
         for rung in self.rungs:
             if rung.epoch == epoch:
                 return rung.stays(value if value == value else float("-inf"), self.reduction_factor)
         return True
 
     def forget(self, number: int) -> None:
-        """The trial ended: what is kept for it alone goes; its values stay in the rungs."""
+        """Drops the state of an ended trial; its values stay in the rungs."""
         self._passed.pop(number, None)
         self._stopped.discard(number)
 
     def rebuild(self, values_of_trials: Mapping[int, Mapping[int, float]]) -> None:
-        """Rungs from reported values, ``number → epoch → value``, in the order of trial numbers.
+        """Adds reported values, ``number → epoch → value``, to the rungs, in order of trial numbers.
 
-        Decisions of the past stand (the study keeps them); only what later trials are compared with is rebuilt.
+        Past decisions stand (the study keeps them); only the values that later trials are compared with are rebuilt.
         """
         for number in sorted(values_of_trials):
             values = values_of_trials[number]
             passed = 0
             for rung in self.rungs:
-                heard = [epoch for epoch in values if epoch >= rung.epoch]
-                if not heard:
+                reported = [epoch for epoch in values if epoch >= rung.epoch]
+                if not reported:
                     break
-                value = values[min(heard)]
+                value = values[min(reported)]
                 insort(rung.values, value if value == value else float("-inf"))
                 passed += 1
             self._passed[number] = passed

@@ -1,8 +1,8 @@
-"""The whole logic of a search, without Ray: which trial next, go on or stop, and how it ended.
+"""The whole logic of a search, without Ray: which trial to start, whether it continues, and how it ended.
 
-Single-threaded: a runner calls it from one thread. What a method has answered is durable: it is in the study (and in
-the run's folder) before the method returns, so a driver may be killed at any moment and another one goes on with
-`Conductor` over the same folder and study.
+Single-threaded: a runner calls it from one thread. Every change is durable: it is in the study (and in the run's
+folder) before the method returns, so a driver may be killed at any moment and another one resumes with a new
+`Conductor` on the same folder and study.
 """
 
 import logging
@@ -35,28 +35,28 @@ logger = logging.getLogger(__name__)
 __all__ = ["Conductor", "Decision"]
 
 OVER_BUDGET_IN_A_ROW = 20
-"""Proposals in a row that fit no plan, each after hundreds of draws, before the search gives up."""
+"""The search gives up after this many consecutive proposals that fit no plan, each after hundreds of draws."""
 
 
 class Conductor:
     """Decides; runners obey.
 
-    A runner's loop: ``unfinished()`` first, then as slots become free ``next_trial()``; after each epoch
+    A runner's loop: ``unfinished()`` first, then ``next_trial()`` whenever a slot is free; after each epoch
     ``report(number, report)``; on STOP ``finish(number, outcome(number))``; on a failure that is not retried
-    ``finish(number, failed(number, end, reason))``. `done` says when all of it is over.
+    ``finish(number, failed(number, end, reason))``. The loop ends when `done` is true.
 
     Parameters
     ----------
     store
-        Where trials are durable.
+        Stores trials durably.
     feasibility
-        What fits the budget, and with which plan.
+        Decides which configurations fit the budget, and with which plan.
     listener
-        Told of every start, report and ending.
+        Receives every start, report and ending.
     initial
-        Parameters to propose first (a warm start), those that do not fit left out.
+        Parameters to propose first (a warm start); those that do not fit are skipped.
     clock
-        Seconds; only for the time limit.
+        Returns seconds; used only for the time limit.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Conductor:
         )
         self.sampler = SpaceProposer(space, seed=options.seed, startup_trials=options.startup, initial=initial)
         self.stop_reason: str | None = None
-        """Why the search ended before its trials were used up; None if it did not."""
+        """Why the search stopped before starting all its trials; None if it did not."""
         self.standing = Standing()
         self.listener = listener
         self._clock = clock
@@ -94,7 +94,7 @@ class Conductor:
     # ---- what a runner calls -------------------------------------------------------------------------------------
 
     def unfinished(self) -> list[TrialStart]:
-        """After a resume: trials to go on from their checkpoints, oldest first. Given out once."""
+        """Trials to resume from their checkpoints, oldest first; empty on every later call."""
         given, self._unfinished = self._unfinished, []
         for start in given:
             if self.listener is not None:
@@ -102,12 +102,12 @@ class Conductor:
         return given
 
     def next_trial(self) -> TrialStart | None:
-        """A trial to start, recorded as running; None when all are started or the search was stopped.
+        """The next trial, already recorded as running; None when all have started or the search was stopped.
 
         Raises
         ------
         BudgetError
-            If nothing in the space fits the budget; it names the smallest budget that would do.
+            If nothing in the space fits the budget; the message names the smallest budget that would suffice.
         """
         self._stop_at_time_limit()
         while not self.exhausted:
@@ -121,12 +121,12 @@ class Conductor:
 
     @property
     def exhausted(self) -> bool:
-        """Nothing more will be started."""
+        """Whether no more trials will start."""
         return self.stop_reason is not None or self._started >= self.options.num_samples
 
     @property
     def done(self) -> bool:
-        """Nothing runs and nothing more will be started."""
+        """Whether no trial runs and no more will start."""
         return not self._running and self.exhausted
 
     @property
@@ -136,16 +136,16 @@ class Conductor:
 
     @property
     def running(self) -> Mapping[int, RunningTrial]:
-        """The trials that run, by number."""
+        """Running trials by number."""
         return MappingProxyType(self._running)
 
     @property
     def started(self) -> int:
-        """Trials started so far, those of an interrupted part included."""
+        """Trials started so far, including those from before a resume."""
         return self._started
 
     def report(self, number: int, report: EpochReport) -> Decision:
-        """Records an epoch and decides. An epoch that was already told is not told twice: its decision is repeated.
+        """Records an epoch and decides. Reporting the same epoch again records nothing and returns the same decision.
 
         Raises
         ------
@@ -167,7 +167,7 @@ class Conductor:
         return decision
 
     def outcome(self, number: int, *, failures: int | None = None) -> TrialOutcome:
-        """How a trial that was told STOP ended: completed, or pruned and why."""
+        """The outcome of a trial that got STOP: completed, or pruned with the reason."""
         trial = self._running[number]
         if trial.epoch >= self.options.max_epochs:
             return trial.outcome(TrialEnd.COMPLETED, "", failures=failures)
@@ -177,12 +177,12 @@ class Conductor:
         return trial.outcome(TrialEnd.PRUNED, reason, failures=failures)
 
     def failed(self, number: int, end: TrialEnd, reason: str, *, failures: int | None = None) -> TrialOutcome:
-        """How a trial that failed for good ended. The reason is cut to one line."""
+        """The outcome of a trial that failed for good. The reason is cut to one line."""
         line = " ".join(reason.split())[:500]
         return self._running[number].outcome(end, line or end.value, failures=failures)
 
     def retry(self, number: int) -> bool:
-        """Whether a trial that failed may go on from its checkpoint; counts the restart, for good."""
+        """Whether a failed trial may resume from its checkpoint; if so, records the restart durably."""
         trial = self._running.get(number)
         if trial is None or trial.failures >= self.options.max_failures:
             return False
@@ -191,12 +191,12 @@ class Conductor:
         return True
 
     def finish(self, number: int, outcome: TrialOutcome) -> None:
-        """Ends a trial, exactly once.
+        """Ends a trial. Must be called exactly once per trial.
 
         Raises
         ------
         KeyError
-            If the trial is not running (it was finished before, or is not of this search).
+            If the trial is not running: it has already ended, or belongs to another search.
         """
         trial = self._running[number]
         start = trial.start
@@ -215,7 +215,7 @@ class Conductor:
             self.listener.on_end(start, outcome)
 
     def stop(self, reason: str) -> None:
-        """Nothing new starts from now on, and what runs is stopped at its next report."""
+        """Starts no more trials, and stops each running one at its next report."""
         self.stop_reason = self.stop_reason or reason
 
     def _stop_at_time_limit(self) -> None:
@@ -226,11 +226,11 @@ class Conductor:
     # ---- proposals -----------------------------------------------------------------------------------------------
 
     def _propose(self) -> TrialStart | None:
-        """A started trial, or None for a proposal that had to be recorded as over budget."""
+        """A started trial, or None if the proposal was over budget and recorded as such."""
         if self._proposed == 0:
             self.feasibility.require(self.sampler.probes())
         proposal = self.sampler.suggest(self._proposed, self.feasibility.fits)
-        # The trial's seed comes from the proposal's number, which is known before the study gives the trial one.
+        # The seed comes from the proposal's number, which is known before the study numbers the trial.
         seed = self.options.trial_seed(self._proposed)
         config = self.space.config(proposal.params, epochs=self.options.max_epochs, seed=seed)
         self._proposed += 1
@@ -257,7 +257,7 @@ class Conductor:
         if self._over_budget_in_a_row >= OVER_BUDGET_IN_A_ROW:
             raise BudgetError(
                 f"hardly anything in the space fits {format_bytes(self.options.budget_bytes)}: "
-                f"{self.feasibility.draws_asked} draws, none fitted of late; the smallest seen needs "
+                f"{self.feasibility.draws_asked} draws, and the last ones did not fit; the smallest one needs "
                 f"{format_bytes(self.feasibility.smallest_bytes)}; raise --gpu-memory-budget or narrow the space"
             )
 
@@ -273,7 +273,7 @@ class Conductor:
     # ---- resume --------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        """Takes over what the store holds: finished trials as history, this run's running ones as unfinished."""
+        """Loads the store: ended trials become history, this run's running ones become unfinished."""
         reported: dict[int, dict[int, float]] = {}
         for known in self.store.known():
             if known.mine:
@@ -290,22 +290,22 @@ class Conductor:
             if number not in self._running:
                 self.asha.forget(number)
         self._prune_unfinished()
-        if self.standing.all_alike:  # the user saw it, mended the cause (or not) and resumed: try again
+        if self.standing.same_failures:  # the user has seen it and resumed: try again
             self.standing.forget_first_endings()
             self.stop_reason = None
 
     def _learn(self, known: KnownTrial) -> None:
-        """A trial that ended, here or under another driver of the study."""
+        """Adds an ended trial of this driver or another one of the same study."""
         if known.outcome is None:
-            return  # somebody's trial in a shared study that no driver of ours wrote
+            return  # a trial in a shared study that another program wrote
         if known.outcome.end != TrialEnd.OVER_BUDGET and self.space.covers(known.trial.params):
             self.sampler.update(known.trial)
         if known.mine:
             self.standing.ended(known.number, known.outcome)
 
     def _go_on(self, known: KnownTrial) -> None:
-        """A trial that the driver before left running; one whose ending only lacks its word is ended now."""
-        assert known.start is not None, "its own trials are known from their start"
+        """Resumes a trial that the previous driver left running, or ends it if only its ending was not recorded."""
+        assert known.start is not None, "this run's trials have a start"
         trial = RunningTrial(known.start, known.values, known.reports, known.failures)
         self._run(trial)
         outcome = known.outcome
@@ -316,10 +316,12 @@ class Conductor:
             return
         self._unfinished.append(known.start)
         if not self.space.covers(known.start.params):
-            logger.warning("trial %d goes on as it was begun; the space no longer holds it", known.number)
+            logger.warning(
+                "trial %d resumes with its original parameters, which the space no longer contains", known.number
+            )
 
     def _prune_unfinished(self) -> None:
-        """Ends trials whose last report was at a rung and below its cut: the driver died before it could say so."""
+        """Ends trials whose last report was below the cut of a rung: the driver died before it recorded the ending."""
         for start in list(self._unfinished):
             trial = self._running[start.number]
             if trial.epoch and not self.asha.stays(trial.epoch, trial.values[trial.epoch]):
@@ -327,7 +329,7 @@ class Conductor:
                 self.finish(start.number, self.outcome(start.number))
 
     def _refresh(self) -> None:
-        """Learns what other drivers of the same study have finished since."""
+        """Adds trials that other drivers of the study have ended since the last call."""
         finished = self.store.finished_elsewhere()
         for known in finished:
             self._learn(known)

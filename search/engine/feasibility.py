@@ -1,4 +1,4 @@
-"""What the memory planner says, as the search asks it: of parameters, often, and with an answer that is remembered."""
+"""Asks the memory planner whether parameters fit the budget, and caches its answers."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -13,29 +13,29 @@ from trainable.units import MIB, format_bytes
 
 REMEMBERED = 8192
 BORDER = 64
-"""Points of a border that are kept for each kind of configuration."""
+"""Points kept on each side of a border."""
 
 
 def unplanned(config: TrialConfig) -> MemoryPlan:
-    """Without a planner everything runs with the whole batch at once."""
+    """The plan used without a planner: the whole batch at once."""
     return MemoryPlan.whole_batch(config.patch.batch_size)
 
 
 class _Border:
-    """Sizes between those known to fit and those known not to; only the outermost of each are kept."""
+    """The largest sizes known to fit and the smallest known not to."""
 
     def __init__(self) -> None:
         self._fit: list[tuple[int, ...]] = []
         self._unfit: list[tuple[int, ...]] = []
 
     def says(self, sizes: tuple[int, ...]) -> bool | None:
-        """Whether these sizes fit, None where that does not follow from what is known."""
+        """Whether these sizes fit; None if the known sizes do not decide it."""
         if any(_within(sizes, known) for known in self._fit):
             return True
         return False if any(_within(known, sizes) for known in self._unfit) else None
 
     def learn(self, sizes: tuple[int, ...], fits: bool) -> None:
-        """What the planner said."""
+        """Adds an answer of the planner."""
         if fits:
             self._fit = [*[known for known in self._fit if not _within(known, sizes)][-BORDER:], sizes]
         else:
@@ -53,16 +53,16 @@ def _remember(table: OrderedDict[Any, Any], key: Hashable, value: object) -> Non
 
 
 class Feasibility:
-    """Which configurations of a space fit the budget, and by which plan; answers are remembered.
+    """Which configurations of a space fit the budget, and with which plan; answers are cached.
 
     Parameters
     ----------
     epochs
-        Of a trial that is not stopped, which decides the phases that it has; None = as many as the space suggests.
+        Epochs of a trial that is not stopped, which determine its phases; None = the space's default.
     budget_bytes
         None: everything fits.
     plans
-        The memory planner: answers for a configuration (`trainable.memory.planner.Planner.plan`).
+        The memory planner (`trainable.memory.planner.Planner.plan`).
     """
 
     def __init__(
@@ -78,17 +78,17 @@ class Feasibility:
         self._space = space
         self._plans = plans
         self._answers: OrderedDict[Hashable, bool] = OrderedDict()
-        """By parameters."""
+        """Whether parameters fit, by their sorted items."""
         self._choices: OrderedDict[MemoryKey, MemoryPlan] = OrderedDict()
         self._borders: dict[Hashable, _Border] = {}
-        """By what of a configuration is no size."""
+        """Borders by the part of a configuration's memory key that is not a size (`MemoryKey.rest`)."""
         self.draws_asked = 0
-        """Different parameters asked about; of most the answer follows from that for others."""
+        """Distinct parameters checked; most answers follow from earlier ones without the planner."""
         self.smallest_bytes = 2**62
-        """Fewest bytes that any configuration asked about would need."""
+        """Smallest prediction of the planner so far."""
 
     def plan(self, config: TrialConfig) -> MemoryPlan:
-        """The plan for a configuration; the planner is asked once for all that need the same memory."""
+        """The plan for a configuration; configurations that need the same memory share one call of the planner."""
         key = memory_key(config)
         choice = self._choices.get(key)
         if choice is None:
@@ -99,10 +99,10 @@ class Feasibility:
         return choice
 
     def fits(self, params: Mapping[str, Any]) -> bool:
-        """Whether a plan fits; everything does where there is no budget, and then nobody is asked.
+        """Whether any plan fits; without a budget always True, without asking the planner.
 
-        Of two configurations that differ in sizes alone, the larger one fits only if the smaller one does: most
-        answers need no question to the planner.
+        If two configurations differ only in sizes, the larger one fits only if the smaller one does, so most answers
+        need no call of the planner.
         """
         if self.budget_bytes is None:
             return True
@@ -120,12 +120,12 @@ class Feasibility:
         return known
 
     def require(self, candidates: Iterable[Mapping[str, Any]]) -> None:
-        """Refuses a budget that none of the candidates fits; asks no further once one does.
+        """Checks that at least one candidate fits the budget; stops at the first that does.
 
         Raises
         ------
         BudgetError
-            Naming the smallest budget that would do.
+            If none fits; the message names the smallest budget that would suffice.
         """
         if self.budget_bytes is None:
             return
@@ -145,5 +145,5 @@ class Feasibility:
 
 
 def _rounded_up(size_bytes: int) -> str:
-    """A size that `parse_bytes` reads back as no less."""
+    """The size in MiB, rounded up, in a form that `parse_bytes` reads."""
     return f"{-(-size_bytes // MIB)}MiB"

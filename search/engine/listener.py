@@ -1,4 +1,4 @@
-"""Listeners: one that hears nothing, to be refined, and several as one."""
+"""Listeners of a search: the protocol, a base class with no-op methods, and several listeners as one."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -9,7 +9,7 @@ from trainable.record import EpochReport, TrialOutcome, TrialStart
 
 
 class Listener(Protocol):
-    """Told of everything that happens; the live view is one."""
+    """Receives every start, report and ending of a search; the live view is one."""
 
     def on_start(self, start: TrialStart, *, resumed: bool) -> None: ...
 
@@ -18,8 +18,8 @@ class Listener(Protocol):
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None: ...
 
 
-class Silence:
-    """Hears everything and does nothing; open for the time of a search."""
+class BaseListener:
+    """A listener whose methods do nothing: subclasses override what they need. A context manager for one search."""
 
     def __enter__(self) -> Self:
         return self
@@ -30,20 +30,20 @@ class Silence:
         self.close()
 
     def close(self) -> None:
-        """The search is over, for now or for good."""
+        """The search has ended or was interrupted."""
 
     def on_start(self, start: TrialStart, *, resumed: bool) -> None:
-        """A trial starts, or goes on after a resume."""
+        """A trial starts or resumes."""
 
     def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
         """A trial finished an epoch."""
 
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
-        """A trial ended, or was never started for it is over budget."""
+        """A trial ended, or never started because it is over budget."""
 
 
 class Listeners:
-    """Tells each in turn."""
+    """Calls each listener in turn."""
 
     def __init__(self, listeners: Sequence[Listener]):
         self.listeners = listeners

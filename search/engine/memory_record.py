@@ -1,4 +1,4 @@
-"""What the memory of a trial did, as its study keeps it: recoveries, measured peak, error of the prediction."""
+"""A trial's memory record, as the study keeps it: recoveries, measured peak and prediction error."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from trainable.record import EpochReport
 
 EVENTS, PEAK, ERROR = "memory_events", "peak_bytes", "memory_error"
-"""User attributes, written with a trial's ending where there is something to say."""
+"""User attributes, written with a trial's ending when they are not empty."""
 
 
 class MemoryRecord:
-    """Adds up the reports of one trial."""
+    """Accumulates the reports of one trial."""
 
     def __init__(self, reports: Iterable[EpochReport] = ()):
         self._events: list[str] = []
@@ -20,7 +20,7 @@ class MemoryRecord:
             self.add(report)
 
     def add(self, report: EpochReport) -> None:
-        """The next report of the trial."""
+        """Adds the trial's next report."""
         self._events += report.events
         self._peak_bytes = max(self._peak_bytes, report.peak_bytes)
         if report.peak_bytes and report.predicted_allocated_bytes:
@@ -29,9 +29,9 @@ class MemoryRecord:
     def attributes(self) -> dict[str, Any]:
         """User attributes.
 
-        `memory_events` has one sentence a recovery; `peak_bytes` is the highest peak that the allocator measured, and
-        `memory_error` is the highest measured ÷ predicted − 1 of any epoch: above zero the prediction, margin aside,
-        was too low.
+        `memory_events` has one sentence per recovery; `peak_bytes` is the highest peak that the allocator measured;
+        `memory_error` is the largest measured ÷ predicted − 1 over all epochs: above zero, the prediction without
+        its margin was too low.
         """
         attributes: dict[str, Any] = {}
         if self._events:

@@ -1,4 +1,4 @@
-"""Our distributions and trials in Optuna's terms, without a storage."""
+"""Converts our distributions and trials to Optuna's, without a storage."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from spaces.space import Choices, Distribution
 
 
 def to_optuna(distribution: Distribution) -> BaseDistribution:
-    """A space's distribution as Optuna's; bounds are inclusive in both."""
+    """Converts a space's distribution to Optuna's; bounds are inclusive in both."""
     if isinstance(distribution, Choices):
         return optuna.distributions.CategoricalDistribution(distribution.values)
     if distribution.integer:
@@ -33,7 +33,7 @@ def frozen(
     intermediate: Mapping[int, float] | None = None,
     constraints: Mapping[str, float] | None = None,
 ) -> FrozenTrial:
-    """A trial as Optuna's functions want it, without a storage."""
+    """A `FrozenTrial` that is in no storage."""
     trial = create_trial(
         state=state,
         value=value,
@@ -54,7 +54,7 @@ def violation(trial: FrozenTrial) -> float:
 def rank(trial: FrozenTrial, *, maximize: bool = True) -> tuple[float, ...]:
     """Sort key of a completed or pruned trial, best first.
 
-    Completed ones by value; then pruned ones, the furthest first, by their last value (one that is no number last).
+    Completed trials rank by value; then pruned ones by last epoch, latest first, then by last value, NaN last.
     """
     sign = -1.0 if maximize else 1.0
     if trial.state == TrialState.COMPLETE:

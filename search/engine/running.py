@@ -1,4 +1,4 @@
-"""What the search knows of one running trial, in one place."""
+"""Everything that the search knows about one running trial."""
 
 from collections.abc import Iterable, Mapping
 
@@ -13,13 +13,13 @@ class RunningTrial:
     Parameters
     ----------
     start
-        What was known before its first epoch.
+        What is known before the first epoch.
     values
-        Epoch → validation AUC, of epochs that an earlier process reported.
+        Epoch → validation AUC, for epochs that an earlier process reported.
     reports
-        The reports of those epochs, where the run's folder has them.
+        The reports of those epochs, if the run's folder has them.
     failures
-        How often it was restarted from its checkpoint.
+        Restarts from a checkpoint so far.
     """
 
     def __init__(
@@ -37,24 +37,24 @@ class RunningTrial:
 
     @property
     def epoch(self) -> int:
-        """The last epoch that it has reported; 0 before the first."""
+        """The last reported epoch; 0 before the first."""
         return max(self.values, default=0)
 
     def add(self, report: EpochReport) -> None:
-        """A further report."""
+        """Adds a report."""
         self.values[report.epoch] = report.validation_auc
         self.memory.add(report)
 
     def decided(self, epoch: int, decision: Decision) -> None:
-        """What followed from the report of an epoch."""
+        """Records the decision made after an epoch."""
         self._decisions[epoch] = decision
 
     def decision(self, epoch: int) -> Decision:
-        """The decision on an epoch; CONTINUE for one that an earlier process decided on, since the trial still runs."""
+        """The decision after an epoch; CONTINUE if an earlier process made it, since the trial still runs."""
         return self._decisions.get(epoch, Decision.CONTINUE)
 
     def outcome(self, end: TrialEnd, reason: str, *, failures: int | None = None) -> TrialOutcome:
-        """The trial's record if it ends now; `failures` where the caller knows better than the count kept here."""
+        """The trial's outcome if it ends now; `failures` overrides the count kept here."""
         return TrialOutcome(
             end=end,
             reason=reason,

@@ -1,16 +1,15 @@
-"""TPE that knows the memory budget: many draws at once from its own density, and the best of those that fit.
+"""TPE under a memory budget: draws many candidates at once and proposes the best one that fits.
 
-Tree-structured Parzen estimator (Bergstra et al. 2011; multivariate as in Falkner et al. 2018, BOHB). What fits is
-known before training, so an infeasible region need not be learned from failures: candidates are drawn in bulk from
-l(x), the density of the good trials, and walked through by falling l(x)/g(x) until one fits. Drawing from l(x) and
-keeping what fits is the same as drawing from l(x) restricted to what fits; checking them in the order of their score
-asks the planner as few questions as possible.
+Tree-structured Parzen estimator (Bergstra et al. 2011; multivariate as in Falkner et al. 2018, BOHB). Whether a
+configuration fits is known before training, so the infeasible region need not be learned from failures: candidates are
+drawn in bulk from l(x), the density of the good trials, and tried by descending l(x)/g(x) until one fits. Drawing from
+l(x) and keeping what fits equals drawing from l(x) restricted to what fits; trying candidates by descending score
+needs the fewest calls of the planner.
 
-`BudgetedTPESampler` is a sampler for any Optuna study. A search does not hand its trials to `Study.optimize`; it asks
-a `Proposer`, of which `SpaceProposer` puts the sampler over a `Space`. Whoever has another sampler for a search
-implements `Proposer`.
+`BudgetedTPESampler` is a sampler for any Optuna study. A search does not use `Study.optimize`; it asks a `Proposer`.
+`SpaceProposer` applies the sampler to a `Space`; implement `Proposer` to use another sampler.
 
-History is bounded: the best `BEST` trials and the `RECENT` last ones, however long the search is.
+The history is bounded: the best `BEST` trials and the last `RECENT` ones, however long the search is.
 """
 
 import logging
@@ -35,21 +34,21 @@ from spaces.space import Space
 logger = logging.getLogger(__name__)
 
 BEST = 25
-"""TPE never takes more than 25 trials as good."""
+"""TPE never counts more than 25 trials as good."""
 RECENT = 200
-"""Other trials looked at: enough to say where the mass lies, few enough for milliseconds."""
+"""Other trials in the history: enough to estimate g(x), few enough to take milliseconds."""
 CANDIDATES = 48
-"""Draws a batch: twice Optuna's 24 expected improvement candidates, since about half may not fit."""
+"""Draws per batch: twice Optuna's 24 expected-improvement candidates, since about half may not fit."""
 BATCHES = 6
 RANDOM_DRAWS = 256
-"""Uniform draws looked at before a proposal that does not fit is let through."""
+"""Uniform draws tried before a proposal that does not fit is returned."""
 STARTUP_TRIALS = 10
-"""Random proposals before the densities are trusted, as in Optuna."""
+"""Random proposals before the densities are used, as in Optuna."""
 
 Fits = Callable[[Mapping[str, Any]], bool]
 """Whether some execution plan fits the budget; called with active parameters only."""
 Join = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
-"""One proposal of one draw a group."""
+"""Combines one draw per group into a proposal."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,9 @@ class Drawn:
 
     params: dict[str, Any]
     fits: bool
-    """False only if none of all the draws fitted."""
+    """False only if no draw fitted."""
     draws: int
-    """Candidates that were asked about."""
+    """Candidates that were checked."""
 
 
 @dataclass(frozen=True)
@@ -70,25 +69,25 @@ class Proposal:
     params: dict[str, Any]
     distributions: dict[str, BaseDistribution]
     fits: bool
-    """False only if none of all the draws fitted."""
+    """False only if no draw fitted."""
     draws: int
-    """Candidates that were asked about."""
+    """Candidates that were checked."""
 
 
 class Proposer(Protocol):
-    """What a search asks for its next trial."""
+    """Proposes the parameters of a search's trials."""
 
     def suggest(self, index: int, fits: Fits) -> Proposal:
-        """The proposal number `index`; `fits` says of parameters whether they could be trained."""
+        """Proposal number `index`; `fits` returns whether parameters can be trained."""
         ...
 
     def update(self, trial: FrozenTrial) -> None:
-        """A trial now runs (its parameters alone are known) or has ended (with values and constraints)."""
+        """Adds a trial that has started (only its parameters are known) or ended (with values and constraints)."""
         ...
 
 
 class History:
-    """The trials that TPE looks at; bounded, with constant time a trial."""
+    """The trials that TPE uses; bounded, with constant time per trial."""
 
     def __init__(self, *, best: int = BEST, recent: int = RECENT, maximize: bool = True):
         self._most_best, self._most_recent = best, recent
@@ -99,11 +98,11 @@ class History:
         self.finished = 0
 
     def running(self, trial: FrozenTrial) -> None:
-        """A trial that runs now: its neighbourhood is not proposed again while it does."""
+        """Adds a running trial: proposals avoid its neighbourhood."""
         self._running[trial.number] = trial
 
     def ended(self, trial: FrozenTrial) -> None:
-        """A trial that was completed or pruned, with its value, intermediate values and constraints."""
+        """Adds a completed or pruned trial, with its value, intermediate values and constraints."""
         self._running.pop(trial.number, None)
         self.finished += 1
         displaced: FrozenTrial | None = trial
@@ -116,42 +115,44 @@ class History:
                 self._recent.popitem(last=False)
 
     def trials(self) -> list[FrozenTrial]:
-        """Running, best and recent trials, in the order in which they were started."""
+        """Running, best and recent trials, sorted by number."""
         chosen = [*self._running.values(), *(entry[2] for entry in self._best), *self._recent.values()]
         return sorted(chosen, key=lambda trial: trial.number)
 
     @property
     def kept_feasible(self) -> int:
-        """Trials among the best ones: those that densities can be made of."""
+        """Number of best trials kept, all feasible: l(x) is estimated from these."""
         return len(self._best)
 
 
 class BudgetedTPESampler(BaseSampler):
     """Optuna sampler that draws from TPE's density and proposes the best candidate that fits.
 
-    For studies with one objective. The space may be static or made by the objective as it runs, with conditions: it is
-    what the trials so far have asked for. Parameters that the same trials asked for are drawn together.
+    For studies with one objective. The space may be static, or conditional and defined by the objective as it runs: it
+    consists of the parameters that trials have suggested so far. Parameters suggested by the same trials are drawn
+    together.
 
     Parameters
     ----------
     fits
-        Whether parameters can be tried at all. It is called with a value for each parameter of the space as it is known
-        so far: also for those that the objective will not ask for because a condition does not hold, and without those
-        that no trial has asked for yet, or that `PartialFixedSampler` has fixed. Nothing is known at the first trial,
-        which is drawn without a question, unless `search_space` is given. Where no draw fits, one that does not is
+        Whether parameters can be tried at all. It gets a value for each parameter known so far, including those that
+        the objective will not suggest because a condition does not hold, but excluding those that no trial has
+        suggested yet or that `PartialFixedSampler` has fixed. Before the first trial no parameter is known, so that
+        trial is drawn without calling `fits`, unless `search_space` is given. If no draw fits, one that does not is
         proposed and a warning is logged.
     seed
-        Of all draws; None takes one from the system. Each trial has its own generator, made of the seed and its number:
-        it proposes the same whatever was asked before, and processes that share a study may share the seed.
+        Seed of all draws; None takes one from the system. Each trial has its own generator, derived from the seed and
+        the trial's number, so its draws do not depend on earlier ones, and processes that share a study may share the
+        seed.
     n_startup_trials
-        Trials that end before the densities are trusted; until then draws are uniform, and fit as well.
+        Finished trials before the densities are used; until then draws are uniform, but they fit too.
     search_space
-        Parameters that are known before the first trial, by name.
+        Parameters known before the first trial, by name.
 
     Raises
     ------
     ValueError
-        When it samples for a study with several objectives.
+        When the study has several objectives.
 
     Examples
     --------
@@ -188,12 +189,12 @@ class BudgetedTPESampler(BaseSampler):
         self._startup = n_startup_trials
         self._search_space = dict(search_space or {})
         self._promised: dict[int, dict[str, Any]] = {}
-        """Of trials that run in this process: what was drawn together, also where it was not asked for yet."""
+        """All parameters drawn for each trial that runs in this process, including those not suggested yet."""
 
-    # ---- as Optuna calls it --------------------------------------------------------------------------------------
+    # ---- Optuna's sampler interface ------------------------------------------------------------------------------
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Every parameter that an earlier trial asked for, as the youngest of them did."""
+        """Every parameter that an earlier trial suggested, with its latest distribution."""
         _single_objective(study)
         space = dict(self._search_space)
         for each in self._ended(study):
@@ -203,7 +204,7 @@ class BudgetedTPESampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A value of each parameter of the space, all together such that they fit."""
+        """Values for all parameters of the space that together fit."""
         maximize = _single_objective(study)
         if not search_space:
             return {}
@@ -217,18 +218,18 @@ class BudgetedTPESampler(BaseSampler):
             join=lambda values: _merged([single, *values]),
         )
         if not drawn.fits:
-            logger.warning("trial %d does not fit: none of %d draws does", trial.number, drawn.draws)
+            logger.warning("trial %d does not fit: none of %d draws fits", trial.number, drawn.draws)
         self._promised[trial.number] = drawn.params
         return drawn.params
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A value of a parameter that was not drawn together with the others, such that it fits to those."""
+        """A value for a parameter that was not drawn with the others, such that all together fit."""
         maximize = _single_objective(study)
         if param_distribution.single():
             return single_value(param_distribution)
-        # What is known of the first trial are the parameters before this one, too few to ask whether they fit.
+        # In the first trial only the parameters before this one are known: too few to check whether they fit.
         promised = self._promised.get(trial.number)
         known = {**(promised or {}), **trial.params}
         drawn = self.draw(
@@ -238,16 +239,16 @@ class BudgetedTPESampler(BaseSampler):
             _anything if promised is None else lambda params: self._fits({**known, **params}),
         )
         if not drawn.fits:
-            logger.warning("trial %d does not fit: none of %d values of %s does", trial.number, drawn.draws, param_name)
+            logger.warning("trial %d does not fit: none of %d values of %s fits", trial.number, drawn.draws, param_name)
         if promised is not None:
             promised.update(drawn.params)
         return drawn.params[param_name]
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Forgets what was drawn for the trial: the study has it now."""
+        """Drops the parameters drawn for the trial: the study has them now."""
         self._promised.pop(trial.number, None)
 
-    # ---- the sampler itself --------------------------------------------------------------------------------------
+    # ---- drawing -------------------------------------------------------------------------------------------------
 
     def draw(
         self,
@@ -259,16 +260,16 @@ class BudgetedTPESampler(BaseSampler):
         join: Join | None = None,
         observations: Observations | None = None,
     ) -> Drawn:
-        """The best candidate that fits; a uniform one while the history is short or no candidate fits.
+        """Draws the best candidate that fits, or a uniform one if the history is short or no candidate fits.
 
         Parameters
         ----------
         groups
-            Parameters that are drawn together; candidates are walked through by the rank in each group.
+            Parameters that are drawn together; candidates are tried by their rank in each group.
         join
-            Makes one proposal of one draw a group; without it the proposal holds all of them.
+            Combines one draw per group into a proposal; by default the proposal contains all of them.
         observations
-            To be kept between calls where distributions do not change.
+            Cache to keep between calls if distributions do not change.
         """
         join = join or _merged
         draws = 0
@@ -294,12 +295,12 @@ class BudgetedTPESampler(BaseSampler):
     @staticmethod
     def uniform(groups: Sequence[Group], rng: np.random.RandomState, join: Join) -> dict[str, Any]:
         """A uniform draw of all groups."""
-        # By name, whichever groups they are in.
+        # Sorted by name, so that the draw does not depend on the grouping.
         drawn = random_draws(dict(sorted(_merged(groups).items())), rng, 1)[0]
         return join([{name: drawn[name] for name in group} for group in groups])
 
     def generator(self, number: int, *more: int) -> np.random.RandomState:
-        """The generator of one trial, or of one parameter of it."""
+        """The random generator of a trial, or of one of its parameters."""
         return np.random.RandomState(np.random.SeedSequence([self._seed, number, *more]).generate_state(4))
 
     @staticmethod
@@ -316,7 +317,7 @@ class BudgetedTPESampler(BaseSampler):
         return history
 
     def _as_promised(self, trial: FrozenTrial) -> FrozenTrial:
-        """A running trial with the parameters that it will ask for, where this process drew them."""
+        """A running trial with the parameters that it will suggest, if this process drew them."""
         promised = self._promised.get(trial.number)
         if promised is None:
             return trial
@@ -326,17 +327,17 @@ class BudgetedTPESampler(BaseSampler):
 
 
 class SpaceProposer:
-    """`Proposer` of a search: the budgeted sampler over a `Space`, whose conditions are known before any trial.
+    """`Proposer` that applies the budgeted sampler to a `Space`, whose conditions are known before any trial.
 
     Parameters
     ----------
     seed
-        Every proposal has its own generator, made of the seed and the proposal's number: a resumed search proposes
-        what the uninterrupted one would have proposed.
+        Each proposal has its own generator, derived from the seed and the proposal's number, so a resumed search
+        proposes the same as an uninterrupted one.
     startup_trials
-        Random proposals before the densities are trusted.
+        Random proposals before the densities are used.
     initial
-        The first proposals, in this order; one that does not fit is passed over for a drawn one.
+        The first proposals, in this order; one that does not fit is replaced by a draw.
     """
 
     def __init__(
@@ -353,10 +354,10 @@ class SpaceProposer:
         self._sampler = BudgetedTPESampler(_anything, seed=seed, n_startup_trials=startup_trials)
         self._observations = Observations(remember=True)
         self._initial = [space.canonical(params) for params in initial]
-        # By name, not as the file has them: a space means the same whatever the order of its lines.
+        # Sorted by name, so that the order of lines in the file does not matter.
         by_name = sorted(space.parameters, key=lambda parameter: parameter.name)
         self._distributions = {parameter.name: to_optuna(parameter.distribution) for parameter in by_name}
-        # Parameters under the same condition are drawn together; each group in an order that decides its condition.
+        # Parameters under the same condition are drawn together.
         groups: dict[str, dict[str, BaseDistribution]] = {}
         for parameter in by_name:
             groups.setdefault(repr(parameter.when), {})[parameter.name] = self._distributions[parameter.name]
@@ -364,11 +365,11 @@ class SpaceProposer:
         self._parameters = {parameter.name: parameter for parameter in space.parameters}
 
     def distributions(self, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-        """Optuna's distributions of the parameters given."""
+        """Optuna's distributions of the given parameters."""
         return {name: self._distributions[name] for name in params}
 
     def suggest(self, index: int, fits: Fits) -> Proposal:
-        """The proposal number `index`; deterministic in seed, index, history and what fits."""
+        """Proposal number `index`; deterministic given the seed, the index, the history and `fits`."""
         if index < len(self._initial) and fits(self._initial[index]):
             params = self._initial[index]
             return Proposal(params, self.distributions(params), True, 1)
@@ -380,20 +381,20 @@ class SpaceProposer:
             join=self._active,
             observations=self._observations,
         )
-        # A first proposal that does not fit was asked about too.
+        # An initial proposal that does not fit was checked too.
         draws = drawn.draws + (index < len(self._initial))
         return Proposal(drawn.params, self.distributions(drawn.params), drawn.fits, draws)
 
     def update(self, trial: FrozenTrial) -> None:
-        """A trial of this space now runs, or was completed or pruned."""
+        """Adds a trial of this space that has started, or was completed or pruned."""
         (self.history.ended if trial.state.is_finished() else self.history.running)(trial)
 
     def random(self, rng: np.random.RandomState) -> dict[str, Any]:
-        """Uniform parameters, conditions respected."""
+        """Uniform parameters that respect the conditions."""
         return self._sampler.uniform(self._groups, rng, self._active)
 
     def _active(self, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Of all groups' values those whose condition holds, in the space's order."""
+        """The values whose condition holds, in the space's order."""
         values = _merged(groups)
         params: dict[str, Any] = {}
         for name, parameter in self._parameters.items():
@@ -402,14 +403,14 @@ class SpaceProposer:
         return self.space.canonical(params)
 
     def probes(self, count: int = 64) -> Iterator[dict[str, Any]]:
-        """Parameters that show whether anything fits: the smallest corner, then uniform draws."""
+        """Parameters to test whether anything fits: the smallest corner, then uniform draws."""
         yield self.smallest()
         rng = np.random.RandomState(self._seed)
         for _ in range(count):
             yield self.random(rng)
 
     def smallest(self) -> dict[str, Any]:
-        """The corner of the space with the lowest values: if that does not fit, hardly anything does."""
+        """The lowest value of every parameter: if these do not fit, hardly anything does."""
         params: dict[str, Any] = {}
         for name, parameter in self._parameters.items():
             if self.space.is_active(parameter, params):
@@ -422,7 +423,7 @@ class SpaceProposer:
 
 
 def groups_of(trials: Iterable[FrozenTrial], space: Group) -> list[Group]:
-    """Parameters of a space, those together that the same trials asked for."""
+    """Groups the parameters of a space so that those suggested by the same trials are together."""
     parts = [frozenset(space)]
     for asked in {frozenset(trial.distributions) for trial in trials}:
         parts = [piece for part in parts for piece in (part & asked, part - asked) if piece]
@@ -433,7 +434,7 @@ def _single_objective(study: Study) -> bool:
     """Whether the study's only objective is maximized."""
     if len(study.directions) > 1:
         raise ValueError(
-            f"BudgetedTPESampler: the study has {len(study.directions)} objectives and it can sample for one only; "
+            f"BudgetedTPESampler supports one objective, and the study has {len(study.directions)}; "
             "use optuna.samplers.TPESampler or NSGAIISampler"
         )
     return study.direction == StudyDirection.MAXIMIZE

@@ -1,4 +1,4 @@
-"""What the engine asks of the place where trials are durable, without knowing what that place is."""
+"""The durable trial store that the engine needs, independent of its implementation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from trainable.record import EpochReport, TrialOutcome, TrialStart
 
 @dataclass(frozen=True)
 class KnownTrial:
-    """A trial that the store holds when a search asks: of this run, or of another driver of the same study."""
+    """A trial in the store, of this run or of another driver of the same study."""
 
     trial: FrozenTrial
-    """The trial as the sampler's history wants it."""
+    """The trial for the sampler's history."""
     mine: bool
     start: TrialStart | None
-    """None for another driver's."""
+    """None for another driver's trial."""
     outcome: TrialOutcome | None
-    """How it ended, also where the study does not say so yet; None while it runs."""
+    """How it ended, even if the study does not record it yet; None while it runs."""
     values: dict[int, float]
     """Epoch → validation AUC."""
     failures: int = 0
     reports: tuple[EpochReport, ...] = ()
-    """Of a trial of this run that is unfinished: all that it has reported."""
+    """All reports so far, for an unfinished trial of this run only."""
 
     @property
     def number(self) -> int:
@@ -35,12 +35,12 @@ class KnownTrial:
 
     @property
     def finished(self) -> bool:
-        """Whether the study has its ending."""
+        """Whether the study records its ending."""
         return self.trial.state.is_finished()
 
 
 class TrialStore(Protocol):
-    """Every method returns when what it was given is durable: a driver may be killed at any moment after."""
+    """Stores trials. Each method returns only when its data is durable, so a driver may be killed at any time."""
 
     @property
     def shared(self) -> bool:
@@ -48,11 +48,11 @@ class TrialStore(Protocol):
         ...
 
     def known(self) -> list[KnownTrial]:
-        """All trials by number, those of this run complete. Raises RunError where the store is damaged."""
+        """All trials by number, with full records for this run's. Raises RunError if the store is damaged."""
         ...
 
     def finished_elsewhere(self) -> list[KnownTrial]:
-        """Trials of other drivers that have ended since they were last asked for."""
+        """Other drivers' trials that have ended since the last call."""
         ...
 
     def start(self, proposal: Proposal, config: TrialConfig, memory: MemoryPlan) -> TrialStart:
@@ -70,9 +70,9 @@ class TrialStore(Protocol):
         ...
 
     def restarted(self, number: int, failures: int) -> None:
-        """Notes how often a running trial has failed and gone on from its checkpoint."""
+        """Records how often a running trial has failed and resumed from its checkpoint."""
         ...
 
     def finish(self, number: int, outcome: TrialOutcome, attributes: Mapping[str, Any]) -> None:
-        """Ends a trial, with what else is to be kept with its ending."""
+        """Ends a trial and stores `attributes` with its ending."""
         ...

@@ -1,4 +1,4 @@
-"""Who is told of starts, reports and endings: progress, terminal, TensorBoard, MLflow, Prometheus.
+"""Listeners for starts, reports and endings: progress, terminal, TensorBoard, MLflow, Prometheus.
 
 May import search.engine.
 """

@@ -1,7 +1,7 @@
-"""Trials as runs of an MLflow experiment, told as they start, report and end.
+"""Logs trials as runs of an MLflow experiment as they start, report and end.
 
-Not Ray's own `MLflowLoggerCallback`: it needs Ray, logs whatever is in a trial's configuration and result with a
-request a number, and a server that goes away ends the search.
+Ray's own `MLflowLoggerCallback` is not used: it needs Ray, logs everything in a trial's configuration and result with
+one request per number, and a server that becomes unreachable ends the search.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from search.engine.asha import Decision
 from search.engine.label import label_of
-from search.engine.listener import Silence
+from search.engine.listener import BaseListener
 from search.listeners.tensorboard import SCALARS
 from trainable.errors import ConfigError
 from trainable.record import FAILURES, EpochReport, TrialOutcome, TrialStart
@@ -21,7 +21,7 @@ from trainable.record import FAILURES, EpochReport, TrialOutcome, TrialStart
 logger = logging.getLogger(__name__)
 
 _QUIET = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by itself it waits minutes for a server that is gone
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the default waits minutes for an unreachable server
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -33,7 +33,7 @@ Arguments = ParamSpec("Arguments")
 def _unless_lost(
     log: "Callable[Concatenate[MlflowRuns, Arguments], None]",
 ) -> "Callable[Concatenate[MlflowRuns, Arguments], None]":
-    """A server that fails is told nothing more, whatever went wrong: what is logged beside a search must not end it."""
+    """After any error nothing more is logged to the server: logging must not end the search."""
 
     def logged(self: "MlflowRuns", /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         if self.lost:
@@ -42,15 +42,15 @@ def _unless_lost(
             log(self, *args, **kwargs)
         except Exception as error:
             self.lost = True
-            logger.warning("MLflow at %s is told nothing more of this search: %s", self.uri, _line(error))
+            logger.warning("MLflow at %s failed and receives nothing more: %s", self.uri, _line(error))
 
     return logged
 
 
-class MlflowRuns(Silence):
-    """One MLflow run a trial: its parameters, TensorBoard's scalars by epoch, and in the tag ``end`` how it ended.
+class MlflowRuns(BaseListener):
+    """One MLflow run per trial: its parameters, TensorBoard's scalars by epoch, and its ending in the tag ``end``.
 
-    A trial that is tried again, or goes on after a resume, goes on in its run.
+    A trial that is retried or resumed continues its run.
 
     Parameters
     ----------
@@ -59,9 +59,9 @@ class MlflowRuns(Silence):
     experiment
         Name of the experiment.
     space
-        Name of the space; the names of the runs begin with it.
+        Name of the space; the runs' names start with it.
     identity
-        Of the search: another one in the same experiment has runs of its own.
+        Identifier of the search, which separates its runs from those of others in the same experiment.
 
     Raises
     ------
@@ -75,20 +75,20 @@ class MlflowRuns(Silence):
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         import mlflow
 
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its retries; what came of them is said
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # hides its retries
         self.uri = uri
         self.lost = False
         self._space, self._identity = space, identity
         self._open: dict[int, str] = {}
-        """Ids of MLflow's runs, by trials that have begun and not ended."""
+        """MLflow's run ids, by number of running trial."""
         try:
             self._client = mlflow.MlflowClient(tracking_uri=uri)
             known = self._client.get_experiment_by_name(experiment)
             if known is not None and known.lifecycle_stage != "active":
-                raise ConfigError(f"--mlflow: the experiment {experiment} is deleted there; restore or rename it")
+                raise ConfigError(f"--mlflow: the experiment {experiment} was deleted; restore or rename it")
             self._experiment = self._client.create_experiment(experiment) if known is None else known.experiment_id
         except mlflow.exceptions.MlflowException as error:
-            raise ConfigError(f"--mlflow {uri} is not usable: {_line(error)}") from None
+            raise ConfigError(f"--mlflow {uri} cannot be used: {_line(error)}") from None
 
     @_unless_lost
     def on_start(self, start: TrialStart, *, resumed: bool) -> None:
@@ -111,20 +111,20 @@ class MlflowRuns(Silence):
     @_unless_lost
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
         run = self._open.pop(start.number, None)
-        if run is None:  # it is over budget and never began
+        if run is None:  # it was over budget and never started
             return
         self._client.set_tag(run, "end", outcome.end.value)
         self._client.set_terminated(run, "FAILED" if outcome.end in FAILURES else "FINISHED")
 
     @_unless_lost
     def close(self) -> None:
-        """The search is over, for now or for good: what still ran is there to be resumed."""
+        """The search has ended or was interrupted: runs of unfinished trials are marked KILLED and can be resumed."""
         while self._open:
             _, run = self._open.popitem()
             self._client.set_terminated(run, "KILLED")
 
     def _begin(self, start: TrialStart) -> str:
-        """Makes the run of a trial; its id."""
+        """Creates the run of a trial and returns its id."""
         from mlflow.entities import Param
 
         tags = {"trial": str(start.number), "search": self._identity}
@@ -134,19 +134,19 @@ class MlflowRuns(Silence):
         return run
 
     def _found(self, number: int) -> str | None:
-        """The run of a trial that an earlier part of this search began."""
+        """The run of a trial from before a resume of this search."""
         wanted = f"tags.search = '{self._identity}' and tags.trial = '{number}'"
         runs = self._client.search_runs([self._experiment], filter_string=wanted, max_results=1)
         return runs[0].info.run_id if runs else None
 
 
 def _params(start: TrialStart) -> dict[str, Any]:
-    """What MLflow is told of a trial's configuration: the searched parameters, as the trial used them."""
+    """The parameters that are logged: the searched ones, as the trial used them."""
     return start.used
 
 
 def _line(error: BaseException) -> str:
-    """One line: of a server that cannot be reached the system's own reason, which MLflow's message buries."""
+    """One line; for an unreachable server the operating system's reason, which MLflow's message buries."""
     reason: BaseException | None = error
     while reason is not None:
         if isinstance(reason, OSError):

@@ -1,4 +1,4 @@
-"""What a search is doing now, for the live view, the plain lines and the metrics: counts, running trials, time left."""
+"""Progress of a search for the live view, the plain lines and the metrics: counts, running trials, time left."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -9,59 +9,59 @@ from search.request import SearchOptions
 from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialStart, best_first
 
 PRIOR_TRIALS = 3.0
-"""Weight of the ASHA schedule against the epochs that trials really took, in trials."""
+"""Weight of the ASHA schedule against the epochs that trials actually took, in trials."""
 
 
 @dataclass
 class Running:
-    """A trial under way."""
+    """A running trial."""
 
     start: TrialStart
     report: EpochReport | None = None
-    """The last one of this process."""
-    begun_at: int = 0
-    """Epochs it had when this process took it up."""
+    """Its last report in this process."""
+    resumed_at: int = 0
+    """Epochs it had when this process resumed it."""
     seconds: float = 0.0
-    """Of its epochs in this process."""
+    """Total duration of its epochs in this process."""
 
     @property
     def epoch(self) -> int:
         """Epochs finished so far."""
-        return self.report.epoch if self.report else self.begun_at
+        return self.report.epoch if self.report else self.resumed_at
 
     @property
     def epoch_seconds(self) -> float | None:
-        """Its own pace; None before its first epoch here."""
-        return self.seconds / max(1, self.epoch - self.begun_at) if self.report else None
+        """Its mean seconds per epoch; None before its first epoch in this process."""
+        return self.seconds / max(1, self.epoch - self.resumed_at) if self.report else None
 
 
 @dataclass(frozen=True)
 class Leader:
-    """The trial that ranks first now, by the rule that chooses the winner."""
+    """The trial that ranks first now, by the rule that selects the winner."""
 
     auc: float
     """Validation AUC of its last epoch."""
     number: int
     epochs: int
     completed: bool
-    """A completed trial keeps its AUC and ranks before all others; another one's may fall, and does not win."""
+    """A completed trial keeps its AUC and ranks before all others; a running one's AUC may still fall."""
 
 
 @dataclass
 class Progress:
-    """Kept up to date by the conductor's reports; nothing here decides anything."""
+    """Listener that tracks progress; it makes no decisions."""
 
     options: SearchOptions
     rung_epochs: tuple[int, ...]
     workers: int
-    """Epochs that are trained at a time."""
+    """Epochs trained concurrently."""
     clock: Callable[[], float] = time.monotonic
     running: dict[int, Running] = field(default_factory=dict)
     counts: dict[TrialEnd, int] = field(default_factory=lambda: dict.fromkeys(TrialEnd, 0))
     completed: tuple[float, int] | None = None
-    """Highest final AUC of a completed trial, and its number; of equals the first."""
+    """Highest final AUC of a completed trial, and its number; ties go to the first."""
     ended_here: int = 0
-    """Trials that ended in this process; `counts` holds those of before a resume too."""
+    """Trials that ended in this process; `counts` includes those from before a resume."""
     epochs_of_ended: int = 0
     """Epochs of the trials that ended in this process."""
     epoch_seconds: float = 0.0
@@ -70,19 +70,19 @@ class Progress:
     def __post_init__(self) -> None:
         self.begin = self.clock()
         self._last: dict[int, tuple[float, int]] = {}
-        """AUC and epoch of the last report of each trial that runs or was pruned; needed until one completes."""
-        self._begun_at: Mapping[int, int] = {}
+        """AUC and epoch of the last report of each running or pruned trial; used until a trial completes."""
+        self._resumed_at: Mapping[int, int] = {}
 
-    def take_up(
+    def resume_from(
         self, counts: Mapping[TrialEnd, int], best: tuple[float, int] | None, epochs: Mapping[int, int] | None = None
     ) -> None:
-        """After a resume: endings of the part before it, its best completed trial, epochs of the trials that go on."""
+        """Sets the state at a resume: counts of endings, best completed trial, and epochs of the resumed trials."""
         self.counts = dict(counts)
         self.completed = best
-        self._begun_at = dict(epochs or {})
+        self._resumed_at = dict(epochs or {})
 
     def on_start(self, start: TrialStart, *, resumed: bool) -> None:
-        self.running[start.number] = Running(start, begun_at=self._begun_at.get(start.number, 0) if resumed else 0)
+        self.running[start.number] = Running(start, resumed_at=self._resumed_at.get(start.number, 0) if resumed else 0)
 
     def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
         entry = self.running[number]
@@ -92,7 +92,7 @@ class Progress:
         self.epochs += 1
         if self.completed is None:
             self._last.pop(number, None)
-            if report.validation_auc == report.validation_auc:  # never NaN
+            if report.validation_auc == report.validation_auc:  # not NaN
                 self._last[number] = (report.validation_auc, report.epoch)
 
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
@@ -112,10 +112,10 @@ class Progress:
 
     @property
     def best(self) -> Leader | None:
-        """The leader: the best completed trial; before there is one, the highest last AUC of the others."""
+        """The leader: the best completed trial or, before any completes, the trial with the highest last AUC."""
         if self.completed is not None:
             return Leader(*self.completed, self.options.max_epochs, True)
-        last = self._last.copy()  # the live view draws in a thread of its own
+        last = self._last.copy()  # the live view draws in another thread
         if not last:
             return None
         auc, number = min(((auc, number) for number, (auc, _) in last.items()), key=lambda leader: best_first(*leader))
@@ -123,7 +123,7 @@ class Progress:
 
     @property
     def ended(self) -> int:
-        """Trials that ended, proposals over budget not counted."""
+        """Trials that ended, without proposals over budget."""
         return sum(self.counts.values()) - self.counts[TrialEnd.OVER_BUDGET]
 
     @property
@@ -131,10 +131,10 @@ class Progress:
         return self.clock() - self.begin
 
     def seconds_left(self) -> float | None:
-        """Estimate from the ASHA schedule and the epochs seen so far; None before the first epoch.
+        """Estimates the remaining time from the ASHA schedule and the epochs so far; None before the first epoch.
 
-        What is left is shared by the workers, but no trial by several: the end comes no sooner than that of the trial
-        that has most before it.
+        The workers share the remaining trials, but each trial runs on one worker: the search ends no sooner than its
+        longest trial.
         """
         if not self.epochs:
             return None
@@ -149,7 +149,7 @@ class Progress:
         return seconds if limit is None else max(0.0, min(seconds, limit - self.seconds))
 
     def _seconds_of(self, entry: Running, pace: float) -> float:
-        """What a running trial still needs, as far as rungs let it: those it has passed stop it no more."""
+        """Expected remaining seconds of a running trial, given the rungs that it has not passed yet."""
         epochs = expected_epochs(
             self.rung_epochs, self.options.reduction_factor, self.options.max_epochs, done=entry.epoch
         )
@@ -157,7 +157,7 @@ class Progress:
 
 
 def expected_epochs(rung_epochs: tuple[int, ...], reduction_factor: int, max_epochs: int, *, done: int = 0) -> float:
-    """Mean epochs before a trial that has `done` some and goes on, if at each later rung one in η does."""
+    """Expected remaining epochs of a trial after `done` epochs, if one in η continues at each later rung."""
     expected, share, before = 0.0, 1.0, done
     for epoch in (*rung_epochs, max_epochs):
         if epoch > done:

@@ -3,7 +3,7 @@
 from ray.util.metrics import Gauge
 
 from search.engine.asha import Decision
-from search.engine.listener import Silence
+from search.engine.listener import BaseListener
 from search.listeners.progress import Progress
 from trainable.record import EpochReport, TrialOutcome, TrialStart
 
@@ -15,7 +15,7 @@ METRICS = {
 }
 
 
-class RayMetrics(Silence):
+class RayMetrics(BaseListener):
     """Gauges of one search; several searches on a cluster differ by the tag ``run``."""
 
     def __init__(self, run: str, progress: Progress):
@@ -27,7 +27,7 @@ class RayMetrics(Silence):
             for name, text in METRICS.items()
         }
         self._slots: dict[int, int] = {}
-        """Trial → the slot it runs in, numbered from 0."""
+        """Trial number → its slot, counted from 0."""
 
     def on_start(self, start: TrialStart, *, resumed: bool) -> None:
         taken = set(self._slots.values())
@@ -48,7 +48,7 @@ class RayMetrics(Silence):
         self._best()
 
     def _best(self) -> None:
-        """None before a trial has completed; after a resume it is known from the start."""
+        """Sets the best AUC once a trial has completed; after a resume it is set from the start."""
         if self._progress.completed is not None:
             self._gauges["search_best_auc"].set(self._progress.completed[0], self._tags)
 

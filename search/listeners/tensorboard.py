@@ -9,7 +9,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
 from search.engine.asha import Decision
-from search.engine.listener import Silence
+from search.engine.listener import BaseListener
 from trainable.durable import writing
 from trainable.record import EpochReport, TrialOutcome, TrialStart
 
@@ -32,11 +32,11 @@ SCALARS = (
 )
 
 
-class TensorBoardScalars(Silence):
-    """Writes each running trial's reports as they come; a writer is open only while its trial runs.
+class TensorBoardScalars(BaseListener):
+    """Writes each trial's reports at once; a writer is open only while its trial runs.
 
-    One event a report, written at once: `SummaryWriter` makes one of every scalar and a queue and two threads a trial,
-    which took the driver longer than ASHA and the study together.
+    Each report is one event. `SummaryWriter` would write one event per scalar and needs a queue and two threads per
+    trial, which cost the driver more time than ASHA and the study together.
     """
 
     def __init__(self, folder: Path):
@@ -52,7 +52,7 @@ class TensorBoardScalars(Silence):
         if writer is None:
             folder = self._folder / f"{number:05d}"
             folder.mkdir(parents=True, exist_ok=True)
-            # Of a trial that goes on within the second a file may be there; TensorBoard reads all of a folder.
+            # A trial that resumes within the same second would reuse the file name; TensorBoard reads all files.
             files = sum(1 for _ in folder.iterdir())
             writer = self._writers[number] = EventsWriter(str(folder / "events"), f".{files}")
         scalars = {name: float(getattr(report, name)) for name in SCALARS}
@@ -69,6 +69,6 @@ class TensorBoardScalars(Silence):
 
     def close(self) -> None:
         for writer in self._writers.values():
-            with contextlib.suppress(OSError):  # a full disk has ended the search, which says so itself
+            with contextlib.suppress(OSError):  # a full disk has ended the search with its own message
                 writer.close()
         self._writers.clear()

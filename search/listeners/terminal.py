@@ -1,4 +1,4 @@
-"""What the person at the terminal sees while a search runs: a live table, or plain lines where there is no terminal."""
+"""Output while a search runs: a live table on a terminal, plain lines elsewhere."""
 
 import logging
 import sys
@@ -10,26 +10,26 @@ from rich.live import Live
 from rich.text import Text
 
 from search.engine.asha import Decision
-from search.engine.listener import Silence
+from search.engine.listener import BaseListener
 from search.listeners.progress import Leader, Progress, Running
 from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialStart
 from trainable.units import duration_text, format_bytes
 
 PHASES = {1: "VQ only", 2: "full loss", 3: "frozen"}
-"""Short names of a training's phases; 3 is the one with the codebook frozen."""
+"""Short names of the training phases; in phase 3 the codebook is frozen."""
 NARROW = 100
 INDENT = " " * 7
-"""Of parameters below their trial's figures."""
+"""Indent of parameters below their trial's figures."""
 SHOWN_TRIALS = 12
-"""Running trials in the live table; with more slots than that the rest is counted."""
+"""Most running trials in the live table; a last line counts the others."""
 
 
-class LiveView(Silence):
-    """A table that redraws itself: best so far, running trials, counts, time left."""
+class LiveView(BaseListener):
+    """A live table: best so far, running trials, counts, time left."""
 
     def __init__(self, console: Console, progress: Progress):
         self._progress, self._console = progress, console
-        # Where stderr is a file it stays one; on the same terminal its lines go above the table, not through it.
+        # If stderr is this terminal, its lines appear above the table; if it is a file, it stays one.
         self._live = Live(
             console=console,
             get_renderable=self._draw,
@@ -81,7 +81,7 @@ class LiveView(Silence):
 
 
 def _headlines(progress: Progress) -> list[str]:
-    """Counts, the best so far, the time. Pruned and failed are there even while there are none."""
+    """Counts (pruned and failed even if zero), the best so far, the time."""
     counts = progress.counts
     failed = sum(counts[end] for end in FAILURES)
     ended = (
@@ -98,7 +98,7 @@ def _headlines(progress: Progress) -> list[str]:
 
 
 def _running_lines(progress: Progress, running: list[Running], width: int) -> list[list[Text]]:
-    """The heading, then each trial: its figures, and its parameters beside them or, where there is no room, below."""
+    """The heading, then each trial's figures, with its parameters beside them or, without room, below."""
     measured = any(entry.report is not None and entry.report.peak_bytes for entry in running)
     rows = [("trial", "epoch", "phase", "AUC", f"GPU memory {'used / predicted' if measured else 'predicted'}")]
     for entry in running:
@@ -129,8 +129,8 @@ def _running_lines(progress: Progress, running: list[Running], width: int) -> li
     return lines
 
 
-class PlainLines(Silence):
-    """A line a trial's end, and one a new best: for logs, pipes and job schedulers."""
+class PlainLines(BaseListener):
+    """One line per ended trial and per new best: for logs, pipes and job schedulers."""
 
     def __init__(self, console: Console, progress: Progress):
         self._console, self._progress = console, progress
@@ -138,7 +138,7 @@ class PlainLines(Silence):
 
     def on_start(self, start: TrialStart, *, resumed: bool) -> None:
         if resumed:
-            self._say(f"trial {start.number} goes on from its checkpoint")
+            self._say(f"trial {start.number} resumes from its checkpoint")
 
     def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
         for event in report.events:
@@ -150,11 +150,11 @@ class PlainLines(Silence):
         self._say_best()
 
     def _say_best(self) -> None:
-        """A new leader, or a higher AUC than was told; not that one has fallen."""
-        best, told = self._progress.best, self._best
-        if best is None or best == told:
+        """Prints a new leader or a higher AUC, but not a fall."""
+        best, last = self._progress.best, self._best
+        if best is None or best == last:
             return
-        if told is None or best.completed > told.completed or best.auc > told.auc:
+        if last is None or best.completed > last.completed or best.auc > last.auc:
             self._best = best
             self._say(best_text(best))
 
@@ -162,14 +162,14 @@ class PlainLines(Silence):
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def make_view(console: Console, progress: Progress, *, quiet: bool) -> Silence:
+def make_view(console: Console, progress: Progress, *, quiet: bool) -> BaseListener:
     if quiet:
-        return Silence()
+        return BaseListener()
     return LiveView(console, progress) if console.is_terminal else PlainLines(console, progress)
 
 
 def headline(progress: Progress) -> str:
-    """One line: how far, how good, how long still."""
+    """One line: trials ended, best AUC, time left."""
     parts = [f"{progress.ended}/{progress.options.num_samples} trials"]
     parts += [f"{count} {end.value}" for end, count in progress.counts.items() if count]
     if progress.best is not None:
@@ -182,14 +182,14 @@ def headline(progress: Progress) -> str:
 
 
 def best_text(best: Leader) -> str:
-    """The leader by the rule that chooses the winner; before a trial has completed, that its AUC may fall."""
+    """The leader; before any trial has completed, with the note that its AUC may fall."""
     if best.completed:
         return f"best so far: AUC {best.auc:.3f}, trial {best.number}, completed"
     return f"highest so far: AUC {best.auc:.3f}, trial {best.number} after {epochs_text(best.epochs)}; it may fall"
 
 
 def memory_text(start: TrialStart, report: EpochReport | None) -> str:
-    """Used and predicted bytes; predicted alone on a CPU and before the first epoch."""
+    """Used and predicted memory; only predicted on a CPU and before the first epoch."""
     predicted = report.predicted_bytes if report else start.predicted_bytes
     shown = format_bytes(predicted) if predicted else "–"
     return f"{format_bytes(report.peak_bytes)} / {shown}" if report and report.peak_bytes else shown

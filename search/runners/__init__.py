@@ -1,4 +1,4 @@
-"""Where trials run: in this process or on Ray, with slots, faults and signals.
+"""Runs trials in this process or on Ray, with slots, faults and signals.
 
-May import search.engine, search.store and, alone in this package, ray.
+May import search.engine and search.store; only these modules and `search.listeners.prometheus` may import ray.
 """

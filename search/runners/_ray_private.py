@@ -1,4 +1,4 @@
-"""What we use of Ray's inside where it offers no public way. Looked up when used (`trainable.private_name`)."""
+"""Private names of Ray that have no public equivalent. Looked up when used (`trainable.private_name`)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,28 +15,28 @@ PROCESS_TITLE = PrivateName(
     "names a worker's process after its trial for ps, nvidia-smi and the dashboard",
     _WRITTEN_FOR,
 )
-"""The package setproctitle cannot do it: in a worker, whose title Ray has set before, its call changes nothing
-(setproctitle 1.3.8, Ray 2.60)."""
+"""The package setproctitle has no effect in a worker, because Ray has already set its title (setproctitle 1.3.8,
+Ray 2.60)."""
 ENTRYPOINT = PrivateName(
     "ray",
     "ray._private.utils",
     "get_entrypoint_name",
-    "is what the dashboard shows of a driver: unless it is replaced the whole command line, passwords included",
+    "gives the dashboard a driver's entrypoint: by default the whole command line, including passwords",
     _WRITTEN_FOR,
 )
-"""A title by the package setproctitle would hide the command line too, but Ray then shows it in quotes and with an
-empty pair of them for each character that it is shorter."""
+"""The package setproctitle would hide the command line too, but Ray then quotes the title and appends an empty pair of
+quotes for each character by which it is shorter."""
 NAMES = (PROCESS_TITLE, ENTRYPOINT)
 
 
 def name_process(title: str) -> None:
-    """Names this worker's process until the method of the actor that is running returns: then Ray names it again."""
+    """Names this worker's process until the running actor method returns; then Ray renames it."""
     PROCESS_TITLE.get()(f"ray::{title}")
 
 
 @contextmanager
 def job_title(title: str) -> Iterator[None]:
-    """What a driver that joins Ray in this block is called in the dashboard's list of jobs (its entrypoint)."""
+    """Sets the entrypoint that the dashboard's job list shows for a driver that joins Ray in this block."""
     ENTRYPOINT.get()
     with replaced(import_module(ENTRYPOINT.module), ENTRYPOINT.name, lambda: title):
         yield

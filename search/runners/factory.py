@@ -1,4 +1,4 @@
-"""Makes the trials that runners drive: one data set, one planner, one device, whatever the configuration."""
+"""Creates the trials that runners drive, all with the same data set, planner and device."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ from trainable.trial import PlannedTrial, Trial
 class TrialFactory:
     """Turns the start of a trial into the object that trains it.
 
-    It travels to every node once (the features are arrays in Ray's object store, shared without a copy) and stands in
-    each slot as long as the slot lives.
+    It is sent to every node once (the features are arrays in Ray's object store, shared without a copy) and stays in
+    each slot for the slot's lifetime.
     """
 
     dataset: Dataset
     planner: Planner
-    """Knows the next smaller plan when memory runs out after all."""
+    """Gives the next smaller plan if memory runs out after all."""
     device: str
     budget_bytes: int | None
-    """Cap on the device's allocator; None caps nothing."""
+    """Cap on the device's allocator; None = no cap."""
 
     def __call__(self, start: TrialStart) -> Trial:
         """A trial at its first epoch.

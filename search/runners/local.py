@@ -1,7 +1,7 @@
-"""Runs a search in this very process: no daemon, no pickling, a debugger's breakpoints hold.
+"""Runs a search in this process: no daemon, no pickling, and debugger breakpoints work.
 
-With a concurrency above one, several trials are alive at once and take turns, an epoch each: ASHA and the sampler see
-the same interleaving that parallel slots would give them, and it is deterministic.
+With a concurrency above one, several trials are alive at once and take turns, one epoch each: ASHA and the sampler see
+the same interleaving as with parallel slots, and it is deterministic.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from search.engine.conductor import Conductor, Decision
 from search.request import SearchOptions
-from search.runners.signals import deadline, noted_interrupt
+from search.runners.signals import deadline, record_interrupt
 from search.store.checkpoints import CheckpointKeeper, checkpoint_place
 from search.store.run_store import RunStore
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrialLike(Protocol):
-    """What a runner drives: `trainable.trial.Trial`, or a synthetic one in tests and benchmarks."""
+    """A trial that a runner drives: `trainable.trial.Trial`, or a synthetic one in tests and benchmarks."""
 
     def step(self) -> EpochReport: ...
 
@@ -53,7 +53,7 @@ class LocalRunner:
     store
         The run's folder and study.
     trial_factory
-        Makes the object that trains a trial.
+        Creates the object that trains a trial.
     """
 
     def __init__(self, conductor: Conductor, *, store: RunStore, options: SearchOptions, trial_factory: TrialFactory):
@@ -66,18 +66,18 @@ class LocalRunner:
         self._waiting: list[TrialStart] = []
 
     def run(self) -> None:
-        """Until the conductor is done. Ctrl-C leaves every trial at its last saved epoch, to be resumed.
+        """Runs until the conductor is done. Ctrl-C leaves every trial at its last saved epoch, to be resumed.
 
         Raises
         ------
         ProjectError
-            If the study, the folder or the checkpoints' place cannot be written; every trial can be resumed then too.
+            If the study, the folder or the checkpoint storage cannot be written; all trials can still be resumed.
         """
         self._waiting = self._conductor.unfinished()
         self._keeper.sweep(self._conductor.running, self._conductor.standing.leaders)
         interrupts: list[KeyboardInterrupt] = []
         try:
-            with noted_interrupt(interrupts.append):
+            with record_interrupt(interrupts.append):
                 self._until_done(interrupts)
         finally:
             for slot in self._slots:
@@ -93,11 +93,11 @@ class LocalRunner:
                 self._begin(start)
             for slot in list(self._slots):
                 self._step(slot)
-                if interrupts:  # swallowed where it was raised
+                if interrupts:  # the exception was swallowed where it was raised
                     raise interrupts[0]
 
     def _begin(self, start: TrialStart) -> None:
-        """Fills a slot; a trial that was interrupted goes on from its newest intact checkpoint."""
+        """Fills a slot; an interrupted trial resumes from its newest intact checkpoint."""
         place = checkpoint_place(self._options, self._store.folder, self._store.study.run, start.number)
         try:
             with deadline(self._options.trial_timeout_seconds):
@@ -112,12 +112,12 @@ class LocalRunner:
         try:
             with deadline(self._options.trial_timeout_seconds):
                 report = slot.trial.step()
-        except Exception as error:  # one trial's fault must not end the search, whatever it is
+        except Exception as error:  # no error of a single trial may end the search
             self._close(slot)
             self._failed(slot.start, error)
             return
-        # The last epoch's checkpoint before its report: the held-out score must be of the weights that were reported.
-        # All others after it: killed between the two, the epoch is trained again but no result is lost.
+        # The last epoch is saved before its report: the held-out score must be of the reported weights. All others are
+        # saved after it: if the process is killed in between, the epoch is trained again but no result is lost.
         last = report.epoch >= self._options.max_epochs
         if last:
             self._save(slot)
@@ -141,14 +141,14 @@ class LocalRunner:
         Raises
         ------
         RunError
-            If it is no failure of the trial: what it writes to is full or away.
+            If the storage is full or unreachable, which is not the trial's failure.
         """
         unwritten = storage_failure(error)
         if unwritten is not None:
             raise RunError(unwritten) from None
         reason = f"{type(error).__name__}: {error}"
         if self._conductor.retry(start.number):
-            logger.warning("trial %d failed and goes on from its checkpoint: %s", start.number, reason)
+            logger.warning("trial %d failed and resumes from its checkpoint: %s", start.number, reason)
             self._waiting.insert(0, start)
             return
         if isinstance(error, NonFiniteError):

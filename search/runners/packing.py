@@ -1,4 +1,4 @@
-"""How many trials fit on the machines: budget ÷ GPU memory is the fraction of a GPU that a trial asks Ray for."""
+"""How many trials fit on the machines: a trial requests budget ÷ GPU memory of a GPU from Ray."""
 
 import math
 from collections import defaultdict
@@ -10,14 +10,14 @@ from trainable.errors import BudgetError, RunError
 from trainable.units import MIB, format_bytes
 
 GPU_MEMORY = "gpu_memory_mib"
-"""Ray resource by which a node may declare the memory of each of its GPUs (MiB), instead of being asked."""
+"""Ray resource with which a node may declare the memory of each of its GPUs (MiB); otherwise it is queried."""
 GRAIN = 10_000
 """Ray counts fractions of a resource in ten-thousandths."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """What a node offers."""
+    """Resources of a node."""
 
     node_id: str
     cpus: float
@@ -30,30 +30,30 @@ class Node:
 
 @dataclass(frozen=True)
 class SlotKind:
-    """Slots that are alike: what each asks of Ray, and how many there are."""
+    """Identical slots: the Ray resources that each requests, and their number."""
 
     request: dict[str, float]
     count: int
     gpu_bytes: int
-    """Memory of the smallest of its GPUs; 0 of slots without one."""
+    """Memory of the smallest of its GPUs; 0 without a GPU."""
     per_gpu: int = 0
-    """Slots of each GPU."""
+    """Slots per GPU."""
     node_ids: frozenset[str] = frozenset()
-    """Nodes whose GPUs have them; empty of slots without a GPU."""
+    """Nodes whose GPUs have these slots; empty without a GPU."""
 
 
 def slots_per_gpu(gpu_bytes: int, budget_bytes: int, reserve_bytes: int) -> int:
-    """Trials whose budgets together stay within the card less the reserve (`DeviceProfile.reserve_bytes`).
+    """Number of trials whose budgets fit a GPU's memory minus the reserve (`DeviceProfile.reserve_bytes`).
 
     Raises
     ------
     BudgetError
-        If not even one does.
+        If not even one fits.
     """
     slots = (gpu_bytes - reserve_bytes) // budget_bytes
     if slots < 1:
         raise BudgetError(
-            f"a budget of {format_bytes(budget_bytes)} does not fit a GPU of {format_bytes(gpu_bytes)} less the "
+            f"a budget of {format_bytes(budget_bytes)} does not fit a GPU of {format_bytes(gpu_bytes)} minus the "
             f"reserve of {format_bytes(reserve_bytes)}; give --gpu-memory-budget at most "
             f"{(gpu_bytes - reserve_bytes) // MIB}MiB"
         )
@@ -61,9 +61,9 @@ def slots_per_gpu(gpu_bytes: int, budget_bytes: int, reserve_bytes: int) -> int:
 
 
 def countable(slots: int) -> int:
-    """The most slots, of so many, of which Ray lets exactly that many onto a GPU.
+    """The largest number up to `slots` for which Ray places exactly that many trials on a GPU.
 
-    Ray counts in ten-thousandths: a 150th would become 0.0066, of which 151 fit, one more than the card has memory for.
+    Ray counts in ten-thousandths: 1/150 becomes 0.0066, of which 151 fit, one more than the GPU has memory for.
     """
     while GRAIN // (GRAIN // slots) != slots:
         slots -= 1
@@ -71,24 +71,23 @@ def countable(slots: int) -> int:
 
 
 def fraction_of(slots: int) -> float:
-    """Largest fraction that Ray can count of which `slots` make no more than one GPU."""
+    """Largest fraction that Ray can represent of which `slots` fit one GPU."""
     return (GRAIN // slots) / GRAIN
 
 
 def gpu_slots(nodes: Iterable[Node], budget_bytes: int | None, reserve_bytes: int) -> list[SlotKind]:
-    """Kinds of slots of a cluster's GPU nodes, those with most slots a GPU first.
+    """Kinds of slots of a cluster's GPU nodes, those with the most slots per GPU first.
 
-    Without a budget a trial has a GPU of its own. Cards too small for the budget take no trials; if all are too small
-    that is an error. Cards of different sizes are alike as long as they hold as many trials; where they do not, nodes
-    need a resource that tells them apart (Ray gives GPU nodes ``accelerator_type:…``), and each such resource has a
-    kind of its own.
+    Without a budget each trial has a whole GPU. GPUs too small for the budget get no trials. GPUs of different sizes
+    are one kind if they hold the same number of trials; otherwise their nodes need a resource that distinguishes them
+    (Ray gives GPU nodes ``accelerator_type:…``), and each such resource is a separate kind.
 
     Raises
     ------
     BudgetError
-        If no card is large enough.
+        If no GPU is large enough.
     RunError
-        If cards that hold different numbers of trials cannot be told apart.
+        If GPUs that hold different numbers of trials cannot be distinguished.
     """
     groups: dict[int, list[Node]] = defaultdict(list)
     for node in nodes:
@@ -102,7 +101,7 @@ def gpu_slots(nodes: Iterable[Node], budget_bytes: int | None, reserve_bytes: in
         if slots == 0:
             continue
         others = [node for other, group in groups.items() if other != slots for node in group]
-        for label, mine in _told_apart(groups[slots], others):
+        for label, mine in _distinguished(groups[slots], others):
             request = {"GPU": fraction_of(slots), **_cpu_share(mine, slots)}
             if label is not None:
                 request[label] = 1 / GRAIN
@@ -119,7 +118,7 @@ def gpu_slots(nodes: Iterable[Node], budget_bytes: int | None, reserve_bytes: in
 
 
 def _slots_of(node: Node, budget_bytes: int | None, reserve_bytes: int) -> int:
-    """Slots of each GPU of a node; 0 where the budget is too large for it."""
+    """Slots per GPU of a node; 0 if the budget is too large for it."""
     if budget_bytes is None:
         return 1
     if node.gpu_bytes - reserve_bytes < budget_bytes:
@@ -128,14 +127,14 @@ def _slots_of(node: Node, budget_bytes: int | None, reserve_bytes: int) -> int:
 
 
 def _cpu_share(nodes: list[Node], slots: int) -> dict[str, float]:
-    """One core a trial, or an equal share where there are fewer cores than slots; nothing of nodes without cores."""
+    """One core per trial, or an equal share if there are fewer cores than slots; empty for nodes without cores."""
     fewest = min(node.cpus / (node.gpus * slots) for node in nodes)
     share = min(GRAIN, math.floor(fewest * GRAIN))
     return {"CPU": share / GRAIN} if share else {}
 
 
-def _told_apart(nodes: list[Node], others: list[Node]) -> Iterator[tuple[str | None, list[Node]]]:
-    """Resources that nodes have and the others have not, with the nodes of each; None where there are no others."""
+def _distinguished(nodes: list[Node], others: list[Node]) -> Iterator[tuple[str | None, list[Node]]]:
+    """Resources that only `nodes` have, not `others`, each with its nodes; None if there are no others."""
     if not others:
         yield None, nodes
         return
@@ -148,7 +147,7 @@ def _told_apart(nodes: list[Node], others: list[Node]) -> Iterator[tuple[str | N
             sizes = ", ".join(sorted({format_bytes(node.gpu_bytes) for node in rest}))
             raise RunError(
                 f"the cluster has GPUs that hold different numbers of trials, and nodes with {sizes} have no resource "
-                "of their own; start them with one, for example ray start --resources '{\"gpu24\": 1}'"
+                "that distinguishes them; start them with one, for example ray start --resources '{\"gpu24\": 1}'"
             )
         label = candidates[0][1]
         yield label, having[label]
@@ -156,14 +155,14 @@ def _told_apart(nodes: list[Node], others: list[Node]) -> Iterator[tuple[str | N
 
 
 def cpu_slots(cpus: float, concurrency: int | None) -> SlotKind:
-    """Slots where there is no GPU: one a core, or as many as were asked for, sharing the cores."""
+    """Slots without a GPU: one per core, or `concurrency` many that share the cores."""
     count = concurrency or max(1, int(cpus))
     share = max(1, min(GRAIN, math.floor(cpus / count * GRAIN)))
     return SlotKind({"CPU": share / GRAIN}, count, 0)
 
 
 def counts_now(kinds: Iterable[SlotKind], nodes: Iterable[Node]) -> list[int]:
-    """How many slots of each kind the nodes offer that are there now."""
+    """How many slots of each kind the current nodes offer."""
     there = list(nodes)
     counts = []
     for kind in kinds:
@@ -176,7 +175,7 @@ def counts_now(kinds: Iterable[SlotKind], nodes: Iterable[Node]) -> list[int]:
 
 
 def nodes_of(described: Iterable[Mapping[str, Any]], gpu_bytes: Mapping[str, int]) -> list[Node]:
-    """Nodes as ``ray.nodes()`` describes them, with the GPU memory that was declared or asked for."""
+    """Nodes from the output of ``ray.nodes()``, with the GPU memory that was declared or queried."""
     nodes = []
     for entry in described:
         if not entry.get("Alive", False):

@@ -1,4 +1,4 @@
-"""What ended a trial's worker on Ray: our word for it, and one sentence that is the same for the same cause."""
+"""Why a trial's worker on Ray ended: our name for it, and one sentence that is the same for the same cause."""
 
 import errno
 import os
@@ -18,7 +18,7 @@ _KILLED = "the worker was killed: its node ran low on memory (Ray's memory monit
 
 
 def crash_reason(trial: RayTuneTrial) -> tuple[TrialEnd, str]:
-    """How the trial failed, and type and message of what ended its actor or step, without the traceback."""
+    """How the trial failed, and the type and message of the error, without its traceback."""
     path = Path(trial.pickled_error_file or "")
     if not path.is_file():
         return TrialEnd.CRASHED, "the worker was lost"
@@ -27,7 +27,7 @@ def crash_reason(trial: RayTuneTrial) -> tuple[TrialEnd, str]:
 
 
 def reason_of(error: BaseException) -> tuple[TrialEnd, str]:
-    """Of a lost worker without the identities and addresses that Ray's message is made of."""
+    """Ending and reason for an error; for a lost worker, without the identifiers and addresses in Ray's message."""
     cause = getattr(error, "cause", None) or error
     text = str(cause)
     if isinstance(cause, ray.exceptions.OutOfMemoryError):
@@ -43,14 +43,14 @@ def reason_of(error: BaseException) -> tuple[TrialEnd, str]:
             f"the worker was lost (exit type {exit_type[1]})" if exit_type else "the worker was lost",
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if isinstance(cause, ray.exceptions.RayActorError):  # what was raised while the worker was made is Ray's last line
-        return TrialEnd.CRASHED, f"the worker could not be made: {' '.join(lines[-1:])}"
+    if isinstance(cause, ray.exceptions.RayActorError):  # the last line is the error raised in the worker's start
+        return TrialEnd.CRASHED, f"the worker could not be started: {' '.join(lines[-1:])}"
     return TrialEnd.CRASHED, f"{type(cause).__name__}: {' '.join(lines[:3])}"
 
 
-def of_ray_itself(error: Exception, folder: str) -> Exception:
-    """What Ray Tune failed with: a full disk under its own bookkeeping as one line, all else as it is."""
+def ray_failure(error: Exception, folder: str) -> Exception:
+    """The error to raise when Ray Tune itself failed: a full disk becomes a RunError, any other error stays."""
     full = os.strerror(errno.ENOSPC)
     if full in str(error):
-        return RunError(f"Ray cannot write to {folder}: {full}; make room, and go on with --resume")
+        return RunError(f"Ray cannot write to {folder}: {full}; make room, and continue with --resume")
     return error

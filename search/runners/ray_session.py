@@ -1,4 +1,4 @@
-"""Starts Ray on this machine or joins a cluster, quietly, and asks what the nodes offer."""
+"""Starts Ray on this machine or joins a cluster, with little output, and queries the nodes' resources."""
 
 import logging
 import os
@@ -18,16 +18,16 @@ from trainable.memory.profile import DeviceProfile
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our own record of a trial is durable; theirs is a second one
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: every trial is at its last saved epoch anyway
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the reason goes into the study and the summary
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the study is what a resume reads
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our records of a trial replace them
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # this project handles Ctrl-C
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the study and the summary have the reason
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # a resume reads the study instead
     "TUNE_WARN_THRESHOLD_S": "60",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""Set before Ray is imported anywhere."""
+"""Environment variables, set before Ray is imported."""
 
 
 @dataclass(frozen=True)
@@ -35,27 +35,27 @@ class RaySession:
     """A running Ray."""
 
     dashboard: str | None
-    """Address of the dashboard, None where there is none."""
+    """Address of the dashboard, None without one."""
     nodes: tuple[Node, ...]
     gpu_bytes: dict[str, int] = field(default_factory=dict)
-    """Memory of a GPU, by node, where the node does not declare it."""
+    """Memory per GPU by node, for nodes that do not declare it."""
     gpu_names: frozenset[str] = frozenset()
-    """Of those that were asked."""
+    """Names of the GPUs of the nodes that were queried."""
 
     @property
     def gpu(self) -> str | None:
-        """Name of the cluster's GPUs, by which their profile is found; None without one."""
+        """Names of the cluster's GPUs, which select their profile; None without GPUs."""
         if not any(node.gpus for node in self.nodes):
             return None
-        return ", ".join(sorted(self.gpu_names)) or "GPUs whose names are not known"
+        return ", ".join(sorted(self.gpu_names)) or "GPUs of unknown name"
 
     def nodes_now(self) -> list[Node]:
-        """The nodes of the beginning that are still alive (or back)."""
+        """The initial nodes that are alive now."""
         known = {node.node_id for node in self.nodes}
         return [node for node in nodes_of(_nodes(), defaultdict(int, self.gpu_bytes)) if node.node_id in known]
 
     def slots(self, options: SearchOptions, device: str, profile: DeviceProfile | None = None) -> list[SlotKind]:
-        """What trials may ask for. Raises BudgetError or RunError if the machines do not suit the search."""
+        """Kinds of slots for trials. Raises BudgetError or RunError if the machines do not suit the search."""
         if device.startswith("cuda"):
             if not any(node.gpus for node in self.nodes):
                 raise RunError("no node of the cluster has a GPU; use --device cpu, or add one")
@@ -65,10 +65,10 @@ class RaySession:
 
 @contextmanager
 def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool = False) -> Iterator[RaySession]:
-    """Ray for the time of a search, which appears as `title` in the dashboard's list of jobs.
+    """Runs Ray for one search, which appears as `title` in the dashboard's list of jobs.
 
-    Token authentication stays as Ray has it (on; the token is in ``~/.ray/auth_token``) and the dashboard listens on
-    this machine alone.
+    Token authentication keeps Ray's default (on; the token is in ``~/.ray/auth_token``), and the dashboard listens only
+    on this machine.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
     """
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
     if options.address and token_path().is_file():
-        # Ray itself looks for a token at --address auto and not at an address in full.
+        # Ray looks for a token by itself only with --address auto.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
@@ -109,7 +109,7 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
 
 
 def token_path() -> Path:
-    """Where the dashboard's token is."""
+    """File with the dashboard's token."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
 
 
@@ -121,15 +121,15 @@ def _nodes() -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Cards:
-    """What a node says of its GPUs."""
+    """GPUs of a node."""
 
     total_bytes: int
-    """Memory of the smallest."""
+    """Memory of the smallest GPU."""
     names: frozenset[str]
 
 
 def _gpus() -> dict[str, _Cards]:
-    """The GPUs of each node that has some and does not declare their memory, asked on the node itself."""
+    """The GPUs of each node that does not declare their memory, queried on the node itself."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -145,13 +145,13 @@ def _gpus() -> dict[str, _Cards]:
         resources = node["Resources"]
         if node["Alive"] and resources.get("GPU") and GPU_MEMORY not in resources:
             pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            # A whole GPU for a moment: without one Ray hides the cards from the task.
+            # Needs a whole GPU for a moment: without one Ray hides the GPUs from the task.
             asked[node["NodeID"]] = cards.options(num_gpus=1, scheduling_strategy=pinned).remote()
     try:
         return {node_id: ray.get(answer, timeout=120) for node_id, answer in asked.items()}
     except (ray.exceptions.GetTimeoutError, ray.exceptions.RayTaskError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise RunError(
-            f"a GPU node does not say how much memory its cards have: {reason}; "
+            f"a GPU node does not report its GPU memory: {reason}; "
             f"declare it when starting the node: ray start --resources '{{\"{GPU_MEMORY}\": 24576}}'"
         ) from None

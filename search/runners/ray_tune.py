@@ -1,8 +1,8 @@
-"""Runs a search on Ray Tune: the conductor behind Ray's searcher and scheduler interfaces.
+"""Runs a search on Ray Tune: adapts the conductor to Ray's searcher and scheduler interfaces.
 
-Ray decides where a trial runs, restarts actors that die and moves results; the conductor decides everything else, as
-it does for `search.runners.local`. Ray's own snapshot of the experiment is not used: the study and the run's folder are
-complete at every moment.
+Ray decides where a trial runs, starts its actors and moves results; the conductor decides everything else, as it does
+for `search.runners.local`. Ray's own snapshot of the experiment is not used: the study and the run's folder are always
+complete.
 """
 
 import functools
@@ -27,8 +27,8 @@ from search.engine.label import label_of
 from search.request import SearchOptions
 from search.runners._ray_private import name_process
 from search.runners.packing import Node, SlotKind, counts_now
-from search.runners.ray_faults import crash_reason, of_ray_itself
-from search.runners.signals import noted_interrupt
+from search.runners.ray_faults import crash_reason, ray_failure
+from search.runners.signals import record_interrupt
 from search.store.checkpoints import CheckpointKeeper, checkpoint_place
 from search.store.run_store import RunStore
 from trainable.errors import RunError
@@ -40,28 +40,28 @@ logger = logging.getLogger(__name__)
 KIND = "slot_kind"
 """Key of a trial's configuration: which kind of slot it runs in."""
 UNLIMITED = 10**9
-"""Samples that Ray may ask for: the conductor knows when it is enough."""
+"""Number of samples for Ray: the conductor decides when the search ends."""
 NODES_SECONDS = 2.0
-"""How often the cluster is asked which nodes are still there."""
+"""Interval at which the cluster is asked which nodes are alive."""
 
 
 @dataclass
 class _Placed:
-    """A trial that has a slot, or waits in Ray's queue for one."""
+    """A trial that has a slot, or is waiting for one in Ray's queue."""
 
     start: TrialStart
     kind: int
-    """Kind of its slot."""
+    """Index of its slot's kind."""
     last_report: float | None = None
-    """When its worker started or last reported (monotonic seconds); None while it waits for one."""
+    """When its worker started or last reported (monotonic seconds); None while it is waiting for one."""
     failure: tuple[TrialEnd, str] | None = None
     """How its worker failed."""
     timed_out: bool = False
-    """Its worker was killed since it had not reported for too long."""
+    """Whether its worker was killed because it had not reported for too long."""
 
 
 class _Session:
-    """What searcher, scheduler and watch share: which of Ray's trials is which of ours, and where it runs."""
+    """State shared by searcher, scheduler and timeout callback: maps Ray's trials to ours and to slots."""
 
     def __init__(
         self,
@@ -77,11 +77,11 @@ class _Session:
         self._asked = time.monotonic()
         self.keeper = CheckpointKeeper(options, store.folder, store.study.run, conductor.standing.leaders)
         self.numbers: dict[str, int] = {}
-        """Our number of each of Ray's trials."""
+        """Our trial number, by Ray's trial id."""
         self.placed: dict[int, _Placed] = {}
-        """Trials that Ray has, by number."""
+        """Trials handed to Ray, by number."""
         self.error: BaseException | None = None
-        """What ends the search; its trials stay as they are, to be resumed."""
+        """The error that ends the search; its trials can be resumed."""
         self.waiting = conductor.unfinished()
         self.keeper.sweep(conductor.running, conductor.standing.leaders)
 
@@ -90,7 +90,7 @@ class _Session:
         self.error = self.error or error
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        """Ray pickles searcher, scheduler and callbacks for its snapshot; of this nothing is to be kept there."""
+        """Ray pickles searcher, scheduler and callbacks for its snapshot, which must not contain the session."""
         return (object, ())
 
     def begin(self, trial_id: str, start: TrialStart) -> dict[str, Any]:
@@ -112,17 +112,17 @@ class _Session:
 
     @property
     def workers(self) -> int:
-        """Trials at a time, by the nodes that are there."""
+        """Concurrent trials on the current nodes."""
         return min(sum(self.counts), self.options.concurrency or UNLIMITED)
 
     def lost_kinds(self) -> set[int]:
-        """Kinds of slots of which no node is there any more; the cluster is asked every few seconds."""
+        """Kinds of slots whose nodes are all gone; asks the cluster at most every `NODES_SECONDS`."""
         if self._nodes_now is None or time.monotonic() - self._asked < NODES_SECONDS:
             return set()
         self._asked = time.monotonic()
         now = counts_now(self.slots, self._nodes_now())
         if not any(now):
-            return set()  # nothing is left to go to: wait for the cluster to come back
+            return set()  # no node is left: wait for the cluster to come back
         self.counts = now
         return {kind for kind, count in enumerate(now) if count == 0}
 
@@ -138,15 +138,15 @@ class _Session:
         self.keeper.ended(number, self.conductor.standing.leaders, self.conductor.running)
 
     def failed(self, number: int, end: TrialEnd, reason: str) -> None:
-        """Lets a trial that failed go on from its checkpoint, in any slot, or ends it."""
+        """Lets a failed trial resume from its checkpoint in any slot, or ends it."""
         line = " ".join(reason.split())[:300]
         if reason.startswith(MemoryKeptError.__name__):
-            # The fault of the trial before; in another worker this one begins as if nothing had happened.
-            logger.warning("trial %d begins in another worker: %s", number, line)
+            # The previous trial's fault: this one starts in another worker, and no restart is counted.
+            logger.warning("trial %d starts in another worker: %s", number, line)
             self.wait_again(number)
             return
         if self.conductor.retry(number):
-            logger.warning("trial %d failed and goes on from its checkpoint: %s", number, line)
+            logger.warning("trial %d failed and resumes from its checkpoint: %s", number, line)
             self.wait_again(number)
             return
         logger.info("trial %d ended, %s: %s", number, end, line)
@@ -154,8 +154,8 @@ class _Session:
         self.ended(number)
 
 
-def _kept(fallback: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """For what Ray calls: an error there would be wrapped into Ray's own; it is kept for `RayRunner.run` instead."""
+def _errors_end_search(fallback: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates methods that Ray calls: an error ends the search and `RayRunner.run` raises it, not wrapped by Ray."""
 
     def wrap(method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
@@ -175,13 +175,13 @@ def _kept(fallback: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 class _ConductorSearcher(Searcher):
-    """Asks the conductor for the next trial, never ahead of a free slot: each proposal knows all results so far."""
+    """Asks the conductor for a trial only when a slot is free, so that each proposal uses all results so far."""
 
     def __init__(self, session: _Session):
         super().__init__(metric=METRIC, mode="max")
         self._session = session
 
-    @_kept(Searcher.FINISHED)
+    @_errors_end_search(Searcher.FINISHED)
     def suggest(self, trial_id: str) -> Any:
         session = self._session
         if len(session.placed) >= session.workers:
@@ -189,12 +189,12 @@ class _ConductorSearcher(Searcher):
         start = session.waiting.pop(0) if session.waiting else session.conductor.next_trial()
         if start is not None:
             return session.begin(trial_id, start)
-        # Not finished while anything runs: it may lose its worker and then wait for a slot again.
+        # Not finished while a trial runs: it may lose its worker and need a slot again.
         return None if session.placed else Searcher.FINISHED
 
-    @_kept(None)
+    @_errors_end_search(None)
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Endings are told by the scheduler already, except a crash: the trial goes on from its checkpoint, or not."""
+        """Handles crashes: the trial resumes from its checkpoint or ends. The scheduler handles all other endings."""
         session = self._session
         number = session.numbers.pop(trial_id)
         placed = session.placed.get(number)
@@ -202,23 +202,23 @@ class _ConductorSearcher(Searcher):
             session.failed(number, *(placed.failure or (TrialEnd.CRASHED, "the worker was lost")))
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study is what a resume reads."""
+        """Does nothing: a resume reads the study."""
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a search resumes from its study: python -m search.run --resume RUN")
 
 
 class _ConductorScheduler(TrialScheduler):
-    """Passes every report to the conductor and its decision back."""
+    """Passes every report to the conductor and returns its decision."""
 
     def __init__(self, session: _Session):
         super().__init__()  # type: ignore[no-untyped-call]
         self._session = session
 
     def on_trial_add(self, tune_controller: Any, trial: RayTuneTrial) -> None:
-        """Ray starts what the searcher gave, in that order."""
+        """Does nothing: Ray starts trials in the searcher's order."""
 
-    @_kept(TrialScheduler.STOP)
+    @_errors_end_search(TrialScheduler.STOP)
     def on_trial_result(self, tune_controller: Any, trial: RayTuneTrial, result: dict[str, Any]) -> str:
         session = self._session
         number = session.number_of(trial)
@@ -237,43 +237,43 @@ class _ConductorScheduler(TrialScheduler):
         session.ended(number)
         return str(TrialScheduler.STOP)
 
-    @_kept(None)
+    @_errors_end_search(None)
     def on_trial_error(self, tune_controller: Any, trial: RayTuneTrial) -> None:
-        """A crash; Ray tells the searcher next."""
+        """Records why the trial crashed; Ray calls the searcher next."""
         session = self._session
         number = session.number_of(trial)
         placed = session.placed[number]
         if placed.timed_out:
             limit = session.options.trial_timeout_seconds
-            placed.failure = TrialEnd.CRASHED, f"silent for more than {limit:g} s (--trial-timeout)"
+            placed.failure = TrialEnd.CRASHED, f"no report for more than {limit:g} s (--trial-timeout)"
         else:
             placed.failure = crash_reason(trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: RayTuneTrial, result: dict[str, Any]) -> None:
-        """Told in `on_trial_result` already."""
+        """Does nothing: `on_trial_result` has handled it."""
 
     def on_trial_remove(self, tune_controller: Any, trial: RayTuneTrial) -> None:
-        """Trials are never paused."""
+        """Does nothing: trials are never paused."""
 
-    @_kept(None)
-    def _take_back(self, tune_controller: Any) -> None:
+    @_errors_end_search(None)
+    def _requeue_lost(self, tune_controller: Any) -> None:
         session = self._session
         lost = session.lost_kinds()
         for trial in list(tune_controller.get_live_trials()) if lost else ():
             number = session.numbers.get(trial.trial_id)
             if trial.status == RayTuneTrial.PENDING and number is not None and session.placed[number].kind in lost:
-                logger.warning("trial %d waits for a machine that is gone; it goes on elsewhere", number)
+                logger.warning("trial %d was waiting for a node that is gone; it resumes on another one", number)
                 session.wait_again(number)
-                trial.init_local_path()  # Ray's table of results wants one of each trial, started or not
+                trial.init_local_path()  # Ray's result table needs the path of every trial, started or not
                 tune_controller.stop_trial(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> RayTuneTrial | None:
-        """None: Ray starts pending trials in their order by itself.
+        """Returns None: Ray then starts pending trials in their order.
 
-        Asked at each of Ray's steps, so this is where trials are seen that wait for a kind of slot whose nodes are
-        all gone; they are taken back and begin again elsewhere, from their checkpoints.
+        Ray calls this at each step, so trials that are waiting for a kind of slot whose nodes are all gone are found
+        here; they are queued again and resume from their checkpoints in another slot.
         """
-        self._take_back(tune_controller)
+        self._requeue_lost(tune_controller)
         if self._session.error is not None:
             tune_controller.request_stop_experiment()
         return None
@@ -282,25 +282,25 @@ class _ConductorScheduler(TrialScheduler):
         return "conductor"
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the rungs are rebuilt from the study."""
+        """Does nothing: the rungs are rebuilt from the study."""
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a search resumes from its study: python -m search.run --resume RUN")
 
 
-class _Watch(Callback):
-    """Kills the actor of a trial that was not heard of for too long; Ray then retries it as it does any crash."""
+class _TrialTimeout(Callback):
+    """Kills the actor of a trial that has not reported for too long, which then counts as a crash."""
 
     def __init__(self, session: _Session):
         self._session = session
 
     def on_trial_start(self, iteration: int, trials: list[RayTuneTrial], trial: RayTuneTrial, **info: Any) -> None:
-        """It has a worker: from now on it is expected to report. Until then it may wait as long as the cluster does."""
+        """The trial has a worker, so its timeout starts. Waiting for a worker has no limit."""
         number = self._session.numbers.get(trial.trial_id)
         if number in self._session.placed:
             self._session.placed[number].last_report = time.monotonic()
 
-    @_kept(None)
+    @_errors_end_search(None)
     def on_step_end(self, iteration: int, trials: list[RayTuneTrial], **info: Any) -> None:
         limit = self._session.options.trial_timeout_seconds
         if limit is None or iteration % 10:
@@ -313,7 +313,7 @@ class _Watch(Callback):
                 continue
             if now - placed.last_report > limit:
                 logger.warning(
-                    "trial %d was silent for more than %g s; its worker is replaced", placed.start.number, limit
+                    "trial %d has not reported for more than %g s; its worker is replaced", placed.start.number, limit
                 )
                 placed.last_report, placed.timed_out = now, True
                 ray.kill(actor)
@@ -325,15 +325,15 @@ class RayRunner:
     Parameters
     ----------
     trial_factory
-        Makes the object that trains a trial; it is put into the object store once.
+        Creates the object that trains a trial; it is put into the object store once.
     slots
-        Kinds of slots and how many of each.
+        Kinds of slots, with the number of each.
     threads
-        CPU threads of torch in each slot.
+        torch's CPU threads in each slot.
     callbacks
-        Of Ray Tune's kind, such as its MLflow logger.
+        Ray Tune callbacks, such as its MLflow logger.
     nodes_now
-        Which nodes are there; without it nobody notices that all nodes of a kind are gone.
+        Returns the current nodes; without it, the loss of all nodes of a kind goes unnoticed.
     """
 
     def __init__(
@@ -356,23 +356,23 @@ class RayRunner:
         self._callbacks = callbacks or []
 
     def run(self) -> None:
-        """Until the conductor is done.
+        """Runs until the conductor is done.
 
         Raises
         ------
         BudgetError
             If nothing in the space fits the budget.
         RunError
-            If the study, the folder or the checkpoints' place cannot be written; every trial can be resumed then.
+            If the study, the folder or the checkpoint storage cannot be written; all trials can still be resumed.
         """
         slots = self._session.slots
-        # All slots' actors start at once; Ray's default for a custom searcher is one after the other.
+        # Starts all slots' actors at once; Ray's default for a custom searcher is one at a time.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self._session.workers)
         trainable = tune.with_resources(
             tune.with_parameters(RayTrial, factory=self._factory, threads=self._threads, name_process=name_process),
             lambda config: PlacementGroupFactory([slots[config[KIND]].request]),
         )
-        # A place for Ray's own bookkeeping, which nobody reads and which is gone when the search is.
+        # For Ray's own records, which are not read and are deleted after the search.
         with tempfile.TemporaryDirectory(prefix="search-") as folder:
             tuner = tune.Tuner(
                 trainable,
@@ -388,16 +388,16 @@ class RayRunner:
                     name=self._session.store.folder.path.name,
                     storage_path=folder,
                     verbose=0,
-                    # Retried by us: Ray gives up at once where an actor dies between two trials.
+                    # Failures are retried by this runner: Ray gives up at once if an actor dies between two trials.
                     failure_config=tune.FailureConfig(max_failures=0),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the trial saves itself
-                    callbacks=[_Watch(self._session), *self._callbacks],
+                    callbacks=[_TrialTimeout(self._session), *self._callbacks],
                 ),
             )
             try:
-                with noted_interrupt(self._session.stop):
+                with record_interrupt(self._session.stop):
                     tuner.fit()
             except Exception as error:
-                self._session.stop(of_ray_itself(error, folder))
+                self._session.stop(ray_failure(error, folder))
         if self._session.error is not None:
             raise self._session.error

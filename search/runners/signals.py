@@ -1,4 +1,4 @@
-"""What reaches a search by signals in this very process: a limit on a trial's silence, and a Ctrl-C that is heard."""
+"""Signals in this process: a timeout for a trial's epoch, and a Ctrl-C that cannot be lost."""
 
 import signal
 import sys
@@ -10,22 +10,22 @@ from types import FrameType
 from typing import Any
 
 AGAIN_SECONDS = 1.0
-"""Between two tries to end a block that has swallowed the first; time enough for one that is being left to clean up."""
+"""Interval at which the error is raised again in a block that swallowed it; leaves time to clean up."""
 
 
-class SilenceError(Exception):
+class TrialTimeoutError(Exception):
     """A trial did not report for longer than ``--trial-timeout`` allows."""
 
 
 @contextmanager
 def deadline(seconds: float | None) -> Iterator[None]:
-    """Raises SilenceError inside the block when it lasts longer; None, or a debugger that traces, waits for ever.
+    """Raises TrialTimeoutError inside the block if it takes longer; no limit if None or if a debugger traces.
 
-    The interval timer's signal interrupts Python code and waiting reads alike. What a library computes without coming
-    back to Python is interrupted when it does; a read that the kernel itself cannot interrupt is not, and there only
-    workers of Ray, which can be killed, help. Outside the main thread there are no signals, hence no limit.
+    The interval timer's signal interrupts Python code and blocking reads. Native code is interrupted only when it
+    returns to Python, and a read that the kernel cannot interrupt is not; then only Ray workers, which can be killed,
+    help. Outside the main thread there are no signals, hence no limit.
 
-    A library that catches everything swallows the error; it is raised again every `AGAIN_SECONDS` until the block ends.
+    A library may swallow the error; it is raised again every `AGAIN_SECONDS` until the block ends.
     """
     if seconds is None or sys.gettrace() is not None or threading.current_thread() is not threading.main_thread():
         yield
@@ -34,9 +34,9 @@ def deadline(seconds: float | None) -> Iterator[None]:
     over = False
 
     def late(_number: int, frame: FrameType | None) -> None:
-        # On the way out it would leave the timer running and this handler in place.
+        # An error raised on the way out would leave the timer running and this handler in place.
         if not over and (frame is None or frame.f_code not in leaving):
-            raise SilenceError(f"silent for more than {seconds:g} s")
+            raise TrialTimeoutError(f"no report for more than {seconds:g} s")
 
     leaving = (sys._getframe().f_code, _GeneratorContextManager.__exit__.__code__)
     begin = time.monotonic()
@@ -48,16 +48,16 @@ def deadline(seconds: float | None) -> Iterator[None]:
         over = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-        if before:  # whoever had set the timer gets it back, less the time that has passed
+        if before:  # restore an earlier timer, minus the time that has passed
             signal.setitimer(signal.ITIMER_REAL, max(before - (time.monotonic() - begin), 1e-3), interval)
 
 
 @contextmanager
-def noted_interrupt(note: Callable[[KeyboardInterrupt], None]) -> Iterator[None]:
-    """Tells `note` of a Ctrl-C inside the block before it is raised there.
+def record_interrupt(record: Callable[[KeyboardInterrupt], None]) -> Iterator[None]:
+    """Passes a Ctrl-C inside the block to `record` before it is raised there.
 
-    Raised at whatever Python runs at that moment, it is lost in a finaliser or in a library that catches everything;
-    what was noted is not. Outside the main thread there are no signals.
+    The exception may be lost in a finaliser or in a library that catches everything; the record is not. Outside the
+    main thread there are no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -65,7 +65,7 @@ def noted_interrupt(note: Callable[[KeyboardInterrupt], None]) -> Iterator[None]
 
     def interrupted(_number: int, _frame: Any) -> None:
         interrupt = KeyboardInterrupt()
-        note(interrupt)
+        record(interrupt)
         raise interrupt
 
     before = signal.signal(signal.SIGINT, interrupted)

@@ -1,4 +1,4 @@
-"""What is durable: study, run folder and their recovery, manifest, checkpoints, warm start.
+"""Durable state: study, run folder and their recovery, manifest, checkpoints, warm start.
 
 May import search.engine, spaces, trainable and optuna.
 """

@@ -1,4 +1,4 @@
-"""Where trials' checkpoints lie, and which of them stay: those that run, and the best completed ones."""
+"""Where trials' checkpoints are, and which are kept: those of running trials and of the best completed ones."""
 
 import logging
 import secrets
@@ -13,13 +13,13 @@ from trainable.units import format_bytes
 
 logger = logging.getLogger(__name__)
 MEASURED_EPOCHS = 3
-"""By then a trial has as many checkpoints as it ever has: the newest two."""
+"""After this many epochs a trial has its final number of checkpoints: the newest two."""
 
 
 def checkpoint_place(options: SearchOptions, folder: RunFolder, run: str, number: int) -> CheckpointPlace:
     """Place of a trial's checkpoints: in the run's folder, or under ``--storage-path`` by the run's identity.
 
-    Always absolute: Ray's workers run in folders of their own, where a relative path would mean another place.
+    Always absolute: Ray's workers run in other folders, where a relative path would point elsewhere.
     """
     if options.storage_path is None:
         return CheckpointPlace(str(folder.checkpoint_path(number).absolute()))
@@ -27,12 +27,12 @@ def checkpoint_place(options: SearchOptions, folder: RunFolder, run: str, number
 
 
 def prepare_storage(options: SearchOptions) -> None:
-    """Makes the place that ``--storage-path`` names and writes to it once, before anything is trained for it.
+    """Creates the place given by ``--storage-path`` and tests that it is writable, before any training.
 
     Raises
     ------
     RunError
-        If nothing can be kept there.
+        If it cannot be written.
     """
     if options.storage_path is None:
         return
@@ -53,12 +53,12 @@ def prepare_storage(options: SearchOptions) -> None:
 
 
 class CheckpointKeeper:
-    """Removes checkpoints that nobody will load again: losers' when they end, old leaders' when they are beaten.
+    """Removes checkpoints that will not be loaded again: those of ended trials that are not among the leaders.
 
-    With a ceiling (``--checkpoint-limit``) on the bytes of all that runs or leads: when it is passed, the last of the
-    leaders go first, never the best one; then of the running trials what is older than the newest checkpoint that each
-    would go on from, which is of an epoch that it has reported. What they need to go on is never removed; where that
-    alone passes the ceiling, it is said once.
+    ``--checkpoint-limit`` bounds the total bytes of running and leading trials. Above it, the lowest leaders go first,
+    never the best one; then, of each running trial, the checkpoints older than the newest one of a reported epoch, from
+    which it would resume. Checkpoints needed to resume are never removed; if they alone exceed the limit, one warning
+    is logged.
     """
 
     def __init__(self, options: SearchOptions, folder: RunFolder, run: str, leaders: Sequence[tuple[float, int]]):
@@ -69,11 +69,11 @@ class CheckpointKeeper:
         self._reported: dict[int, int] = {}
         """Last epoch that each running trial has reported."""
         self._left: set[int] = set()
-        """Ended trials whose folder could not be removed as a whole; tried again at each ending."""
+        """Ended trials whose checkpoints could not be removed completely; each later ending retries."""
         self._warned = False
 
     def sweep(self, running: Iterable[int], leaders: Sequence[tuple[float, int]]) -> None:
-        """At the start: removes what killed drivers and workers left of trials that ended, and half-written files."""
+        """Run at the start: removes what killed drivers and workers left of ended trials, and partial files."""
         running = set(running)
         wanted = running | {number for _, number in leaders}
         with self._tolerant():
@@ -89,23 +89,22 @@ class CheckpointKeeper:
                 self._bytes[number] = self._place(number).size_bytes()
 
     def reported(self, number: int, epoch: int, running: Iterable[int], leaders: Sequence[tuple[float, int]]) -> None:
-        """A trial has reported an epoch, and by now has saved it or the one before."""
+        """Called after each report; the trial has saved that epoch or the one before."""
         running = set(running)
         self._reported[number] = max(epoch, self._reported.get(number, 0))
         if self._options.checkpoint_limit_bytes is None or number not in running:
             return
         place = self._place(number)
-        # Of an object store a listing is a request: a trial's checkpoints are all of one size, and soon as many.
+        # In an object store each listing is a request; a trial's checkpoints soon have constant size and number.
         if not is_url(place.address) or epoch <= MEASURED_EPOCHS:
             with self._tolerant():
                 self._bytes[number] = place.size_bytes()
                 self._within_ceiling(running, [leader for _, leader in leaders])
 
     def ended(self, number: int, leaders: Sequence[tuple[float, int]], running: Iterable[int] = ()) -> None:
-        """Trial `number` ended; `leaders` are the best completed trials now, best first.
+        """Called when trial `number` ended; `leaders` are the best completed trials now, best first.
 
-        A store that cannot be reached just now does not end the search: what should have gone then stays, and is
-        tried again at the next ending.
+        An unreachable store does not end the search: the checkpoints stay, and the next ending retries.
         """
         self._kept |= {number}
         best = [leader for _, leader in leaders]
@@ -138,8 +137,8 @@ class CheckpointKeeper:
         if total > ceiling and not self._warned:
             self._warned = True
             logger.warning(
-                "checkpoints that running trials need and the best one's take %s, more than --checkpoint-limit (%s); "
-                "they stay: raise it, or lower --concurrency",
+                "the checkpoints of running trials and of the best one take %s, more than --checkpoint-limit (%s); "
+                "they are kept: raise the limit, or lower --concurrency",
                 format_bytes(total),
                 format_bytes(ceiling),
             )
@@ -148,7 +147,7 @@ class CheckpointKeeper:
         return sum(self._bytes.get(number, 0) for number in running | set(leading) | self._left)
 
     def _remove(self, number: int) -> None:
-        """Removes a trial's checkpoints; what a folder keeps of them is measured and counts on."""
+        """Removes a trial's checkpoints; what cannot be removed still counts towards the limit."""
         place = self._place(number)
         try:
             place.remove()
@@ -164,7 +163,7 @@ class CheckpointKeeper:
         self._bytes.pop(number, None)
 
     def _stored(self) -> list[int]:
-        """Trials that have a place for checkpoints."""
+        """Trials that have stored checkpoints."""
         if self._options.storage_path is None:
             return [number for number in self._folder.numbers() if self._folder.checkpoint_path(number).is_dir()]
         root = place_under(absolute_place(self._options.storage_path), self._run)
@@ -178,4 +177,4 @@ class CheckpointKeeper:
         try:
             yield
         except CheckpointError as error:
-            logger.warning("checkpoints that nobody needs stay for now: %s", error)
+            logger.warning("checkpoints that are no longer needed stay for now: %s", error)

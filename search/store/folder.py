@@ -1,4 +1,4 @@
-"""The folder of a run: made, checked, and held by one driver at a time."""
+"""The folder of a run: created, checked, and locked by one driver at a time."""
 
 import os
 from collections.abc import Iterator
@@ -11,17 +11,19 @@ from trainable.record import RunFolder
 
 
 def create(path: Path) -> RunFolder:
-    """An empty folder for a new run. Raises RunError if it cannot be made or holds something already."""
-    file_locks()  # asked before anything is written
+    """Creates an empty folder for a new run. Raises RunError if it cannot be created or is not empty."""
+    file_locks()  # checked before anything is written
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise RunError(f"--output {path} is a file; name a folder") from None
     except OSError as error:
-        raise RunError(f"--output {path} cannot be made: {error.strerror}; name a folder you may write to") from None
+        raise RunError(f"--output {path} cannot be created: {error.strerror}; name a folder you may write to") from None
     folder = RunFolder(path)
     if folder.manifest_path.exists():
-        raise RunError(f"--output {path} holds a run already; go on with it by --resume {path}, or name another folder")
+        raise RunError(
+            f"--output {path} already contains a run; resume it with --resume {path}, or name another folder"
+        )
     if any(not is_leftover(entry) for entry in path.iterdir()):
         raise RunError(f"--output {path} is not empty; name a new folder")
     if not os.access(path, os.W_OK | os.X_OK):
@@ -30,18 +32,18 @@ def create(path: Path) -> RunFolder:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file is one that a search may leave which died before it was a run: before its manifest."""
+    """Whether a file may be left by a search that died before it wrote its manifest."""
     return path.name in (".lock", "space.yaml") or (path.name.startswith(".") and path.name.endswith(".tmp"))
 
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
-    """Holds the run for this process; the lock goes with the process, however it ends.
+    """Locks the run for this process; the lock ends with the process, however it ends.
 
     Raises
     ------
     RunError
-        If another search holds it, the folder cannot be written, or its file system has no locks.
+        If another search holds the lock, the folder cannot be written, or its file system has no locks.
     """
     fcntl = file_locks()
     try:
@@ -56,6 +58,6 @@ def held(path: Path) -> Iterator[None]:
         except OSError as error:
             raise RunError(
                 f"{path} cannot be locked against a second search: {error.strerror}; "
-                "name a folder on a file system that has locks"
+                "name a folder on a file system that supports locks"
             ) from None
         yield

@@ -1,4 +1,4 @@
-"""What a run was asked to do, written before it begins; and what a resume may change of it."""
+"""The manifest of a run, written before it starts, and the settings that a resume may change."""
 
 import dataclasses
 import platform
@@ -24,7 +24,7 @@ FREE = frozenset(
     {"num_samples", "concurrency", "time_limit_seconds", "trial_timeout_seconds", "local", "address", "device"}
     | {"max_failures", "study_storage", "storage_path", "mlflow", "checkpoint_limit_bytes"}
 )
-"""Options that a resume may change without a word: they do not change what a trial's result means."""
+"""Options that a resume may change freely: they do not affect a trial's result."""
 
 
 def new_manifest(
@@ -38,12 +38,12 @@ def new_manifest(
     clips: Mapping[str, int] | None = None,
     initial: Sequence[dict[str, Any]] = (),
 ) -> RunManifest:
-    """The manifest of a run that begins now.
+    """The manifest of a new run.
 
     Parameters
     ----------
     clips
-        How many there are of each split.
+        Number of clips in each split.
     initial
         Parameters of the first proposals.
     """
@@ -63,7 +63,7 @@ def new_manifest(
         gpu_memory_budget_bytes=options.budget_bytes,
         device=device,
         study_storage=None if options.study_storage is None else redact(options.study_storage),
-        # In a storage that others use too, two runs of the same name must not meet by accident.
+        # In a shared storage, two runs of the same name must not share a study by accident.
         study_name=options.study_name or (name if options.study_storage is None else run_id),
         commit=_commit(),
         versions={"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
@@ -74,7 +74,7 @@ def new_manifest(
 
 
 def new_run_id(name: str) -> str:
-    """An identity that no other run has, in letters that any storage takes; it begins with the run's name."""
+    """A unique identifier that starts with the run's name and has only characters that any storage accepts."""
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name)[:40]}-{secrets.token_hex(6)}"
 
 
@@ -90,23 +90,23 @@ def resumed_manifest(
     old_space: Space | None = None,
     clips: Mapping[str, int] | None = None,
 ) -> RunManifest:
-    """The manifest of a run that goes on, with what changed in its history.
+    """The manifest of a resumed run, with the changes in its history.
 
     Parameters
     ----------
     old_space
-        The space of the run's folder, where `space` is another one: what differs is then shown.
+        The space in the run's folder, if it could be read; used to list the differences from `space`.
 
     Raises
     ------
     RunError
-        If space, data, budget or another option that results depend on differs, unless `allow_changes`.
+        If the space, the data, the budget or another option that affects results differs, unless `allow_changes`.
     """
     changes = _changes(old, old_space, space, options, data_digest, clips or {})
     if changes and not allow_changes:
         raise RunError(
-            f"the run {old.name} was begun with other settings: {'; '.join(changes)}; "
-            "resume it as it was, or say --allow-changes to go on all the same"
+            f"the run {old.name} was started with other settings: {'; '.join(changes)}; "
+            "resume it with the same ones, or use --allow-changes to resume anyway"
         )
     entry: dict[str, Any] = {
         "resumed": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -132,7 +132,7 @@ def resumed_manifest(
 
 
 def _study_name(old: RunManifest, options: SearchOptions) -> str:
-    """The study stays the one it was, unless another is named or the run moves from its folder to a database."""
+    """The study stays the same, unless another is named or the run moves from its folder to a database."""
     if options.study_name is not None:
         return options.study_name
     moves = old.study_storage is None and options.study_storage is not None
@@ -150,7 +150,7 @@ def _changes(
     changes = []
     if space.digest != old.space_digest:
         differences = [] if old_space is None else space_differences(old_space, space)
-        shown = ", ".join(differences) or "other parameters or values than the run was begun with"
+        shown = ", ".join(differences) or "other parameters or values than at the start of the run"
         changes.append(f"space {old.space_name}: {shown}")
     was, now = dict(old.options), options.to_dict()
     old_data, new_data = old.data, now.pop("data")
@@ -159,8 +159,8 @@ def _changes(
             changes.append(f"{key} {old_data.get(key)!r} → {new_data[key]!r}")
     if data_digest != old.data_digest and not any(old_data.get(key) != new_data[key] for key in new_data):
         counts = ", ".join(value_differences(old.clips, clips)) if old.clips else ""
-        shown = f"clips {counts}" if counts else "as many clips, others or with other content"
-        changes.append(f"the recordings are not the same as they were ({shown})")
+        shown = f"clips {counts}" if counts else "the same number of clips, but different ones"
+        changes.append(f"the recordings have changed ({shown})")
     for key, value in now.items():
         if key not in FREE and key != "space" and was.get(key) != value:
             words = [format_bytes(v) if key == "budget_bytes" and v else str(v) for v in (was.get(key), value)]
@@ -169,13 +169,13 @@ def _changes(
 
 
 def command_line(argv: Sequence[str]) -> str:
-    """The command line as it was given, credentials in URLs left out."""
+    """The command line as given, without credentials in URLs."""
     shown = [redact(word) if "://" in word else word for word in argv]
     return shlex.join(["python", "-m", "search.run", *shown])
 
 
 def _commit() -> str:
-    """Commit of this code's repository, empty where it is not in one."""
+    """Commit of this code's repository; empty if it is not in one."""
     try:
         found = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
@@ -186,13 +186,14 @@ def _commit() -> str:
 
 
 def space_differences(old: Space, new: Space) -> list[str]:
-    """One phrase a parameter or fixed value that is there, missing or different."""
+    """One phrase for each parameter or fixed value that was added, removed or changed."""
     before = {parameter.name: parameter for parameter in old.parameters}
     after = {parameter.name: parameter for parameter in new.parameters}
     differences = []
     for name in sorted(before.keys() | after.keys()):
         shown = [
-            "not searched" if name not in of else _shown(of[name].distribution, of[name].when) for of in (before, after)
+            "not searched" if name not in space else _shown(space[name].distribution, space[name].when)
+            for space in (before, after)
         ]
         if shown[0] != shown[1]:
             differences.append(f"{name} {shown[0]} → {shown[1]}")
@@ -202,7 +203,7 @@ def space_differences(old: Space, new: Space) -> list[str]:
 
 
 def value_differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """``name old → new`` for each value that is not the same."""
+    """``name old → new`` for each value that differs."""
     return [
         f"{name} {was.get(name, 'none')} → {now.get(name, 'none')}"
         for name in sorted(was.keys() | now.keys())

@@ -1,7 +1,7 @@
-"""What a search finds when it begins: brings study and folder to the same state, and says how each trial stands.
+"""Recovery at the start of a search: brings study and folder to the same state and returns all trials.
 
-A driver may have died between any two writes, a study may have been lost, damaged or moved: whatever one of the two
-places knows of this run's trials, the other knows afterwards.
+A driver may have died between any two writes, and a study may have been lost, damaged or moved: afterwards both places
+hold all that either knew about this run's trials.
 """
 
 import logging
@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 def recovered_trials(
     study: SearchStudy, folder: RunFolder, space: Space, *, budget_bytes: int | None
 ) -> list[KnownTrial]:
-    """All trials of the study by number, this run's of them complete in both places.
+    """All trials of the study by number; those of this run are now complete in both places.
 
     Raises
     ------
     RunError
-        If the study lacks trials of the folder and cannot be given them, or holds what no search has written.
+        If the study lacks trials of the folder that cannot be added, or holds data that no search has written.
     """
     _restore(study, folder, space, budget_bytes)
     found: list[KnownTrial] = []
@@ -47,15 +47,15 @@ def _ended(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> KnownTr
     start, outcome = _checked(study, trial)
     if outcome is None:
         raise RunError(
-            f"trial {trial.number} of the study {study.where} has ended without a word of this search; "
-            "was it changed by another program? begin a new run, or restore the study from a copy"
+            f"trial {trial.number} of the study {study.where} has ended, but this search did not record its "
+            "ending; was it changed by another program? start a new run, or restore the study from a copy"
         )
     _write_missing(folder, start, outcome)
     return KnownTrial(trial, True, start, outcome, dict(trial.intermediate_values), failures_of(trial))
 
 
 def _running(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> KnownTrial:
-    """A trial that the driver before left running."""
+    """A trial that the previous driver left running."""
     study.adopt(trial)
     start, outcome = _checked(study, trial)
     _write_missing(folder, start, None)
@@ -71,21 +71,21 @@ def _running(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> Known
 
 
 def _checked(study: SearchStudy, trial: FrozenTrial) -> tuple[TrialStart, TrialOutcome | None]:
-    """Start and ending of a trial of this run, each of its values such as a search writes it."""
+    """Start and ending of a trial of this run, with every value validated."""
     try:
         start, outcome = start_of(trial), outcome_of(trial)
         if not all(type(epoch) is int for epoch in trial.intermediate_values):
-            raise ValueError("an epoch is no number")
+            raise ValueError("an epoch is not an integer")
     except (ValueError, TypeError, KeyError) as error:
         raise RunError(
             f"trial {trial.number} of the study {study.where} cannot be read: {' '.join(str(error).split())[:300]}; "
-            "restore the study from a copy, or move it away and resume: it is then made again of the run's folder"
+            "restore the study from a copy, or move it away and resume: it is then rebuilt from the run's folder"
         ) from None
     return start, outcome
 
 
 def _write_missing(folder: RunFolder, start: TrialStart, outcome: TrialOutcome | None) -> None:
-    """The folder's files that the killed driver had no time for."""
+    """Writes the folder's files that a killed driver did not get to."""
     path = folder.trial_path(start.number)
     if not (path / "trial.json").exists():
         folder.write_start(start)
@@ -94,7 +94,7 @@ def _write_missing(folder: RunFolder, start: TrialStart, outcome: TrialOutcome |
 
 
 def _restore(study: SearchStudy, folder: RunFolder, space: Space, budget_bytes: int | None) -> None:
-    """Gives the study the trials that only the folder has: the study was lost, or the run moves to another one."""
+    """Adds the trials that only the folder has to the study: it was lost, or the run moved to another one."""
     numbers = folder.numbers()
     if not numbers:
         return
@@ -106,11 +106,11 @@ def _restore(study: SearchStudy, folder: RunFolder, space: Space, budget_bytes: 
         raise RunError(
             f"the study {study.where} does not hold trial {first} of {folder.path}, and its number is "
             f"{'taken by another run' if foreign else 'not the next one'}; restore the study from a copy, or give "
-            "a --study-storage (or --study-name) that is empty: it is then made of the run's folder"
+            "a --study-storage (or --study-name) that is empty: it is then rebuilt from the run's folder"
         )
     if missing:
         logger.warning(
-            "the study %s lacks %d of the trials of %s; they are taken from there",
+            "the study %s lacks %d of the trials of %s; they are copied from there",
             study.where,
             len(missing),
             folder.path,
@@ -120,7 +120,7 @@ def _restore(study: SearchStudy, folder: RunFolder, space: Space, budget_bytes: 
 
 
 def _add(study: SearchStudy, record: TrialRecord, space: Space, budget_bytes: int | None) -> None:
-    """The trial as it was before its first epoch; what it reported and how it ended is taken up as after any kill."""
+    """Adds a trial as before its first epoch; its reports and ending are then recovered as after a kill."""
     start, outcome = record.start, record.outcome
     distributions = _distributions(space, start.params)
     known: dict[str, Any] = {"config": start.config, "predicted_bytes": start.predicted_bytes}
@@ -128,7 +128,7 @@ def _add(study: SearchStudy, record: TrialRecord, space: Space, budget_bytes: in
         reason = "no plan fits the budget"
         outcome = TrialOutcome(end=TrialEnd.OVER_BUDGET, reason=reason, epochs=0, best_auc=None, final_auc=None)
     if outcome is not None and outcome.end is TrialEnd.OVER_BUDGET:
-        # Over any budget that it was over then: the constraint that repels the sampler must stay a violated one.
+        # The constraint that repels the sampler must stay violated, whatever the budget is now.
         budget = max(1, min(budget_bytes or start.predicted_bytes, start.predicted_bytes - 1))
         number = study.over_budget(start.params, distributions, budget_bytes=budget, outcome=outcome, **known)
     else:
@@ -136,13 +136,13 @@ def _add(study: SearchStudy, record: TrialRecord, space: Space, budget_bytes: in
         number = study.start(start.params, distributions, plan=start.plan, budget_bytes=budget_bytes, **known)
     if number != start.number:
         raise RunError(
-            f"another driver writes into the study {study.where} while it is made of {record.start.number} and later "
-            "trials; resume when it has ended"
+            f"another driver wrote to the study {study.where} while trial {record.start.number} was copied to it; "
+            "resume when that driver has ended"
         )
 
 
 def _distributions(space: Space, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-    """Optuna's distributions of parameters; of a value that another space proposed, that value alone."""
+    """Optuna's distributions of parameters; a value outside the space is the only choice of its distribution."""
     known = {parameter.name: parameter.distribution for parameter in space.parameters}
     return {
         name: to_optuna(known[name] if space.covers({name: value}) else Choices((value,)))

@@ -1,4 +1,4 @@
-"""Study and folder of a run as one store: each fact goes to both, in the order that recovery relies on."""
+"""Study and folder of a run as one store: every write goes to both, in the order that recovery relies on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,9 +19,9 @@ class RunStore:
     Parameters
     ----------
     space
-        Its distributions are those of trials that only the folder still has.
+        Gives the distributions of trials that only the folder has.
     budget_bytes
-        Of each trial; None = no budget.
+        Memory budget of each trial; None = no budget.
     """
 
     def __init__(self, folder: RunFolder, study: SearchStudy, space: Space, *, budget_bytes: int | None):
@@ -35,13 +35,13 @@ class RunStore:
     def known(self) -> list[KnownTrial]:
         trials = recovered_trials(self.study, self.folder, self._space, budget_bytes=self._budget_bytes)
         for known in trials:
-            self.study.seen(known.trial)
+            self.study.mark_read(known.trial)
         return trials
 
     def finished_elsewhere(self) -> list[KnownTrial]:
         return [
             KnownTrial(trial, False, None, outcome_of(trial), dict(trial.intermediate_values))
-            for trial in self.study.fresh()
+            for trial in self.study.unread_trials()
             if trial.state.is_finished() and not self.study.is_mine(trial)
         ]
 
@@ -92,7 +92,7 @@ class RunStore:
         return start
 
     def report(self, number: int, report: EpochReport) -> None:
-        # The folder first: it holds the whole report, and a resume copies from it what the study does not have yet.
+        # The folder first: it holds the whole report, and a resume copies missing epochs from it to the study.
         self.folder.append_epoch(number, report)
         self.study.report(number, report.epoch, report.validation_auc)
 

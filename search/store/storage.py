@@ -1,9 +1,9 @@
-"""The Optuna storage: opened with every commit forced to disk, and written through Optuna's public methods alone.
+"""The Optuna storage: opened with every commit forced to disk, and written only through Optuna's public methods.
 
-A trial begins in one transaction, complete with what is known of it. A report is one transaction. An ending is several,
-in an order that a kill between any two leaves readable: first the user attribute ``outcome``, which says everything,
-then what people read of it, the state last. A trial that still runs and has an outcome has ended
-(`search.store.recovery` writes the rest of it).
+A trial starts in one transaction with all its attributes. A report is one transaction. An ending is several, in an
+order that stays readable if the process is killed between any two: first the user attribute ``outcome``, which is
+complete, then the attributes for readers, and the state last. A trial that is still running but has an outcome has
+ended (`search.store.recovery` writes the rest).
 """
 
 import logging
@@ -27,18 +27,18 @@ from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 WRITE_TIMEOUT_SECONDS = 60
-"""How long a writer waits for another one before SQLite says that the database is locked."""
+"""How long a writer waits for another one before SQLite reports that the database is locked."""
 CREATE_ATTEMPTS = 5
-"""As many as Optuna makes where drivers that share a database are in each other's way."""
+"""As many as Optuna makes when drivers that share a database conflict."""
 OTHER_SPACE = "other_space"
-"""User attribute: parameters whose distribution Optuna cannot bring together with that of the study's first trials."""
+"""User attribute: parameters whose distribution is incompatible in Optuna with the study's first trials."""
 
 
 def open_storage(url: str) -> RDBStorage:
     """The storage behind a URL; SQLite in WAL mode, every commit forced to disk.
 
     ``synchronous=FULL`` rather than NORMAL: in WAL mode NORMAL survives a killed process but may lose the last commits
-    when the machine loses power, and a report that was told must stay. It costs one fsync a commit.
+    when the machine loses power, and a report must never be lost. It costs one fsync per commit.
     """
     logging.getLogger("optuna").setLevel(logging.WARNING)
     if not url.startswith("sqlite"):
@@ -52,12 +52,12 @@ def open_storage(url: str) -> RDBStorage:
         cursor.close()
 
     event.listen(storage.engine, "connect", set_pragmas)
-    storage.engine.dispose()  # connections made before the listener are closed; the next ones have the pragmas
+    storage.engine.dispose()  # close connections made before the listener: new ones get the pragmas
     return storage
 
 
 def _made_or_found(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
-    """The storage; of drivers that make its tables at the same moment all but one fail, and find them the next time."""
+    """The storage. If drivers create its tables at the same time, all but one fail and find them when they retry."""
     for attempt in range(CREATE_ATTEMPTS):
         try:
             return RDBStorage(url, engine_kwargs=engine_kwargs)
@@ -70,26 +70,26 @@ def _made_or_found(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
 
 
 class StudyWriter:
-    """Writes trials of one study through the public methods of its storage.
+    """Writes the trials of one study through the public methods of its storage.
 
     Parameters
     ----------
-    alike
-        Whether all trials must have distributions that Optuna can bring together; a study of one run alone may hold
-        trials of several spaces, if its user says so. Optuna refuses such a parameter, so that it is kept as a user
-        attribute, `OTHER_SPACE`, and put in its place when the trial is read.
+    require_compatible
+        Whether all trials must have distributions that Optuna considers compatible. A study of a single run may hold
+        trials of several spaces (``--allow-changes``). Optuna rejects their incompatible parameters, so these are
+        stored in the user attribute `OTHER_SPACE` and restored when the trial is read.
     """
 
-    def __init__(self, storage: RDBStorage, study: Study, *, alike: bool = True):
+    def __init__(self, storage: RDBStorage, study: Study, *, require_compatible: bool = True):
         self._storage = storage
         self._study = study
         self._study_id = storage.get_study_id_from_name(study.study_name)
-        self._alike = alike
+        self._require_compatible = require_compatible
         self._ids: dict[int, int] = {}
         self._settled: set[int] = set()
-        """Numbers of the trials that had ended when they were seen."""
+        """Numbers of the trials that had ended when they were marked as read."""
         self._first: dict[str, BaseDistribution] | None = None
-        """The distribution of each parameter that Optuna compares others with; None until it is asked for."""
+        """The distribution of each parameter that Optuna compares others with; None until first needed."""
 
     def create(
         self,
@@ -99,16 +99,16 @@ class StudyWriter:
         user_attrs: Mapping[str, Any],
         constraints: Mapping[str, float],
     ) -> int:
-        """Adds a trial in one transaction, complete with what is known of it, and gives its number.
+        """Adds a trial with all its attributes in one transaction, and returns its number.
 
-        Drivers that share the database do not get the same number, and Optuna repeats what a deadlock has undone.
+        Drivers that share the database get different numbers, and Optuna retries after a deadlock.
 
         Raises
         ------
         ValueError
-            If the study holds trials with another distribution of a parameter that Optuna cannot bring together.
+            If the study holds a trial with an incompatible distribution of one of the parameters.
         """
-        other = {} if self._alike else self._of_another_space(distributions)
+        other = {} if self._require_compatible else self._incompatible(distributions)
         attrs = dict(user_attrs)
         if other:
             attrs[OTHER_SPACE] = {
@@ -128,8 +128,8 @@ class StudyWriter:
             self._ids[number] = trial_id
         return number
 
-    def _of_another_space(self, distributions: Mapping[str, BaseDistribution]) -> dict[str, BaseDistribution]:
-        """Those that Optuna would refuse beside the study's first trials; the others are remembered as first ones."""
+    def _incompatible(self, distributions: Mapping[str, BaseDistribution]) -> dict[str, BaseDistribution]:
+        """The distributions that Optuna would reject as incompatible with the first ones; records new first ones."""
         if self._first is None:
             self._first = {}
             for trial in self._study.get_trials(deepcopy=False):
@@ -146,20 +146,20 @@ class StudyWriter:
         """Takes over a running trial of an earlier process."""
         self._ids[trial.number] = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
 
-    def seen(self, trial: FrozenTrial) -> None:
-        """The trial is known as it stands."""
+    def mark_read(self, trial: FrozenTrial) -> None:
+        """Marks a trial as read; has an effect only if it has ended."""
         if trial.state.is_finished():
             self._settled.add(trial.number)
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials by number, complete; Optuna asks the database for none that it knows to have ended."""
+        """All trials by number, with all parameters; Optuna caches ended trials and does not read them again."""
         return [_complete(trial) for trial in self._study.get_trials(deepcopy=False)]
 
-    def fresh(self) -> list[FrozenTrial]:
-        """Trials that are new or were unfinished the last time, by number."""
+    def unread_trials(self) -> list[FrozenTrial]:
+        """Trials that were new or unfinished at the last call, by number; each call marks them as read."""
         trials = [trial for trial in self._study.get_trials(deepcopy=False) if trial.number not in self._settled]
         for trial in trials:
-            self.seen(trial)
+            self.mark_read(trial)
         return [_complete(trial) for trial in trials]
 
     def note(self, number: int, key: str, value: Any) -> None:
@@ -176,28 +176,29 @@ class StudyWriter:
         user_attrs: Mapping[str, Any],
         constraints: Mapping[str, float],
     ) -> None:
-        """Ends a trial: user attributes one by one in their order, then the constraints, then the state.
+        """Ends a trial: writes user attributes one by one in their order, then the constraints, then the state.
 
-        The first attribute must say all of the ending: a trial that a kill leaves with it is ended by a resume.
+        The first attribute must describe the complete ending: if the process is killed after it, a resume ends the
+        trial.
 
         Raises
         ------
         StorageInternalError
-            If the database refuses the state.
+            If the database rejects the state.
         """
         trial_id = self._ids[number]
         for key, attr in user_attrs.items():
             self._storage.set_trial_user_attr(trial_id, key, attr)
-        # The attributes that Optuna itself makes of constraints.
+        # Optuna stores constraints as system attributes.
         for key, attr in create_trial(state=TrialState.RUNNING, constraints=dict(constraints)).system_attrs.items():
             self._storage.set_trial_system_attr(trial_id, key, attr)
         if not self._storage.set_trial_state_values(trial_id, state, None if value is None else [value]):
-            raise StorageInternalError(f"the state {state.name} of trial {number} was refused")
+            raise StorageInternalError(f"the state {state.name} of trial {number} was rejected")
         del self._ids[number]
 
 
 def _complete(trial: FrozenTrial) -> FrozenTrial:
-    """The trial with the parameters that Optuna refused to take as such."""
+    """The trial with the parameters that Optuna rejected."""
     other = trial.user_attrs.get(OTHER_SPACE)
     if not other:
         return trial

@@ -1,17 +1,17 @@
-"""The durable study: every start, report and ending is in the Optuna storage before the search goes on.
+"""The durable study: every start, report and ending is in the Optuna storage before the search continues.
 
-How our endings appear in Optuna (its user attribute ``end`` always keeps our own word, see `TrialEnd`):
+How our endings map to Optuna's states (the user attribute ``end`` keeps our own name, see `TrialEnd`):
 
 =============  ========  =============================================================================
-our word       state     why
+our name       state     why
 =============  ========  =============================================================================
-completed      COMPLETE  its value is the validation AUC of the *last* epoch: the best of all epochs would be
-                         chosen with the same clips and look better than it is
-pruned         PRUNED    with its intermediate values, so that TPE ranks it behind the completed
+completed      COMPLETE  its value is the validation AUC of the *last* epoch: choosing the best epoch on the
+                         same clips would overestimate it
+pruned         PRUNED    with its intermediate values, so that TPE ranks it after completed trials
 over_budget    PRUNED    constraint ``memory`` = log(predicted / budget) > 0; never trained
-out_of_memory  PRUNED    constraint ``failure`` = 1 > 0: Optuna ignores FAIL, and then the sampler goes back
-non_finite     PRUNED    into the zone that fails; a violated constraint repels it, whatever AUC the trial
-crashed        PRUNED    had before
+out_of_memory  PRUNED    constraint ``failure`` = 1 > 0: Optuna ignores FAIL, and the sampler would return to
+non_finite     PRUNED    the failing region; a violated constraint repels it, whatever AUC the trial had
+crashed        PRUNED    before
 =============  ========  =============================================================================
 """
 
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 _SQLITE = "sqlite:///"
 _FAILURES = "failures"
 _START = ("config", "plan", "predicted_bytes", "predicted_allocated_bytes")
-"""User attributes that a trial is started with."""
+"""User attributes set when a trial starts."""
 
 
 class SearchStudy:
@@ -56,14 +56,14 @@ class SearchStudy:
     name
         Study name in that storage.
     run
-        This run's identity: a study may hold the trials of several drivers, and each takes care of its own.
+        This run's identity: a study may hold trials of several drivers, and each driver handles only its own.
     shared
-        Others may write too: what they add must suit (`fresh` gives it), and so must what this run adds for them.
+        Whether other drivers may write too: their trials (`unread_trials`) must have compatible distributions.
 
     Raises
     ------
     RunError
-        Here if the storage cannot be opened, later where it can no longer be read or written: one line that names it.
+        If the storage cannot be opened, or later, in any method, cannot be read or written; the message names it.
     """
 
     def __init__(self, url: str, name: str, run: str, *, shared: bool = False):
@@ -73,42 +73,42 @@ class SearchStudy:
             self._study = optuna.create_study(
                 storage=storage, study_name=name, direction="maximize", load_if_exists=True
             )
-            self._writer = StudyWriter(storage, self._study, alike=shared)
-        except Exception as error:  # sqlalchemy, drivers and Optuna raise many kinds; none may carry the password out
+            self._writer = StudyWriter(storage, self._study, require_compatible=shared)
+        except Exception as error:  # many types; none may reveal the password
             if url.startswith(_SQLITE):
-                advice = "if it is damaged, move it away and resume: it is made again of the run's folder"
+                advice = "if it is damaged, move it away and resume: it is rebuilt from the run's folder"
             else:
                 advice = "check the address, the driver (psycopg for postgresql) and the access rights"
             raise RunError(f"study storage {redact(url)} cannot be opened: {_reason(error, url)}; {advice}") from None
 
     @classmethod
     def in_folder(cls, path: Path, name: str, run: str | None = None) -> "SearchStudy":
-        """The study of a run's folder, ``study.db``; without another identity the run's is the study's name."""
+        """The study in a run's folder, ``study.db``; the run's identity defaults to the study's name."""
         return cls(f"sqlite:///{path}", name, run or name)
 
     @property
     def optuna_study(self) -> optuna.Study:
-        """For reading (analysis, dashboards, tests)."""
+        """The Optuna study, for reading (analysis, dashboards, tests)."""
         return self._study
 
     @property
     def where(self) -> str:
-        """The storage as messages name it: a file, or an address without credentials."""
+        """The storage's name in messages: a file, or an address without credentials."""
         return self.url.removeprefix(_SQLITE) if self.url.startswith(_SQLITE) else redact(self.url)
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials of the study, other drivers' too, by number."""
+        """All trials of the study, including other drivers', by number."""
         with self._reading():
             return self._writer.trials()
 
-    def fresh(self) -> list[FrozenTrial]:
-        """Trials that are new or were unfinished when asked the last time, by number."""
+    def unread_trials(self) -> list[FrozenTrial]:
+        """Trials that were new or unfinished at the last call, by number; each call marks them as read."""
         with self._reading():
-            return self._writer.fresh()
+            return self._writer.unread_trials()
 
-    def seen(self, trial: FrozenTrial) -> None:
-        """The trial is known as it stands: `fresh` leaves it out until it has changed."""
-        self._writer.seen(trial)
+    def mark_read(self, trial: FrozenTrial) -> None:
+        """Marks a trial as read: `unread_trials` leaves it out if it has ended."""
+        self._writer.mark_read(trial)
 
     def is_mine(self, trial: FrozenTrial) -> bool:
         return bool(trial.user_attrs.get("run") == self.run)
@@ -125,12 +125,12 @@ class SearchStudy:
         predicted_allocated_bytes: int = 0,
         draws: int = 1,
     ) -> int:
-        """Adds a running trial and gives its number.
+        """Adds a running trial and returns its number.
 
         Parameters
         ----------
         draws
-            Candidates that the sampler asked about before this one fitted, itself among them.
+            Candidates that the sampler checked until this one fitted, including it.
         """
         attrs = {
             "run": self.run,
@@ -155,7 +155,7 @@ class SearchStudy:
         outcome: TrialOutcome,
         draws: int = 1,
     ) -> int:
-        """Adds a trial that was never started, in one transaction, and gives its number."""
+        """Adds a trial that was never started, in one transaction, and returns its number."""
         attrs = {
             "run": self.run,
             "config": config.flat(),
@@ -176,12 +176,12 @@ class SearchStudy:
             self._writer.report(number, epoch, value)
 
     def restarted(self, number: int, failures: int) -> None:
-        """Writes how often a running trial has failed and gone on from its checkpoint."""
+        """Writes how often a running trial has failed and resumed from its checkpoint."""
         with self._writing():
             self._writer.note(number, _FAILURES, failures)
 
     def finish(self, number: int, outcome: TrialOutcome, attributes: Mapping[str, Any] | None = None) -> None:
-        """Ends a trial: first its outcome, which says everything, then further user attributes, its state last."""
+        """Ends a trial: writes its complete outcome first, then other user attributes, and its state last."""
         attrs: dict[str, Any] = {"outcome": asdict(outcome), "end": outcome.end.value}
         if outcome.reason:
             attrs["reason"] = outcome.reason
@@ -196,15 +196,15 @@ class SearchStudy:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turns what a full disk, a lost connection or a foreign trial makes of a write into one line."""
+        """Turns errors from a full disk, a lost connection or another space's trials into a one-line RunError."""
         try:
             yield
         except (StorageInternalError, SQLAlchemyError, sqlite3.Error, OSError) as error:
             raise RunError(
                 f"the study {self.where} cannot be written: {_reason(error, self.url)}; "
-                "make room, or see that it can be reached, and go on with --resume"
+                "make room or restore access to it, and continue with --resume"
             ) from None
-        except ValueError as error:  # Optuna's, of distributions
+        except ValueError as error:  # from Optuna, for incompatible distributions
             raise RunError(
                 f"the study {self.name} at {self.where} holds trials of another space: {_reason(error, self.url)}; "
                 "name another --study-name"
@@ -214,10 +214,10 @@ class SearchStudy:
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # whatever Optuna makes of a damaged database
+        except Exception as error:  # Optuna raises many types for a damaged database
             advice = "restore it from a copy"
             if self.url.startswith(_SQLITE):
-                advice = "move it away and resume: it is made again of the run's folder"
+                advice = "move it away and resume: it is rebuilt from the run's folder"
             raise RunError(f"the study {self.where} cannot be read: {_reason(error, self.url)}; {advice}") from None
 
 
@@ -231,18 +231,18 @@ def _reason(error: BaseException, url: str) -> str:
 
 
 def outcome_of(trial: FrozenTrial) -> TrialOutcome | None:
-    """How a trial of the study ended, None where that was not written."""
+    """How a trial of the study ended; None if that was not written."""
     values = trial.user_attrs.get("outcome")
     return None if values is None else build(TrialOutcome, dict(values))
 
 
 def start_of(trial: FrozenTrial) -> TrialStart:
-    """What was known of a trial of the study before its first epoch. Raises ValueError if that is not there."""
+    """What was known about a trial before its first epoch. Raises ValueError if the study lacks it."""
     attrs = {name: trial.user_attrs[name] for name in _START if name in trial.user_attrs}
     return TrialStart.from_dict({"number": trial.number, "params": dict(trial.params), **attrs})
 
 
 def failures_of(trial: FrozenTrial) -> int:
-    """How often a trial of the study has failed and gone on from its checkpoint."""
+    """How often a trial of the study has failed and resumed from its checkpoint."""
     count = trial.user_attrs.get(_FAILURES, 0)
     return count if isinstance(count, int) else 0

@@ -1,4 +1,4 @@
-"""A new search that begins where an old one ended: its best configurations are proposed first."""
+"""Warm start: a new search first proposes the best configurations of an old one."""
 
 import logging
 from collections import Counter
@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 DEFAULTS = TrialConfig().flat()
 BEST = 5
-"""Configurations taken over: enough to carry over what matters, few enough to leave the search its own."""
+"""Configurations taken from the old run: enough to transfer its results, few enough not to dominate the search."""
 
 
 def initial_proposals(run: str, space: Space, *, count: int = BEST) -> list[dict[str, Any]]:
     """Parameters of the best completed trials of another run, as far as this space can express them.
 
-    A value outside this space's range is brought to its nearest bound; a configuration that lacks a parameter takes
-    it from the old trial's whole configuration, and a knob that is newer than the old run from its default. What was
-    moved, and what no choice of this space can express, is warned of.
+    A value outside this space's range moves to the nearest bound. A parameter that the old run did not search takes its
+    value from the old trial's configuration, and a knob newer than the old run takes its default. A warning names the
+    parameters that moved and those whose value is no choice of this space.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def initial_proposals(run: str, space: Space, *, count: int = BEST) -> list[dict
     moved: set[str] = set()
     lacking: Counter[str] = Counter()
     for record in ended:
-        # What was chosen before what was used of it: n_patches is used only up to a clip's windows.
+        # Searched values override used ones: n_patches, for example, is used only up to a clip's windows.
         config = {**record.start.config.flat(), **record.start.params}
         params, lacks = _expressed(config, space)
         if lacks:
@@ -56,28 +56,28 @@ def initial_proposals(run: str, space: Space, *, count: int = BEST) -> list[dict
             break
     if lacking:
         logger.warning(
-            "--warm-start %s: %d of its configurations cannot be expressed in this space, which offers no such %s%s",
+            "--warm-start %s: %d of its configurations do not fit this space, which has no such choice of %s%s",
             run,
             lacking.total(),
             " or ".join(sorted(lacking)),
-            "" if proposals else "; the search begins as if it had not been given",
+            "" if proposals else "; the search starts without a warm start",
         )
     if moved:
-        logger.warning("--warm-start %s: %s brought to the nearest value of this space", run, ", ".join(sorted(moved)))
+        logger.warning("--warm-start %s: %s moved to the nearest value of this space", run, ", ".join(sorted(moved)))
     return proposals
 
 
 def taken_over_text(run: str, proposals: Sequence[dict[str, Any]]) -> str:
-    """What a search that begins from another one is told to propose first."""
+    """One line about the configurations that a warm start proposes first."""
     if not proposals:
-        return f"warm start: nothing was taken over from {run}"
+        return f"warm start: no configuration of {run} can be used"
     if len(proposals) == 1:
         return f"warm start: the best configuration of {run} is proposed first"
     return f"warm start: the best {len(proposals)} configurations of {run} are proposed first"
 
 
 def _expressed(config: dict[str, Any], space: Space) -> tuple[dict[str, Any], str]:
-    """The space's parameters for a configuration; and the one whose choices have no such value, if there is one."""
+    """The space's parameters for a configuration, and the name of the first one whose choices lack its value, or ''."""
     params: dict[str, Any] = {}
     for parameter in space.parameters:
         if not space.is_active(parameter, params):

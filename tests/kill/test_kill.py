@@ -105,7 +105,7 @@ class Killed:
             assert trial.intermediate_values == reported
             assert sorted(reported) == list(range(1, record.outcome.epochs + 1))
             lines = (self.run.trial_path(record.number) / "epochs.jsonl").read_text().splitlines()
-            assert len(lines) == len(reported), "an epoch was told twice"
+            assert len(lines) == len(reported), "an epoch was reported twice"
             if record.outcome.end is TrialEnd.COMPLETED:
                 assert record.outcome.epochs == MAX_EPOCHS
         self.check_repetition()

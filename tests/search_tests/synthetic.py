@@ -9,7 +9,7 @@ from typing import Any
 from search.engine.asha import Decision
 from search.engine.conductor import Conductor
 from search.engine.feasibility import Feasibility
-from search.engine.listener import Silence
+from search.engine.listener import BaseListener
 from search.request import SearchOptions
 from search.store.run_store import RunStore
 from search.store.study import SearchStudy
@@ -152,7 +152,7 @@ def conductor_of(
     return Conductor(space, options, store, feasibility, **rest)
 
 
-class SwallowsCtrlC(Silence):
+class SwallowsCtrlC(BaseListener):
     """Ctrl-C at a report, inside code that catches everything; or that makes another error of it."""
 
     def __init__(self, *, raises: Exception | None = None):

@@ -82,7 +82,7 @@ def test_what_is_no_run_or_measured_nothing_is_one_line(tmp_path: Path, capsys: 
     for arguments, words in (
         (["--recalibrate", str(tmp_path / "none")], "manifest"),
         (["--recalibrate", str(tmp_path / "cpu")], "no trial measured a peak"),
-        (["--recalibrate", "x", "--space", "ad_smoke"], "leave out --space"),
+        (["--recalibrate", "x", "--space", "ad_smoke"], "remove --space"),
         (["--space", "ad_smoke", "--profile-output", "x"], "--recalibrate RUN"),
     ):
         assert run(main, arguments) == 2

@@ -83,7 +83,7 @@ def test_a_single_training_plans_with_it(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_several_trials_in_one_process_on_a_gpu_are_refused() -> None:
     """They would share the cap of one."""
-    with pytest.raises(ConfigError, match="--local --concurrency 3 would keep 3 trials"):
+    with pytest.raises(ConfigError, match="--local --concurrency 3 would run 3 trials"):
         session._check_local(SearchOptions(space="x", local=True, concurrency=3), "cuda")
     session._check_local(SearchOptions(space="x", local=True, concurrency=3), "cpu")
     session._check_local(SearchOptions(space="x", local=True), "cuda")

@@ -40,7 +40,7 @@ def test_an_interrupt_before_the_first_trial_leaves_nothing_in_the_way(arguments
         with monkeypatch.context() as patch:
             patch.setattr(search.session, name, interrupt)
             assert run(main, arguments) == 130
-        assert "nothing is kept" in capsys.readouterr().err
+        assert "nothing was saved" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
     assert main([*arguments, "--num-samples", "1"]) == 0
 
@@ -89,7 +89,7 @@ def test_another_space_is_refused_parameter_by_parameter_or_taken_into_the_folde
         "fixed stride 32 → none",
     ]
     refused = capsys.readouterr().err
-    assert f"space space: {', '.join(differences)}; resume it as it was" in refused
+    assert f"space space: {', '.join(differences)}; resume it with the same ones" in refused
     more = ["--resume", path, "--quiet", "--num-samples", "4"]
     assert main([*more, "--space", str(other), "--allow-changes"]) == 0
     folder = RunFolder(path)
@@ -108,7 +108,9 @@ def test_other_recordings_are_refused_with_how_many_there_were(arguments, machin
     sorted((machine / "press/train").iterdir())[0].unlink()
     capsys.readouterr()
     assert run(main, ["--resume", str(folder.path), "--quiet"]) == 2
-    assert f"not the same as they were (clips train {clips['train']} → {clips['train'] - 1})" in capsys.readouterr().err
+    assert (
+        f"the recordings have changed (clips train {clips['train']} → {clips['train'] - 1})" in capsys.readouterr().err
+    )
 
 
 def test_a_run_moves_into_a_database_and_loses_nothing(arguments, tmp_path):
@@ -127,7 +129,7 @@ def test_a_run_moves_into_a_database_and_loses_nothing(arguments, tmp_path):
 
 
 def test_files_are_forced_to_disk_with_their_names(tmp_path, monkeypatch):
-    """What was told must stay after a power cut: each new name is followed by an fsync of its folder."""
+    """Reports must survive a power cut: each new name is followed by an fsync of its folder."""
     synced: list[str] = []
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))

@@ -97,13 +97,15 @@ def test_builtin_spaces_judge_after_their_warm_up() -> None:
 def test_the_stopping_rule_at_one_rung() -> None:
     """η = 3: of n values seen, the best max(1, ⌊n / 3⌋) go on."""
     scheduler = asha()
-    told = [(0.50, CONTINUE), (0.60, CONTINUE), (0.55, STOP), (0.58, STOP), (0.70, CONTINUE)]  # the best of so far
-    told += [(0.65, CONTINUE)]  # n = 6: the best two are 0.70 and 0.65
-    told += [(0.64, STOP), (0.66, CONTINUE)]  # third; then second again
-    told += [(0.655, CONTINUE)]  # n = 9: the best three are 0.70, 0.66 and 0.655
-    told += [(0.655, CONTINUE), (0.655, CONTINUE)]  # ties with the last that goes on stay
-    told += [(0.6549, STOP)]  # n = 12: four values or more are better
-    assert [scheduler.report(number, 1, value) for number, (value, _) in enumerate(told)] == [each[1] for each in told]
+    reported = [(0.50, CONTINUE), (0.60, CONTINUE), (0.55, STOP), (0.58, STOP), (0.70, CONTINUE)]  # the best of so far
+    reported += [(0.65, CONTINUE)]  # n = 6: the best two are 0.70 and 0.65
+    reported += [(0.64, STOP), (0.66, CONTINUE)]  # third; then second again
+    reported += [(0.655, CONTINUE)]  # n = 9: the best three are 0.70, 0.66 and 0.655
+    reported += [(0.655, CONTINUE), (0.655, CONTINUE)]  # ties with the last that goes on stay
+    reported += [(0.6549, STOP)]  # n = 12: four values or more are better
+    assert [scheduler.report(number, 1, value) for number, (value, _) in enumerate(reported)] == [
+        each[1] for each in reported
+    ]
 
 
 def test_each_rung_compares_with_its_own_values() -> None:
@@ -164,18 +166,18 @@ def test_whether_a_value_would_stay() -> None:
 
 
 def drive(scheduler: Asha, curves: list[list[float]], seed: int) -> dict[int, dict[int, float]]:
-    """Trials report in an order that slots might give; what each told before it was stopped."""
+    """Trials report in an order that slots might give; what each reported before it was stopped."""
     rng = random.Random(seed)
-    told: dict[int, dict[int, float]] = {number: {} for number in range(len(curves))}
-    alive = list(told)
+    reported: dict[int, dict[int, float]] = {number: {} for number in range(len(curves))}
+    alive = list(reported)
     while alive:
         number = rng.choice(alive)
-        epoch = len(told[number]) + 1
+        epoch = len(reported[number]) + 1
         value = curves[number][epoch - 1]
-        told[number][epoch] = value
+        reported[number][epoch] = value
         if scheduler.report(number, epoch, value) is STOP or epoch == scheduler.max_epochs:
             alive.remove(number)
-    return told
+    return reported
 
 
 CURVES = st.lists(st.lists(st.floats(0, 1) | st.just(NAN), min_size=12, max_size=12), min_size=1, max_size=25)
@@ -184,11 +186,11 @@ CURVES = st.lists(st.lists(st.floats(0, 1) | st.just(NAN), min_size=12, max_size
 @given(CURVES, st.integers(0, 1000))
 def test_rungs_rebuilt_from_a_study_are_the_live_ones(curves: list[list[float]], seed: int) -> None:
     live = asha(max_epochs=12)
-    told = drive(live, curves, seed)
+    reported = drive(live, curves, seed)
     rebuilt = asha(max_epochs=12)
-    rebuilt.rebuild(told)
+    rebuilt.rebuild(reported)
     assert [rung.values for rung in rebuilt.rungs] == [rung.values for rung in live.rungs]
-    for number in told:
+    for number in reported:
         for scheduler in (live, rebuilt):
             scheduler.forget(number)
     value = 0.5
@@ -206,10 +208,12 @@ def test_a_rebuilt_trial_is_not_recorded_again_where_it_passed() -> None:
 @given(CURVES, st.integers(0, 1000))
 def test_the_best_at_a_rung_always_goes_on(curves: list[list[float]], seed: int) -> None:
     scheduler = asha(max_epochs=12)
-    told = drive(scheduler, curves, seed)
+    reported = drive(scheduler, curves, seed)
     for rung in scheduler.rungs:
-        best = [number for number, values in told.items() if values.get(rung.epoch, NAN) == max(rung.values, default=2)]
-        assert all(len(told[number]) > rung.epoch for number in best)
+        best = [
+            number for number, values in reported.items() if values.get(rung.epoch, NAN) == max(rung.values, default=2)
+        ]
+        assert all(len(reported[number]) > rung.epoch for number in best)
 
 
 @pytest.mark.parametrize("options", [{"grace_period": 0}, {"max_epochs": 0}, {"reduction_factor": 1}])

@@ -31,8 +31,8 @@ def begin(conductor: Conductor) -> int:
     return start.number
 
 
-def told(conductor: Conductor, number: int, *aucs: float) -> list[Decision]:
-    """Decisions after the epochs that follow those already told."""
+def report_epochs(conductor: Conductor, number: int, *aucs: float) -> list[Decision]:
+    """Decisions after the epochs that follow those already reported."""
     first = len(conductor.store.folder.read_trial(number).epochs) + 1
     return [conductor.report(number, report_at(first + index, auc)) for index, auc in enumerate(aucs)]
 
@@ -40,13 +40,13 @@ def told(conductor: Conductor, number: int, *aucs: float) -> list[Decision]:
 def complete(conductor: Conductor, auc: float) -> int:
     """A trial that went through all epochs to that value."""
     number = begin(conductor)
-    assert told(conductor, number, *[auc] * conductor.options.max_epochs)[-1] is STOP
+    assert report_epochs(conductor, number, *[auc] * conductor.options.max_epochs)[-1] is STOP
     conductor.finish(number, conductor.outcome(number))
     return number
 
 
-class Heard:
-    """A listener that writes down what it was told."""
+class RecordingListener:
+    """A listener that records every call."""
 
     def __init__(self) -> None:
         self.words: list[str] = []
@@ -62,15 +62,15 @@ class Heard:
 
 
 def test_a_trial_is_started_told_and_ended_in_folder_study_and_listener(tmp_path: Path) -> None:
-    heard = Heard()
-    conductor = make_conductor(tmp_path, max_epochs=3, listener=heard)
+    listener_log = RecordingListener()
+    conductor = make_conductor(tmp_path, max_epochs=3, listener=listener_log)
     start = conductor.next_trial()
     assert start is not None
     assert start.config.phase.epochs == 3
     assert start.config.seed == SearchOptions(space="s").trial_seed(0)
     assert start.plan == ExecutionPlan(micro_batch_clips=1)
     assert tuple(conductor.running) == (0,)
-    assert told(conductor, 0, 0.6, 0.7, 0.65) == [CONTINUE, CONTINUE, STOP]
+    assert report_epochs(conductor, 0, 0.6, 0.7, 0.65) == [CONTINUE, CONTINUE, STOP]
     conductor.finish(0, conductor.outcome(0))
     record = conductor.store.folder.read_trial(0)
     assert record.start == start
@@ -78,8 +78,8 @@ def test_a_trial_is_started_told_and_ended_in_folder_study_and_listener(tmp_path
     assert record.outcome == TrialOutcome(end=TrialEnd.COMPLETED, reason="", epochs=3, best_auc=0.7, final_auc=0.65)
     (trial,) = conductor.store.study.trials()
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.65)
-    assert heard.words[:2] == ["start 0", "epoch 1 of 0: continue"]
-    assert heard.words[-2:] == ["epoch 3 of 0: stop", "end 0: completed"]
+    assert listener_log.words[:2] == ["start 0", "epoch 1 of 0: continue"]
+    assert listener_log.words[-2:] == ["epoch 3 of 0: stop", "end 0: completed"]
     assert conductor.standing.counts[TrialEnd.COMPLETED] == 1
     assert conductor.running == {}
 
@@ -90,10 +90,10 @@ def test_the_winner_is_the_best_last_epoch_and_of_equals_the_first(tmp_path: Pat
         complete(conductor, auc)
     assert conductor.best == (0.8, 1)
     number = begin(conductor)
-    told(conductor, number, 0.99, 0.5)
+    report_epochs(conductor, number, 0.99, 0.5)
     conductor.finish(number, conductor.outcome(number))
     number = begin(conductor)
-    told(conductor, number, 0.99)
+    report_epochs(conductor, number, 0.99)
     conductor.finish(number, conductor.failed(number, TrialEnd.CRASHED, "gone"))
     assert conductor.best == (0.8, 1)
     assert make_conductor(tmp_path, max_epochs=2, grace_period=2).best == (0.8, 1), "also after a resume"
@@ -103,7 +103,7 @@ def test_asha_stops_the_weak_and_says_why(tmp_path: Path) -> None:
     conductor = make_conductor(tmp_path, max_epochs=9, grace_period=3)
     complete(conductor, 0.8)
     number = begin(conductor)
-    assert told(conductor, number, 0.5, 0.5, 0.5) == [CONTINUE, CONTINUE, STOP]
+    assert report_epochs(conductor, number, 0.5, 0.5, 0.5) == [CONTINUE, CONTINUE, STOP]
     outcome = conductor.outcome(number)
     assert outcome.end is TrialEnd.PRUNED
     assert outcome.reason == "not among the best 1/3 of the trials seen at epoch 3"
@@ -115,7 +115,7 @@ def test_asha_stops_the_weak_and_says_why(tmp_path: Path) -> None:
 def test_each_failure_keeps_its_word_and_one_line_of_reason(tmp_path: Path, end: TrialEnd) -> None:
     conductor = make_conductor(tmp_path)
     number = begin(conductor)
-    told(conductor, number, float("nan"), 0.6)
+    report_epochs(conductor, number, float("nan"), 0.6)
     outcome = conductor.failed(number, end, "first line\n  second line " + "x" * 1000)
     assert outcome.reason.startswith("first line second line xxx")
     assert len(outcome.reason) == 500
@@ -133,7 +133,7 @@ def test_an_ending_is_told_once_and_an_epoch_once(tmp_path: Path) -> None:
     conductor = make_conductor(tmp_path, grace_period=2)
     complete(conductor, 0.8)
     number = begin(conductor)
-    assert told(conductor, number, 0.5, 0.5) == [CONTINUE, STOP]
+    assert report_epochs(conductor, number, 0.5, 0.5) == [CONTINUE, STOP]
     assert conductor.report(number, report_at(1, 0.99)) is CONTINUE
     assert conductor.report(number, report_at(2, 0.99)) is STOP, "the decision stands"
     assert len(conductor.store.folder.read_trial(number).epochs) == 2
@@ -161,12 +161,12 @@ def test_after_the_time_limit_nothing_starts_and_what_runs_is_stopped(tmp_path: 
     conductor = make_conductor(tmp_path, time_limit_seconds=60.0, clock=lambda: now[0])
     number = begin(conductor)
     now[0] = 159.9
-    assert told(conductor, number, 0.9) == [CONTINUE]
+    assert report_epochs(conductor, number, 0.9) == [CONTINUE]
     now[0] = 160.0
     assert conductor.next_trial() is None
     assert conductor.exhausted
     assert not conductor.done
-    assert told(conductor, number, 0.99) == [STOP]
+    assert report_epochs(conductor, number, 0.99) == [STOP]
     outcome = conductor.outcome(number)
     assert (outcome.end, outcome.reason) == (TrialEnd.PRUNED, "the time limit of 60 s was reached")
     conductor.finish(number, outcome)
@@ -180,7 +180,7 @@ def test_a_stopped_search_keeps_its_first_reason(tmp_path: Path) -> None:
     conductor.stop("the disk is full")
     conductor.stop("another reason")
     assert conductor.next_trial() is None
-    assert told(conductor, number, 0.9) == [STOP]
+    assert report_epochs(conductor, number, 0.9) == [STOP]
     assert conductor.outcome(number).reason == "the disk is full"
 
 
@@ -190,7 +190,7 @@ def test_no_more_trials_start_than_were_asked_for(tmp_path: Path) -> None:
     assert conductor.next_trial() is None
     assert conductor.started == 3
     for number in numbers:
-        told(conductor, number, 0.5)
+        report_epochs(conductor, number, 0.5)
         conductor.finish(number, conductor.outcome(number))
     assert conductor.done
     assert make_conductor(tmp_path, num_samples=3, max_epochs=1).next_trial() is None
@@ -214,7 +214,7 @@ def test_every_started_trial_fits(tmp_path: Path) -> None:
         assert start is not None
         assert 0 < start.predicted_bytes <= 1024
         asked.append(conductor.feasibility.draws_asked)
-        told(conductor, start.number, 0.5 + index / 100)
+        report_epochs(conductor, start.number, 0.5 + index / 100)
         conductor.finish(start.number, conductor.outcome(start.number))
     assert conductor.standing.counts[TrialEnd.OVER_BUDGET] == 0
     draws = [trial.user_attrs["draws"] for trial in conductor.store.study.trials()]
@@ -257,7 +257,7 @@ def test_a_resumed_search_proposes_what_the_uninterrupted_one_would(tmp_path: Pa
             start = conductor.next_trial()
             assert start is not None
             params.append({**start.params, "seed": start.config.seed})
-            told(conductor, start.number, 0.5, 0.5 + (index * 7 % 14) / 100)
+            report_epochs(conductor, start.number, 0.5, 0.5 + (index * 7 % 14) / 100)
             conductor.finish(start.number, conductor.outcome(start.number))
         return params
 
@@ -268,7 +268,7 @@ def test_killed_between_study_and_folder_everything_is_brought_together(tmp_path
     conductor = make_conductor(tmp_path, grace_period=2)
     complete(conductor, 0.6)
     number = begin(conductor)
-    told(conductor, number, 0.7)
+    report_epochs(conductor, number, 0.7)
     folder = conductor.store.folder
     folder.append_epoch(number, report_at(2, 0.75))  # in the folder, not yet in the study
     ended = folder.trial_path(0)
@@ -277,22 +277,22 @@ def test_killed_between_study_and_folder_everything_is_brought_together(tmp_path
     resumed = make_conductor(tmp_path, grace_period=2)
     assert (ended / "end.json").exists()
     assert folder.read_trial(number + 1).epochs == ()
-    heard = Heard()
-    resumed.listener = heard
+    listener_log = RecordingListener()
+    resumed.listener = listener_log
     assert [start.number for start in resumed.unfinished()] == [number, number + 1]
-    assert heard.words == [f"resumed {number}", f"resumed {number + 1}"]
+    assert listener_log.words == [f"resumed {number}", f"resumed {number + 1}"]
     assert resumed.unfinished() == [], "given out once"
     assert resumed.store.study.trials()[number].intermediate_values == {1: 0.7, 2: 0.75}
     assert resumed.started == 3
     assert resumed.asha.rungs[0].values == [0.6, 0.75], "the rung at epoch 2"
-    assert told(resumed, number, 0.8) == [CONTINUE]
+    assert report_epochs(resumed, number, 0.8) == [CONTINUE]
 
 
 def test_a_word_of_an_ending_without_its_state_is_finished(tmp_path: Path) -> None:
     """As versions left it that wrote the two apart."""
     conductor = make_conductor(tmp_path)
     number = begin(conductor)
-    told(conductor, number, 0.7)
+    report_epochs(conductor, number, 0.7)
     outcome = conductor.failed(number, TrialEnd.NON_FINITE, "loss is nan")
     trial_id = conductor.store.study.trials()[number]._trial_id
     storage = conductor.store.study.optuna_study._storage
@@ -307,7 +307,7 @@ def test_a_word_of_an_ending_without_its_state_is_finished(tmp_path: Path) -> No
 def test_killed_after_the_last_epoch_the_trial_is_complete(tmp_path: Path) -> None:
     conductor = make_conductor(tmp_path, max_epochs=2, grace_period=2)
     number = begin(conductor)
-    told(conductor, number, 0.6, 0.7)
+    report_epochs(conductor, number, 0.6, 0.7)
     resumed = make_conductor(tmp_path, max_epochs=2, grace_period=2)
     assert resumed.unfinished() == []
     assert resumed.best == (0.7, number)
@@ -318,7 +318,7 @@ def test_killed_before_it_could_say_stop_the_trial_is_pruned(tmp_path: Path) -> 
     conductor = make_conductor(tmp_path, grace_period=2)
     complete(conductor, 0.9)
     number = begin(conductor)
-    assert told(conductor, number, 0.5, 0.5) == [CONTINUE, STOP]
+    assert report_epochs(conductor, number, 0.5, 0.5) == [CONTINUE, STOP]
     resumed = make_conductor(tmp_path, grace_period=2)
     assert resumed.unfinished() == []
     assert resumed.standing.counts[TrialEnd.PRUNED] == 1
@@ -361,7 +361,7 @@ def test_drivers_of_one_study_learn_from_each_other(tmp_path: Path) -> None:
     number = begin(mine)
     assert number == 1
     assert mine.sampler.history.finished == 1
-    assert told(mine, number, 0.5, 0.5) == [CONTINUE, STOP], "judged beside the other driver's trial"
+    assert report_epochs(mine, number, 0.5, 0.5) == [CONTINUE, STOP], "judged beside the other driver's trial"
     mine.finish(number, mine.outcome(number))
     assert mine.best is None, "each names the winner among its own"
     assert mine.started == 1
@@ -380,7 +380,7 @@ def test_trials_have_seeds_of_their_own() -> None:
 
 
 def test_what_memory_did_reaches_the_study_with_the_ending_also_over_a_kill(tmp_path: Path) -> None:
-    """Two recoveries, the second told to another driver; the largest error counts, and a CPU's trial says nothing."""
+    """Two recoveries, one of them after a change of driver; the largest error counts, and a CPU's trial has none."""
     first = make_conductor(tmp_path / "run")
     number, silent = begin(first), begin(first)
     measured = {"peak_bytes": 110, "predicted_allocated_bytes": 100}

@@ -118,7 +118,7 @@ def test_where_nothing_fits_a_trial_is_made_and_the_log_says_so(caplog: pytest.L
     with caplog.at_level(logging.WARNING, logger=module.__name__):
         study.optimize(lambda trial: trial.suggest_int("width", 8, 4096, log=True), n_trials=1)
     assert len(study.trials) == 1
-    assert [record.getMessage() for record in caplog.records] == ["trial 0 does not fit: none of 256 draws does"]
+    assert [record.getMessage() for record in caplog.records] == ["trial 0 does not fit: none of 256 draws fits"]
 
 
 def test_the_same_seed_gives_the_same_study_whatever_workers_run_it() -> None:
@@ -136,7 +136,7 @@ def test_the_same_seed_gives_the_same_study_whatever_workers_run_it() -> None:
 
 
 def test_trials_that_run_are_kept_away_from() -> None:
-    """Asked for eight at once, none is told: each knows what the others were promised."""
+    """Eight trials are proposed before any ends: each proposal knows what the others were promised."""
     space = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
     sampler = BudgetedTPESampler(everything, seed=0, n_startup_trials=5, search_space=space)
     study = optuna.create_study(sampler=sampler)

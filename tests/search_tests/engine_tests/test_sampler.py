@@ -38,7 +38,7 @@ def make_sampler(space: Space | None = None, *, seed: int = 0, **options: Any) -
     return SpaceProposer(space or small_space(), seed=seed, **{"startup_trials": 6, **options})
 
 
-def tell(sampler: SpaceProposer, number: int, params: Mapping[str, Any], value: float, **options: Any) -> None:
+def add_trial(sampler: SpaceProposer, number: int, params: Mapping[str, Any], value: float, **options: Any) -> None:
     """A trial of that final value ended; by default it was completed."""
     state = options.pop("state", TrialState.COMPLETE)
     sampler.update(
@@ -59,7 +59,7 @@ def search(sampler: SpaceProposer, count: int, fits: Fits = everything) -> list[
     for index in range(count):
         proposals.append(sampler.suggest(index, fits))
         space = sampler.space
-        tell(sampler, index, proposals[-1].params, quality(space.config(proposals[-1].params, epochs=9).flat()))
+        add_trial(sampler, index, proposals[-1].params, quality(space.config(proposals[-1].params, epochs=9).flat()))
     return proposals
 
 
@@ -93,7 +93,7 @@ def test_a_single_choice_is_drawn_too() -> None:
     for index in range(12):
         params = sampler.suggest(index, everything).params
         assert params["stride"] == 4
-        tell(sampler, index, params, 0.5)
+        add_trial(sampler, index, params, 0.5)
 
 
 @pytest.mark.timeout(30)
@@ -106,7 +106,7 @@ def test_proposals_lie_in_the_space_with_their_conditions(name: str | None) -> N
         assert_in_space(space, proposal.params)
         assert proposal.distributions.keys() == proposal.params.keys()
         space.config(proposal.params, epochs=9)
-        tell(sampler, index, proposal.params, 0.5 + index / 100)
+        add_trial(sampler, index, proposal.params, 0.5 + index / 100)
 
 
 def test_one_configuration_is_never_proposed_under_two_names() -> None:
@@ -120,7 +120,7 @@ def test_one_configuration_is_never_proposed_under_two_names() -> None:
         params = sampler.suggest(index, everything).params
         patch = space.config(params, epochs=9).patch
         names.setdefault((patch.n_patches, patch.stride), set()).add(params["n_patches"])
-        tell(sampler, index, params, 0.5 + index / 100)
+        add_trial(sampler, index, params, 0.5 + index / 100)
     assert names[3, 32] == {4}
     assert len(names) >= 6
     assert all(len(each) == 1 for each in names.values())
@@ -158,7 +158,7 @@ def test_the_same_seed_history_and_index_give_the_same_proposal() -> None:
     one, two = make_sampler(seed=3), make_sampler(seed=3)
     for number, proposal in enumerate(first):
         for sampler in (one, two):
-            tell(sampler, number, proposal.params, 0.6)
+            add_trial(sampler, number, proposal.params, 0.6)
     one.suggest(5, everything)
     assert one.suggest(12, everything) == two.suggest(12, everything), "earlier questions leave no trace"
     state = np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
@@ -194,7 +194,7 @@ def test_what_failed_repels() -> None:
     for number in range(40):
         params = {**sampler.random(rng), "learning_rate": 3.1e-4 if number % 2 else 9e-3}
         failed = {"state": TrialState.PRUNED, "constraints": {"failure": 1.0}} if number % 2 else {}
-        tell(sampler, number, params, 0.99 if number % 2 else 0.6 + number / 1000, **failed)
+        add_trial(sampler, number, params, 0.99 if number % 2 else 0.6 + number / 1000, **failed)
     rates = [sampler.suggest(index, everything).params["learning_rate"] for index in range(40, 60)]
     assert np.median(rates) > 3e-3
 
@@ -203,7 +203,7 @@ def test_failures_alone_are_no_density_to_draw_from() -> None:
     sampler = make_sampler()
     rng = np.random.RandomState(0)
     for number in range(12):
-        tell(sampler, number, sampler.random(rng), 0.9, state=TrialState.PRUNED, constraints={"failure": 1.0})
+        add_trial(sampler, number, sampler.random(rng), 0.9, state=TrialState.PRUNED, constraints={"failure": 1.0})
     assert sampler.history.kept_feasible == 0
     assert sampler.suggest(12, everything).fits
 
@@ -236,7 +236,7 @@ def test_history_is_bounded_and_a_thousand_trials_are_no_burden() -> None:
     values = rng.permutation(1000) / 1000
     for number, value in enumerate(values):
         state = TrialState.PRUNED if number % 3 else TrialState.COMPLETE
-        tell(sampler, number, sampler.random(rng), float(value), state=state)
+        add_trial(sampler, number, sampler.random(rng), float(value), state=state)
     trials = sampler.history.trials()
     assert len(trials) == BEST + RECENT
     assert sampler.history.finished == 1000
@@ -248,7 +248,7 @@ def test_history_is_bounded_and_a_thousand_trials_are_no_burden() -> None:
 
 def test_history_ranks_completed_before_pruned_and_no_numbers_last() -> None:
     history = History(best=3, recent=100)
-    told = [
+    endings = [
         (TrialState.PRUNED, {1: 0.9}),
         (TrialState.PRUNED, {1: 0.1, 3: 0.2}),
         (TrialState.PRUNED, {1: 0.1, 3: NAN}),
@@ -257,7 +257,7 @@ def test_history_ranks_completed_before_pruned_and_no_numbers_last() -> None:
         (TrialState.COMPLETE, {9: 0.4}),
         (TrialState.PRUNED, {3: 0.3}),
     ]
-    for number, (state, values) in enumerate(told):
+    for number, (state, values) in enumerate(endings):
         value = values[9] if state == TrialState.COMPLETE else None
         history.ended(frozen(number, state, {}, {}, value=value, intermediate=values))
     assert [entry[2].number for entry in history._best] == [5, 4, 6]

@@ -1,1 +1,1 @@
-"""Who is told."""
+"""Tests of the listeners."""

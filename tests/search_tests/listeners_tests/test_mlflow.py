@@ -189,7 +189,7 @@ def test_a_server_that_goes_away_is_left_alone_after_one_warning(tmp_path, exper
         runs.on_start(start(1), resumed=False)
         runs.close()
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"MLflow at {server.uri} is told nothing more of this search: ")
+    assert record.getMessage().startswith(f"MLflow at {server.uri} failed and receives nothing more: ")
     assert "\n" not in record.getMessage()
     assert waited < 30, "MLflow's own retries take minutes"
     assert time.monotonic() - began < waited + 1, "only what found it away may wait for it"
@@ -201,7 +201,7 @@ def test_a_server_that_hangs_is_said_within_the_time_the_user_gave(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         uri = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         began = time.monotonic()
-        with pytest.raises(ConfigError, match=rf"^--mlflow {uri} is not usable: .*timed out"):
+        with pytest.raises(ConfigError, match=rf"^--mlflow {uri} cannot be used: .*timed out"):
             MlflowRuns(uri, "pumps", space="pumps", identity="pumps-1")
         assert time.monotonic() - began < 30
 
@@ -210,21 +210,21 @@ def test_a_server_that_is_not_there_is_said_before_the_search():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens
         uri = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(ConfigError, match=rf"^--mlflow {uri} is not usable: .*refused"):
+        with pytest.raises(ConfigError, match=rf"^--mlflow {uri} cannot be used: .*refused"):
             MlflowRuns(uri, "pumps", space="pumps", identity="pumps-1")
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "nonsense://here"])
 def test_an_address_that_cannot_be_used_is_one_line(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=rf"^--mlflow {re.escape(uri)} is not usable: [^\n]+$"):
+    with pytest.raises(ConfigError, match=rf"^--mlflow {re.escape(uri)} cannot be used: [^\n]+$"):
         MlflowRuns(uri, "pumps", space="pumps", identity="pumps-1")
 
 
 def test_a_deleted_experiment_is_said_before_the_search(server, experiment):
     client = MlflowClient(server.uri)
     client.delete_experiment(client.create_experiment(experiment))
-    with pytest.raises(ConfigError, match=f"the experiment {experiment} is deleted there"):
+    with pytest.raises(ConfigError, match=f"the experiment {experiment} was deleted"):
         listen(server, experiment)
 
 

@@ -163,7 +163,7 @@ def test_an_auc_that_is_no_number_is_never_the_best():
 def test_after_a_resume_old_endings_count_but_not_for_the_time():
     progress = make()
     counts = {**dict.fromkeys(TrialEnd, 0), TrialEnd.PRUNED: 3, TrialEnd.COMPLETED: 1}
-    progress.take_up(counts, (0.9, 2), {4: 4})
+    progress.resume_from(counts, (0.9, 2), {4: 4})
     assert progress.ended == 4
     assert progress.best == Leader(0.9, 2, 9, True)
     assert progress.seconds_left() is None

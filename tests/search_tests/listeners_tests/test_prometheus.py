@@ -75,7 +75,7 @@ def test_a_proposal_that_never_had_a_slot_is_counted(search):
 def test_after_a_resume_the_best_is_known_at_once(monkeypatch):
     monkeypatch.setattr(ray_metrics, "Gauge", Gauge)
     progress = make()
-    progress.take_up({**dict.fromkeys(TrialEnd, 0), TrialEnd.COMPLETED: 2}, (0.9, 1))
+    progress.resume_from({**dict.fromkeys(TrialEnd, 0), TrialEnd.COMPLETED: 2}, (0.9, 1))
     metrics = RayMetrics("first", progress)
     progress.on_start(start(2), resumed=True)
     metrics.on_start(start(2), resumed=True)

@@ -17,12 +17,12 @@ from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayTaskError
 
 from search.engine.conductor import Conductor
-from search.engine.standing import alike
+from search.engine.standing import failure_kind
 from search.request import SearchOptions
 from search.runners import signals
 from search.runners.local import LocalRunner
-from search.runners.ray_faults import of_ray_itself, reason_of
-from search.runners.signals import SilenceError, deadline
+from search.runners.ray_faults import ray_failure, reason_of
+from search.runners.signals import TrialTimeoutError, deadline
 from search.store.checkpoints import CheckpointKeeper
 from tests.search_tests.synthetic import SyntheticTrial, make_conductor
 from trainable.errors import CheckpointError, NonFiniteError, RunError
@@ -52,18 +52,18 @@ def test_killed_at_its_last_report_a_trial_ends_with_the_weights_that_it_reporte
     options = {"num_samples": 1, "max_epochs": 3, "grace_period": 3}
     conductor, report = make_conductor(tmp_path, **options), Conductor.report
 
-    def dying(self: Conductor, number: int, told: Any) -> Any:
-        if told.epoch < 3:
-            return report(self, number, told)
+    def dying(self: Conductor, number: int, epoch_report: Any) -> Any:
+        if epoch_report.epoch < 3:
+            return report(self, number, epoch_report)
         if killed == "after":
-            report(self, number, told)
+            report(self, number, epoch_report)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Conductor, "report", dying)
     with pytest.raises(KeyboardInterrupt):
         drive(conductor)
     monkeypatch.undo()
-    assert list(list_checkpoints(conductor.store.folder.checkpoint_path(0)))[-1] == 3, "saved before it is told"
+    assert list(list_checkpoints(conductor.store.folder.checkpoint_path(0)))[-1] == 3, "saved before it is reported"
     drive(make_conductor(tmp_path, **options))
     assert epochs(tmp_path) == [[1, 2, 3]]
     assert list(list_checkpoints(conductor.store.folder.checkpoint_path(0))) == [2, 3]
@@ -161,7 +161,7 @@ def test_a_read_that_hangs_ends_in_this_process_too(tmp_path: Path) -> None:
     outcome = conductor.store.folder.read_trial(1).outcome
     assert outcome is not None
     assert (outcome.end, outcome.failures) == (TrialEnd.CRASHED, 1)
-    assert outcome.reason == "SilenceError: silent for more than 1 s"
+    assert outcome.reason == "TrialTimeoutError: no report for more than 1 s"
 
 
 def test_a_deadline_ends_also_what_swallows_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,12 +171,12 @@ def test_a_deadline_ends_also_what_swallows_its_error(monkeypatch: pytest.Monkey
     def catching_everything() -> None:
         nonlocal swallowed
         while swallowed < 2:
-            with contextlib.suppress(SilenceError):
+            with contextlib.suppress(TrialTimeoutError):
                 signal.pause()
             swallowed += 1
         signal.pause()
 
-    with pytest.raises(SilenceError, match=r"silent for more than 0\.1 s"), deadline(0.1):
+    with pytest.raises(TrialTimeoutError, match=r"no report for more than 0\.1 s"), deadline(0.1):
         catching_everything()
     assert swallowed == 2
     assert signal.getitimer(signal.ITIMER_REAL)[1] == 0.0, "it fires no more"
@@ -187,7 +187,7 @@ def test_a_deadline_that_passes_on_the_way_out_leaves_no_timer_and_no_handler(mo
     monkeypatch.setattr(signals, "AGAIN_SECONDS", 1e-4)
     before = signal.getsignal(signal.SIGALRM)
     for _ in range(300):
-        with contextlib.suppress(SilenceError), deadline(1e-4):
+        with contextlib.suppress(TrialTimeoutError), deadline(1e-4):
             signal.pause()
         assert signal.getitimer(signal.ITIMER_REAL)[1] == 0.0
         assert signal.getsignal(signal.SIGALRM) is before
@@ -201,7 +201,7 @@ def test_a_deadline_gives_the_timer_back_and_is_none_where_there_are_no_signals(
         with deadline(500):
             assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 500
         assert 500 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1000
-        with pytest.raises(SilenceError), deadline(0.01):
+        with pytest.raises(TrialTimeoutError), deadline(0.01):
             time.sleep(30)
         assert 500 < signal.getitimer(signal.ITIMER_REAL)[0] <= 1000
         with deadline(None):
@@ -279,9 +279,9 @@ def test_what_differs_from_trial_to_trial_does_not_make_another_failure(tmp_path
 
 
 def test_words_are_not_taken_for_identities() -> None:
-    assert alike("a decade of faded facade") == "a decade of faded facade"
-    assert alike("size mismatch: 3 and 4") == alike("size mismatch: 5 and 12")
-    assert alike("ValueError: bad width") != alike("ValueError: bad depth")
+    assert failure_kind("a decade of faded facade") == "a decade of faded facade"
+    assert failure_kind("size mismatch: 3 and 4") == failure_kind("size mismatch: 5 and 12")
+    assert failure_kind("ValueError: bad width") != failure_kind("ValueError: bad depth")
 
 
 def died(message: str) -> ActorDiedError:
@@ -308,10 +308,10 @@ def test_a_lost_worker_is_said_in_one_sentence_that_is_the_same_each_time(
     error: Exception, end: TrialEnd, reason: str
 ) -> None:
     assert isinstance(error, Exception)
-    told = reason_of(error)
-    assert told[0] is end
-    assert told[1].startswith(reason)
-    assert "actor_id" not in told[1]
+    failure = reason_of(error)
+    assert failure[0] is end
+    assert failure[1].startswith(reason)
+    assert "actor_id" not in failure[1]
 
 
 def test_a_worker_that_cannot_be_made_says_why() -> None:
@@ -322,11 +322,11 @@ def test_a_worker_that_cannot_be_made_says_why() -> None:
 
 
 def test_a_full_disk_under_ray_itself_is_one_line() -> None:
-    told = of_ray_itself(ray.tune.TuneError("wrapped: [Errno 28] No space left on device: 'x'"), "/tmp/search-1")
-    assert isinstance(told, RunError)
-    assert str(told).startswith("Ray cannot write to /tmp/search-1: No space left on device; make room")
+    failure = ray_failure(ray.tune.TuneError("wrapped: [Errno 28] No space left on device: 'x'"), "/tmp/search-1")
+    assert isinstance(failure, RunError)
+    assert str(failure).startswith("Ray cannot write to /tmp/search-1: No space left on device; make room")
     other = ValueError("something else")
-    assert of_ray_itself(other, "/tmp") is other
+    assert ray_failure(other, "/tmp") is other
 
 
 # ---- the ceiling on checkpoints --------------------------------------------------------------------------------------

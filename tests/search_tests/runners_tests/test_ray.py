@@ -232,20 +232,20 @@ def test_a_cluster_loses_a_node_and_no_trial(tmp_path, monkeypatch):
     assert {record.outcome.end for record in records} <= {TrialEnd.COMPLETED, TrialEnd.PRUNED}
     assert conductor.listener.killed
     trained = Counter(tuple(map(int, line.split()[:2])) for line in (tmp_path / "epochs.log").read_text().splitlines())
-    told: dict[tuple[int, int], float] = {}
+    reported: dict[tuple[int, int], float] = {}
     for record in records:
         lines = (conductor.store.folder.trial_path(record.number) / "epochs.jsonl").read_text().splitlines()
         epochs = [json.loads(line)["epoch"] for line in lines]
-        assert epochs == list(range(1, record.outcome.epochs + 1)), "nothing is lost and nothing told twice"
-        told |= {(record.number, report.epoch): report.validation_auc for report in record.epochs}
+        assert epochs == list(range(1, record.outcome.epochs + 1)), "nothing is lost and nothing reported twice"
+        reported |= {(record.number, report.epoch): report.validation_auc for report in record.epochs}
         again = sum(count - 1 for (number, _), count in trained.items() if number == record.number)
         assert again <= record.outcome.failures, "one epoch for each time that the trial lost its worker"
-    assert set(told) == set(trained)
-    assert conductor.listener.told.items() <= told.items(), "what was told before the loss stands"
+    assert set(reported) == set(trained)
+    assert conductor.listener.reported.items() <= reported.items(), "reports from before the loss stand"
     stored = conductor.store.study.trials()
     assert {
         (trial.number, epoch): value for trial in stored for epoch, value in trial.intermediate_values.items()
-    } == told
+    } == reported
 
 
 class _KillsOneOfTwo:
@@ -253,13 +253,13 @@ class _KillsOneOfTwo:
 
     def __init__(self, cluster, log: Path):
         self.cluster, self.log, self.killed = cluster, log, False
-        self.told: dict[tuple[int, int], float] = {}
+        self.reported: dict[tuple[int, int], float] = {}
 
     def on_start(self, start, *, resumed):
         """Nothing."""
 
     def on_report(self, number, report, decision):
-        self.told[number, report.epoch] = report.validation_auc
+        self.reported[number, report.epoch] = report.validation_auc
         nodes = {line.split()[1] for line in self.log.read_text().splitlines()}
         if len(nodes) == 2 and not self.killed:
             self.killed = True

@@ -168,7 +168,7 @@ def test_a_dropped_connection_is_made_again_and_a_lost_server_is_one_line(server
     server.drop_connections()
     conductor.report(start.number, report_at(1, 0.6))
     server.stop()
-    with pytest.raises(RunError, match=r"cannot be written: .*go on with --resume") as caught:
+    with pytest.raises(RunError, match=r"cannot be written: .*continue with --resume") as caught:
         conductor.report(start.number, report_at(2, 0.7))
     message = str(caught.value)
     assert len(message.splitlines()) == 1
@@ -183,7 +183,7 @@ def test_a_dropped_connection_is_made_again_and_a_lost_server_is_one_line(server
     LocalRunner(again, store=again.store, options=again.options, trial_factory=SyntheticTrial).run()
     records = again.store.folder.read_trials()
     assert [[report.epoch for report in record.epochs] for record in records] == [[1, 2], [1, 2]]
-    assert records[0].epochs[1].validation_auc == 0.7, "what was in the folder alone is told to the study"
+    assert records[0].epochs[1].validation_auc == 0.7, "what was in the folder alone is reported to the study"
     stored = again.store.study.trials()
     assert [sorted(trial.intermediate_values.items()) for trial in stored] == [
         [(report.epoch, report.validation_auc) for report in record.epochs] for record in records

@@ -1,4 +1,4 @@
-"""A search takes up what it finds: a lost study is made again of the folder, other spaces are lived with."""
+"""A search resumes from what it finds: a lost study is rebuilt from the folder, other spaces are tolerated."""
 
 import os
 import shutil
@@ -51,7 +51,7 @@ def reported(path: Path) -> list[list[int]]:
     found = []
     for record in RunFolder(path).read_trials():
         lines = (RunFolder(path).trial_path(record.number) / "epochs.jsonl").read_text().splitlines()
-        assert len(lines) == len(record.epochs), "an epoch was told twice"
+        assert len(lines) == len(record.epochs), "an epoch was reported twice"
         found.append([report.epoch for report in record.epochs])
     return found
 
@@ -243,7 +243,7 @@ def test_a_cut_study_is_refused_with_what_to_do(tmp_path: Path, cut: int) -> Non
     os.truncate(tmp_path / "run/study.db", cut)
     for file in tmp_path.glob("run/study.db-*"):
         file.unlink()
-    if cut == 0:  # an empty file is an empty database: made again of the folder
+    if cut == 0:  # an empty file is an empty database: rebuilt from the folder
         assert make_conductor(tmp_path / "run", num_samples=3, max_epochs=1).done
         return
     with pytest.raises(RunError, match="move it away and resume") as caught:
@@ -289,12 +289,12 @@ def test_other_drivers_trials_are_asked_for_once(tmp_path: Path) -> None:
     mine = driver("mine")
     theirs.report(second.number, report_at(1, 0.7))
     theirs.finish(second.number, theirs.outcome(second.number))
-    assert [trial.number for trial in mine.store.study.fresh()] == [0, 1], "what ran when it was read"
-    assert [trial.number for trial in mine.store.study.fresh()] == [0], "what still runs"
+    assert [trial.number for trial in mine.store.study.unread_trials()] == [0, 1], "what ran when it was read"
+    assert [trial.number for trial in mine.store.study.unread_trials()] == [0], "what still runs"
     theirs.report(first.number, report_at(1, 0.6))
     theirs.finish(first.number, theirs.outcome(first.number))
     third = theirs.next_trial()
     assert third is not None
     mine._refresh()
     assert mine.sampler.history.finished == 1, "the other was taken above"
-    assert [trial.number for trial in mine.store.study.fresh()] == [third.number]
+    assert [trial.number for trial in mine.store.study.unread_trials()] == [third.number]

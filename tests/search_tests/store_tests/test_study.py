@@ -155,19 +155,19 @@ def test_runs_that_share_a_study_know_their_own_trials(tmp_path: Path) -> None:
 def test_what_is_new_or_was_unfinished_is_fresh(tmp_path: Path) -> None:
     mine, theirs = open_study(tmp_path, "mine", shared=True), open_study(tmp_path, "theirs", shared=True)
     first, second, third = start(theirs), start(theirs), start(theirs)
-    assert [trial.number for trial in mine.fresh()] == [first, second, third]
+    assert [trial.number for trial in mine.unread_trials()] == [first, second, third]
     theirs.finish(second, outcome(TrialEnd.COMPLETED))
-    seen = mine.fresh()
+    seen = mine.unread_trials()
     assert [(trial.number, trial.state) for trial in seen] == [
         (first, TrialState.RUNNING),
         (second, TrialState.COMPLETE),
         (third, TrialState.RUNNING),
     ]
     fourth = start(mine)
-    assert [trial.number for trial in mine.fresh()] == [first, third, fourth]
+    assert [trial.number for trial in mine.unread_trials()] == [first, third, fourth]
     theirs.finish(third, outcome(TrialEnd.PRUNED))
-    mine.seen(mine.trials()[third])
-    assert [trial.number for trial in mine.fresh()] == [first, fourth], "what was seen elsewhere is left out"
+    mine.mark_read(mine.trials()[third])
+    assert [trial.number for trial in mine.unread_trials()] == [first, fourth], "what was seen elsewhere is left out"
 
 
 OTHER = {**DISTRIBUTIONS, "stride": to_optuna(Choices((16, 32))), "latent_dim": to_optuna(Range(8.0, 64.0))}
@@ -184,7 +184,7 @@ def test_a_trial_of_another_space_is_kept_whole_in_a_study_of_one_run(tmp_path: 
         study.start(PARAMS, DISTRIBUTIONS, **known),
     ]
     for read in (study, open_study(tmp_path)):
-        for trials in (read.trials(), read.fresh()):
+        for trials in (read.trials(), read.unread_trials()):
             assert [trial.number for trial in trials] == numbers
             assert [trial.params for trial in trials] == [PARAMS, OTHER_PARAMS, PARAMS]
             assert [trial.distributions for trial in trials] == [DISTRIBUTIONS, OTHER, DISTRIBUTIONS]

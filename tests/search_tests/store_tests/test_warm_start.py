@@ -43,7 +43,7 @@ def test_a_value_beyond_the_new_range_is_moved_and_named(tmp_path: Path, caplog:
     with caplog.at_level(logging.WARNING, "search"):
         proposals = initial_proposals(run, space)
     assert proposals == [{"latent_dim": 64, "stride": 16}]
-    assert caplog.messages == [f"--warm-start {run}: latent_dim brought to the nearest value of this space"]
+    assert caplog.messages == [f"--warm-start {run}: latent_dim moved to the nearest value of this space"]
     assert "the best configuration" in taken_over_text(run, proposals)
 
 
@@ -54,14 +54,14 @@ def test_where_nothing_can_be_expressed_it_is_said(tmp_path: Path, caplog: pytes
         proposals = initial_proposals(run, space)
     assert proposals == []
     (message,) = caplog.messages
-    assert "2 of its configurations cannot be expressed in this space, which offers no such distance" in message
-    assert message.endswith("as if it had not been given")
-    assert taken_over_text(run, proposals) == f"warm start: nothing was taken over from {run}"
+    assert "2 of its configurations do not fit this space, which has no such choice of distance" in message
+    assert message.endswith("the search starts without a warm start")
+    assert taken_over_text(run, proposals) == f"warm start: no configuration of {run} can be used"
 
 
 def test_a_run_without_a_completed_trial_gives_nothing(tmp_path: Path) -> None:
     run = old_run(tmp_path / "run")
-    with pytest.raises(RunError, match="no trial of that run was completed"):
+    with pytest.raises(RunError, match="no trial of that run completed"):
         initial_proposals(run, space_from_text("parameters: {stride: {low: 8, high: 32}}", "new"))
 
 

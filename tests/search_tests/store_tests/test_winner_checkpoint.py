@@ -56,7 +56,7 @@ def test_a_newest_checkpoint_that_is_no_good_is_passed_over_and_its_epoch_traine
         else:
             write_checkpoint(checkpoints[3], WRONG[wrong])
         assert winner(run) == before
-        assert "it is trained on from epoch 2" in caplog.text
+        assert "training resumes from epoch 2" in caplog.text
     finally:
         checkpoints[3].write_bytes(good)
 
