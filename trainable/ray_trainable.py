@@ -12,7 +12,7 @@ import torch
 from ray import tune
 
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
-from trainable.device.cap import Held, held
+from trainable.device.cap import MemoryInUse, memory_in_use
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import CheckpointError, NonFiniteError, RunError
 from trainable.record import EpochReport, TrialEnd, TrialStart
@@ -46,7 +46,7 @@ class RayTrial(tune.Trainable):
         torch.set_num_threads(threads)
         self._trial: Any = None
         self._failed: Exception | None = None
-        self._baseline: Held = held()
+        self._baseline: MemoryInUse = memory_in_use()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -56,7 +56,7 @@ class RayTrial(tune.Trainable):
         """
         try:
             self.cleanup()
-            now = held()
+            now = memory_in_use()
             if self._baseline.outside_bytes is None:
                 # There was no context before the first trial: what is outside of the allocator after it is the base.
                 self._baseline = dataclasses.replace(self._baseline, outside_bytes=now.outside_bytes)

@@ -117,7 +117,7 @@ def index_of(device: torch.device) -> int:
 
 
 @dataclass(frozen=True)
-class Held:
+class MemoryInUse:
     """What a process holds of the GPUs when its trial was released."""
 
     allocated_bytes: int = 0
@@ -127,7 +127,7 @@ class Held:
     outside_bytes: int | None = None
     """What the driver counts for this process beyond that: context and libraries. None where it does not say."""
 
-    def kept_since(self, baseline: "Held") -> str | None:
+    def kept_since(self, baseline: "MemoryInUse") -> str | None:
         """What was not given back since a baseline, in one phrase; None if all was.
 
         Outside of the allocator as much again as the estimates expect there is let pass: libraries load their kernels
@@ -143,14 +143,14 @@ class Held:
         return f"{format_bytes(grown)} outside of its allocator" if grown > CONTEXT_BYTES + LIBRARY_BYTES else None
 
 
-def held() -> Held:
+def memory_in_use() -> MemoryInUse:
     """What this process holds once everything that can be released is; nothing on a CPU.
 
     Workspaces of cuBLAS, which PyTorch keeps in the same allocator for as long as the process lives, are given back
     first: they are no trial's.
     """
     if not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return Held()
+        return MemoryInUse()
     gc.collect()
     torch.cuda.synchronize()
     clear_workspaces()
@@ -158,7 +158,7 @@ def held() -> Held:
     cards = range(torch.cuda.device_count())
     reserved = sum(int(torch.cuda.memory_reserved(index)) for index in cards)
     seen = _driver_bytes()
-    return Held(
+    return MemoryInUse(
         allocated_bytes=sum(int(torch.cuda.memory_allocated(index)) for index in cards),
         reserved_bytes=reserved,
         outside_bytes=None if seen is None else seen - reserved,

@@ -107,7 +107,7 @@ def load_newest(
     for epoch, path in reversed(checkpoints.items()):
         try:
             state = read_checkpoint(path)
-            _taken_up(path, state, restore)
+            _restored(path, state, restore)
             return epoch, state
         except OtherConfigError:
             raise
@@ -116,7 +116,7 @@ def load_newest(
     raise CheckpointError(f"{folder} holds no intact checkpoint ({len(checkpoints)} damaged)")
 
 
-def _taken_up(path: Path, state: dict[str, Any], restore: Callable[[dict[str, Any]], object]) -> None:
+def _restored(path: Path, state: dict[str, Any], restore: Callable[[dict[str, Any]], object]) -> None:
     try:
         restore(state)
     except OtherConfigError:
