@@ -137,7 +137,7 @@ def changed(**values: object) -> str:
 
 DAMAGE = [
     ("trial.json", "", "cannot be read as the start of a trial"),
-    ("trial.json", "[]", "it holds no JSON object"),
+    ("trial.json", "[]", "it does not hold a JSON object"),
     ("trial.json", "{}", "the field 'config' is missing"),
     ("trial.json", '{"a": ' + "9" * 5000 + "}", "cannot be read as the start of a trial"),
     ("trial.json", "[" * 100_000, "cannot be read as the start of a trial"),
@@ -184,7 +184,7 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, values: dict[str, object], 
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="does not exist; a run's manifest was expected there"):
+    with pytest.raises(RunError, match="does not exist; expected a run's manifest there"):
         RunFolder(tmp_path).read_manifest()
     with pytest.raises(RunError, match="does not exist; the start of a trial"):
         RunFolder(tmp_path).read_trial(3)
