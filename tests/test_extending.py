@@ -274,7 +274,7 @@ def test_mistakes_of_registration_are_one_line(modules, monkeypatch: pytest.Monk
         wide.register_model("Wide Grid", wide.Architecture(Geometry(), wide.WideEncoder, wide.WideDecoder))
     with pytest.raises(ConfigError, match="a patch of 64 frames has no 24 equal cells"):
         Geometry(columns=24)
-    with pytest.raises(ConfigError, match="the front end gives 64"):
+    with pytest.raises(ConfigError, match="the front end produces 64"):
         wide.Architecture(Geometry(patch_mels=128), wide.WideEncoder, wide.WideDecoder)
     with pytest.raises(ConfigError, match="needs a weight of its own"):
         smoothness.register_loss_term(smoothness.LossTerm(name="free", value=smoothness.slowness, weight=None))

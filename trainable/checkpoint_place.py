@@ -19,7 +19,7 @@ CHECKPOINT_NAME = re.compile(r"epoch-([0-9]{6,})\.ckpt")
 
 
 class CheckpointPlace:
-    """Checkpoints of one trial. A folder is used as it is; of an object store a copy is kept in a local folder.
+    """Checkpoints of one trial. A folder is used directly; for an object store, a local folder holds a copy.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class CheckpointPlace:
         return self._copy
 
     def fetch(self) -> bool:
-        """Brings what is stored to `folder`; whether there is anything to load.
+        """Copies the stored checkpoints to `folder`; returns whether there is anything to load.
 
         Raises
         ------
@@ -61,7 +61,7 @@ class CheckpointPlace:
         return self.folder.is_dir() and any(self.folder.iterdir())
 
     def push(self) -> None:
-        """Stores what was saved to `folder` since the last time, and only then removes what is not there any more.
+        """Stores what was saved to `folder` since the last call, then removes stored files that it no longer holds.
 
         Raises
         ------
@@ -95,7 +95,7 @@ class CheckpointPlace:
             return sum(info.size or 0 for info in store.get_file_info(selector))
 
     def names(self) -> list[str]:
-        """Names of what lies here. Raises CheckpointError if the store cannot be reached."""
+        """Names of the stored files. Raises CheckpointError if the store cannot be reached."""
         if not self._is_url:
             return [entry.name for entry in self.folder.iterdir()] if self.folder.is_dir() else []
         from pyarrow import fs
@@ -106,7 +106,7 @@ class CheckpointPlace:
     def remove_older(self, reported: int) -> None:
         """Removes all checkpoints older than the newest one of an epoch up to `reported`; later ones stay too.
 
-        A trial goes on from a checkpoint only of an epoch that it has reported. Raises CheckpointError if the store
+        A trial resumes only from a checkpoint of an epoch that it has reported. Raises CheckpointError if the store
         cannot be reached.
         """
         epochs = {int(found[1]): name for name in self.names() if (found := CHECKPOINT_NAME.fullmatch(name))}
@@ -120,23 +120,23 @@ class CheckpointPlace:
                     store.delete_file(f"{path}/{name}")
 
     def remove_temporary(self) -> None:
-        """Removes what a process that was killed while it wrote has left; an object store takes whole files only."""
+        """Removes partial files of a process that was killed while writing; an object store takes whole files only."""
         if not self._is_url:
             for entry in self.folder.glob(".*.tmp"):
                 entry.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Removes everything, here and there.
+        """Removes everything, locally and from the store.
 
         Raises
         ------
         CheckpointError
-            If the store cannot be reached, or something in the folder cannot be removed; all else in it is.
+            If the store cannot be reached, or a file cannot be removed; all other files are removed.
         """
         self.forget_copy()
         if not self._is_url:
             failures: list[BaseException] = []
-            # Collected: one file that cannot be removed must not keep the others.
+            # Collected, so that one file that cannot be removed does not keep the others.
             shutil.rmtree(self.folder, onerror=lambda _function, _path, caught: failures.append(caught[1]))
             for failure in failures:
                 if isinstance(failure, OSError) and not isinstance(failure, FileNotFoundError):
@@ -167,7 +167,7 @@ class CheckpointPlace:
         try:
             store, path = fs.FileSystem.from_uri(self.address)
         except (ArrowInvalid, OSError) as error:
-            raise CheckpointError(f"{self.address} is no address of a store: {_one_line(error)}") from None
+            raise CheckpointError(f"{self.address} is not the address of a store: {_one_line(error)}") from None
         try:
             yield store, path
         except OSError as error:
@@ -175,17 +175,17 @@ class CheckpointPlace:
 
 
 def is_url(address: str) -> bool:
-    """Whether an address is one of an object store and not a folder's path."""
+    """Whether an address is the URL of an object store rather than a folder's path."""
     return "://" in address
 
 
 def absolute_place(address: str) -> str:
-    """The address in full; a URL is one already."""
+    """The absolute address; a URL is absolute already."""
     return address if is_url(address) else str(Path(address).expanduser().absolute())
 
 
 def place_under(address: str, *names: str) -> str:
-    """Address of a place below another; of a URL the query stays at its end."""
+    """Address of a place below another; a URL keeps its query at the end."""
     if not is_url(address):
         return "/".join((address.rstrip("/") or "", *names))
     path, mark, query = address.partition("?")
@@ -197,16 +197,16 @@ QUERY_KEYS = frozenset(
     | {"allow_bucket_creation", "allow_bucket_deletion", "allow_delayed_open", "force_virtual_addressing"}
     | {"check_directory_existence_before_creation", "blob_storage_authority", "dfs_storage_authority"}
 )
-"""What pyarrow takes in an address and what is no secret."""
+"""Query keys that pyarrow accepts and that hold no secret."""
 
 
 def check_address(address: str) -> None:
-    """Refuses a URL that may hold a credential, which would come to stand in manifests, logs and dashboards.
+    """Refuses a URL that may hold a credential, which would end up in manifests, logs and dashboards.
 
     Raises
     ------
     ConfigError
-        If there is one, or the URL cannot be read. It repeats nothing of the address but its scheme.
+        If there is one, or the URL cannot be parsed. The message repeats only the scheme of the address.
     """
     if not is_url(address):
         return
@@ -233,7 +233,7 @@ def check_address(address: str) -> None:
 
 
 class Resumable(Protocol):
-    """What can go on from a checkpoint: `trainable.trial.Trial`, or a synthetic one in tests and benchmarks."""
+    """What can resume from a checkpoint: `trainable.trial.Trial`, or a synthetic one in tests and benchmarks."""
 
     def load(self, folder: Path, at_most: int | None = None) -> int: ...
 
@@ -244,18 +244,18 @@ T = TypeVar("T", bound=Resumable)
 
 
 def begin_or_resume(make: Callable[[], T], place: CheckpointPlace, reported: int | None = None) -> T:
-    """A trial at its newest intact checkpoint; at its first epoch where there is none, or all are damaged.
+    """A trial at its newest intact checkpoint, or at its first epoch if there is none.
 
     Parameters
     ----------
     reported
-        Last epoch that the trial has reported; a checkpoint of a later one is not gone on from, or that epoch would
-        never be reported. None where nobody reports.
+        Last epoch that the trial has reported. Later checkpoints are ignored, since resuming from one would skip that
+        epoch's report. None where nobody reports.
 
     Raises
     ------
     CheckpointError
-        If the store cannot be reached: to begin again would overwrite what lies there.
+        If the store cannot be reached: starting again would overwrite its checkpoints.
     """
     stored = reported != 0 and place.fetch()
     trial = make()
@@ -280,7 +280,7 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 def storage_failure(error: BaseException) -> str | None:
-    """One line where an error is of the place that results go to and not of the trial; None for all others."""
+    """One line if an error comes from the place that results are written to rather than from the trial; else None."""
     if isinstance(error, CheckpointError | RunError):
         return str(error)
     if isinstance(error, OSError) and error.errno in NO_ROOM:

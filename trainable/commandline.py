@@ -14,11 +14,11 @@ from trainable.execution_plan import PlanRequest, micro_batch_of
 from trainable.redaction import without_words
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
+"""Exit status after Ctrl-C, as in shells: 128 + SIGINT."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a mistyped command line in one line, as every other mistake; takes ``--size -1GiB`` for a value."""
+    """Reports a mistyped command line in one line, like every other mistake; accepts ``--size -1GiB`` as a value."""
 
     _words: Sequence[str] = ()
 
@@ -34,13 +34,13 @@ class Parser(argparse.ArgumentParser):
         self._words = joined
         parsed, rest = super().parse_known_args(joined, namespace)
         for action in self._actions:
-            # An empty value (often a variable that is not set) must not pass for a flag that was left out.
+            # An empty value (often an unset variable) must not be treated as a flag that was left out.
             if action.option_strings and getattr(parsed, action.dest, None) == "":
                 self.error(f"{action.option_strings[0]} is empty; give it a value or leave it out")
         return parsed, rest
 
     def error(self, message: str) -> NoReturn:
-        """Raises ConfigError instead of printing the usage, and repeats no credentials of a mistyped flag."""
+        """Raises ConfigError instead of printing the usage, and does not repeat credentials from a mistyped flag."""
         raise ConfigError(f"{without_words(message, self._words)}; see {self.prog} --help")
 
 
@@ -53,23 +53,23 @@ def add_flag(parser: Any, name: str, **options: Any) -> None:
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """Which recordings, and the front end for raw ones."""
+    """Flags that choose the recordings and the front end for raw ones."""
     group = parser.add_argument_group("data")
     add_flag(
-        group, "data_root", metavar="DIR", help="folder with one folder a machine type; default: embedded machines"
+        group, "data_root", metavar="DIR", help="folder with one folder per machine type; default: embedded machines"
     )
-    add_flag(group, "machine_type", metavar="NAME", help="which of them (default: fan)")
+    add_flag(group, "machine_type", metavar="NAME", help="machine type to use (default: fan)")
     add_flag(group, "sample_rate", type=int, metavar="HZ", help="raw recordings are resampled to this rate")
-    add_flag(group, "n_fft", type=int, metavar="N", help="samples of a spectrum")
+    add_flag(group, "n_fft", type=int, metavar="N", help="samples per spectrum")
     add_flag(group, "hop_length", type=int, metavar="N", help="samples between spectra")
     add_flag(group, "norm_stats_path", metavar="FILE", help="normalisation statistics (.pt) to load")
     add_flag(group, "validation_share", type=float, metavar="SHARE", help="share of test clips for validation (0.5)")
 
 
 def data_config(arguments: argparse.Namespace, defaults: dict[str, Any] | None = None) -> DataConfig:
-    """The data configuration of the flags given, over `defaults` (a space's, a saved run's).
+    """The data configuration from the given flags, over `defaults` (a space's or a saved run's).
 
-    Paths become absolute: what is saved of them must mean the same from another folder.
+    Paths become absolute, so that saved ones mean the same from another folder.
     """
     names = DataConfig().to_dict()
     given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
@@ -80,9 +80,9 @@ def data_config(arguments: argparse.Namespace, defaults: dict[str, Any] | None =
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """The parts of an execution plan that a user may fix; the planner chooses the rest."""
-    group = parser.add_argument_group("execution plan (what is not fixed here the planner chooses)")
+    group = parser.add_argument_group("execution plan (the planner chooses what is not fixed here)")
     add_flag(group, "gradient_accumulation_steps", type=int, metavar="N", help="split every batch into N micro-batches")
-    add_flag(group, "use_amp", action=_Switch, default=None, help="mixed precision, or none of it")
+    add_flag(group, "use_amp", action=_Switch, default=None, help="use mixed precision, or do not")
     add_flag(
         group,
         "use_gradient_checkpointing",
@@ -90,7 +90,7 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="recompute activations in backward, or keep all of them",
     )
-    add_flag(group, "memory_saver", action="store_true", help="the plan of smallest memory instead of the fastest")
+    add_flag(group, "memory_saver", action="store_true", help="use the smallest plan instead of the fastest")
 
 
 def plan_request(arguments: argparse.Namespace, batch_size: int) -> PlanRequest:
@@ -105,20 +105,20 @@ def plan_request(arguments: argparse.Namespace, batch_size: int) -> PlanRequest:
 
 
 def resolve_device(name: str) -> str:
-    """The device that ``--device`` means in this process: cpu, cuda, or one CUDA device such as cuda:0; auto = what is
-    there.
+    """The device that ``--device`` means in this process: cpu, cuda, or one CUDA device such as cuda:0; auto takes a
+    GPU if there is one.
 
     Raises
     ------
     ConfigError
-        If it is none of these, or not on this machine.
+        If it is none of these, or this machine does not have it.
     """
     found = re.fullmatch("cpu|auto|cuda(?::([0-9]{1,3}))?", name)
     if found is None:
         raise ConfigError(f"--device is {name!r}; it must be cpu, cuda, one CUDA device such as cuda:0, or auto")
     if name == "cpu":
         return name
-    import torch  # not above: --help and a mistyped flag answer without it
+    import torch  # not at the top: --help and mistyped flags need no torch
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -133,7 +133,7 @@ def resolve_device(name: str) -> str:
 
 
 def add_knob_flags(parser: argparse.ArgumentParser, *, leave_out: Iterable[str] = ()) -> None:
-    """One flag for each parameter of a trial, from its own documentation."""
+    """Adds one flag per parameter of a trial, with the parameter's own documentation."""
     group = parser.add_argument_group("configuration")
     left_out = set(leave_out)
     for spec in knobs():
@@ -142,7 +142,7 @@ def add_knob_flags(parser: argparse.ArgumentParser, *, leave_out: Iterable[str] 
 
 
 class _Switch(argparse.BooleanOptionalAction):
-    """``--name`` and ``--no-name``; the negation too with hyphens and with underscores."""
+    """``--name`` and ``--no-name``, both with hyphens or underscores."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
         super().__init__(option_strings, dest, **options)
@@ -184,13 +184,13 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         print("stopped by Ctrl-C", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (a pager, head) has gone; nothing more can be said to it.
+        # The reader (a pager, head) has closed the pipe.
         sys.stderr.close()
         return 0
 
 
 def set_up_logging(*, verbose: bool = False, quiet: bool = False) -> None:
-    """Warnings by default, everything of ours with `verbose`, errors alone with `quiet`."""
+    """Logs warnings by default, everything from this project with `verbose`, only errors with `quiet`."""
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     for package in ("trainable", "search", "spaces", "analysis"):

@@ -30,9 +30,7 @@ def knob(
 class PatchConfig:
     """How clips become patches."""
 
-    n_patches: int = knob(
-        8, "patches kept of each clip: sampled if there are more, repeated if fewer", low=1, high=1024
-    )
+    n_patches: int = knob(8, "patches kept per clip: sampled if there are more, repeated if fewer", low=1, high=1024)
     stride: int = knob(16, "frames between the starts of neighbouring patches", low=1, high=1024)
     batch_size: int = knob(16, "clips in one optimizer step", low=1, high=4096)
 
@@ -56,7 +54,7 @@ class QuantizerConfig:
     codebook_dim: int = knob(
         0, "width of a code; 0 = latent_dim, otherwise a projection stands between", low=0, high=1024
     )
-    ema_decay: float = knob(0.95, "decay of the codebook's EMA statistics an optimizer step", low=0.0, high=0.9999)
+    ema_decay: float = knob(0.95, "decay of the codebook's EMA statistics per optimizer step", low=0.0, high=0.9999)
     distance: Distance = knob("euclidean", "how the nearest code is found")
     code_gradient: CodeGradient = knob("straight_through", "how gradients pass the quantizer")
     kmeans_start: bool = knob(True, "start the codebook from k-means on the first batches' latents")
@@ -69,14 +67,14 @@ class LossConfig:
     """Weights of the loss terms and the commitment warm-up."""
 
     extra_weights: tuple[tuple[str, float], ...] = ()
-    """Knob → weight of the registered terms that are not at their default, by name."""
+    """Knob → weight of each registered term whose weight is not the default."""
     commitment_cost: float = knob(0.25, "weight of the commitment loss", low=0.0, high=100.0)
     commitment_warmup_epochs: int = knob(
         0, "epoch at which the commitment scale reaches 1; 0 = off", low=0, high=10_000
     )
     commitment_warmup_start: float = knob(0.1, "commitment scale in the first epoch", low=0.0, high=1.0)
     texture_weight: float = knob(
-        0.0, "weight of the squared error of each cell's deviation, told from its code; 0 = off", low=0.0, high=1000.0
+        0.0, "weight of the squared error of each cell's predicted deviation; 0 = off", low=0.0, high=1000.0
     )
     id_weight: float = knob(0.1, "weight of the machine-id head's cross-entropy", low=0.0, high=100.0)
     transform_weight: float = knob(0.1, "weight of the transformation head's cross-entropy", low=0.0, high=100.0)
@@ -110,7 +108,7 @@ class ScoreConfig:
     density_per_id: bool = knob(True, "fit one density model per machine id instead of one for all")
     aggregation: Aggregation = knob("mean", "how position scores become a clip's score")
     top_k_share: float = knob(0.1, "share of positions that top_k averages", low=0.001, high=1.0)
-    score_patches: int = knob(0, "patches scored of each clip, evenly spaced; 0 = n_patches", low=0, high=1024)
+    score_patches: int = knob(0, "patches scored per clip, evenly spaced; 0 = n_patches", low=0, high=1024)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +149,7 @@ class TrialConfig:
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> "TrialConfig":
-        """The configuration that flat names give; what is not named keeps its default.
+        """The configuration for flat names; knobs that are not named keep their defaults.
 
         Raises
         ------
@@ -182,7 +180,7 @@ class TrialConfig:
 
 @dataclass(frozen=True)
 class Knob:
-    """A parameter of `TrialConfig` as other rooms see it: name, type, range, meaning."""
+    """A parameter of `TrialConfig` as other modules see it: name, type, range, meaning."""
 
     name: str
     section: str
@@ -194,22 +192,22 @@ class Knob:
     low: float | None
     high: float | None
     literals: tuple[str, ...] | None = None
-    """The texts that its annotation lists."""
+    """The strings that its annotation lists."""
     registry: Registry | None = None
-    """Whose names it takes."""
+    """The registry whose names it accepts."""
     extra: bool = False
-    """Whether it is the weight of a registered loss term, which no dataclass has a field for."""
+    """Whether it is the weight of a registered loss term, for which no dataclass has a field."""
 
     @property
     def choices(self) -> tuple[str, ...] | None:
-        """The texts it may be; None where it is a number or a switch."""
+        """The strings it accepts; None for a number or a switch."""
         return self.literals if self.registry is None else self.registry.names()
 
 
 def weight_knob(name: str, doc: str, *, default: float = 0.0, high: float = 1000.0) -> Knob:
-    """The weight of a new loss term: a knob that configurations, spaces and command lines know once it is registered.
+    """The weight of a new loss term: a knob for configurations, spaces and command lines once the term is registered.
 
-    A default above 0 would change trials that were configured before the term was there.
+    A default above 0 would change trials that were configured before the term existed.
     """
     return Knob(name, "loss", float, default, doc, 0.0, high, extra=True)
 
@@ -219,7 +217,7 @@ def _knobs_of(owner: type, section: str) -> Iterator[Knob]:
     for item in fields(owner):
         hint = hints[item.name]
         if item.name == "extra_weights":
-            continue  # knobs of their own: see `_extra_knobs`
+            continue  # these are knobs themselves: see `_extra_knobs`
         if is_dataclass(hint):
             yield from _knobs_of(hint, item.name)  # type: ignore[arg-type]
             continue
@@ -246,7 +244,7 @@ def knobs() -> tuple[Knob, ...]:
 
 
 def own_knobs() -> tuple[Knob, ...]:
-    """Those that a dataclass has a field for."""
+    """The parameters that are dataclass fields."""
     global _KNOBS
     if not _KNOBS:
         _KNOBS = tuple(_knobs_of(TrialConfig, ""))
@@ -273,14 +271,14 @@ def nearest(name: str, valid: Any) -> str:
 
 
 def _coerce(spec: Knob, value: Any) -> Any:
-    """An int where a float is meant is a float; anything else keeps its type and is checked as it is."""
+    """Converts an int to float where the knob is a float; any other value keeps its type and is checked."""
     if spec.type is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**53:
         return float(value)
     return value
 
 
 def _shown(value: Any) -> str:
-    """A value as a message quotes it: of a long or nested one its kind, since writing it out may never end."""
+    """A value as a message quotes it; only the type of a nested one, which may be endless when written out."""
     if value is None or isinstance(value, str | float | bool) or (isinstance(value, int) and abs(value) <= 2**63):
         text = repr(value)
         return text if len(text) <= 80 else text[:80] + " …"
@@ -321,10 +319,10 @@ class FrontEndConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which recordings a search hears: the same for all its trials, so not part of `TrialConfig`."""
+    """Which recordings a search uses: the same for all its trials, so not part of `TrialConfig`."""
 
     data_root: str | None = None
-    """Folder with one folder a machine type; None = the embedded machines."""
+    """Folder with one folder per machine type; None = the embedded machines."""
     machine_type: str = "fan"
     front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
     norm_stats_path: str | None = None

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process or the machine dies. Standard library only."""
+"""Files that exist complete or not at all, even if the process or the machine dies. Standard library only."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from trainable.errors import RunError
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what the file system refuses (full, read-only, gone) into a RunError that names the file."""
+    """Turns a file system's errors (full, read-only, gone) into a RunError that names the file."""
     try:
         yield
     except OSError as error:
@@ -29,21 +29,21 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file atomically and for good, as UTF-8."""
+    """Writes a file atomically and durably, as UTF-8."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
-    """Writes a file atomically and for good: forced to disk, renamed, and the name forced to disk too."""
+    """Writes a file atomically and durably: fsync, rename, and an fsync of its folder."""
     with replacing(path) as file:
         file.writelines(parts)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` when the block ends well; otherwise the old one stays.
+    """A new file that replaces `path` if the block succeeds; otherwise the old one stays.
 
-    Written beside it, so that the rename cannot cross a file system, under a name of this process and thread alone.
+    Written beside it, so that the rename cannot cross file systems, under a name unique to this process and thread.
     """
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
@@ -59,7 +59,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it; each new one's name is forced to disk."""
+    """Creates a folder and its parents, and syncs each new name to disk."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def make_folder(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Forces a folder's names to disk: without it a file just made or renamed may be gone after a power cut."""
+    """Syncs a folder's names to disk: without it a file just created or renamed may be lost in a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -80,9 +80,9 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{path} does not exist; {what} was expected there") from None
+        raise RunError(f"{path} does not exist; expected {what} there") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read as {what}: {error}") from None
     if not isinstance(values, dict):
-        raise RunError(f"{path} cannot be read as {what}: it holds no JSON object")
+        raise RunError(f"{path} cannot be read as {what}: it does not hold a JSON object")
     return values

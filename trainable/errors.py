@@ -7,7 +7,7 @@ class ProjectError(Exception):
     exit_status = 2
 
     def __str__(self) -> str:
-        """One line, whatever names and values of files it is made of."""
+        """The message in one line, even if the names and values in it contain line breaks."""
         return " ".join(super().__str__().splitlines())
 
 
@@ -24,7 +24,7 @@ class DataError(ProjectError):
 
 
 class DataLeakError(ProjectError):
-    """Test clips were handed to something that may only see training clips."""
+    """Test clips were passed to something that may only see training clips."""
 
 
 class BudgetError(ProjectError):
@@ -32,11 +32,11 @@ class BudgetError(ProjectError):
 
 
 class CheckpointError(ProjectError):
-    """A checkpoint is missing, damaged, or of another configuration."""
+    """A checkpoint is missing, damaged, or from another configuration."""
 
 
 class OtherConfigError(CheckpointError):
-    """A checkpoint is intact, but of another configuration: the one before it is no better."""
+    """A checkpoint is intact, but from another configuration; the one before it would be too."""
 
 
 class RunError(ProjectError):
@@ -44,4 +44,4 @@ class RunError(ProjectError):
 
 
 class NonFiniteError(Exception):
-    """A trial's loss became NaN or infinite: an ending of the trial, not a user's mistake."""
+    """A trial's loss became NaN or infinite: a way for a trial to end, not a user's mistake."""

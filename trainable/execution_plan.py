@@ -1,4 +1,4 @@
-"""How a configuration is executed: the half of a trial that changes memory and speed, never the result.
+"""How a configuration is executed: what changes memory and speed, never the result.
 
 Every plan whose `precision` is ``float32`` is exact: it gives the same gradients and the same codebook update
 as the unsplit step (up to the rounding of sums). The planner (`trainable.memory.planner`) chooses among plans;
@@ -29,7 +29,7 @@ class ExecutionPlan:
     quantizer_chunk_rows: int = 16_384
     """Rows of latents whose distances to all codes exist at once: peak extra memory is rows × K × 4 bytes."""
     data_placement: Placement = "device"
-    """Where the packed features live; from the host, only a micro-batch's patches are copied over."""
+    """Where the packed features live; from the host, only a micro-batch's patches are copied to the device."""
     precision: Precision = "float32"
     """Mixed precision is the one inexact choice, allowed only where the configuration says `allow_amp`."""
 
@@ -53,7 +53,9 @@ class ExecutionPlan:
         try:
             return build(cls, values)
         except ValueError as error:
-            raise ConfigError(f"this is no execution plan: {error}; it has {', '.join(cls.__annotations__)}") from None
+            raise ConfigError(
+                f"not an execution plan: {error}; its fields are {', '.join(cls.__annotations__)}"
+            ) from None
 
     def describe(self) -> str:
         """One short phrase for tables: ``4 clips, recompute enc+dec, chunk 16384, device, float32``."""
@@ -70,14 +72,14 @@ class MemoryPlan:
     """The planner's answer for a configuration: a plan that fits, or the smallest one and why it does not."""
 
     plan: ExecutionPlan
-    """The chosen plan; the smallest one where none fits."""
+    """The chosen plan; the smallest one if none fits."""
     predicted_bytes: int
-    """Peak of everything that the process takes on the device, margin included; 0 where nothing was predicted."""
+    """Peak of everything that the process takes on the device, with margin; 0 if nothing was predicted."""
     fits: bool = True
     reason: str = ""
     """Why no plan fits, in one line; empty where one does."""
     allocated_bytes: int = 0
-    """What of the predicted bytes PyTorch's allocator holds, without margin."""
+    """The part of the predicted bytes in PyTorch's allocator, without margin."""
     breakdown: Mapping[str, int] = field(default_factory=dict, compare=False)
     """Predicted bytes by part."""
     peak_pass: str = ""
@@ -85,13 +87,13 @@ class MemoryPlan:
 
     @classmethod
     def whole_batch(cls, batch_clips: int) -> "MemoryPlan":
-        """The plan where there is no budget: the whole batch at once, nothing recomputed, nothing predicted."""
+        """The plan without a budget: the whole batch at once, nothing recomputed, nothing predicted."""
         return cls(ExecutionPlan(micro_batch_clips=batch_clips), 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """The parts of a plan that explicit flags fix; `None` leaves the choice to the planner."""
+    """The parts of a plan that flags fix; `None` leaves the choice to the planner."""
 
     micro_batch_clips: int | None = None
     """Fixed by ``--gradient_accumulation_steps`` (`micro_batch_of`)."""
@@ -101,11 +103,11 @@ class PlanRequest:
     """Fixed by ``--use_amp`` or ``--no-use-amp``; `None` uses AMP only where the configuration allows it and it is
     faster."""
     memory_saver: bool = False
-    """``--memory_saver``: the plan of smallest memory instead of the fastest that fits."""
+    """``--memory_saver``: the smallest plan instead of the fastest that fits."""
 
 
 def micro_batch_of(batch_size: int, steps: int) -> int:
-    """Clips of each of `steps` micro-batches. Raises ConfigError if they would not be equal."""
+    """Clips in each of `steps` micro-batches. Raises ConfigError if they would not be equal."""
     if steps < 1 or batch_size % steps:
         divisors = ", ".join(str(each) for each in range(1, batch_size + 1) if batch_size % each == 0)
         raise ConfigError(

@@ -7,7 +7,7 @@ from trainable.errors import RunError
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use; all of the machine's where the system does not say (macOS)."""
+    """CPU cores that this process may use; all of the machine's if the system does not say (macOS)."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
@@ -26,7 +26,5 @@ def file_locks() -> ModuleType:
     try:
         import fcntl
     except ImportError:
-        raise RunError(
-            "this system has no fcntl, by whose locks a run's folder is held; on Windows, run it in WSL"
-        ) from None
+        raise RunError("this system has no fcntl, which locks a run's folder; on Windows, run it in WSL") from None
     return fcntl

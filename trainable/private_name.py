@@ -1,6 +1,6 @@
-"""Names of other libraries that are not public: said in one place each, and missed with one clear message.
+"""Private names of other libraries: each declared in one place, with one clear message if it is missing.
 
-Each library that we lean on so has one module of them (`trainable.device._torch_private`,
+Each library that we use this way has one module of them (`trainable.device._torch_private`,
 `search.runners._ray_private`); ``tests/test_private_names.py`` tries them all on the installed releases.
 """
 
@@ -15,18 +15,18 @@ from trainable.errors import ProjectError
 
 
 class PrivateNameError(ProjectError):
-    """A library's release has no longer what we use of its inside."""
+    """A library's release no longer has a private name that we use."""
 
 
 @dataclass(frozen=True)
 class PrivateName:
-    """A name that is looked up when it is used, so that a release without it fails there and not at import."""
+    """A name that is looked up on use, so that a release without it fails there and not at import."""
 
     library: str
-    """As it is installed, such as ``torch``."""
+    """Name of its distribution, such as ``torch``."""
     module: str
     name: str
-    """In the module; dots lead to attributes."""
+    """Name in the module; dots lead to attributes."""
     purpose: str
     """What it is for, and what breaks without it."""
     written_for: str
@@ -48,7 +48,7 @@ class PrivateName:
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Sets an attribute of a module or an object for the time of the block."""
+    """Sets an attribute of a module or an object for the duration of the block."""
     own = vars(owner).get(name, owner)  # `owner` itself where the attribute comes from the class
     setattr(owner, name, value)
     try:

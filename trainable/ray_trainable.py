@@ -1,7 +1,7 @@
 """A trial as a Ray Tune Trainable; the only module of this package that knows Ray.
 
-The actor outlives its trials: `reset_config` gives the old trial's memory back and begins the next one, so that
-imports, CUDA context and data are paid once a slot.
+The actor outlives its trials: `reset_config` releases the old trial's memory and begins the next one, so that imports,
+CUDA context and data are loaded once per slot.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import torch
 from ray import tune
 
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
-from trainable.device.cap import Held, held
+from trainable.device.cap import MemoryInUse, memory_in_use
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import CheckpointError, NonFiniteError, RunError
 from trainable.record import EpochReport, TrialEnd, TrialStart
@@ -23,7 +23,7 @@ METRIC = "validation_auc"
 
 
 class MemoryKeptError(Exception):
-    """An actor did not give back the memory of the trial before: it is replaced, through no fault of the next."""
+    """An actor did not release the previous trial's memory: it is replaced, through no fault of the next trial."""
 
 
 class RayTrial(tune.Trainable):
@@ -46,19 +46,19 @@ class RayTrial(tune.Trainable):
         torch.set_num_threads(threads)
         self._trial: Any = None
         self._failed: Exception | None = None
-        self._baseline: Held = held()
+        self._baseline: MemoryInUse = memory_in_use()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The next trial in this actor.
 
-        Nothing is raised here, where Ray would not retry: what goes wrong is raised by the first `step`.
+        Errors here are raised by the first `step`, since Ray would not retry after an error here.
         """
         try:
             self.cleanup()
-            now = held()
+            now = memory_in_use()
             if self._baseline.outside_bytes is None:
-                # There was no context before the first trial: what is outside of the allocator after it is the base.
+                # Without a context before the first trial, the memory outside the allocator after it is the baseline.
                 self._baseline = dataclasses.replace(self._baseline, outside_bytes=now.outside_bytes)
             kept = now.kept_since(self._baseline)
             if kept is not None:
@@ -83,8 +83,8 @@ class RayTrial(tune.Trainable):
         return begin_or_resume(lambda: self._factory(self._start), self._place, reported)
 
     def step(self) -> dict[str, Any]:
-        """One epoch. The one before is saved first: by now its report is told and durable."""
-        self._name_process(self._label)  # Ray names the process anew for each call
+        """Trains one epoch, after saving the previous one, whose report is durable by now."""
+        self._name_process(self._label)  # Ray renames the process for each call
         if self._failed is not None:
             raise self._failed
         if self._ended is None:
@@ -108,9 +108,9 @@ class RayTrial(tune.Trainable):
         self._place.push()
 
     def _guarded(self, work: Callable[[], Any]) -> Any:
-        """Runs `work`; a failure with a word of its own becomes a result, as does that of what it writes to.
+        """Runs `work`; turns a failure with an ending of its own, or a failure to write, into a result.
 
-        All else Ray tells as an error of the trial.
+        Ray reports any other error as an error of the trial.
         """
         try:
             return work()
@@ -139,7 +139,7 @@ class RayTrial(tune.Trainable):
 
 
 def trial_config(start: TrialStart, *, checkpoints: str, reported: int, max_epochs: int, label: str) -> dict[str, Any]:
-    """What `RayTrial` needs to know of a trial."""
+    """What `RayTrial` needs of a trial."""
     return {
         "start": start,
         "checkpoints": checkpoints,

@@ -3,12 +3,12 @@
 A run's folder::
 
     RUN/
-      manifest.json            what was asked: command, seed, space, data, budget, versions, device
+      manifest.json            what was requested: command, seed, space, data, budget, versions, device
       space.yaml               the space as it was read
       study.db                 the Optuna study (SQLite), unless --study-storage names another
       trials/00007/
         trial.json             TrialStart: number, parameters, configuration, plan, predicted bytes
-        epochs.jsonl           one EpochReport a line, appended as it arrives
+        epochs.jsonl           one EpochReport per line, appended as it arrives
         end.json               TrialOutcome
         checkpoints/           (or under --storage-path)
       best.yaml, summary.json  written when the search ends
@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"[0-9]{5,9}")
 
 
 class TrialEnd(StrEnum):
-    """How a trial ended: the same word from the trial to the plot."""
+    """How a trial ended, named the same everywhere from the trial to the plot."""
 
     COMPLETED = "completed"
     """Trained all its epochs."""
@@ -51,7 +51,7 @@ class TrialEnd(StrEnum):
 
 
 FAILURES = frozenset({TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRASHED})
-"""Endings that are failures: they repel the sampler, and their configuration is not to be tried again."""
+"""Endings that are failures: they repel the sampler, and their configuration is not tried again."""
 
 
 def best_first(auc: float, number: int) -> tuple[float, int]:
@@ -61,7 +61,7 @@ def best_first(auc: float, number: int) -> tuple[float, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
-    """What a trial says after each epoch."""
+    """What a trial reports after each epoch."""
 
     epoch: int
     """Epochs finished so far, from 1."""
@@ -71,7 +71,7 @@ class EpochReport:
     reconstruction_loss: float
     commitment_loss: float
     texture_loss: float = 0.0
-    """Mean squared error of each cell's deviation; 0 where `texture_weight` is."""
+    """Mean squared error of each cell's deviation; 0 where `texture_weight` is 0."""
     id_loss: float
     """Cross-entropy of the machine-id head; 0 in phase 1 and where its weight is."""
     transform_loss: float
@@ -88,7 +88,7 @@ class EpochReport:
     auc_by_id: dict[str, float] = field(default_factory=dict)
     pauc_by_id: dict[str, float] = field(default_factory=dict)
     auc_by_density: dict[str, float] = field(default_factory=dict)
-    """Validation AUC of every cheap density model, by name: one training teaches about several."""
+    """Validation AUC of every cheap density model, by name: one training evaluates several."""
     comparison_auc: dict[str, float] = field(default_factory=dict)
     """Reconstruction and quantization error scored for comparison only; never optimised."""
     perplexity: float
@@ -101,11 +101,11 @@ class EpochReport:
     peak_bytes: int
     """Measured peak of the CUDA allocator; 0 on a CPU."""
     predicted_bytes: int
-    """Predicted peak of the plan in use, everything that the process takes; 0 where none was made."""
+    """Predicted peak of the plan in use, for the whole process; 0 if there was no prediction."""
     predicted_allocated_bytes: int = 0
-    """What of it `peak_bytes` was predicted to be: the allocator's part, without margin; 0 where none was made."""
+    """The prediction for `peak_bytes`: the allocator's part, without margin; 0 if there was no prediction."""
     plan: ExecutionPlan | None = None
-    """The plan in use; None in a report of a version that did not record it."""
+    """The plan in use; None in a report from a version that did not record it."""
     events: tuple[str, ...] = ()
     """Out-of-memory recoveries and the like, one sentence each."""
 
@@ -114,13 +114,13 @@ class EpochReport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "EpochReport":
-        """The report that `to_dict` gave. Raises ValueError where a field is missing, unknown or of another type."""
+        """The inverse of `to_dict`. Raises ValueError if a field is missing, unknown or of another type."""
         return build(cls, {**values, "plan": _plan_of(values.get("plan"))})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialStart:
-    """What is known of a trial before its first epoch."""
+    """What is known about a trial before its first epoch."""
 
     number: int
     """The trial's number in the study."""
@@ -128,7 +128,7 @@ class TrialStart:
     """What the sampler chose."""
     config: TrialConfig
     plan: ExecutionPlan | None
-    """None where no plan fits."""
+    """None if no plan fits."""
     predicted_bytes: int
     """Peak of `plan`, or of the smallest plan where none fits; 0 where no budget was set."""
     predicted_allocated_bytes: int = 0
@@ -136,7 +136,7 @@ class TrialStart:
 
     @property
     def used(self) -> dict[str, Any]:
-        """The searched parameters as the trial used them: n_patches chosen above a clip's windows is their number."""
+        """The searched parameters as the trial used them: n_patches is at most a clip's number of windows."""
         flat = self.config.flat()
         return {name: flat.get(name, value) for name, value in self.params.items()}
 
@@ -147,10 +147,10 @@ class TrialStart:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrialStart":
-        """The start that `to_dict` gave.
+        """The inverse of `to_dict`.
 
-        Knobs that are not named, since an earlier version did not have them, keep the defaults that stand for what
-        that version did. Raises ValueError where a field is missing, unknown or of another type.
+        Knobs that an earlier version did not have keep their defaults, which reproduce that version's behaviour. Raises
+        ValueError if a field is missing, unknown or of another type.
         """
         decoders = {"config": _config_of, "plan": _plan_of}
         return build(cls, {name: decoders.get(name, _as_it_is)(value) for name, value in values.items()})
@@ -174,7 +174,7 @@ class TrialOutcome:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """All that a run's folder tells of one trial."""
+    """Everything that a run's folder holds about one trial."""
 
     start: TrialStart
     epochs: tuple[EpochReport, ...]
@@ -188,7 +188,7 @@ class TrialRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunManifest:
-    """What was asked of a run, and on what it ran."""
+    """What was requested of a run, and what it ran on."""
 
     name: str
     command: str
@@ -202,7 +202,7 @@ class RunManifest:
     """DataConfig.to_dict()."""
     data_digest: str
     clips: dict[str, int] = field(default_factory=dict)
-    """How many there are of each split."""
+    """Number of clips in each split."""
     num_samples: int
     max_epochs: int
     gpu_memory_budget_bytes: int | None
@@ -215,15 +215,15 @@ class RunManifest:
     versions: dict[str, str]
     options: dict[str, Any] = field(default_factory=dict)
     initial: tuple[dict[str, Any], ...] = ()
-    """Parameters of the first proposals: those that a warm start took from another run."""
+    """Parameters of the first proposals, which a warm start took from another run."""
     run_id: str = ""
-    """Made once, when the run begins; empty for a run begun before there was one."""
+    """Created once, when the run begins; empty for runs older than this field."""
     history: tuple[dict[str, Any], ...] = ()
-    """One entry a resume: when, command, what was explicitly changed."""
+    """One entry per resume: when, command, what was explicitly changed."""
 
     @property
     def identity(self) -> str:
-        """What tells this run from all others, wherever its folder lies: in a shared study, at a shared storage."""
+        """Identifies this run among all others in a shared study or storage, wherever its folder lies."""
         return self.run_id or self.name
 
 
@@ -264,7 +264,7 @@ class RunFolder:
             write_json(self.manifest_path, asdict(manifest))
 
     def read_manifest(self) -> RunManifest:
-        """Raises RunError if the folder is no run."""
+        """Raises RunError if the folder is not a run."""
         values = read_json(self.manifest_path, what="a run's manifest")
         try:
             return build(RunManifest, values)
@@ -277,7 +277,7 @@ class RunFolder:
             write_json(path, start.to_dict())
 
     def append_epoch(self, number: int, report: EpochReport) -> None:
-        """Adds one line and forces it to disk; what a process left half-written there goes first."""
+        """Appends one line and syncs it to disk, after removing a half-written last line."""
         path = self.trial_path(number) / "epochs.jsonl"
         with writing(path):
             new = not path.exists()
@@ -297,8 +297,8 @@ class RunFolder:
     def read_trial(self, number: int) -> TrialRecord:
         """The record of one trial. A half-written last line of epochs.jsonl is left out.
 
-        Of an epoch reported twice (a trial went on from the checkpoint before it) the later report counts.
-        Raises RunError if the trial is not there or its files are damaged.
+        If an epoch was reported twice (the trial resumed from an earlier checkpoint), the later report counts.
+        Raises RunError if the trial does not exist or its files are damaged.
         """
         path = self.trial_path(number)
         try:
@@ -314,7 +314,7 @@ class RunFolder:
         return TrialRecord(start, tuple(epochs[epoch] for epoch in sorted(epochs)), outcome)
 
     def numbers(self) -> list[int]:
-        """Numbers of the trials whose start is written, in their order."""
+        """Numbers of the trials whose start is written, ascending."""
         folder = self.path / "trials"
         if not folder.is_dir():
             return []
@@ -326,13 +326,13 @@ class RunFolder:
         return [self.read_trial(number) for number in self.numbers()]
 
     def write_text(self, path: Path, text: str) -> None:
-        """A file of this folder, whole or not at all."""
+        """Writes a file of this folder, complete or not at all."""
         with writing(path):
             write_text(path, text)
 
 
 def _shallow(record: Any) -> dict[str, Any]:
-    """A record's fields by name, values as they are."""
+    """A record's fields by name, with unconverted values."""
     return {each.name: getattr(record, each.name) for each in fields(record)}
 
 
@@ -341,9 +341,9 @@ def _as_it_is(value: Any) -> Any:
 
 
 def _config_of(values: Any) -> TrialConfig:
-    """The configuration that a file holds by flat names. Raises ValueError if it is none."""
+    """The configuration that a file holds by flat names. Raises ValueError if it is not one."""
     if not isinstance(values, Mapping):
-        raise ValueError("config is no mapping of knobs to values")
+        raise ValueError("config is not a mapping of knobs to values")
     try:
         return TrialConfig.from_flat(values)
     except ConfigError as error:
@@ -361,7 +361,7 @@ def _plan_of(values: Any) -> ExecutionPlan | None:
 
 
 def _mend_last_line(file: BinaryIO) -> None:
-    """Ends a last line that lacks only its end, and cuts off one that is half of a report."""
+    """Terminates a last line that lacks only its line break, and cuts off an incomplete one."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 1))
     if size == 0 or file.read() == b"\n":

@@ -1,4 +1,4 @@
-"""Addresses as they may be shown: what may be a credential is cut out. Standard library only."""
+"""Addresses that are safe to show: anything that may be a credential is cut out. Standard library only."""
 
 import re
 from collections.abc import Iterable
@@ -6,14 +6,14 @@ from urllib.parse import parse_qsl, unquote
 
 _HIDDEN = "***"
 _PLAIN = re.compile(r"[\w.~!$&*+,;=^-]{3,}")
-"""A credential that stands in a driver's message as it is, if it stands there, and is no part of ordinary words."""
+"""A credential that would appear unchanged in a driver's message and is not part of ordinary words."""
 
 
 def redact(address: str) -> str:
-    """An address without user, password, query and fragment; words before it (``--flag=``) stay.
+    """An address without user, password, query and fragment; text before it (``--flag=``) stays.
 
-    A password may hold any of ``/ ? # @ :``, though it should not: everything up to the last ``@`` is cut. Where it
-    cannot be known whether an ``@`` ends a password or is part of a query, nothing but the scheme is shown.
+    A password may hold any of ``/ ? # @ :``, though it should not: everything up to the last ``@`` is cut. If an ``@``
+    could either end a password or be part of a query, only the scheme is shown.
     """
     scheme, mark, rest = address.partition("://")
     if not mark:
@@ -42,17 +42,17 @@ def without_words(text: str, words: Iterable[str]) -> str:
 
 
 def without_secrets(text: str, address: str, *, otherwise: str) -> str:
-    """A driver's message about an address, without its credentials as they stand there or decoded.
+    """A driver's message about an address, without the address's credentials, raw or decoded.
 
-    Drivers take an address apart in ways of their own, and quote. So the text is given only where each credential is
-    plain enough to be found in it; else `otherwise`.
+    Drivers parse and quote addresses in different ways, so the text is returned only if each credential is plain enough
+    to be found in it; else `otherwise` is.
     """
     _, _, rest = address.partition("://")
     before, at, after = rest.rpartition("@")
     secrets = []
     if at:
         user, _, password = before.partition(":")
-        # A name of one or two letters is no secret, and striking it out would strike out half of the sentence.
+        # A name of one or two letters is no secret, and removing it would remove half of the sentence.
         secrets += [each for each in (user if len(user) > 2 else "", password) if each]
     query = after.partition("?")[2] if "?" not in before else before
     secrets += [value for _, value in parse_qsl(query, keep_blank_values=False)]

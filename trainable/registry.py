@@ -1,8 +1,8 @@
-"""What a configuration may name, and where each lives: the one place that a new part is registered in.
+"""What a configuration may name, and where each part lives: the one place to register a new part.
 
 A part is registered by its name and either the object itself or the text ``module:attribute``, which is imported when
-the part is first used. So a command that only reads a space knows all names, and imports none of the parts. Standard
-library only, as the configuration that asks.
+the part is first used. So a command that only reads a space knows all names and imports none of the parts. Standard
+library only, like the configuration that uses it.
 
 A part within the project is one file and one line in a table below. One outside of it is a module that calls a
 ``register_…`` function and that the environment variable AD_EXTENSIONS names, so that every process of a search,
@@ -28,11 +28,11 @@ class Registry:
     Parameters
     ----------
     kind
-        What the parts are, as an error message says it.
+        What error messages call the parts.
     parts
         Name → ``module:attribute``.
     reserved
-        Names that are taken by something else.
+        Names that something else uses already.
     """
 
     def __init__(self, kind: str, parts: Mapping[str, str], reserved: tuple[str, ...] = ()):
@@ -43,12 +43,12 @@ class Registry:
         """Names that come with the project."""
 
     def register(self, name: str, part: Any) -> None:
-        """Makes a part known under a name.
+        """Registers a part under a name.
 
         Raises
         ------
         ConfigError
-            If the name is taken by another part, or is not made of small letters, digits and underscores.
+            If the name is taken, or contains anything but small letters, digits and underscores.
         """
         if not _NAME.fullmatch(name):
             raise ConfigError(
@@ -81,7 +81,7 @@ def _imported(kind: str, name: str, where: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{kind} {name} cannot be imported from {where!r}: {error}; mend its registration") from None
+        raise ConfigError(f"{kind} {name} cannot be imported from {where!r}: {error}; fix its registration") from None
 
 
 _loaded: set[str] = set()
@@ -92,7 +92,7 @@ def load_extensions() -> None:
     for module in filter(None, (each.strip() for each in os.environ.get(EXTENSIONS, "").split(","))):
         if module in _loaded:
             continue
-        _loaded.add(module)  # before it is imported: what it imports may ask for names
+        _loaded.add(module)  # before the import, which may look names up itself
         try:
             importlib.import_module(module)
         except ImportError as error:
@@ -124,4 +124,4 @@ QUANTIZERS = Registry("quantizer", {"ema": "trainable.model.codebook:Codebook"})
 LOSS_TERMS = Registry("loss term", {}, reserved=("total", "reconstruction", "commitment", "texture", "id", "transform"))
 """Instances of `trainable.training.losses.LossTerm`, beside those that every trial has."""
 LAYOUTS = Registry("data layout", {"dcase2020": "trainable.data.layout:DCASE2020"})
-"""Instances of `trainable.data.layout.Layout`; of those that know a folder the one registered last reads it."""
+"""Instances of `trainable.data.layout.Layout`; the one registered last that recognises a folder reads it."""

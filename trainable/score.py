@@ -1,8 +1,8 @@
 """Scores recordings with a saved detector: ``python -m trainable.score --model DIR FILES…``. One file in, one line out.
 
-``-`` in place of files reads their names from standard input, a line each, as they come. A file that cannot be scored
-has its line too, with the reason in ``error`` and no score; the reason is on standard error as well, the others are
-scored, and the exit status is 1 at the end.
+``-`` in place of files reads names from standard input, one per line, as they arrive. A file that cannot be scored has
+a line too, with the reason in ``error`` and no score. The reason also goes to standard error, the other files are still
+scored, and the exit status is 1.
 """
 
 import csv
@@ -31,8 +31,8 @@ def build_parser() -> Parser:
     parser.add_argument(
         "files", metavar="FILES", nargs="+", help=".wav or .npy files; - reads names from standard input"
     )
-    add_flag(parser, "format", choices=("csv", "json"), default="csv", help="a CSV line or a JSON object a file")
-    add_flag(parser, "machine_id", metavar="NN", help="machine id of all files; by default their names' id_NN")
+    add_flag(parser, "format", choices=("csv", "json"), default="csv", help="a CSV line or a JSON object per file")
+    add_flag(parser, "machine_id", metavar="NN", help="machine id of all files (default: id_NN in each name)")
     add_flag(parser, "device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     return parser
 
@@ -40,7 +40,7 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     set_up_logging(quiet=True)
-    # Here, not above: --help and a mistyped flag answer without torch.
+    # Not at the top: --help and mistyped flags need no torch.
     from trainable.detection.detector import Detector
 
     detector = Detector.load(Path(arguments.model), device=resolve_device(arguments.device))
@@ -72,12 +72,12 @@ def score_files(
     output: TextIO,
     errors: TextIO,
 ) -> int:
-    """Scores files one by one, holding one at a time, and gives how many could not be."""
+    """Scores files one at a time; returns how many could not be scored."""
     failed = 0
     writer = csv.writer(output, lineterminator="\n")
     if not as_json:
         writer.writerow(COLUMNS)
-        output.flush()  # who waits for the heading before the first name would wait for ever
+        output.flush()  # a caller that waits for the heading before sending a name would deadlock
     for name in names:
         try:
             row = _row(name, detector.score_file(Path(name), machine_id))

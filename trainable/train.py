@@ -38,7 +38,7 @@ def build_parser() -> Parser:
     add_flag(
         parser, "profile", metavar="FILE", help="device profile (JSON) measured on this GPU (default: by its name)"
     )
-    add_flag(parser, "output", metavar="DIR", help="folder for checkpoints; training continues from the newest there")
+    add_flag(parser, "output", metavar="DIR", help="folder for checkpoints; training resumes from the newest one")
     add_flag(parser, "held_out", action="store_true", help="also report the held-out clips at the end")
     add_flag(parser, "verbose", action="store_true", help="log what happens inside")
     add_data_flags(parser)
@@ -53,7 +53,7 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except Exception as error:  # beside YAMLError whatever int(), float() and deep recursion raise
+    except Exception as error:  # YAMLError, and whatever int(), float() and deep recursion raise
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         raise ConfigError(
             f"--config {path} cannot be read: {' '.join(reason.split())[:300]}; "
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig) -> None:
-    # Imported here so that --help and a mistyped flag answer at once.
+    # Imported here so that --help and mistyped flags need no torch.
     from trainable.data.clips import Split
     from trainable.data.load import load_dataset
     from trainable.device.cap import cap_process_memory, gpu_name
@@ -128,18 +128,18 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
 
 
 def _resumed(trial: "Trial", folder: Path) -> int:
-    """The epoch that the trial goes on from. Raises CheckpointError, saying what to do about it."""
+    """Resumes the trial and returns its epoch. Raises CheckpointError, saying what to do about it."""
     try:
         return trial.load(folder)
     except CheckpointError as error:
         raise CheckpointError(
-            f"--output holds a training that cannot go on in {folder}: {error}; "
-            "give the settings that it was begun with (--epochs too), or another --output"
+            f"the training in --output {folder} cannot resume: {error}; "
+            "give the settings that it was started with (--epochs too), or another --output"
         ) from None
 
 
 def _checkpoint_folder(output: str) -> Path:
-    """Where checkpoints go, made before anything is computed. Raises RunError if nothing can be written there."""
+    """The folder for checkpoints, created before anything is computed. Raises RunError if it is not writable."""
     folder = Path(output).expanduser() / "checkpoints"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,14 +148,14 @@ def _checkpoint_folder(output: str) -> Path:
         raise RunError(f"--output {output} cannot be used: {reason}; name a folder you may write to") from None
     if not os.access(folder, os.W_OK):
         raise RunError(f"--output {output} is read-only; name a folder you may write to")
-    for leftover in folder.glob(".epoch-*.tmp"):  # of a training that was killed while it saved
+    for leftover in folder.glob(".epoch-*.tmp"):  # from a training that was killed while saving
         leftover.unlink(missing_ok=True)
     return folder
 
 
 @contextmanager
 def _endings(epochs_done: int) -> Iterator[None]:
-    """How a training may fail becomes an error of the command line."""
+    """Turns the failures of a training into errors of the command line."""
     from trainable.device.out_of_memory import is_out_of_memory
 
     try:

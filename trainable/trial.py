@@ -33,38 +33,38 @@ class PredictedPeak(Protocol):
 
 
 class NextPlans(Protocol):
-    """What a trial asks when memory runs out after all: `trainable.memory.planner.Planner`, or one in a test."""
+    """Chooses a smaller plan when memory runs out: `trainable.memory.planner.Planner`, or a fake in tests."""
 
     def next_smaller(self, config: TrialConfig, plan: ExecutionPlan) -> ExecutionPlan | None:
         """A plan that needs less than `plan`; None if there is none."""
         ...
 
     def predict(self, config: TrialConfig, plan: ExecutionPlan) -> PredictedPeak:
-        """What a plan is predicted to need."""
+        """The predicted need of a plan."""
         ...
 
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A configuration with the plan that it is to be trained by."""
+    """A configuration with the plan to train it under."""
 
     config: TrialConfig
     memory: MemoryPlan
     """The plan, and what it is predicted to need."""
     planner: NextPlans | None = None
-    """Asked after an out-of-memory error; without one the error ends the trial."""
+    """Chooses the next plan after an out-of-memory error; without one the error ends the trial."""
 
     @classmethod
     def whole_batch(cls, config: TrialConfig) -> "PlannedTrial":
-        """Where there is no budget: the whole batch at once, nothing recomputed, nothing predicted."""
+        """Without a budget: the whole batch at once, nothing recomputed, nothing predicted."""
         return cls(config, MemoryPlan.whole_batch(config.patch.batch_size))
 
     def next_smaller(self, plan: ExecutionPlan) -> ExecutionPlan | None:
-        """The plan to go on with after `plan` ran out of memory; None if there is none."""
+        """The plan to continue with after `plan` ran out of memory; None if there is none."""
         return None if self.planner is None else self.planner.next_smaller(self.config, plan)
 
     def predicted(self, plan: ExecutionPlan) -> tuple[int, int]:
-        """Predicted peak of a plan in bytes, and the allocator's part of it; zeros where nothing is predicted."""
+        """Predicted peak of a plan in bytes, and the allocator's part of it; zeros without predictions."""
         if plan == self.memory.plan:
             return self.memory.predicted_bytes, self.memory.allocated_bytes
         if self.planner is None:
@@ -79,11 +79,11 @@ class Trial:
     Parameters
     ----------
     planned
-        What to train, how to execute it, and whom to ask for a smaller plan.
+        What to train, how to execute it, and what chooses a smaller plan.
     dataset
         The same for all trials of a search.
     dtype
-        Of weights and features; float64 is for tests of exactness.
+        Type of weights and features; float64 is for tests of exactness.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Trial:
 
     @property
     def predicted_bytes(self) -> int:
-        """Predicted peak of the plan in use; 0 where none was made."""
+        """Predicted peak of the plan in use; 0 if there was no prediction."""
         return self._planned.predicted(self.trainer.plan)[0]
 
     @property
@@ -137,7 +137,7 @@ class Trial:
         NonFiniteError
             If the loss became NaN or infinite.
         RuntimeError or MemoryError
-            That `is_out_of_memory` knows, if not even the smallest plan fits.
+            Recognised by `is_out_of_memory`, if not even the smallest plan fits.
         """
         trainer = self.trainer
         if self.device.type == "cuda":
@@ -218,7 +218,7 @@ class Trial:
         return {Split.VALIDATION: self.dataset.validation, Split.HELD_OUT: self.dataset.held_out}[split]
 
     def evaluate(self, split: Split) -> Evaluation:
-        """AUC, pAUC and intervals of the configured density model on a split's clips, as the model stands now."""
+        """AUC, pAUC and intervals of the configured density model on a split's clips, with the current weights."""
         clips = self.clips(split)
         return evaluate_codes(
             self.config.score,
@@ -234,22 +234,22 @@ class Trial:
         return save_checkpoint(folder, self.epoch, {"trainer": self.trainer.state_dict()})
 
     def load(self, folder: Path, at_most: int | None = None) -> int:
-        """Continues from the newest intact checkpoint and gives its epoch. Raises CheckpointError if there is none.
+        """Resumes from the newest intact checkpoint and returns its epoch. Raises CheckpointError if there is none.
 
         Parameters
         ----------
         at_most
-            Checkpoints of later epochs are left out: what was not reported is trained again.
+            Checkpoints of later epochs are ignored: epochs that were not reported are trained again.
         """
         epoch, _ = load_newest(folder, self.restore, at_most=at_most)
         return epoch
 
     def restore(self, state: dict[str, object]) -> None:
-        """Continues from a state that `read_checkpoint` gave; `best_auc` and `best_epoch` of old ones are not read."""
+        """Resumes from a state that `read_checkpoint` returned; ignores `best_auc` and `best_epoch` of old ones."""
         self.trainer.load_state_dict(state["trainer"])  # type: ignore[arg-type]
 
     def release(self) -> None:
-        """Gives all memory back, so that the next trial of a reused actor begins with an empty device."""
+        """Releases all memory, so that the next trial of a reused actor begins with an empty device."""
         self._trainer = None
         gc.collect()
         if self.device.type == "cuda":

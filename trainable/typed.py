@@ -1,4 +1,4 @@
-"""Plain values (of JSON) → a frozen dataclass, each field checked against its annotation. Standard library only."""
+"""Plain JSON values → a frozen dataclass, each field checked against its annotation. Standard library only."""
 
 import types
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def build(cls: type[T], values: Mapping[str, Any]) -> T:
-    """An instance of a dataclass whose fields are JSON values; lists become tuples where the field is one.
+    """An instance of a dataclass from JSON values; lists become tuples where the field is a tuple.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def _known(cls: type[Any]) -> tuple[dict[str, Any], frozenset[str]]:
 
 
 def _fitted(hint: Any, value: Any, where: str) -> Any:
-    """The value as the annotation wants it; raises ValueError if it is of another type."""
+    """The value converted to the annotation's type; raises ValueError if it is of another type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -61,7 +61,7 @@ def _fitted(hint: Any, value: Any, where: str) -> Any:
             return hint(value)
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
-    raise ValueError(f"{where} is {_shown(value)}, which is no {_name(hint)}")
+    raise ValueError(f"{where} is {_shown(value)}, which is not of type {_name(hint)}")
 
 
 def _as_float(value: int, where: str) -> float:

@@ -1,4 +1,4 @@
-"""Bytes, durations and counts as a reader says them. Binary units only: nobody divides by 1e9 and calls it GiB."""
+"""Bytes, durations and counts for readers. Binary units only: nobody divides by 1e9 and calls it GiB."""
 
 import re
 from decimal import Decimal
@@ -22,7 +22,7 @@ def parse_bytes(text: str, what: str = "size") -> int:
     Raises
     ------
     ConfigError
-        If the text is no positive size, or its unit is decimal (``GB``) or unknown.
+        If the text is not a positive size, or its unit is decimal (``GB``) or unknown.
     """
     match = _SIZE.fullmatch(text)
     if match is None:
@@ -32,14 +32,14 @@ def parse_bytes(text: str, what: str = "size") -> int:
         raise ConfigError(f"{what} {text!r} has the unit {unit!r}; use one of {', '.join(_UNITS)} (binary units)")
     size_bytes = int(Decimal(number) * _UNITS[unit or "B"]) if len(number) <= MOST_DIGITS else LARGEST + 1
     if size_bytes > LARGEST:
-        raise ConfigError(f"{what} {text[:40]!r} is beyond every memory; write for example 24GiB or 512MiB")
+        raise ConfigError(f"{what} {text[:40]!r} is larger than any memory; write for example 24GiB or 512MiB")
     if size_bytes <= 0:
         raise ConfigError(f"{what} {text!r} must be greater than zero")
     return size_bytes
 
 
 def format_bytes(size_bytes: float) -> str:
-    """A size as a reader says it: three significant digits and a binary unit (``7.45 GiB``)."""
+    """A size for readers: three significant digits and a binary unit (``7.45 GiB``)."""
     size = float(size_bytes)
     for unit, factor in reversed(_UNITS.items()):
         if abs(size) >= factor:
@@ -50,7 +50,7 @@ def format_bytes(size_bytes: float) -> str:
 
 
 def exact_bytes(size_bytes: int) -> str:
-    """A size that `parse_bytes` reads back to the byte, in the largest unit that holds it whole (``24GiB``)."""
+    """A size that `parse_bytes` reads back exactly, in the largest unit that divides it (``24GiB``)."""
     unit = next(unit for unit, factor in reversed(_UNITS.items()) if size_bytes % factor == 0)
     return f"{size_bytes // _UNITS[unit]}{'' if unit == 'B' else unit}"
 

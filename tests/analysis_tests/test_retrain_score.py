@@ -382,7 +382,7 @@ def test_memory_stays_constant_over_a_stream(detector: Detector, tmp_path: Path)
     ("damage", "words"),
     [
         (lambda path: (path / "detector.json").unlink(), "cannot be read"),
-        (lambda path: (path / "detector.json").write_text("{}"), "is not the description of a detector"),
+        (lambda path: (path / "detector.json").write_text("{}"), "does not describe a detector"),
         (lambda path: (path / "member-0.pt").write_bytes(b"damaged"), "checksum"),
         (lambda path: (path / "member-1.pt").unlink(), "cannot be read"),
     ],

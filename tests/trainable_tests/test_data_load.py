@@ -120,7 +120,7 @@ def test_what_is_no_file_is_skipped_and_never_waited_for(tmp_path: Path) -> None
     (folder / "train/normal_id_00_00000011.wav").symlink_to(tmp_path / "nowhere")
     os.mkfifo(folder / "test/normal_id_00_00000012.wav")
     dataset = load(tmp_path / "data")
-    assert [sentence.rpartition(": ")[2] for sentence in dataset.skipped] == ["is no file"] * 3
+    assert [sentence.rpartition(": ")[2] for sentence in dataset.skipped] == ["is not a file"] * 3
     assert len(dataset.train) == 6
 
 

@@ -95,9 +95,9 @@ def flac() -> bytes:
     [
         (lambda: wav(tone(16_000))[:1000], "is truncated"),
         (lambda: wav(tone(16_000))[:-1], "is truncated"),
-        (lambda: wav(tone(16_000))[:20], "is no readable .wav file"),
-        (lambda: b"", "is no readable .wav file"),
-        (lambda: b"hello, this is text", "is no readable .wav file"),
+        (lambda: wav(tone(16_000))[:20], "is not a readable .wav file"),
+        (lambda: b"", "is not a readable .wav file"),
+        (lambda: b"hello, this is text", "is not a readable .wav file"),
         (lambda: wav(np.zeros(16_000)), "is silent"),
         (lambda: wav(np.zeros(0)), "holds no samples"),
         (lambda: wav(np.array([0.1, np.nan] * 99), subtype="FLOAT"), "holds NaN or infinite samples"),
@@ -148,7 +148,7 @@ def test_a_folder_is_no_recording(tmp_path: Path) -> None:
     for name in ("folder.wav", "folder.npy"):
         (tmp_path / name).mkdir()
         refusal(tmp_path / name)
-    assert "is no readable .npy file" in refusal(tmp_path / "absent.npy")
+    assert "is not a readable .npy file" in refusal(tmp_path / "absent.npy")
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])
@@ -197,21 +197,24 @@ def header(text: str) -> bytes:
         (lambda: npy(np.zeros((64, 80), np.complex64)), "holds complex64"),
         (lambda: npy(np.full((64, 80), np.nan)), "holds NaN or infinite values"),
         (lambda: npy(np.full((64, 80), 1e300)), "holds NaN or infinite values"),
-        (lambda: npy(mel_clip(1))[:-1], "is no readable .npy file"),
-        (lambda: npy(mel_clip(1))[:30], "is no readable .npy file"),
-        (lambda: npy(np.array([{}], dtype=object)), "is no readable .npy file"),
-        (npz, "is no readable .npy file"),
-        (lambda: b"PK\x03\x04 but no archive", "is no readable .npy file"),
-        (lambda: b"", "is no readable .npy file"),
-        (lambda: header("{'descr': '<f4', 'fortran_order': False, 'shape': (64, 10**12)}"), "is no readable .npy"),
+        (lambda: npy(mel_clip(1))[:-1], "is not a readable .npy file"),
+        (lambda: npy(mel_clip(1))[:30], "is not a readable .npy file"),
+        (lambda: npy(np.array([{}], dtype=object)), "is not a readable .npy file"),
+        (npz, "is not a readable .npy file"),
+        (lambda: b"PK\x03\x04 but no archive", "is not a readable .npy file"),
+        (lambda: b"", "is not a readable .npy file"),
+        (lambda: header("{'descr': '<f4', 'fortran_order': False, 'shape': (64, 10**12)}"), "is not a readable .npy"),
         (
             lambda: header("{'descr': '<f4', 'fortran_order': False, 'shape': (64, 9999999999), }"),
-            "is no readable .npy",
+            "is not a readable .npy",
         ),
-        (lambda: header("{'descr': '<f4', 'fortran_order': False, 'shape': (64, -80), }"), "is no readable .npy file"),
-        (lambda: header("{'descr': '<f4"), "is no readable .npy file"),
-        (lambda: header("((((((" * 500), "is no readable .npy file"),
-        (lambda: header("-" * 5000 + "1"), "is no readable .npy file"),
+        (
+            lambda: header("{'descr': '<f4', 'fortran_order': False, 'shape': (64, -80), }"),
+            "is not a readable .npy file",
+        ),
+        (lambda: header("{'descr': '<f4"), "is not a readable .npy file"),
+        (lambda: header("((((((" * 500), "is not a readable .npy file"),
+        (lambda: header("-" * 5000 + "1"), "is not a readable .npy file"),
     ],
 )
 def test_an_unusable_npy_is_refused_in_one_sentence(tmp_path: Path, content: Callable[[], bytes], message: str) -> None:

@@ -40,9 +40,9 @@ def test_a_description_names_every_part() -> None:
     [
         ({}, "the field 'micro_batch_clips' is missing"),
         ({"micro_batch_clips": 1, "chunk": 3}, "unknown field 'chunk'"),
-        ({"micro_batch_clips": "many"}, "micro_batch_clips is 'many', which is no int"),
-        ({"micro_batch_clips": 1.0}, "micro_batch_clips is 1.0, which is no int"),
-        ({"micro_batch_clips": True}, "micro_batch_clips is True, which is no int"),
+        ({"micro_batch_clips": "many"}, "micro_batch_clips is 'many', which is not of type int"),
+        ({"micro_batch_clips": 1.0}, "micro_batch_clips is 1.0, which is not of type int"),
+        ({"micro_batch_clips": True}, "micro_batch_clips is True, which is not of type int"),
         ({"micro_batch_clips": 1, "precision": "float8"}, "precision is 'float8'"),
         ({"micro_batch_clips": 1, "data_placement": "disk"}, "data_placement is 'disk'"),
         ({"micro_batch_clips": 0}, "micro_batch_clips is 0; it must be at least 1"),

@@ -10,7 +10,7 @@ import torch
 from tests.search_tests.synthetic import SyntheticTrial
 from trainable import ray_trainable
 from trainable.config import TrialConfig
-from trainable.device.cap import Held, held
+from trainable.device.cap import MemoryInUse, memory_in_use
 from trainable.ray_trainable import ENDED, REASON, REPORT, MemoryKeptError, RayTrial, trial_config
 from trainable.record import TrialEnd, TrialStart
 from trainable.units import GIB, MIB
@@ -84,21 +84,25 @@ def test_an_epoch_is_a_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "kept"),
     [
-        (Held(), Held(), None),
-        (Held(), Held(allocated_bytes=MIB, reserved_bytes=2 * MIB), "1.00 MiB of tensors"),
-        (Held(), Held(reserved_bytes=64 * MIB), "64.0 MiB that its allocator reserves"),
-        (Held(outside_bytes=500 * MIB), Held(outside_bytes=600 * MIB), None),  # kernels loaded meanwhile
-        (Held(outside_bytes=500 * MIB), Held(outside_bytes=3 * GIB), "2.51 GiB outside of its allocator"),
-        (Held(), Held(outside_bytes=3 * GIB), None),  # nothing to compare with: no context before the first trial
+        (MemoryInUse(), MemoryInUse(), None),
+        (MemoryInUse(), MemoryInUse(allocated_bytes=MIB, reserved_bytes=2 * MIB), "1.00 MiB of tensors"),
+        (MemoryInUse(), MemoryInUse(reserved_bytes=64 * MIB), "64.0 MiB that its allocator reserves"),
+        (MemoryInUse(outside_bytes=500 * MIB), MemoryInUse(outside_bytes=600 * MIB), None),  # kernels loaded meanwhile
+        (MemoryInUse(outside_bytes=500 * MIB), MemoryInUse(outside_bytes=3 * GIB), "2.51 GiB outside of its allocator"),
+        (
+            MemoryInUse(),
+            MemoryInUse(outside_bytes=3 * GIB),
+            None,
+        ),  # nothing to compare with: no context before the first trial
     ],
 )
 def test_an_actor_that_keeps_memory_is_replaced(
-    before: Held, after: Held, kept: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: MemoryInUse, after: MemoryInUse, kept: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_trainable, "held", lambda: before)
+    monkeypatch.setattr(ray_trainable, "memory_in_use", lambda: before)
     slot = actor(tmp_path)
     slot.step()
-    monkeypatch.setattr(ray_trainable, "held", lambda: after)
+    monkeypatch.setattr(ray_trainable, "memory_in_use", lambda: after)
     assert slot.reset_config(config_of(tmp_path, 1))
     if kept is None:
         assert REPORT in slot.step()
@@ -119,4 +123,4 @@ def test_the_next_trial_is_not_charged_for_it() -> None:
 
 
 def test_on_a_cpu_nothing_is_held() -> None:
-    assert held() == Held()
+    assert memory_in_use() == MemoryInUse()

@@ -137,22 +137,30 @@ def changed(**values: object) -> str:
 
 DAMAGE = [
     ("trial.json", "", "cannot be read as the start of a trial"),
-    ("trial.json", "[]", "it holds no JSON object"),
+    ("trial.json", "[]", "it does not hold a JSON object"),
     ("trial.json", "{}", "the field 'config' is missing"),
     ("trial.json", '{"a": ' + "9" * 5000 + "}", "cannot be read as the start of a trial"),
     ("trial.json", "[" * 100_000, "cannot be read as the start of a trial"),
     ("trial.json", json.dumps({**START.to_dict(), "number": 8}), "trial.json is that of trial 8"),
-    ("trial.json", json.dumps({**START.to_dict(), "number": "7"}), "number is '7', which is no int"),
+    ("trial.json", json.dumps({**START.to_dict(), "number": "7"}), "number is '7', which is not of type int"),
     ("trial.json", json.dumps({**START.to_dict(), "new": 1}), "unknown field 'new'"),
-    ("end.json", json.dumps({**dataclasses.asdict(OUTCOME), "end": "tired"}), "end is 'tired', which is no TrialEnd"),
-    ("end.json", json.dumps({**dataclasses.asdict(OUTCOME), "end": []}), "end is [], which is no TrialEnd"),
-    ("end.json", json.dumps({**dataclasses.asdict(OUTCOME), "epochs": True}), "epochs is True, which is no int"),
+    (
+        "end.json",
+        json.dumps({**dataclasses.asdict(OUTCOME), "end": "tired"}),
+        "end is 'tired', which is not of type TrialEnd",
+    ),
+    ("end.json", json.dumps({**dataclasses.asdict(OUTCOME), "end": []}), "end is [], which is not of type TrialEnd"),
+    (
+        "end.json",
+        json.dumps({**dataclasses.asdict(OUTCOME), "epochs": True}),
+        "epochs is True, which is not of type int",
+    ),
     ("end.json", json.dumps({**dataclasses.asdict(OUTCOME), "best_auc": "high"}), "best_auc is 'high'"),
     ("epochs.jsonl", "{half\n" + changed(), "line 1 of epochs.jsonl is damaged"),
     ("epochs.jsonl", "[1]\n", "line 1 of epochs.jsonl is no report"),
-    ("epochs.jsonl", changed(epoch=[1]), "epoch is [1], which is no int"),
-    ("epochs.jsonl", changed(auc_by_id={"00": "a"}), "auc_by_id['00'] is 'a', which is no float"),
-    ("epochs.jsonl", changed(events="one"), "events is 'one', which is no tuple[str, ...]"),
+    ("epochs.jsonl", changed(epoch=[1]), "epoch is [1], which is not of type int"),
+    ("epochs.jsonl", changed(auc_by_id={"00": "a"}), "auc_by_id['00'] is 'a', which is not of type float"),
+    ("epochs.jsonl", changed(events="one"), "events is 'one', which is not of type tuple[str, ...]"),
     ("epochs.jsonl", changed(loss=10**400), "loss is larger than any float"),
 ]
 
@@ -171,9 +179,12 @@ def test_a_damaged_trial_is_named(folder: RunFolder, name: str, content: str, me
     ("values", "message"),
     [
         ({"name": "x"}, "is not the manifest of a run: the field 'command' is missing"),
-        ({**dataclasses.asdict(MANIFEST), "seed": "abc"}, "seed is 'abc', which is no int"),
+        ({**dataclasses.asdict(MANIFEST), "seed": "abc"}, "seed is 'abc', which is not of type int"),
         ({**dataclasses.asdict(MANIFEST), "history": 5}, "history is 5"),
-        ({**dataclasses.asdict(MANIFEST), "versions": {"torch": 2}}, "versions['torch'] is 2, which is no str"),
+        (
+            {**dataclasses.asdict(MANIFEST), "versions": {"torch": 2}},
+            "versions['torch'] is 2, which is not of type str",
+        ),
     ],
 )
 def test_a_damaged_manifest_is_named(tmp_path: Path, values: dict[str, object], message: str) -> None:
@@ -184,7 +195,7 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, values: dict[str, object], 
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="does not exist; a run's manifest was expected there"):
+    with pytest.raises(RunError, match="does not exist; expected a run's manifest there"):
         RunFolder(tmp_path).read_manifest()
     with pytest.raises(RunError, match="does not exist; the start of a trial"):
         RunFolder(tmp_path).read_trial(3)

@@ -83,8 +83,8 @@ def test_training_goes_on_from_the_newest_checkpoint(
     assert "differs in learning_rate" in error
     status, _, error = in_process(capsys, *data(recordings), "--epochs=4", "--output", str(tmp_path))
     assert (status, error.count("\n")) == (2, 1)
-    assert error.startswith("error: --output holds a training that cannot go on in ")
-    assert "differs in epochs; give the settings that it was begun with (--epochs too), or another --output" in error
+    assert error.startswith("error: the training in --output ")
+    assert "differs in epochs; give the settings that it was started with (--epochs too), or another --output" in error
     for path in checkpoints.values():
         path.write_bytes(b"damaged")
     assert "or another --output" in in_process(capsys, *arguments)[2]
@@ -179,7 +179,7 @@ def nothing(root: Path) -> None:
         (
             nan_clip,
             [],
-            "are unusable, more than 20%: mend or remove them (docs/data.md says what is accepted); the first: ",
+            "are unusable, more than 20%: repair or remove them (docs/data.md says what is accepted); the first: ",
         ),
         (wrong_shape, [], "has the shape (63, 80); 64 × T or T × 64 is needed"),
         (no_anomalies, [], "an AUC needs normal and anomalous test clips"),

@@ -1,4 +1,4 @@
-"""Features computed once: one file a set of recordings, keyed by their content and the front end's parameters."""
+"""Features computed once: one file per set of recordings, keyed by their content and the front end's parameters."""
 
 import hashlib
 import logging
@@ -22,12 +22,12 @@ def default_cache_dir() -> Path:
 
 
 def content_key(*parts: str) -> str:
-    """A name for what is made from `parts`, 32 hexadecimal digits."""
+    """A cache key for what is computed from `parts`, 32 hexadecimal digits."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 def cached(cache_dir: Path, key: str, make: Callable[[], Arrays], *, needs: Collection[str]) -> Arrays:
-    """The arrays named `needs` stored under `key`, made and stored first where they are missing or damaged.
+    """The arrays named `needs` stored under `key`, computed and stored first if they are missing or damaged.
 
     Written atomically, so several processes may ask at once. A cache that cannot be written costs time, not the run.
     """
@@ -50,7 +50,7 @@ def cached(cache_dir: Path, key: str, make: Callable[[], Arrays], *, needs: Coll
 def _load(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(f"{name}.npy") as file:
         array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-        # To the very end: only there the zip archive compares its checksum, also with a header that asks for less.
+        # Read to the end, even if the header asks for less: only there does the zip archive compare its checksum.
         if file.read():
             raise ValueError(f"the entry {name} is longer than its header says")
     return array

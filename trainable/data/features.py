@@ -11,7 +11,7 @@ from trainable.data.frontend import N_MELS
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """Unnormalised log-mel features of some clips, and what is known of each."""
+    """Unnormalised log-mel features of some clips, and what is known about each."""
 
     features: list[np.ndarray]
     """Per clip float32 (T, 64)."""
@@ -23,14 +23,14 @@ class ClipFeatures:
 
 @dataclass(frozen=True)
 class Recordings:
-    """One machine type as it was found: training and test clips, not yet normalised or split."""
+    """The recordings of one machine type: training and test clips, not yet normalised or split."""
 
     train: ClipFeatures
     test: ClipFeatures
     skipped: tuple[str, ...]
-    """One sentence a recording that could not be used."""
+    """One sentence per recording that could not be used."""
     digest: str
-    """Of the recordings' contents and the front end."""
+    """Digest of the recordings' contents and the front end."""
 
 
 def pack(features: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ Part = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class ClipFile:
-    """A recording and what its place says of it."""
+    """A recording and what its path says about it."""
 
     path: Path
     part: Part
@@ -34,13 +34,13 @@ class ClipFile:
 
     @property
     def name(self) -> str:
-        """Its name in the form of DCASE's, which says label and machine id whatever the file is called."""
+        """Its name in DCASE's form, which states label and machine id whatever the file is called."""
         said = f"{'anomaly' if self.label else 'normal'}_id_{self.machine_id}_"
         return self.path.name if self.path.name.startswith(said) else said + self.path.name
 
     @property
     def stamp(self) -> str:
-        """What names it in the digest of the data: everything but its contents that a result depends on."""
+        """Its entry in the digest of the data: everything except its contents that a result depends on."""
         return f"{self.part}/{self.name}"
 
 
@@ -51,7 +51,7 @@ class MachineFiles:
     train: tuple[ClipFile, ...]
     test: tuple[ClipFile, ...]
     skipped: tuple[str, ...]
-    """One sentence a file that the layout does not know."""
+    """One sentence per file that does not match the layout."""
 
 
 class Layout(ABC):
@@ -59,18 +59,18 @@ class Layout(ABC):
 
     @abstractmethod
     def recognises(self, folder: Path) -> bool:
-        """Whether a folder looks like a machine type of this layout; looks at a few names, reads no recording."""
+        """Whether a folder looks like a machine type in this layout; checks a few names, reads no recording."""
 
     @abstractmethod
     def clips(self, folder: Path, skipped: list[str]) -> list[ClipFile]:
         """The recordings of a machine type, sorted.
 
-        A file that is not in the layout is passed over with one sentence in `skipped` that begins with its path.
+        A file that does not match the layout is skipped, with one sentence in `skipped` that begins with its path.
         Raises DataError where the folder cannot be read.
         """
 
     def lacking(self, folder: Path, part: Part, word: str) -> str:
-        """How to say that a folder holds no clips of a part that are ``normal`` or an ``anomaly``."""
+        """The message that a folder holds no ``normal`` or ``anomaly`` clips of a part."""
         return f"{folder} holds no {word} {part} clips in the layout of {type(self).__name__}"
 
 
@@ -92,12 +92,12 @@ DCASE2020 = Dcase2020()
 
 
 def register_layout(name: str, layout: Layout) -> None:
-    """Makes a layout known; it is asked before those registered earlier. Raises ConfigError if the name is taken."""
+    """Registers a layout; it is tried before those registered earlier. Raises ConfigError if the name is taken."""
     LAYOUTS.register(name, layout)
 
 
 def layout_of(folder: Path) -> Layout | None:
-    """The layout registered last that recognises a folder; DCASE's is asked at last. None if nobody does."""
+    """The layout registered last that recognises a folder; DCASE's is tried last. None if no layout does."""
     for name in reversed(LAYOUTS.names()):
         layout: Layout = LAYOUTS.get(name)
         if layout.recognises(folder):
@@ -132,7 +132,7 @@ def find_files(root: Path, machine_type: str) -> MachineFiles:
 
 
 def log_skipped(sentences: Sequence[str]) -> None:
-    """Warns of files that are not used: the first few by name, the others by their number."""
+    """Warns of files that are not used: names the first few and counts the others."""
     for sentence in sentences[:MOST_WARNINGS]:
         _log.warning("skipped %s", sentence)
     if len(sentences) > MOST_WARNINGS:
@@ -184,7 +184,7 @@ def _list_clips(folder: Path, part: Part, skipped: list[str]) -> list[ClipFile]:
             skipped.append(f"{path}: its name is not {{normal,anomaly}}_id_NN_SSSSSSSS.{{npy,wav}}")
             continue
         if not path.is_file():  # a folder, a dangling link, or a pipe that would be waited for
-            skipped.append(f"{path}: is no file")
+            skipped.append(f"{path}: is not a file")
             continue
         label: Literal[0, 1] = 1 if match[1] == "anomaly" else 0
         clips.append(ClipFile(path, part, match[2], label))

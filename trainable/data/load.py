@@ -32,7 +32,7 @@ class Dataset:
     ids: tuple[str, ...]
     """Sorted machine ids: the classes of the machine-id head."""
     skipped: tuple[str, ...]
-    """One sentence a recording that could not be used."""
+    """One sentence per recording that could not be used."""
     digest: str
     """SHA-256 of contents, front end, normalisation and split: what a resumed run compares."""
 
@@ -57,7 +57,7 @@ def load_dataset(config: DataConfig, *, cache_dir: Path | None = None) -> Datase
 
 
 def assemble(config: DataConfig, recordings: Recordings) -> Dataset:
-    """Normalises and splits recordings that were read or made. Raises DataError if they make no data set."""
+    """Normalises and splits recordings that were read or generated. Raises DataError if they are no usable data set."""
     train, test = recordings.train, recordings.test
     _check(config, train, test)
     norm = _norm_stats(config, train)
@@ -86,11 +86,11 @@ def _check(config: DataConfig, train: ClipFeatures, test: ClipFeatures) -> None:
     for machine_id in sorted(set(test.machine_ids)):
         labels = [label for label, its_id in zip(test.labels, test.machine_ids, strict=True) if its_id == machine_id]
         for label, word in ((0, "normal"), (1, "anomalous")):
-            # One for validation and one to hold out; with fewer, one of the two has no AUC for this id.
+            # One for validation and one held out; with fewer, one of the two splits has no AUC for this id.
             if labels.count(label) < 2:
                 raise DataError(
                     f"{what}: id {machine_id} has {labels.count(label)} usable {word} test clips; "
-                    "an AUC on validation and on held-out clips needs at least 2 of each kind an id"
+                    "an AUC on validation and on held-out clips needs at least 2 of each kind per id"
                 )
 
 

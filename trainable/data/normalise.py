@@ -17,7 +17,7 @@ DCASE_ORDER = ("ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve")
 SMALLEST_STD = 1e-3
 """dB; a bin that never changes (a band above a recorder's cut-off) would otherwise divide by zero."""
 
-_INSTEAD = "name another file with --norm-stats-path, one that is not there yet to have it written, or leave it out"
+_INSTEAD = "name another file with --norm-stats-path (a missing one is written), or leave it out"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def load_stats(path: Path, machine_type: str) -> NormStats:
         mean_F, std_F = (np.asarray(value, dtype=np.float32).reshape(-1) for value in (mean, std))
     except (KeyError, TypeError, ValueError, RuntimeError):
         raise DataError(
-            f"normalisation statistics {path}: entry {key!r} is no pair of mean and std; {_INSTEAD}"
+            f"normalisation statistics {path}: entry {key!r} is not a pair of mean and std; {_INSTEAD}"
         ) from None
     if mean_F.shape != (64,) or std_F.shape != (64,) or not np.isfinite([mean_F, std_F]).all() or not (std_F > 0).all():
         raise DataError(

@@ -1,6 +1,6 @@
 """Patches: windows of packed clips, chosen by index and cut as one gather of a strided view.
 
-B clips, P patches, F = 64 mel bins, T frames of a patch, which the model's geometry says.
+B clips, P patches, F = 64 mel bins, T frames per patch, which the model's geometry sets.
 """
 
 import numpy as np
@@ -32,7 +32,7 @@ def patch_starts(
     if len(lengths_B) and int(lengths_B.min()) < patch_frames:
         raise DataError(
             f"a clip of {int(lengths_B.min())} frames is shorter than the model's patches of {patch_frames}; "
-            "leave short recordings out, or take a model with shorter patches"
+            "leave short recordings out, or use a model with shorter patches"
         )
     windows_B1 = ((lengths_B - patch_frames) // stride + 1)[:, None]
     if generator is None:

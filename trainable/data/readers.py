@@ -15,12 +15,12 @@ from trainable.errors import DataError
 MOST_FRAMES = 1_000_000
 """A clip of more frames than this is refused: at 64 mels and 4 bytes it alone would take 256 MB."""
 SHORTEST_FRAMES = 64
-"""A shorter clip is repeated until it has as many: a patch of the default model."""
+"""A shorter clip is repeated to this length, a patch of the default model."""
 WAV_FORMATS = ("WAV", "WAVEX", "RF64")
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """Hz; resampling from an absurd rate (a damaged header) would need a filter of billions of taps."""
 MOST_CHUNKS = 1_000
-"""Looked through for the samples; recorders write a dozen at most."""
+"""Chunks searched for the samples; recorders write a dozen at most."""
 
 
 def read_features(path: Path, front_end: FrontEndConfig) -> np.ndarray:
@@ -32,7 +32,7 @@ def read_features(path: Path, front_end: FrontEndConfig) -> np.ndarray:
 
 
 def lengthen(features_TF: np.ndarray) -> np.ndarray:
-    """A clip of fewer than SHORTEST_FRAMES repeats from its beginning until it has them: its own sound, no silence."""
+    """Repeats a clip of fewer than SHORTEST_FRAMES from its beginning to that length: its own sound, no silence."""
     if len(features_TF) >= SHORTEST_FRAMES:
         return features_TF
     return np.resize(features_TF, (SHORTEST_FRAMES, N_MELS))
@@ -43,7 +43,7 @@ def read_npy(path: Path) -> np.ndarray:
     try:
         # Not np.load: that opens archives and pickles too. A header that lies about the size fails here, before memory.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy warns of headers of Python 2 and reads them
+            warnings.simplefilter("ignore")  # numpy warns about headers from Python 2 but reads them
             array = np.lib.format.open_memmap(path, mode="r")
         if array.ndim != 2 or N_MELS not in array.shape:
             raise DataError(f"{path}: has the shape {array.shape}; 64 × T or T × 64 is needed")
@@ -52,12 +52,12 @@ def read_npy(path: Path) -> np.ndarray:
         if array.size == 0 or array.size > MOST_FRAMES * N_MELS:
             raise DataError(f"{path}: has {array.size // N_MELS} frames; 1 … {MOST_FRAMES} are accepted")
         mels_first = array.shape[0] == N_MELS
-        with np.errstate(over="ignore"):  # beyond float32 is infinite, and refused as that
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite and are refused
             return np.ascontiguousarray(array.T if mels_first else array, dtype=np.float32)
     except DataError:
         raise
-    except Exception as error:  # the header is parsed as Python: numpy lets through whatever tokenizer and dtype raise
-        raise DataError(f"{path}: is no readable .npy file ({_first_line(error)})") from None
+    except Exception as error:  # numpy parses the header as Python and lets any error of tokenizer and dtype through
+        raise DataError(f"{path}: is not a readable .npy file ({_first_line(error)})") from None
 
 
 def wav_features(path: Path, front_end: FrontEndConfig) -> np.ndarray:
@@ -70,7 +70,7 @@ def wav_features(path: Path, front_end: FrontEndConfig) -> np.ndarray:
 
 def read_wav(path: Path, sample_rate: int) -> np.ndarray:
     """Samples at `sample_rate`, float32 (samples,), full scale ± 1. Raises DataError if unusable."""
-    # Here, not above: a machine that trains on precomputed features needs no audio library.
+    # Not at the top: a machine that trains on precomputed features needs no audio library.
     import soundfile
     from scipy.signal import resample_poly
 
@@ -78,15 +78,15 @@ def read_wav(path: Path, sample_rate: int) -> np.ndarray:
         with soundfile.SoundFile(path) as file:
             rate, announced = file.samplerate, file.frames
             if file.format not in WAV_FORMATS:
-                raise DataError(f"{path}: is a {file.format} file, whatever its name says; convert it to .wav")
+                raise DataError(f"{path}: is a {file.format} file despite its name; convert it to .wav")
             if not LOWEST_RATE <= rate <= HIGHEST_RATE:
                 raise DataError(f"{path}: has a sample rate of {rate} Hz; {LOWEST_RATE} … {HIGHEST_RATE} are accepted")
             if announced > 3600 * rate:
                 raise DataError(f"{path}: lasts over an hour; split it into clips")
-            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+            with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused below
                 samples = file.read(dtype="float32", always_2d=True).mean(axis=1)
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
-        raise DataError(f"{path}: is no readable .wav file ({_first_line(error)})") from None
+        raise DataError(f"{path}: is not a readable .wav file ({_first_line(error)})") from None
     if len(samples) == 0:
         raise DataError(f"{path}: holds no samples")
     if len(samples) < announced or _is_truncated(path):
@@ -103,9 +103,9 @@ def read_wav(path: Path, sample_rate: int) -> np.ndarray:
 
 
 def _is_truncated(path: Path) -> bool:
-    """Whether the header announces more samples than the file has: libsndfile reads on as if it were whole.
+    """Whether the header announces more samples than the file has: libsndfile reads such a file as if it were whole.
 
-    The size of the chunk ``data`` decides, not that of the whole file, in which some writers count 8 bytes too many.
+    Checks the size of the ``data`` chunk, not of the whole file, where some writers count 8 bytes too many.
     """
     size_bytes = path.stat().st_size
     with path.open("rb") as file:

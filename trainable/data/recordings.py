@@ -17,15 +17,15 @@ from trainable.data.readers import read_features
 from trainable.errors import DataError
 
 MOST_BROKEN_SHARE = 0.2
-"""More broken recordings than this are a broken data set, not a broken recording."""
+"""A larger share of broken recordings means that the data set is broken."""
 READER_THREADS = 4
 _FORMAT = "features-4"
-"""Changes whenever the same files would give other features, so that old cache entries are not used."""
+"""Change it whenever the same files would give other features, so that old cache entries are not used."""
 _ARRAYS = ("frames", "lengths", "kept", "broken", "reasons")
 
 
 def read_recordings(root: Path, config: DataConfig, cache_dir: Path) -> Recordings:
-    """Features of one machine type below `root`. Raises DataError where too little of it is usable."""
+    """Features of one machine type below `root`. Raises DataError if too few recordings are usable."""
     files = find_files(root, config.machine_type)
     clips = [*files.train, *files.test]
     with ThreadPoolExecutor(READER_THREADS) as pool:
@@ -37,7 +37,7 @@ def read_recordings(root: Path, config: DataConfig, cache_dir: Path) -> Recordin
     if len(broken) > MOST_BROKEN_SHARE * len(clips):
         raise DataError(
             f"{len(broken)} of {len(clips)} recordings below {root} are unusable, more than {MOST_BROKEN_SHARE:.0%}: "
-            f"mend or remove them (docs/data.md says what is accepted); the first: {broken[0]}"
+            f"repair or remove them (docs/data.md says what is accepted); the first: {broken[0]}"
         )
     log_skipped(broken)
     features = unpack(arrays)
@@ -70,7 +70,7 @@ def _read_all(clips: list[ClipFile], front_end: FrontEndConfig) -> Mapping[str, 
         try:
             return read_features(clip.path, front_end)
         except DataError as error:
-            # Without the path: an entry of the cache serves the same recordings in another folder too.
+            # Without the path, since a cache entry also serves the same recordings in another folder.
             return str(error).removeprefix(f"{clip.path}: ")
 
     with ThreadPoolExecutor(READER_THREADS) as pool:

@@ -12,9 +12,9 @@ def validation_mask(
 ) -> np.ndarray:
     """Which clips are validation (True) and which held out (False), bool (n,).
 
-    Within each machine id and label the clips are ordered by the SHA-256 of their names, and the first `share` of
-    them (at least one, and leaving at least one where there are two) is validation. The order depends on names alone,
-    so neither the order of files nor the other clips' features can move a clip.
+    Within each machine id and label the clips are ordered by the SHA-256 of their names. The first `share` of them
+    (at least one, and all but one at most where there are two) is validation. The order depends on names alone, so
+    neither the order of files nor other clips' features can move a clip.
     """
     groups: dict[tuple[str, int], list[int]] = defaultdict(list)
     for index, (machine_id, label) in enumerate(zip(machine_ids, labels, strict=True)):

@@ -4,10 +4,10 @@ A detector's folder::
 
     DIR/
       detector.json     front end, normalisation, machine ids, calibration, how it was made
-      member-0.pt …     one a seed: configuration, weights, density state; loaded with weights_only=True
+      member-0.pt …     one per seed: configuration, weights, density state; loaded with weights_only=True
 
-It scores one recording at a time, so that a stream of any length needs the memory of one. What it learned of is as long
-as a training clip; a longer recording is heard stretch by stretch, each as long as that, and is as bad as its worst.
+It scores one recording at a time, so that a stream of any length needs the memory of one. A recording longer than the
+training clips is scored in stretches of their length; its worst stretch decides.
 
 B clips, P patches, F = 64 mel bins, T frames, H frequency rows and W columns in time of the code grid.
 """
@@ -43,26 +43,26 @@ from trainable.training.state import TrainState, make_state
 from trainable.trial import Trial
 
 FORMAT = 2
-"""2: with the length of a stretch. A detector of format 1 heard long recordings in part and did not say so."""
+"""2: with the length of a stretch. A detector of format 1 silently scored only part of a long recording."""
 MAP_DENSITY: DensityName = "grid_neighbours"
-"""Says where a clip is surprising when the configured density model scores whole clips only."""
+"""Locates what is surprising in a clip when the configured density model scores whole clips only."""
 _ID_IN_NAME = re.compile(r"(?:^|_)id_([0-9A-Za-z]+)(?:_|\.|$)")
 
 
 @dataclass(frozen=True)
 class ClipScore:
-    """What a detector says of one recording."""
+    """A detector's result for one recording."""
 
     machine_id: str
-    """Whose normal sound it was compared with."""
+    """The machine id whose normal sound it was compared with."""
     score: float
     """Mean of the members' scores in standard deviations of held-out normal clips; higher = more anomalous.
 
-    Of a recording longer than a training clip that of its highest stretch."""
+    A recording longer than a training clip gets the score of its highest stretch."""
     p_value: float
-    """Share of held-out normal clips, itself counted among them, that score at least as high: 1/(n + 1) … 1.
+    """Share of held-out normal clips, counting the recording itself, that score at least as high: 1/(n + 1) … 1.
 
-    Of a recording of m stretches Šidák's 1 − (1 − p)^m of the lowest: of many, one is high by chance."""
+    A recording of m stretches gets Šidák's 1 − (1 − p)^m of its lowest p: one of many scores high by chance."""
     span_seconds: tuple[float, float]
     """Begin and end of the most surprising part, within the stretch that decided."""
     stretches: int = 1
@@ -77,18 +77,18 @@ class Calibration:
     """Mean score of each member."""
     scales_M: tuple[float, ...]
     scores: tuple[float, ...]
-    """Ensemble scores of normal stretches (clips, where none is longer than the training clips), ascending."""
+    """Ensemble scores of normal stretches (whole clips if none is longer than the training clips), ascending."""
 
     def standardise(self, raw_M: Sequence[float]) -> float:
-        """The ensemble's score of the members' scores."""
+        """The ensemble's score from the members' scores."""
         return float(np.mean([(r - c) / s for r, c, s in zip(raw_M, self.centres_M, self.scales_M, strict=True)]))
 
     def p_value(self, score: float, *, stretches: int = 1) -> float:
         """Conformal p-value (Vovk et al. 2005) of the highest score of some stretches, corrected for their number.
 
         Valid if the recording is as normal as the calibration clips; exact for one member and one stretch. With several
-        members their centres and scales are estimated from the same clips; of several stretches, which sound alike,
-        Šidák's correction (1967) is on the safe side.
+        members their centres and scales are estimated from the same clips; for several stretches, which sound similar,
+        Šidák's correction (1967) is conservative.
         """
         at_least = len(self.scores) - int(np.searchsorted(self.scores, score, side="left"))
         p = (1 + at_least) / (1 + len(self.scores))
@@ -111,7 +111,7 @@ class Member:
 
     @classmethod
     def of_trial(cls, trial: Trial) -> "Member":
-        """The model of a trial as it stands, with density models fitted to its training clips."""
+        """The trial's current model, with density models fitted to its training clips."""
         codes, codebook = trial.train_codes(), trial.codebook()
         seed = derived_seed(trial.config.seed, "density")
         density = make_density(trial.config.score, seed=seed).fit(codes, codebook)
@@ -149,14 +149,14 @@ class Member:
 
     @classmethod
     def from_plain(cls, values: dict[str, Any], device: torch.device) -> "Member":
-        """The inverse of `to_plain`. Raises CheckpointError if the values are no member's."""
+        """The inverse of `to_plain`. Raises CheckpointError if the values do not describe a member."""
         try:
             state = make_state(TrialConfig.from_flat(values["config"]), int(values["n_ids"]), device)
             state.model.load_state_dict(values["model"])
             density = density_from_state(values["density"])
             surprise = density if values["surprise"] is None else density_from_state(values["surprise"])
         except (KeyError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"this is no member of a detector: {error}") from None
+            raise CheckpointError(f"this is not a member of a detector: {error}") from None
         if not isinstance(surprise, PositionModel):
             raise CheckpointError(f"{surprise.name} cannot say where a clip is surprising; the detector is damaged")
         return cls(state, density, surprise, int(values["n_ids"]))
@@ -174,9 +174,9 @@ class Detector:
     calibration: dict[str, Calibration]
     """By machine id."""
     made: dict[str, Any]
-    """How it was made and what it is worth, for readers: plain JSON values."""
+    """How it was made and how well it performs, for readers: plain JSON values."""
     stretch_frames: int
-    """Frames of the longest training clip: how much is scored at once."""
+    """Frames of the longest training clip, the length of a stretch."""
 
     def score_file(self, path: Path, machine_id: str | None = None) -> ClipScore:
         """The score of one recording (``.wav`` or ``.npy``).
@@ -184,8 +184,8 @@ class Detector:
         Raises
         ------
         DataError
-            If the file is unusable or shorter than a patch, or nobody says which machine it is of: not `machine_id`,
-            not its name (``…_id_NN_…``), and the detector knows several.
+            If the file is unusable or shorter than a patch, or if neither `machine_id` nor its name (``…_id_NN_…``)
+            says which machine it is from and the detector knows several.
         """
         if not path.is_file():
             raise DataError(f"{path}: {'is a folder; name a file' if path.is_dir() else 'does not exist'}")
@@ -198,7 +198,7 @@ class Detector:
         return self.score_features(features_TF, chosen)
 
     def _refuse_short(self, path: Path) -> None:
-        """A clip that had to be repeated to fill a patch sounds like no normal clip, whatever it is of."""
+        """Refuses a clip too short to fill a patch: repeated to that length, it sounds like no normal clip."""
         frames = len(read_npy(path) if path.suffix == ".npy" else wav_features(path, self.front_end))
         shortest = self.shortest_frames
         if frames < shortest:
@@ -214,14 +214,14 @@ class Detector:
             return match[1]
         if len(self.ids) == 1:
             return self.ids[0]
-        raise DataError(f"{path}: its name holds no id_NN; say with --machine-id which of {', '.join(self.ids)} it is")
+        raise DataError(f"{path}: its name holds no id_NN; give --machine-id, one of {', '.join(self.ids)}")
 
     def _unknown(self, machine_id: str) -> str:
         return f"the detector does not know machine id {machine_id}; it knows {', '.join(self.ids)}"
 
     @property
     def shortest_frames(self) -> int:
-        """Frames of the longest patch of a member: a shorter recording fills none."""
+        """Frames of the longest patch among the members; a shorter recording cannot fill it."""
         return max(SHORTEST_FRAMES, *(member.state.geometry.patch_frames for member in self.members))
 
     @property
@@ -231,7 +231,7 @@ class Detector:
     def score_features(self, features_TF: np.ndarray, machine_id: str) -> ClipScore:
         """The score of a recording's log-mel features before normalisation, float32 (T, 64), T ≥ `shortest_frames`.
 
-        Whatever T, one stretch is normalised and encoded at a time.
+        One stretch is normalised and encoded at a time, whatever T is.
         """
         if machine_id not in self.calibration:
             raise DataError(self._unknown(machine_id))
@@ -261,7 +261,7 @@ class Detector:
             geometry = member.state.geometry
             surprise_PHW = member.surprise.position_scores(codes)[0].numpy()
             maps.append(frame_surprise(surprise_PHW, codes.starts_BP[0].numpy(), len(frames_TF), geometry))
-        # Each member's map in its own unit, so that none outshouts the others.
+        # Each member's map in its own unit, so that none dominates the others.
         mean_T = np.mean([m / max(float(np.nanmean(m)), 1e-12) for m in maps], axis=0)
         return self.calibration[machine_id].standardise(raw), mean_T
 
@@ -275,7 +275,7 @@ class Detector:
         return scores
 
     def save(self, folder: Path) -> None:
-        """Writes the detector; `detector.json` comes last, so that a folder with it is whole."""
+        """Writes the detector; `detector.json` comes last, so that a folder that has it is complete."""
         folder.mkdir(parents=True, exist_ok=True)
         digests = []
         for index, member in enumerate(self.members):
@@ -331,13 +331,13 @@ class Detector:
                 f"{path} cannot be read ({error.strerror}); --model names a detector's folder"
             ) from None
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is not the description of a detector: {error!r}") from None
+            raise CheckpointError(f"{path} does not describe a detector: {error!r}") from None
 
 
 def build_detector(
     trials: Sequence[Trial], calibration: TestClips, front_end: FrontEndConfig, *, made: dict[str, Any]
 ) -> Detector:
-    """A detector of trained trials (one a seed), calibrated on the normal clips of a labelled set.
+    """A detector from trained trials (one per seed), calibrated on the normal clips of a labelled set.
 
     Raises DataError if a machine id has fewer than two normal clips to calibrate with.
     """
@@ -374,5 +374,5 @@ def _read_member(path: Path, digest: str) -> dict[str, Any]:
     except Exception as error:  # torch.load has no error type of its own
         raise CheckpointError(f"{path} cannot be loaded: {(str(error).splitlines() or [''])[0]}") from None
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is no member of a detector")
+        raise CheckpointError(f"{path} is not a member of a detector")
     return values

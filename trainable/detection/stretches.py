@@ -1,4 +1,4 @@
-"""A recording in stretches as long as a detector knows sounds to be, and where in a stretch it is surprising.
+"""A recording split into stretches as long as the training clips, and where in a stretch it is surprising.
 
 S stretches, T frames, P patches, H frequency rows and W columns in time of the code grid.
 """
@@ -12,9 +12,9 @@ from trainable.model.geometry import Geometry
 
 
 def stretches(frames: int, most: int) -> list[tuple[int, int]]:
-    """Begin and end of consecutive parts of `most` frames that cover a recording; the last ends where it ends.
+    """Begin and end of parts of `most` frames that cover a recording; the last part ends where the recording ends.
 
-    One part, the whole, where the recording is no longer than that.
+    A recording no longer than that is one part.
     """
     count = max(1, -(-frames // most))
     return [(begin := max(0, min(index * most, frames - most)), min(begin + most, frames)) for index in range(count)]
@@ -30,11 +30,11 @@ class CutClips:
     ids: tuple[str, ...]
     """Machine id of each stretch."""
     owners: np.ndarray
-    """Index of the clip that each stretch is of, int64 (S,)."""
+    """Index of the clip that each stretch comes from, int64 (S,)."""
 
 
 def cut_clips(clips: TestClips, most: int) -> CutClips:
-    """Clips as stretches of at most `most` frames; without a copy where no clip is longer."""
+    """Splits clips into stretches of at most `most` frames; makes no copy if no clip is longer."""
     if len(clips) == 0 or int(clips.lengths.max()) <= most:
         return CutClips(clips.frames_TF, clips.offsets, clips.machine_ids, np.arange(len(clips)))
     parts, owners = [], []
@@ -60,7 +60,7 @@ def frame_surprise(surprise_PHW: np.ndarray, starts_P: np.ndarray, n_frames: int
 def most_surprising(surprise_T: np.ndarray) -> tuple[int, int]:
     """First frame of the most surprising stretch and the frame after it.
 
-    The stretch holds the peak and reaches as far as the surprise stays above the middle between median and peak.
+    It contains the peak and extends as far as the surprise stays above the midpoint of median and peak.
     """
     peak = int(np.nanargmax(surprise_T))
     threshold = (float(np.nanmedian(surprise_T)) + float(surprise_T[peak])) / 2

@@ -1,4 +1,4 @@
-"""What we use of torch's inside where it offers no public way. Looked up when used (`trainable.private_name`)."""
+"""Private names of torch that we use where it has no public ones, looked up when used (`trainable.private_name`)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ CLEAR_WORKSPACES = PrivateName(
     "torch",
     "torch._C",
     "_cuda_clearCublasWorkspaces",
-    "gives cuBLAS's workspaces back after a trial; without it they count as memory that the trial kept, "
+    "releases cuBLAS's workspaces after a trial; without it they count as memory that the trial kept, "
     "and every trial gets a new worker",
     _WRITTEN_FOR,
 )
@@ -49,14 +49,14 @@ FAKE_TENSOR_MODE = PrivateName(
     "torch",
     "torch._subclasses.fake_tensor",
     "FakeTensorMode",
-    "is what benchmarks.prediction and the test of autocast on meta tensors compare with",
+    "is the reference for benchmarks.prediction and the test of autocast on meta tensors",
     _WRITTEN_FOR,
 )
 MEM_TRACKER = PrivateName(
     "torch",
     "torch.distributed._tools.mem_tracker",
     "MemTracker",
-    "is what benchmarks.prediction compares with",
+    "is the reference for benchmarks.prediction",
     _WRITTEN_FOR,
 )
 NAMES = (CLEAR_WORKSPACES, FUSED_DEVICES, SCALE, DISPATCH_MODE, FAKE_TENSOR_MODE, MEM_TRACKER)
@@ -70,15 +70,15 @@ def __getattr__(name: str) -> Any:
 
 
 def clear_workspaces() -> None:
-    """Gives the workspaces of cuBLAS on all devices back to the allocator."""
+    """Returns the workspaces of cuBLAS on all devices to the allocator."""
     CLEAR_WORKSPACES.get()()
 
 
 @contextmanager
 def fused_optimizer_on_meta() -> Iterator[None]:
-    """Lets fused AdamW run on meta tensors: its kernel has a meta form, only a list of devices leaves it out."""
+    """Lets fused AdamW run on meta tensors: its kernel supports them, only torch's list of devices omits them."""
     supported = [*FUSED_DEVICES.get()(), "meta"]
-    # A new list each time: torch removes devices from it.
+    # A new list per call, since torch removes devices from it.
     with replaced(import_module(FUSED_DEVICES.module), FUSED_DEVICES.name, lambda: [*supported]):
         yield
 

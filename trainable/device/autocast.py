@@ -1,11 +1,11 @@
 """CUDA's mixed precision on meta tensors, so that a step can be traced as the GPU will run it.
 
-`torch.autocast` works by the device of a tensor and knows no meta device. Fake CUDA tensors (`FakeTensorMode`) would
-carry the right casts, but on a build of PyTorch without CUDA their backward pass aborts the process ("PyTorch is not
+`torch.autocast` dispatches on a tensor's device and has no meta device. Fake CUDA tensors (`FakeTensorMode`) would
+get the right casts, but on a build of PyTorch without CUDA their backward pass aborts the process ("PyTorch is not
 linked with support for cuda devices", torch 2.13), and on a machine with a GPU they create a CUDA context in the
 planning process. So the casts are made here, one level higher, from PyTorch's published list
 (https://pytorch.org/docs/stable/amp.html, "Autocast Op Reference", CUDA). A test compares them, layer by layer, with
-PyTorch's own on fake CUDA tensors in a forward pass, which does work everywhere.
+PyTorch's own on fake CUDA tensors in a forward pass, which works everywhere.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +22,7 @@ _LOWER: frozenset[Any] = frozenset(
 )
 """Operators whose inputs are cast to the lower precision."""
 _FLOAT32: frozenset[Any] = frozenset(
-    # Functions of torch.nn.functional that take part in overrides hide the operator they call: both are named.
+    # Overridable functions of torch.nn.functional hide the operator they call, so both are named.
     {torch.group_norm, F.group_norm, torch.layer_norm, F.layer_norm, F.mse_loss, F.nll_loss}
     | {torch.softmax, torch.log_softmax, F.softmax, F.log_softmax, F.cross_entropy, torch.norm, Tensor.norm}
     | {torch.sum, Tensor.sum, torch.prod, torch.cumsum, torch.exp, torch.log, torch.pow, Tensor.pow, F.normalize}
@@ -64,7 +64,7 @@ class CudaAutocastOnMeta(TorchFunctionMode):
             return value
         if value.dtype in (dtype, torch.float64):
             return value
-        # Autocast keeps casts of float32 leaves that want a gradient, and only those to the lower precision.
+        # Autocast caches only casts to the lower precision of float32 leaves that require a gradient.
         keeps = dtype == self.dtype and value.is_leaf and value.requires_grad and value.dtype == torch.float32
         if not keeps:
             return value.to(dtype)

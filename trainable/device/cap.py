@@ -1,4 +1,4 @@
-"""Keeps a process within its budget on the GPU: allocator cap, pinned workspaces, and a check that all came back."""
+"""Keeps a process within its GPU budget: allocator cap, pinned workspaces, a check that a trial freed its memory."""
 
 import gc
 import importlib
@@ -16,30 +16,30 @@ from trainable.units import MIB, format_bytes
 _log = logging.getLogger(__name__)
 
 CONTEXT_BYTES = 480 * MIB
-"""CUDA context of a process and the kernels loaded into it, outside of PyTorch's allocator. Estimate."""
+"""CUDA context of a process and the kernels loaded into it, outside PyTorch's allocator. Estimate."""
 LIBRARY_BYTES = 64 * MIB
-"""Handles of cuBLAS and cuDNN, outside of PyTorch's allocator. Estimate."""
+"""Handles of cuBLAS and cuDNN, outside PyTorch's allocator. Estimate."""
 CUBLAS_WORKSPACE_CONFIG = ":4096:2:16:8"
 """Two workspaces of 4096 KiB and eight of 16 KiB, cuBLAS's own default before Hopper; on Hopper it would be 32 MiB."""
 CUBLASLT_WORKSPACE_KIB = 8192
-"""No more than cuBLAS's 8320 KiB, in which it lies: the unified workspace is pinned."""
+"""At most cuBLAS's 8320 KiB, which contain it: the unified workspace is pinned."""
 ALLOCATOR_SETTINGS = "PYTORCH_ALLOC_CONF"
 """torch's environment variable since 2.9; read when the allocator starts, so set before the first CUDA tensor."""
 OLD_ALLOCATOR_SETTINGS = "PYTORCH_CUDA_ALLOC_CONF"
-"""Its name before. Where it is set, were it to nothing, torch 2.13 reads it and not the new one
+"""Its earlier name. If it is set, even to the empty string, torch 2.13 reads it instead of the new one
 (``CUDAAllocatorConfig.h``)."""
 EXPANDABLE = "expandable_segments:True"
 CUBLAS_SETTINGS = "CUBLAS_WORKSPACE_CONFIG"
 CUBLASLT_SETTINGS = "CUBLASLT_WORKSPACE_SIZE"
 UNIFIED_WORKSPACE = "TORCH_CUBLASLT_UNIFIED_WORKSPACE"
-"""cuBLASLt works in cuBLAS's workspace instead of one of its own. Open-source builds of torch 2.13 do so by themselves
+"""cuBLASLt shares cuBLAS's workspace. Open-source builds of torch 2.13 do so by default
 (``torch.backends.cuda.blas_workspace_size``), others may not: pinned, so that it is counted once everywhere."""
 
 
 def pin_settings(environment: MutableMapping[str, str]) -> None:
-    """Sets what prediction and training must have in common; another setting of the user's is replaced, and said.
+    """Sets what prediction and training must have in common; replaces a user's different setting with a warning.
 
-    Settings of the allocator other than expandable segments stay.
+    Keeps all allocator settings other than expandable segments.
     """
     if not environment.get(OLD_ALLOCATOR_SETTINGS, "x").strip():
         del environment[OLD_ALLOCATOR_SETTINGS]
@@ -59,11 +59,11 @@ def pin_settings(environment: MutableMapping[str, str]) -> None:
 
 
 def allocator_cap_bytes(budget_bytes: int, outside_bytes: int) -> int:
-    """What of a budget is left for PyTorch's allocator. Raises BudgetError if nothing is."""
+    """The part of a budget left for PyTorch's allocator. Raises BudgetError if nothing is left."""
     cap_bytes = budget_bytes - outside_bytes
     if cap_bytes <= 0:
         raise BudgetError(
-            f"a budget of {format_bytes(budget_bytes)} leaves nothing beside the {format_bytes(outside_bytes)} "
+            f"a budget of {format_bytes(budget_bytes)} leaves nothing after the {format_bytes(outside_bytes)} "
             "of CUDA's context and libraries; give a larger --gpu-memory-budget"
         )
     return cap_bytes
@@ -72,7 +72,7 @@ def allocator_cap_bytes(budget_bytes: int, outside_bytes: int) -> int:
 def cap_process_memory(
     budget_bytes: int | None, device: str | torch.device, outside_bytes: int = CONTEXT_BYTES + LIBRARY_BYTES
 ) -> None:
-    """Bounds torch's caching allocator in this process to the budget less what is not its own; nothing on a CPU.
+    """Caps torch's caching allocator in this process at the budget less what lies outside it; does nothing on a CPU.
 
     The cap leaks: context and libraries are outside it (the device profile counts them), and cuDNN picks algorithms
     by free memory, so its benchmark mode is off and workspaces are fixed, in prediction and training alike.
@@ -80,7 +80,7 @@ def cap_process_memory(
     Parameters
     ----------
     outside_bytes
-        What the process takes outside of the allocator (`DeviceProfile.outside_bytes`).
+        What the process takes outside the allocator (`DeviceProfile.outside_bytes`).
 
     Raises
     ------
@@ -106,32 +106,31 @@ def cap_process_memory(
 
 
 def gpu_name(device: str | torch.device) -> str | None:
-    """Name of a CUDA device, by which its profile is found; None of a CPU. Makes a CUDA context in this process."""
+    """Name of a CUDA device, which selects its profile; None for a CPU. Creates a CUDA context in this process."""
     device = torch.device(device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 def index_of(device: torch.device) -> int:
-    """Number of a CUDA device; that of the current one where the device does not say."""
+    """Index of a CUDA device; that of the current device if it has none."""
     return torch.cuda.current_device() if device.index is None else device.index
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a process holds of the GPUs when its trial was released."""
+class MemoryInUse:
+    """GPU memory that a process still uses after its trial was released."""
 
     allocated_bytes: int = 0
     """CUDA tensors still alive."""
     reserved_bytes: int = 0
-    """What the allocator keeps of the driver's memory."""
+    """What the allocator has reserved from the driver."""
     outside_bytes: int | None = None
-    """What the driver counts for this process beyond that: context and libraries. None where it does not say."""
+    """What the driver counts for this process beyond that: context and libraries. None if it does not say."""
 
-    def kept_since(self, baseline: "Held") -> str | None:
-        """What was not given back since a baseline, in one phrase; None if all was.
+    def kept_since(self, baseline: "MemoryInUse") -> str | None:
+        """What was not released since a baseline, in one phrase; None if everything was.
 
-        Outside of the allocator as much again as the estimates expect there is let pass: libraries load their kernels
-        when they are first used.
+        Outside the allocator, growth up to the estimated size is allowed: libraries load their kernels on first use.
         """
         if self.allocated_bytes > baseline.allocated_bytes:
             return f"{format_bytes(self.allocated_bytes - baseline.allocated_bytes)} of tensors"
@@ -143,14 +142,14 @@ class Held:
         return f"{format_bytes(grown)} outside of its allocator" if grown > CONTEXT_BYTES + LIBRARY_BYTES else None
 
 
-def held() -> Held:
-    """What this process holds once everything that can be released is; nothing on a CPU.
+def memory_in_use() -> MemoryInUse:
+    """What this process still uses after releasing all it can; zeros on a CPU.
 
-    Workspaces of cuBLAS, which PyTorch keeps in the same allocator for as long as the process lives, are given back
-    first: they are no trial's.
+    Clears cuBLAS's workspaces first: PyTorch keeps them in the same allocator for the life of the process, and they
+    belong to no trial.
     """
     if not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return Held()
+        return MemoryInUse()
     gc.collect()
     torch.cuda.synchronize()
     clear_workspaces()
@@ -158,7 +157,7 @@ def held() -> Held:
     cards = range(torch.cuda.device_count())
     reserved = sum(int(torch.cuda.memory_reserved(index)) for index in cards)
     seen = _driver_bytes()
-    return Held(
+    return MemoryInUse(
         allocated_bytes=sum(int(torch.cuda.memory_allocated(index)) for index in cards),
         reserved_bytes=reserved,
         outside_bytes=None if seen is None else seen - reserved,
@@ -166,13 +165,13 @@ def held() -> Held:
 
 
 def _driver_bytes() -> int | None:
-    """What the driver counts for this process on all cards; None without NVML's Python module, or its answer."""
+    """What the driver counts for this process on all cards; None if NVML's Python module or its answer is missing."""
     try:
         pynvml = importlib.import_module("pynvml")
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         running = [each for handle in handles for each in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
-    except Exception:  # not installed, no driver, not allowed: NVML has an error of its own for each
+    except Exception:  # not installed, no driver, not allowed: NVML has a separate error for each
         return None
     mine = [each.usedGpuMemory for each in running if each.pid == os.getpid() and each.usedGpuMemory is not None]
     return sum(mine) if mine else None

@@ -1,4 +1,4 @@
-"""What measured peaks teach a device profile: the workspace by least squares, the margin by the worst."""
+"""Corrects a device profile by measured peaks: the workspace by least squares, the margin by the worst error."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +13,14 @@ from trainable.memory.profile import DeviceProfile, MeasuredPeak
 from trainable.record import RunFolder, TrialRecord
 
 MOST_SHARE = 4.0
-"""Of a convolution's input and output bytes; no workspace is looked for beyond it."""
+"""Largest workspace searched for, as a share of a convolution's input and output bytes."""
 WORTH = 0.999
-"""A share that leaves more than this of the squared errors teaches nothing, and the old one stays."""
+"""The old share stays unless the new one reduces the squared errors to less than this part."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a GPU's allocator held at most while a configuration trained under a plan."""
+    """The peak of a GPU's allocator while a configuration trained under a plan."""
 
     config: TrialConfig
     plan: ExecutionPlan
@@ -30,16 +30,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Errors:
-    """Of the predictions of a profile, beside what was measured."""
+    """Errors of a profile's predictions against measurements."""
 
     relative: tuple[float, ...]
-    """Predicted ÷ measured − 1 of the allocator's peak, without margin, in the order of the measurements."""
+    """Predicted ÷ measured − 1 for the allocator's peak, without margin, in the order of the measurements."""
     above_margin: int
     """Measurements above the prediction with its margin."""
 
     @property
     def median(self) -> float:
-        """Of the absolute errors."""
+        """Median of the absolute errors."""
         return float(np.median(np.abs(self.relative)))
 
     @property
@@ -52,7 +52,7 @@ class Calibration:
     """A profile before and after it was corrected by the peaks that a run's trials measured."""
 
     peaks: int
-    """How many there are."""
+    """Number of measured peaks."""
     before: DeviceProfile
     after: DeviceProfile
     errors_before: Errors
@@ -65,12 +65,12 @@ def calibrated_by_run(run: RunFolder, profile: DeviceProfile | None = None) -> C
     Parameters
     ----------
     profile
-        To start from; None = the run's own (named when it began), or the built-in one.
+        Profile to start from; None = the run's own (named when it began), or the built-in one.
 
     Raises
     ------
     RunError
-        If the folder is no run, or its trials measured nothing.
+        If the folder is not a run, or its trials measured nothing.
     """
     from trainable.data.load import load_dataset  # needs more than torch
 
@@ -95,8 +95,8 @@ def calibrated_by_run(run: RunFolder, profile: DeviceProfile | None = None) -> C
 def peaks_of(record: TrialRecord) -> Iterator[Measured]:
     """The highest peak of a trial under each of its plans.
 
-    Plans under which the trial did not reach every phase that may hold its peak are left out. So are epochs that
-    recovered from running out of memory: they tell of two plans, or of part of an epoch.
+    Skips plans under which the trial did not reach every phase that may hold its peak, and epochs that recovered from
+    running out of memory: those measure two plans, or part of an epoch.
     """
     config = record.start.config
     highest: dict[ExecutionPlan, dict[int, int]] = {}
@@ -124,7 +124,7 @@ def errors_of(measured: Sequence[Measured], data: DataSizes, profile: DeviceProf
 def recalibrated(profile: DeviceProfile, measured: Sequence[Measured], data: DataSizes) -> DeviceProfile:
     """The profile whose workspace fits the measurements best and whose margin covers all of them.
 
-    Nothing measured leaves it as it is. What is outside of the allocator (context, libraries) is not measured by
+    Without measurements it stays the same. What lies outside the allocator (context, libraries) is not measured by
     trials and stays.
     """
     if not measured:
@@ -152,7 +152,7 @@ def _predicted(measured: Sequence[Measured], data: DataSizes, profile: DevicePro
 
 
 def _smallest(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function of one number is smallest: a grid, and finer ones around its best point."""
+    """Minimum of a function of one number: a grid search, then finer grids around the best point."""
     best = low
     for _ in range(4):
         points = np.linspace(low, high, 17)

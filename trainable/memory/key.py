@@ -1,4 +1,4 @@
-"""What of a configuration its memory depends on, so that an answer about one holds for others. No torch."""
+"""The part of a configuration that its memory depends on, so that one prediction holds for others. No torch."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ _NOTHING = frozenset(
 )
 """Knobs that change no tensor's size. A knob that is not named here counts, so that a new one cannot be forgotten."""
 _SWITCHES = frozenset({"gradient_clip", "texture_weight", "id_weight", "transform_weight"})
-"""Of these, and of the weights of registered loss terms, only whether they are above zero counts."""
+"""For these, and for the weights of registered loss terms, it only matters whether they are above zero."""
 _SIZES = ("num_embeddings", "latent_dim", "n_patches", "head_hidden")
-"""With larger ones every storage of every plan is at least as large, all else being equal."""
+"""Knobs that, when larger, make every storage of every plan at least as large, all else being equal."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class MemoryKey:
     """Configurations with equal keys need the same memory under every plan."""
 
     sizes: tuple[int, ...]
-    """One configuration whose sizes are all at least another's needs at least as much, if `rest` is the same."""
+    """A configuration whose sizes are all at least another's needs at least as much memory, if `rest` is equal."""
     rest: Hashable
 
 
@@ -40,6 +40,6 @@ def memory_key(config: TrialConfig) -> MemoryKey:
 
 
 def phases_of(phase: PhaseConfig) -> tuple[Phase, ...]:
-    """Phases that a training has."""
+    """Phases that occur in a training."""
     turns = {0, phase.epochs - 1, round(phase.vq_only_share * phase.epochs)}
     return tuple(sorted({phase_of(phase, epoch) for epoch in turns if epoch < phase.epochs}))

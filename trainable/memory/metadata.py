@@ -1,4 +1,4 @@
-"""Shapes that operators give, remembered: torch works many of them out in Python, a fifth of a millisecond each.
+"""A cache of operators' output shapes: torch computes many of them in Python, in a fifth of a millisecond each.
 
 The passes of a configuration (three phases, two micro-batches of each, with and without recomputation, validation) run
 the same operators on the same shapes again and again.
@@ -12,24 +12,24 @@ from torch import Tensor
 
 META = torch.device("meta")
 MOST = 10_000
-"""Operators with their inputs' shapes; all are forgotten when there are more."""
+"""Cached operators with input shapes; the cache is emptied when there are more."""
 
 _Metadata = tuple[torch.Size, tuple[int, ...], torch.dtype]
 _Makes = _Metadata | list[_Metadata] | None
-"""One new tensor, several, or what must be run each time."""
+"""One new tensor, several, or an operator that must run each time."""
 _known: dict[Hashable, _Makes] = {}
 
 
 def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """What an operator gives for meta tensors: new tensors as it made them for inputs of the same shapes before.
+    """An operator's result for meta tensors: new tensors like those it made before for inputs of the same shapes.
 
-    Only results that are new storages, exactly as large as their shape and strides say, are remembered; views, changes
-    in place and whatever reads values are run each time.
+    Caches only results that are new storages, exactly as large as their shape and strides imply; views, in-place
+    operators and whatever reads values run each time.
     """
     try:
         key = (func, torch.get_default_dtype(), *_described(args), *kwargs, *_described(tuple(kwargs.values())))
         makes = _known[key]
-    except TypeError:  # an argument that is no key
+    except TypeError:  # an argument that is not hashable
         return func(*args, **kwargs)
     except KeyError:
         result = func(*args, **kwargs)
@@ -54,7 +54,7 @@ def _described(args: tuple[Any, ...]) -> Iterator[Hashable]:
         elif isinstance(arg, (list, tuple)):
             yield tuple(_described(tuple(arg)))
         else:
-            yield type(arg), arg  # 1, 1.0 and True are equal and give different types
+            yield type(arg), arg  # 1, 1.0 and True are equal but give different types
 
 
 def _storages(args: tuple[Any, ...]) -> Iterator[int]:
@@ -66,7 +66,7 @@ def _storages(args: tuple[Any, ...]) -> Iterator[int]:
 
 
 def _makes(result: Any, taken: set[int]) -> _Makes:
-    """What to remember of a result whose inputs' storages are `taken`: a schema does not tell all views."""
+    """What to cache of a result whose inputs have the storages `taken`, since a schema does not mark all views."""
     if isinstance(result, Tensor):
         return _metadata(result, taken)
     if not (isinstance(result, tuple) and all(isinstance(item, Tensor) for item in result)):

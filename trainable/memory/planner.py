@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from trainable.data.load import Dataset  # which needs more than torch
 
 CHUNKS = (16_384, 4_096, 1_024, 256)
-"""Rows of a chunk of distances: above the first no speed is gained, below the last no memory worth naming."""
+"""Rows of a chunk of distances: more than the first gain no speed, fewer than the last save no memory worth having."""
 STEP_DOWN = 0.9
-"""After an out-of-memory error the next plan must promise this share of the one that failed, if any does."""
+"""After an out-of-memory error the next plan must need at most this share of the one that failed, if any does."""
 
 
 class Planner:
@@ -29,9 +29,9 @@ class Planner:
     data
         Sizes of the data; no recording is needed.
     budget_bytes
-        What a trial may take of the device, everything counted; None = whatever the fastest plan takes.
+        What a trial may take of the device in total; None = whatever the fastest plan takes.
     request
-        The parts of a plan that explicit flags fix.
+        The parts of a plan that flags fix.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class Planner:
         return cls(DataSizes.of(dataset), budget_bytes=budget_bytes, request=request, profile=profile)
 
     def __getstate__(self) -> dict[str, object]:
-        """What makes an equal planner elsewhere; traces stay with their process."""
+        """The arguments that make an equal planner in another process; traces are not copied."""
         return {name: value for name, value in self.__dict__.items() if name != "_predictor"}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -78,9 +78,9 @@ class Planner:
         self._predictor = Predictor(self.data, self.profile)
 
     def plan(self, config: TrialConfig) -> MemoryPlan:
-        """The fastest plan that fits; with `memory_saver` the smallest one. Milliseconds, and a trace at first.
+        """The fastest plan that fits; with `memory_saver` the smallest one. Milliseconds, plus a trace the first time.
 
-        Where none fits, `MemoryPlan.fits` is false and the smallest plan comes with the reason.
+        If none fits, `MemoryPlan.fits` is false and the result holds the smallest plan and the reason.
         """
         candidates = sorted(self.candidates(config), key=lambda plan: self.relative_time(config, plan))
         if self.budget_bytes is None and not self.request.memory_saver:
@@ -98,7 +98,7 @@ class Planner:
         assert self.budget_bytes is not None
         too_large: list[ExecutionPlan] = [candidates[0]]
         for plan in candidates[1:]:
-            # The last ones found too large are the most alike.
+            # The most recent ones found too large are the most similar.
             if any(_no_smaller(plan, other) for other in reversed(too_large)):
                 continue
             if self._predictor.fits(config, plan, self.budget_bytes):
@@ -111,7 +111,7 @@ class Planner:
         return self._predictor.predict(config, plan)
 
     def next_smaller(self, config: TrialConfig, plan: ExecutionPlan) -> ExecutionPlan | None:
-        """The fastest plan that needs clearly less than `plan`, or None if there is none that needs less."""
+        """The fastest plan that needs clearly less than `plan`; None if no plan needs less."""
         limit = self.predict(config, plan).predicted_bytes - self.profile.outside_bytes
         needs = [
             (candidate, self.predict(config, candidate).predicted_bytes - self.profile.outside_bytes)
@@ -151,7 +151,7 @@ class Planner:
             )
 
     def relative_time(self, config: TrialConfig, plan: ExecutionPlan) -> float:
-        """Estimated time of a step, in patches trained meanwhile by the fastest plan; only the order matters."""
+        """Estimated time of a step, in patches that the fastest plan trains in it; only the order matters."""
         profile, patch = self.profile, config.patch
         patches = patch.batch_size * patch.n_patches
         micro_batches, chunks = self.counts(config, plan)
@@ -160,7 +160,7 @@ class Planner:
         extra += profile.recompute_decoder_share if plan.recompute_decoder else 0.0
         extra += profile.host_share if plan.data_placement == "host" else 0.0
         computed = patches * extra * (profile.amp_time_share if plan.uses_amp else 1.0)
-        # The last term lets the largest chunk win where all chunks are one.
+        # The last term favours the largest chunk where a single chunk holds all rows.
         return (
             computed
             + micro_batches * profile.micro_batch_patches
@@ -177,9 +177,9 @@ class Planner:
         return micro_batches, micro_batches * -(-rows // plan.quantizer_chunk_rows)
 
     def _lean(self, candidates: list[ExecutionPlan]) -> list[ExecutionPlan]:
-        """Candidates of which one is the smallest: the smallest micro-batch and chunk, and every other choice.
+        """Candidates that include the smallest plan: the smallest micro-batch and chunk with every other choice.
 
-        Of both precisions: in a narrow model the copies that mixed precision makes of weights and latents outweigh
+        Both precisions count: in a narrow model the copies of weights and latents that mixed precision makes outweigh
         the activations it halves.
         """
         clips = min(plan.micro_batch_clips for plan in candidates)
@@ -216,7 +216,7 @@ class Planner:
 
 
 def _halvings(batch_size: int) -> list[int]:
-    """batch_size, and as many clips as 2, 4, 8 … equal micro-batches need, down to 1."""
+    """batch_size, then the clips in each of 2, 4, 8 … micro-batches, down to 1."""
     sizes = [batch_size]
     while sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // 2))
@@ -224,7 +224,7 @@ def _halvings(batch_size: int) -> list[int]:
 
 
 def _no_smaller(plan: ExecutionPlan, other: ExecutionPlan) -> bool:
-    """Whether `plan` surely needs no less than `other`: it differs by larger parts alone."""
+    """Whether `plan` certainly needs no less than `other`: no choice of it saves memory over the other's."""
     same = (plan.data_placement, plan.precision) == (other.data_placement, other.precision)
     return (
         same

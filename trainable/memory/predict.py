@@ -1,4 +1,4 @@
-"""Predicted peak memory of a configuration under a plan, from traces that are remembered."""
+"""Predicted peak memory of a configuration under a plan, from cached traces."""
 
 import logging
 from collections import OrderedDict
@@ -22,7 +22,7 @@ from trainable.training.phases import Phase
 from trainable.training.trainer import KMEANS_CLIPS
 
 if TYPE_CHECKING:
-    from trainable.data.load import Dataset  # which needs more than torch
+    from trainable.data.load import Dataset  # needs more than torch
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, kw_only=True)
 class DataSizes:
-    """What a prediction needs to know of the data."""
+    """What a prediction needs to know about the data."""
 
     train_frames: int
     """Frames of all training clips together."""
@@ -64,19 +64,19 @@ class Prediction:
     """Peak memory of one configuration under one plan."""
 
     predicted_bytes: int
-    """Everything the process takes on the device, margin included: what a budget is compared with."""
+    """Everything the process takes on the device, with margin; compared with the budget."""
     allocated_bytes: int
     """What ``torch.cuda.max_memory_allocated`` should say, without margin."""
     reserved_bytes: int
-    """What the allocator may have to reserve, margin included: the cap of the process."""
+    """What the allocator may have to reserve, with margin: the cap of the process."""
     peak_pass: str
-    """The pass whose peak it is, such as ``step, phase 2``."""
+    """The pass with the peak, such as ``step, phase 2``."""
     breakdown: Mapping[str, int]
     """Bytes by part at that moment; their sum is `predicted_bytes`."""
 
 
 class Remembered:
-    """The values asked for most recently, by key."""
+    """A least-recently-used cache."""
 
     def __init__(self, most: int):
         self._most = most
@@ -94,20 +94,20 @@ class Remembered:
 
 
 _PROGRAMS = Remembered(256)
-"""Traces of this process, about 0.1 MB each: planners come and go, traces stay true."""
+"""Traces of this process, about 0.1 MB each, shared by all its planners."""
 
 
 def is_own(config: TrialConfig) -> bool:
-    """Whether all parts come with the project, whose tests confirm that what they allocate is proportional."""
+    """Whether all parts are the project's own; its tests confirm that their allocations are proportional."""
     extra = any(term.is_on(config) for term in loss_terms() if term not in OWN_TERMS)
     own = config.model.model in ARCHITECTURES.own and config.quantizer.quantizer in QUANTIZERS.own
     return own and not extra
 
 
 def architecture_of(config: TrialConfig, n_ids: int) -> tuple[Hashable, Hashable]:
-    """What a trace depends on; the sizes that a program is a function of are not among it."""
+    """What a trace depends on, apart from the sizes that a program is a function of."""
     if not is_own(config):
-        # Which knobs another's part looks at is not known: all that memory may depend on count.
+        # An extension may read any knob, so all knobs that memory may depend on count.
         return n_ids, memory_key(config).rest
     model, quantizer, loss = config.model, config.quantizer, config.loss
     projected = quantizer.codebook_dim not in (0, model.latent_dim)
@@ -125,11 +125,11 @@ def architecture_of(config: TrialConfig, n_ids: int) -> tuple[Hashable, Hashable
 
 
 def program_of(config: TrialConfig, n_ids: int, form: Form) -> Program | None:
-    """The trace of a pass, made once for each architecture; None where it must be traced for each size."""
+    """The trace of a pass, made once per architecture; None if it must be traced for each size."""
 
     def make() -> Program | None:
         try:
-            # A test confirms by second traces that every own structure is proportional; one would double the time.
+            # A test confirms by second traces that own parts are proportional; one here would double the time.
             return trace(config, n_ids, form, verify=not is_own(config))
         except NotProportionalError as error:
             _log.warning("%s; it is traced again for each of them", error)
@@ -141,7 +141,7 @@ def program_of(config: TrialConfig, n_ids: int, form: Form) -> Program | None:
 class Predictor:
     """Predicts for one data set and one kind of device.
 
-    Costs a trace (some 0.1 s) for a new architecture, well under a millisecond a plan after that.
+    Takes a trace (about 0.1 s) for a new architecture, then well under a millisecond per plan.
     """
 
     def __init__(self, data: DataSizes, profile: DeviceProfile | None = None):
@@ -150,7 +150,7 @@ class Predictor:
         self._peaks = Remembered(4096)
 
     def predict(self, config: TrialConfig, plan: ExecutionPlan) -> Prediction:
-        """The largest peak of all passes that the configuration's training consists of."""
+        """The largest peak among all passes of the configuration's training."""
         largest: tuple[Peak, str] | None = None
         for name, peak in self.passes(config, plan):
             if largest is None or peak.allocated_bytes > largest[0].allocated_bytes:
@@ -159,7 +159,7 @@ class Predictor:
         return self._with_device(*largest, plan)
 
     def fits(self, config: TrialConfig, plan: ExecutionPlan, budget_bytes: int) -> bool:
-        """Whether the prediction is within a budget; asks no further pass once one is not."""
+        """Whether the prediction is within a budget; stops at the first pass that is not."""
         return all(
             self._with_device(peak, name, plan).predicted_bytes <= budget_bytes
             for name, peak in self.passes(config, plan)
@@ -216,7 +216,7 @@ class Predictor:
             recompute_decoder=step and plan.recompute_decoder,
             precision=plan.precision,
         )
-        # Where there is one micro-batch, what follows it finds the leftovers of all clips, not of the last ones.
+        # With a single micro-batch, what follows it runs beside the leftovers of all clips, not only of the last ones.
         rest = (min(clips, sample - clips) if split else clips) if sample else 0
         sizes = sizes_of(config, clips, n_patches, plan.quantizer_chunk_rows, sample_clips=sample, rest_clips=rest)
         profile = self.profile
@@ -242,7 +242,7 @@ class Predictor:
         profile = self.profile
         data_bytes = 0
         if plan.data_placement == "device":
-            # One tensor a split: each is rounded on its own.
+            # One tensor per split, each rounded separately.
             data_bytes = self.data.frames_bytes + 3 * profile.block_bytes
         allocated = peak.allocated_bytes + data_bytes + profile.workspace_bytes
         segments = profile.small_segment_bytes + profile.large_segment_bytes
@@ -263,9 +263,9 @@ class Predictor:
 
 
 def peak_phases(config: TrialConfig) -> tuple[Phase, ...]:
-    """Phases whose steps may hold the peak of a training: phase 2 does all that 1 and 3 do, and more.
+    """Phases whose steps may hold the peak of a training: only phase 2 if it occurs, since it does all that 1 and 3 do.
 
-    Not where a registered loss term counts in the others alone.
+    All phases count if a registered loss term does not count in phase 2.
     """
     present = phases_of(config.phase)
     only_elsewhere = any(2 not in term.phases for term in loss_terms() if term.is_on(config))

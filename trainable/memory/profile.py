@@ -1,7 +1,7 @@
-"""What a device takes beside the tensors of a trace, each quantity named; and how fast it does what a plan asks.
+"""What a device takes beside the tensors of a trace, quantity by quantity, and how fast it executes a plan.
 
 The built-in values are *not measured*: they are documented defaults of PyTorch and CUDA, or estimates where
-nothing is documented, chosen rather too large than too small. `benchmarks/gpu_memory.py` measures them on a GPU,
+nothing is documented, and err on the large side. `benchmarks/gpu_memory.py` measures them on a GPU,
 `DeviceProfile.save` and `load` keep them, `recalibrated` corrects them by the peaks that trials report.
 """
 
@@ -22,15 +22,15 @@ from trainable.units import MIB
 _log = logging.getLogger(__name__)
 
 PROFILES = Path(__file__).parent / "profiles"
-"""Measured profiles that come with the project, a JSON file each; found by the name of the GPU."""
+"""Measured profiles that come with the project, one JSON file each, found by the GPU's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredPeak:
-    """A peak that a trial measured, beside what was predicted for its allocator."""
+    """A peak that a trial measured, and the prediction for its allocator."""
 
     predicted_bytes: int
-    """Of the allocator, without margin (`Prediction.allocated_bytes`)."""
+    """Prediction for the allocator, without margin (`Prediction.allocated_bytes`)."""
     measured_bytes: int
     """``torch.cuda.max_memory_allocated``."""
 
@@ -41,7 +41,7 @@ class DeviceProfile:
 
     name: str = "built-in"
     measured: bool = False
-    """Whether the values come from measurements on this device, or are the built-in ones."""
+    """Whether the values were measured on this device rather than built in."""
 
     total_bytes: int | None = None
     """Memory of the card; None where unknown."""
@@ -49,15 +49,15 @@ class DeviceProfile:
     """Left free on a card beside all budgets: driver, display, other processes. Estimate."""
 
     context_bytes: int = CONTEXT_BYTES
-    """CUDA context of a process and the kernels loaded into it, outside of PyTorch's allocator. Estimate."""
+    """CUDA context of a process and the kernels loaded into it, outside PyTorch's allocator. Estimate."""
     library_bytes: int = LIBRARY_BYTES
-    """Handles of cuBLAS and cuDNN, outside of PyTorch's allocator. Estimate."""
+    """Handles of cuBLAS and cuDNN, outside PyTorch's allocator. Estimate."""
 
     cublas_workspace_bytes: int = 2 * (2 * 4096 + 8 * 16) * 1024
     """Workspaces of cuBLAS, from the allocator: `CUBLAS_WORKSPACE_CONFIG` as `cap` pins it, for the thread that runs
     the forward pass and the one that runs the backward pass. Documented."""
     cublaslt_workspace_bytes: int = 0
-    """Workspaces of cuBLASLt beside them: none, for it works in cuBLAS's, as `cap` pins it. Documented."""
+    """Workspaces of cuBLASLt beside them: none, since `cap` makes it share cuBLAS's. Documented."""
     convolution_workspace_share: float = 1.0
     """Workspace of a convolution that is not depthwise, as a share of its input and output bytes: cuDNN turns both
     into the layout of its tensor-core kernels. Estimate."""
@@ -71,10 +71,10 @@ class DeviceProfile:
     fragmentation_share: float = 0.03
     """Reserved bytes that no block can use, as a share of those allocated. Estimate."""
     margin_share: float = 0.03
-    """What a prediction adds to be no under-prediction, as a share of the allocator's bytes. Estimate."""
+    """What a prediction adds so that it does not under-predict, as a share of the allocator's bytes. Estimate."""
 
     amp_precision: Precision = "amp_bfloat16"
-    """What mixed precision means on this device; float16 where it has no bfloat16."""
+    """The type for mixed precision on this device; float16 if it has no bfloat16."""
 
     micro_batch_patches: float = 32.0
     """Time of starting one micro-batch's kernels, in patches that could have been trained meanwhile. Estimate."""
@@ -91,12 +91,12 @@ class DeviceProfile:
 
     @property
     def outside_bytes(self) -> int:
-        """What the process takes outside of PyTorch's allocator."""
+        """What the process takes outside PyTorch's allocator."""
         return self.context_bytes + self.library_bytes
 
     @property
     def workspace_bytes(self) -> int:
-        """Workspaces that stay in the allocator once they are made."""
+        """Workspaces that stay in the allocator once allocated."""
         return self.cublas_workspace_bytes + self.cublaslt_workspace_bytes
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class DeviceProfile:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DeviceProfile":
-        """The profile that `to_dict` gave. Raises ConfigError for an unknown or wrong quantity."""
+        """The inverse of `to_dict`. Raises ConfigError for an unknown or wrong quantity."""
         known = {item.name: item.default for item in fields(cls)}
         unknown = sorted(set(values) - set(known))
         if unknown:
@@ -127,23 +127,23 @@ class DeviceProfile:
 
     @classmethod
     def load(cls, path: Path) -> "DeviceProfile":
-        """Reads a profile. Raises ConfigError if the file is missing or is none."""
+        """Reads a profile. Raises ConfigError if the file is missing or not a profile."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"device profile {path} cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
-            raise ConfigError(f"device profile {path} holds no JSON object")
+            raise ConfigError(f"device profile {path} does not hold a JSON object")
         return cls.from_dict(values)
 
     @classmethod
     def for_gpu(cls, gpu: str | None, folder: Path = PROFILES) -> "DeviceProfile":
-        """The profile measured on a GPU of that name, or the built-in one, which a warning names.
+        """The profile measured on a GPU of that name, or the built-in one with a warning.
 
         Parameters
         ----------
         gpu
-            As ``torch.cuda.get_device_name`` has it; None where memory is only planned, for a GPU elsewhere.
+            As ``torch.cuda.get_device_name`` returns it; None when only planning for a GPU elsewhere.
         """
         if gpu is None:
             return cls()
@@ -159,9 +159,9 @@ class DeviceProfile:
         return cls()
 
     def recalibrated(self, peaks: Iterable[MeasuredPeak]) -> "DeviceProfile":
-        """The profile whose margin covers every measured peak: the largest under-prediction, and one percent more.
+        """The profile whose margin covers every measured peak: the largest under-prediction plus one percent.
 
-        Over-predictions leave the margin at that one percent. Without a peak the profile stays as it is.
+        If all are over-predictions the margin is that one percent. Without a peak the profile does not change.
         """
         errors = [peak.measured_bytes / peak.predicted_bytes - 1.0 for peak in peaks if peak.predicted_bytes > 0]
         if not errors:

@@ -1,10 +1,10 @@
-"""What a traced pass allocates and frees, in order, with sizes that are known for every batch and every model.
+"""What a traced pass allocates and frees, in order, with sizes as functions of the batch's and the model's sizes.
 
 A pass is traced once, at sizes no real batch has: the number of clips, of patches and so on are primes above every
-width that a model may have, and codes, latent width and hidden width are primes of their own. The bytes of a storage
-that are divisible by such a prime are proportional to that size and the others are not, so one trace tells what the
-pass allocates for every batch size, number of patches, codebook size and latent width. A second trace at other primes
-must tell the same (`Program.same_as`).
+width that a model may have, and codes, latent width and hidden width are other primes. A storage whose bytes are
+divisible by such a prime is proportional to that size, any other is not, so one trace shows what the pass allocates
+for every batch size, number of patches, codebook size and latent width. A second trace at other primes must agree
+(`Program.same_as`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 
 
 class NotProportionalError(Exception):
-    """The allocations of a pass are not proportional to the sizes it was traced at: trace at the real ones."""
+    """The allocations of a pass are not proportional to its sizes: it must be traced at the real ones."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Allocation:
 
     size_bytes: int
     label: str
-    """Whose it is: a part of the breakdown."""
+    """The part of the breakdown that it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Probe:
     """The sizes at which a pass is traced."""
 
     batch: Mapping[str, int]
-    """Sizes of which a storage is proportional to at most one, products of others first."""
+    """Sizes of which a storage is proportional to at most one; products of others come first."""
     model: Mapping[str, int]
-    """Sizes of which it may be proportional to each, once."""
+    """Sizes to each of which a storage may be proportional, once."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The moment of a pass at which most bytes are allocated."""
+    """The moment of a pass at which the most bytes are allocated."""
 
     allocated_bytes: int
     """Sum of all blocks, each rounded as the allocator rounds it."""
@@ -55,13 +55,13 @@ class Program:
     Parameters
     ----------
     allocations
-        Storages in the order in which they were made.
+        Storages in the order of allocation.
     order
-        ``i`` where storage i is made, ``~i`` where it is freed.
+        ``i`` where storage i is allocated, ``~i`` where it is freed.
     probe
-        The sizes of the trace. With none, the program holds for the traced sizes alone.
+        The sizes of the trace. Without it, the program holds for the traced sizes only.
     repeated
-        Where in `order` the second micro-batch begins and ends; empty if there was one only.
+        Where in `order` the second micro-batch begins and ends; empty if there was only one.
     """
 
     def __init__(
@@ -115,11 +115,11 @@ class Program:
         sizes
             A value for each name of the probe.
         whole
-            The pass has one micro-batch: the second of the trace does not happen.
+            The pass has one micro-batch: the second of the trace is left out.
         round_to
-            Bytes to a multiple of which every block is rounded up.
+            Every block is rounded up to a multiple of this many bytes.
         scales
-            Factors on the bytes of some labels, such as a workspace of which a profile knows the share.
+            Factors on the bytes of some labels, such as a workspace whose share a profile gives.
         """
         blocks = self.blocks(sizes, round_to, scales or {})
         live = np.cumsum(blocks[self._storage] * self._sign)
@@ -133,7 +133,7 @@ class Program:
         return Peak(int(live[moment]), parts)
 
     def same_as(self, other: "Program") -> bool:
-        """Whether two traces at different sizes told the same story."""
+        """Whether two traces at different sizes agree."""
         mine = (self._storage, self._sign, self._factor, self._batch, self._model, self._label)
         theirs = (other._storage, other._sign, other._factor, other._batch, other._model, other._label)
         return (self.labels, self.repeated) == (other.labels, other.repeated) and all(
@@ -143,7 +143,7 @@ class Program:
 
 
 def _factors(size_bytes: int, probe: Probe) -> tuple[int, int, list[int]]:
-    """The constant factor of some bytes, the index of the batch size in it, and which model sizes are in it."""
+    """The constant factor of some bytes, the index of their batch size, and which model sizes divide them."""
     factor, index, powers = size_bytes, len(probe.batch), [0] * len(probe.model)
     if not size_bytes:
         return factor, index, powers

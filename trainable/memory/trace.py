@@ -1,7 +1,7 @@
 """Traces the passes of a trial on meta tensors: the very functions that train, encode and start the codebook.
 
 A pass is traced in two micro-batches and two chunks of distances; those after the second need no more memory, and
-one alone is found in the same trace (`Program.peak`).
+the same trace also gives the peak of a single one (`Program.peak`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -53,13 +53,13 @@ _SIZES: tuple[Mapping[str, int], ...] = (
         "hidden": 4_091,
     },
 )
-"""Two sets of primes. Those of a batch are above every width of a model (65,536 codes), and so is a quarter of
-`n_patches`, rounded up, which is prime too; those of a model divide no channel count (multiples of 8 up to 1536)."""
+"""Two sets of primes. Those of a batch exceed every width of a model (65,536 codes), as does a quarter of `n_patches`,
+rounded up, which is prime too; those of a model divide no channel count (multiples of 8 up to 1536)."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What decides which storages a pass makes, apart from the architecture and all sizes."""
+    """What decides which storages a pass allocates, apart from the architecture and all sizes."""
 
     kind: Pass
     phase: Phase
@@ -83,11 +83,11 @@ def sizes_of(
     Parameters
     ----------
     clips, n_patches
-        Of a micro-batch.
+        Sizes of a micro-batch.
     chunk_rows
         Rows of a chunk of distances.
     sample_clips
-        Clips that start the codebook: with them, chunks are of their rows.
+        Clips that start the codebook; if given, chunks consist of their rows.
     rest_clips
         Clips of the sample that the last micro-batch holds.
     """
@@ -107,7 +107,7 @@ def _batch_sizes(
         "rest_patches": rest_clips * n_patches,
         "views": clips * views,
         "chunk_rows": chunk,
-        # The second chunk; those after it need no more. One chunk alone is a second one of no rows.
+        # The second chunk; later ones need no more. With a single chunk, the second has no rows.
         "rest_rows": min(chunk, rows - chunk),
         "sample_clips": sample_clips,
         "clips": clips,
@@ -131,7 +131,7 @@ def trace(config: TrialConfig, n_ids: int, form: Form, *, verify: bool = True) -
     Raises
     ------
     NotProportionalError
-        If a second trace at other sizes (`verify`) tells another story: some allocation is no multiple of one size.
+        If a second trace at other sizes (`verify`) disagrees: some allocation is not a multiple of one size.
     """
     first = _trace_symbolic(config, n_ids, form, _SIZES[0])
     if verify and not first.same_as(_trace_symbolic(config, n_ids, form, _SIZES[1])):
@@ -142,7 +142,7 @@ def trace(config: TrialConfig, n_ids: int, form: Form, *, verify: bool = True) -
 def trace_exactly(
     config: TrialConfig, n_ids: int, form: Form, plan: ExecutionPlan, clips: int, n_patches: int
 ) -> Program:
-    """The program of a pass of `clips` clips at its very own sizes: what always works, but for these sizes alone."""
+    """The program of a pass of `clips` clips, traced at its real sizes: always works, but for these sizes only."""
     allocations, order, _ = _run(config, n_ids, form, plan, clips, n_patches)
     return Program(allocations, order, Probe({}, {}))
 
@@ -189,7 +189,7 @@ def _run(
 
 
 def _relabelled(allocation: Allocation, batch: Mapping[str, int]) -> Allocation:
-    """What is made outside of modules and is no multiple of any batch size belongs to the codebook's update."""
+    """Attributes what is made outside modules and is a multiple of no batch size to the codebook's update."""
     if allocation.label != PATCHES or any(size > 1 and allocation.size_bytes % size == 0 for size in batch.values()):
         return allocation
     return Allocation(allocation.size_bytes, "codebook update")
@@ -198,10 +198,10 @@ def _relabelled(allocation: Allocation, batch: Mapping[str, int]) -> Allocation:
 def record(
     state: TrainState, form: Form, plan: ExecutionPlan, clips: int, n_patches: int, tracker: MemoryTracker
 ) -> None:
-    """Runs a pass of `clips` clips under a tracker; `tracker` then holds what it allocated.
+    """Runs a pass of `clips` clips under `tracker`, which records what it allocates.
 
-    Features lie on the device. From the host a micro-batch's patches are copied over, as large as when they are cut
-    here; only the indices of their first frames stay behind, 8 bytes for each patch of, by default, 16 KiB.
+    Features lie on the device. If they lie on the host, a micro-batch's patches are copied over, as large as when cut
+    here; only the indices of their first frames stay on the host, 8 bytes per patch of 16 KiB (by default).
     """
     device, model = state.device, state.model
     geometry = state.geometry
@@ -209,14 +209,14 @@ def record(
     starts_BP = torch.zeros(1, 1, dtype=torch.int64).expand(clips, n_patches)
     batch = placeholder_batch(state.config, clips, n_patches) if form.kind == "step" else None
     watched = ((model.encoder, "encoder", "quantizer"), (model.decoder, "decoder", "losses"))
-    # What the trainer holds beside: sums of losses and code counts of the epoch, and those of the last step.
+    # What the trainer also holds: losses and code counts, summed over the epoch and of the last step.
     held = [torch.zeros(len(loss_names()), device=device) for _ in range(2)]
     held += [torch.zeros(state.config.quantizer.num_embeddings, device=device) for _ in range(2)]
     with ExitStack() as stack:
         for module, label, then in watched:
             stack.enter_context(tracker.watching(module, label, then=then))
             for segment in segments_of(module):
-                # PyTorch restores autocast where it recomputes, but knows nothing of the casts made on meta tensors.
+                # PyTorch restores autocast where it recomputes, but not the casts made on meta tensors.
                 recomputing = partial(mixed_precision, plan, device)
                 stack.enter_context(tracker.watching(segment, label, recomputing=recomputing))
         heads = (model.texture, model.heads.machine_id, model.heads.transform, *model.extra_heads.values())
@@ -266,7 +266,7 @@ def optimizer_tensors(state: TrainState) -> Iterator[Tensor]:
 
 
 def placeholder_batch(config: TrialConfig, clips: int, n_patches: int) -> Batch:
-    """A batch of the right shapes that holds one number each: a trace asks for sizes, not for values."""
+    """A batch of the right shapes with one repeated number each: a trace needs sizes, not values."""
 
     def numbers(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
         return torch.zeros((), dtype=dtype).expand(shape)
@@ -294,8 +294,8 @@ def placeholder_batch(config: TrialConfig, clips: int, n_patches: int) -> Batch:
 class _Marks(TorchFunctionMode):
     """Marks where a micro-batch begins, and lets meta tensors be copied to the host.
 
-    A micro-batch begins where its patches' first frames are sent to the features. What a pass copies to the host
-    takes none of the device's memory, and a meta tensor has nothing to copy.
+    A micro-batch begins where its patches' first frames are sent to the features' device. What a pass copies to the
+    host takes no device memory, and a meta tensor has nothing to copy.
     """
 
     def __init__(self, tracker: MemoryTracker, n_patches: int):

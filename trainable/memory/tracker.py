@@ -1,4 +1,4 @@
-"""Follows tensor storages through a computation: who made which, when, and when it was given back.
+"""Follows tensor storages through a computation: what allocated each, when, and when it was freed.
 
 Works on meta tensors, which have sizes and no memory, and on real ones; a test runs the same step on both.
 """
@@ -17,14 +17,14 @@ from trainable.memory.metadata import run_on_meta
 from trainable.memory.program import Allocation
 
 WORKSPACE = "workspace"
-"""Label of what a library would take beside a convolution's tensors: input and output bytes, to be scaled."""
+"""Label of a library's workspace beside a convolution's tensors: their input and output bytes, to be scaled."""
 BACKWARD = "backward"
-"""Label of gradients of activations and whatever else the backward pass makes on its way."""
+"""Label of gradients of activations and other temporaries of the backward pass."""
 PATCHES = "patches"
 """Label of a micro-batch's input, and of what is made before the encoder."""
 
 _MODULES = ModuleTracker()
-"""Never entered: it is asked whether a backward pass is running."""
+"""Never entered; used to test whether a backward pass is running."""
 _aten = torch.ops.aten
 _CONVOLUTIONS = frozenset({_aten.convolution.default, _aten.convolution_backward.default})
 
@@ -35,7 +35,7 @@ class MemoryTracker(TorchDispatchMode):
     Parameters
     ----------
     device_type
-        Kind of device whose storages count; those of the host do not, where that is another.
+        Kind of device whose storages count.
     """
 
     def __init__(self, device_type: str):
@@ -44,14 +44,14 @@ class MemoryTracker(TorchDispatchMode):
         self.allocations: list[Allocation] = []
         self.order: list[int] = []
         self.label = PATCHES
-        """Whose the storages are that no module makes."""
+        """Label of storages that no module makes."""
         self._inside: list[str] = []
         self._live: dict[int, tuple[int, Any]] = {}
         self._was_backward = False
         self.marks: list[int] = []
-        """Places in `order` that `mark` was called at."""
+        """Positions in `order` where `mark` was called."""
         self.after_backward: list[int] = []
-        """Places in `order` at which a backward pass was over."""
+        """Positions in `order` where a backward pass ended."""
 
     def __torch_dispatch__(
         self,
@@ -75,7 +75,7 @@ class MemoryTracker(TorchDispatchMode):
         return result
 
     def hold(self, tensors: Iterable[Tensor | None], label: str) -> None:
-        """Counts tensors that exist already, or names whose they are."""
+        """Counts tensors that exist already, or relabels them."""
         for tensor in tensors:
             if tensor is not None and tensor.device.type == self.device_type:
                 known = self._live.get(id(tensor.untyped_storage()))
@@ -86,7 +86,7 @@ class MemoryTracker(TorchDispatchMode):
                     self.allocations[known[0]] = Allocation(old.size_bytes, label)
 
     def mark(self) -> None:
-        """Remembers how far the record has come."""
+        """Marks the current position in the record."""
         self.marks.append(len(self.order))
 
     @contextmanager
@@ -98,9 +98,9 @@ class MemoryTracker(TorchDispatchMode):
         then: str | None = None,
         recomputing: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> Iterator[None]:
-        """Labels what a module makes in its forward pass, and what follows it with `then`.
+        """Labels what a module makes in its forward pass, and labels what follows it `then`.
 
-        `recomputing` makes the context of a forward pass within the backward pass, which leaves its own behind.
+        `recomputing` makes the context of a forward pass within the backward pass, which does not restore the original.
         """
         contexts: list[AbstractContextManager[Any]] = []
 
@@ -117,7 +117,7 @@ class MemoryTracker(TorchDispatchMode):
 
         handles = [
             module.register_forward_pre_hook(enter),
-            # Recomputation stops a segment by an exception once it has what it needs: the hook must run all the same.
+            # Recomputation stops a segment by an exception once it has what it needs; the hook must still run.
             module.register_forward_hook(leave, always_call=True),
         ]
         try:
@@ -126,7 +126,7 @@ class MemoryTracker(TorchDispatchMode):
             for handle in handles:
                 handle.remove()
 
-    def _whose(self) -> str:
+    def _current_label(self) -> str:
         backward = _in_backward()
         if self._was_backward and not backward:
             self.label = PATCHES  # the next micro-batch begins
@@ -142,17 +142,17 @@ class MemoryTracker(TorchDispatchMode):
         size_bytes = args[0].numel() * loss.element_size()
         self._see(loss, size_bytes=max(size_bytes, loss.untyped_storage().nbytes()))
         if loss.device.type == self.device_type and loss.dim() == 0:
-            self._moment([size_bytes], self._whose())
+            self._moment([size_bytes], self._current_label())
 
     def _see(self, tensor: Tensor, label: str | None = None, size_bytes: int | None = None) -> None:
         if tensor.device.type != self.device_type:
             return
         storage = tensor.untyped_storage()
-        key = id(storage)  # PyTorch keeps one Python object a storage for as long as the storage lives
+        key = id(storage)  # PyTorch keeps one Python object per storage while the storage lives
         if key in self._live:
             return
         index = len(self.allocations)
-        self.allocations.append(Allocation(size_bytes or storage.nbytes(), label or self._whose()))
+        self.allocations.append(Allocation(size_bytes or storage.nbytes(), label or self._current_label()))
         self.order.append(index)
         live = self._live
 
@@ -163,7 +163,7 @@ class MemoryTracker(TorchDispatchMode):
         self._live[key] = (index, weakref.ref(storage, freed))
 
     def _workspace(self, func: Callable[..., Any], args: tuple[Any, ...], result: Any) -> None:
-        """A moment's memory beside a convolution, as large as its input and its output; depthwise ones take none."""
+        """A temporary allocation beside a convolution, as large as its input and output; depthwise ones need none."""
         backward = func is _aten.convolution_backward.default
         source, output, groups = (args[1], args[0], args[9]) if backward else (args[0], result, args[8])
         if source.device.type != self.device_type or groups != 1:
@@ -177,7 +177,7 @@ class MemoryTracker(TorchDispatchMode):
         self.order += [*indices, *(~index for index in indices)]
 
     def close(self) -> None:
-        """Forgets what lives on; frees that come later are no part of the record."""
+        """Forgets live storages; later frees are not recorded."""
         self._live.clear()
 
 

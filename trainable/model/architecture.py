@@ -17,7 +17,7 @@ from trainable.registry import ARCHITECTURES, QUANTIZERS
 
 
 class Segmented(Protocol):
-    """What an encoder or a decoder is: a module made of segments, which are its units of recomputation.
+    """An encoder or a decoder: a module made of segments, which are its units of recomputation.
 
     An encoder turns X patches (X, F, T) into latents (X, latent_dim, rows, columns), a decoder such a grid into
     patches. No layer may mix patches (as batch norm does) or draw random numbers: a plan could then change the result.
@@ -30,22 +30,22 @@ class Segmented(Protocol):
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the knob `model` names.
+    """An architecture that the knob `model` names.
 
     Raises
     ------
     ConfigError
-        If its patches have another number of mel bins than the features.
+        If its patches and the features differ in their number of mel bins.
     """
 
     geometry: Geometry
     encoder: Callable[[ModelConfig], nn.Module]
-    """Makes a `Segmented` encoder; called under the trial's seed."""
+    """Builds a `Segmented` encoder; called under the trial's seed."""
     decoder: Callable[[ModelConfig], nn.Module]
 
     def __post_init__(self) -> None:
         if self.geometry.patch_mels != N_MELS:
-            raise ConfigError(f"patches of {self.geometry.patch_mels} mel bins: the front end gives {N_MELS}")
+            raise ConfigError(f"patches of {self.geometry.patch_mels} mel bins: the front end produces {N_MELS}")
 
 
 def segments_of(module: nn.Module) -> nn.ModuleList:
@@ -66,7 +66,7 @@ def architecture_named(name: str) -> Architecture:
 
 
 def register_model(name: str, architecture: Architecture) -> None:
-    """Makes an architecture known to the knob `model`. Raises ConfigError if the name is taken."""
+    """Registers an architecture for the knob `model`. Raises ConfigError if the name is taken."""
     ARCHITECTURES.register(name, architecture)
 
 
@@ -77,5 +77,5 @@ def make_codebook(config: QuantizerConfig, model: ModelConfig, geometry: Geometr
 
 
 def register_quantizer(name: str, quantizer: type[Codebook]) -> None:
-    """Makes a codebook known to the knob `quantizer`. Raises ConfigError if the name is taken."""
+    """Registers a codebook for the knob `quantizer`. Raises ConfigError if the name is taken."""
     QUANTIZERS.register(name, quantizer)

@@ -21,12 +21,12 @@ SMOOTHING = 1e-5
 
 @dataclass
 class BatchStatistics:
-    """What the codebook needs of an effective batch, gathered micro-batch by micro-batch."""
+    """What the codebook needs from an effective batch, gathered micro-batch by micro-batch."""
 
     counts_K: Tensor
     sums_KD: Tensor
     candidates_KD: Tensor
-    """For each code the latent that would replace it if it were dead."""
+    """The latent that would replace each code if it were dead."""
 
     def add(self, statistics: CodeStatistics) -> None:
         self.counts_K += statistics.counts_K
@@ -50,9 +50,9 @@ class CodebookValues:
 
 
 def distinct_rows(n_rows: int, count: int, generator: torch.Generator) -> Tensor:
-    """Up to `count` different rows (int64), one from each of as many equal stretches of all rows.
+    """Up to `count` distinct rows (int64), one from each of as many equal stretches of all rows.
 
-    Memory for `count` numbers only, however many rows there are; and no clip is left out by chance.
+    Needs memory for `count` numbers only, however many rows there are, and leaves no clip out by chance.
     """
     count = min(count, n_rows)
     borders = torch.arange(count + 1) * n_rows // count
@@ -102,8 +102,8 @@ class Codebook(nn.Module):
         """Rows of code vectors back to the decoder's grid (X, latent_dim, H, W)."""
         shape = (-1, self.geometry.rows, self.geometry.columns)
         grid_XDHW = self.project_out(vectors_ND).unflatten(0, shape).permute(0, 3, 1, 2)
-        # Its channels lie last, which suits oneDNN. CUDA's kernels for depthwise convolution and group norm would copy
-        # every grid of the decoder back behind our back; one copy of the smallest grid spares them that.
+        # Its channels lie last, which suits oneDNN. CUDA's kernels for depthwise convolution and group norm would
+        # silently copy every grid of the decoder; one copy of the smallest grid avoids that.
         return grid_XDHW if grid_XDHW.device.type == "cpu" else grid_XDHW.contiguous()
 
     def new_statistics(self) -> BatchStatistics:
@@ -114,7 +114,7 @@ class Codebook(nn.Module):
         return code_statistics(self.comparable(rows_ND.detach()), codes_N, self.config.num_embeddings)
 
     def comparable(self, rows_ND: Tensor) -> Tensor:
-        """Rows as distances see them: of unit length where those are cosine's."""
+        """Rows as the distance sees them: normalised to unit length for cosine distance."""
         return F.normalize(rows_ND, dim=1) if self.config.distance == "cosine" else rows_ND
 
     @torch.no_grad()
@@ -124,16 +124,16 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def updated(self, batch: BatchStatistics) -> "CodebookValues":
-        """What `update` makes of the codebook, which stays as it is.
+        """The codebook's values after `update`, which the codebook does not take over yet.
 
-        All memory an update needs is taken here, so that running out of it cannot leave half an update behind.
+        All memory for an update is allocated here, so that running out cannot leave half an update behind.
         """
         decay = self.config.ema_decay
         counts_K = self.ema_counts_K.lerp(batch.counts_K, 1 - decay)
         sums_KD = self.ema_sums_KD.lerp(batch.sums_KD, 1 - decay)
         total = counts_K.sum()
         smoothed_K = (counts_K + SMOOTHING) * (total / (total + SMOOTHING * self.config.num_embeddings))
-        # A code that nothing has chosen for long has sums near zero; it keeps its place instead of drifting to 0.
+        # A code that no row has chosen for long has sums near zero; it keeps its place instead of drifting to 0.
         used_K1 = (counts_K > SMOOTHING)[:, None]
         codes_KD = self.comparable(torch.where(used_K1, sums_KD / smoothed_K[:, None], self.codebook_KD))
         values = CodebookValues(codes_KD, counts_K, sums_KD)
@@ -159,7 +159,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def start_from(self, rows_ND: Tensor, generator: torch.Generator, *, chunk_rows: int) -> None:
-        """K-means over sample rows; codes whose cluster is empty start again from a random row."""
+        """K-means over sample rows; codes with an empty cluster restart from a random row."""
         rows_ND = self.comparable(rows_ND)
         n_codes, device = self.config.num_embeddings, rows_ND.device
 

@@ -12,7 +12,7 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         first, second, third = (scaled_channels(channels, config.width) for channels in (32, 64, 96))
-        # The first segment holds the large grids and hands on the small one: 64 × 16 × 16.
+        # The first segment holds the large grids and passes on the small one: 64 × 16 × 16.
         self.segments = nn.ModuleList(
             [
                 nn.Sequential(

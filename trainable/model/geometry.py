@@ -1,6 +1,6 @@
-"""What a model hears at once and how many codes it makes of it: said by an architecture, asked for by everyone else.
+"""The size of a model's patches and of their code grid, which an architecture sets and everyone else looks up.
 
-No torch, so that a space and a picture may ask.
+No torch, so that spaces and figures can import it.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Geometry:
     """
 
     patch_mels: int = 64
-    """Mel bins of a patch: all that the front end gives (`trainable.data.frontend.N_MELS`)."""
+    """Mel bins of a patch: all that the front end produces (`trainable.data.frontend.N_MELS`)."""
     patch_frames: int = 64
     rows: int = 8
     columns: int = 8
@@ -53,11 +53,11 @@ class Geometry:
 
 
 def geometry_named(model: str) -> Geometry:
-    """The geometry of an architecture, which is imported. Raises ConfigError if there is none of that name."""
+    """Imports an architecture and returns its geometry. Raises ConfigError if there is none of that name."""
     geometry: Geometry = ARCHITECTURES.get(model).geometry
     return geometry
 
 
 def geometry_of(config: "TrialConfig") -> Geometry:
-    """The geometry of the architecture that a configuration names, which is imported."""
+    """Imports the architecture that a configuration names and returns its geometry."""
     return geometry_named(config.model.model)

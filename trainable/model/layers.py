@@ -1,7 +1,7 @@
 """The two blocks encoder and decoder are built of, both without batch statistics.
 
-GroupNorm, not BatchNorm: a patch's result must not depend on which other patches share its micro-batch, or splitting
-an effective batch would change the gradients.
+GroupNorm, not BatchNorm: a patch's result must not depend on the other patches in its micro-batch, or splitting an
+effective batch would change the gradients.
 """
 
 import torch

@@ -15,7 +15,7 @@ from trainable.config import CodeGradient, Distance
 
 @dataclass(frozen=True)
 class Quantized:
-    """What quantization of N rows gives."""
+    """The result of quantizing N rows."""
 
     vectors_ND: Tensor
     """The codes' vectors, with the gradient rule attached."""
@@ -27,7 +27,7 @@ class Quantized:
 
 @dataclass(frozen=True)
 class CodeStatistics:
-    """Sums over rows that an EMA update needs; adding those of micro-batches gives those of the batch."""
+    """Sums over rows that an EMA update needs; those of micro-batches add up to those of the batch."""
 
     counts_K: Tensor
     sums_KD: Tensor
@@ -61,7 +61,7 @@ def code_statistics(latents_ND: Tensor, codes_N: Tensor, num_embeddings: int) ->
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Forward the code, backward the gradient as if nothing had happened (Bengio et al. 2013); saves nothing."""
+    """Forward the code, backward the unchanged gradient (Bengio et al. 2013); saves no tensors."""
 
     @staticmethod
     def forward(ctx: object, latents: Tensor, vectors: Tensor) -> Tensor:
@@ -98,8 +98,8 @@ def quantize(
 ) -> Quantized:
     """Replaces each row by its nearest code.
 
-    With cosine distance rows and codes are brought to unit length first, where the nearest code in angle is the
-    nearest in Euclidean distance; the vectors handed on are then unit vectors (Yu et al. 2022, ViT-VQGAN).
+    With cosine distance rows and codes are normalised to unit length first, so that the nearest code in angle is the
+    nearest in Euclidean distance; the resulting vectors are then unit vectors (Yu et al. 2022, ViT-VQGAN).
     """
     if distance == "cosine":
         latents_ND = F.normalize(latents_ND, dim=1)

@@ -1,4 +1,4 @@
-"""Spectrogram transformations that the transformation head has to tell apart.
+"""Spectrogram transformations that the transformation head has to distinguish.
 
 Each is a choice of parameters for one vectorised operation, so that a batch with all of them costs a single pass:
 
@@ -29,7 +29,7 @@ TRANSFORMS = (
 
 @dataclass(frozen=True)
 class TransformDraws:
-    """Parameters of one transformation a clip (B clips)."""
+    """Parameters of one transformation per clip (B clips)."""
 
     labels_B: Tensor
     """Index into TRANSFORMS, int64."""
@@ -56,7 +56,7 @@ class TransformDraws:
 
 
 def draw_transforms(n_clips: int, geometry: Geometry, generator: torch.Generator) -> TransformDraws:
-    """One transformation a clip, every kind equally likely, parameters of a size that leaves the label audible."""
+    """Draws one transformation per clip, every kind equally likely, strong enough that the label stays audible."""
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(n_clips, generator=generator)
@@ -92,7 +92,7 @@ def draw_transforms(n_clips: int, geometry: Geometry, generator: torch.Generator
     shifted_mels = (mels + mel_shift[:, None]).clamp(0, n_mels - 1)
     mel_index = torch.where(chosen("frequency_shift"), shifted_mels, mels.expand(n_clips, n_mels))
     frame_index = torch.where(chosen("time_reversal"), frames.flip(0), frames.expand(n_clips, n_frames))
-    # Vacated frames repeat the edge: turned round in a circle, a steady machine would sound as before.
+    # Vacated frames repeat the edge: shifted circularly, a steady machine would sound as before.
     shifted = (frames + time_shift[:, None]).clamp(0, n_frames - 1)
     frame_index = torch.where(chosen("time_shift"), shifted, frame_index)
     stretched = (frames * speed[:, None]).long() % n_frames

@@ -30,13 +30,13 @@ class VQVAE(nn.Module):
         self.texture = TextureHead(config.model.latent_dim) if config.loss.texture_weight > 0 else None
         terms = [LOSS_TERMS.get(name) for name in LOSS_TERMS.names()]
         heads = {term.name: term.head(config, n_ids) for term in terms if term.head is not None and term.is_on(config)}
-        # Made last, and nothing where there is none: the weights of all others are what they are without.
+        # Created last, and only if there are any, so that the other weights are the same without them.
         self.extra_heads = nn.ModuleDict(heads)
         self.register_buffer("noise_M", noise_template(self.geometry), persistent=False)
 
 
 def make_model(config: TrialConfig, n_ids: int) -> VQVAE:
-    """A model whose initial weights come from the trial's seed alone; the global generator is left as it was."""
+    """A model whose initial weights come from the trial's seed alone; the global generator is restored."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return VQVAE(config, n_ids)

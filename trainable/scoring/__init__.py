@@ -1,1 +1,1 @@
-"""Anomaly scores from code indices only, and what they are worth: AUC, pAUC, intervals."""
+"""Anomaly scores from code indices only, and their evaluation: AUC, pAUC, intervals."""

@@ -13,7 +13,7 @@ from trainable.scoring.distances import chunk_length
 
 HIDDEN = 48
 STEPS = 150
-"""Optimizer steps a group; more overfit groups of a hundred clips."""
+"""Optimizer steps per group; more overfit groups of a hundred clips."""
 BATCH_PATCHES = 32
 """Patches of an optimizer step, fewer where their logits would exceed CHUNK_BYTES."""
 
@@ -55,16 +55,16 @@ class CausalGrid(nn.Module):
 
 
 class Autoregressive(PositionModel):
-    """A small causal convolution over the code grid, trained anew for each group from the trial's seed."""
+    """A small causal convolution over the code grid, trained from scratch for each group from the trial's seed."""
 
     name: ClassVar[DensityName] = "autoregressive"
 
     def _chunk(self, patches_XHW: Tensor) -> int:
-        """Patches whose logits (H × W × K) CHUNK_BYTES hold."""
+        """Patches whose logits (H × W × K) fit into CHUNK_BYTES."""
         return chunk_length(4 * patches_XHW.shape[1] * patches_XHW.shape[2] * self.codebook_KD.shape[0])
 
     def _model(self, n_rows: int) -> CausalGrid:
-        # Layers draw their first weights from the global generator; it is left as it was.
+        # Layers draw their first weights from the global generator, which is restored.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return CausalGrid(self.codebook_KD, n_rows)

@@ -1,4 +1,4 @@
-"""Code indices of clips: all that a density model ever sees of them."""
+"""Code indices of clips: all that a density model sees of them."""
 
 from dataclasses import dataclass
 
@@ -19,13 +19,13 @@ class ClipCodes:
     ids: tuple[str, ...]
     """Machine id of each clip."""
     split: Split
-    """Where the clips come from: only TRAIN may be fitted to."""
+    """The split of the clips; a density model may be fitted to TRAIN only."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, indices: list[int]) -> "ClipCodes":
-        """Some of the clips."""
+        """A subset of the clips."""
         rows = torch.tensor(indices, dtype=torch.int64)
         return ClipCodes(
             self.codes_BPHW[rows], self.starts_BP[rows], tuple(self.ids[index] for index in indices), self.split

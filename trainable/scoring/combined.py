@@ -11,15 +11,15 @@ from trainable.scoring.mahalanobis import Mahalanobis
 from trainable.scoring.neighbours import GridNeighbours
 
 MEMBERS: tuple[type[DensityModel], ...] = (GridNeighbours, Mahalanobis)
-"""What a patch and what a clip's moments say; counts, histograms, bigrams and shifted clips added nothing to these."""
+"""A model of patches and one of a clip's moments; counts, histograms, bigrams and shifted clips added nothing."""
 SMALLEST_SCALE = 1e-3
-"""Least standard deviation of a member's scores, as a share of their mean: a few clips may score alike."""
+"""Least standard deviation of a member's scores, as a share of their mean: a few clips may have equal scores."""
 
 
 class Combined(DensityModel):
     """Mean of the members' z-scores, calibrated by two-fold cross-fitting within the training clips.
 
-    A member scores clips it was fitted to too low, so each half of a group is scored by a member fitted to the other.
+    A member underestimates the scores of clips it was fitted to, so a member fitted to one half scores the other.
     """
 
     name: ClassVar[DensityName] = "combined"
@@ -43,7 +43,7 @@ class Combined(DensityModel):
         return state
 
     def fitted_members(self) -> list[DensityModel]:
-        """The members, each as if it had been fitted alone to what this model was fitted to."""
+        """The members, each as if fitted alone to this model's training clips."""
         for index, member in enumerate(self.members):
             member.groups = {group: _own_state(state, index) for group, state in self.groups.items()}
         return self.members
@@ -57,7 +57,7 @@ class Combined(DensityModel):
 
 
 def _own_state(state: GroupState, index: int) -> GroupState:
-    """What a member of the combination learnt of a group."""
+    """What a member of the combination learnt about a group."""
     prefix = f"{index}/member/"
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
@@ -65,7 +65,7 @@ def _own_state(state: GroupState, index: int) -> GroupState:
 def _calibration(member: DensityModel, codes_BPHW: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of a member's scores on normal clips that it was not fitted to."""
     if len(codes_BPHW) < 2:
-        # Nothing is left to calibrate on: members add up as they are, which still ranks the clips of the id.
+        # Nothing is left to calibrate on: uncalibrated scores are averaged, which still ranks the id's clips.
         return torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
     halves = (codes_BPHW[::2], codes_BPHW[1::2])
     scores = torch.cat(

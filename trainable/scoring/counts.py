@@ -1,4 +1,4 @@
-"""Count models: how often each code was heard in each frequency row, alone or after another."""
+"""Count models: how often each code occurred in each frequency row, alone or after another."""
 
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ BIGRAM_SHARE = 0.5
 
 
 def row_counts(codes_BPHW: Tensor, num_codes: int) -> Tensor:
-    """How often each code stands in each row, float32 (H, K)."""
+    """How often each code occurs in each row, float32 (H, K)."""
     rows = torch.arange(codes_BPHW.shape[2])[None, None, :, None].expand_as(codes_BPHW)
     flat = (rows * num_codes + codes_BPHW).flatten()
     return torch.bincount(flat, minlength=codes_BPHW.shape[2] * num_codes).view(-1, num_codes).float()
@@ -56,7 +56,7 @@ class KernelCounts(PositionModel):
         self.kernel_KL = code_kernel(self.codebook_KD, seed=self.seed)
 
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
-        # To the landmarks and back: a code that was never heard is as likely as the codes around it.
+        # To the landmarks and back: a code never seen in training is as likely as the codes around it.
         counts_HK = row_counts(codes_BPHW, self.codebook_KD.shape[0])
         back_LK = (self.kernel_KL / self.kernel_KL.sum(dim=0)).T
         return {"log_probability": _log_shares(counts_HK @ self.kernel_KL @ back_LK)}
@@ -97,7 +97,7 @@ class Bigram(PositionModel):
         rows = torch.arange(codes_BPHW.shape[2])[None, None, :, None]
         before = state["before"][rows, codes_BPHW[..., :-1]]
         unigram = (-surprise[..., 1:]).exp()
-        # After a code that was never heard, only how often a code is heard at all is known.
+        # After a code never seen in training, only the unigram frequencies are known.
         share = torch.where(before > 0, BIGRAM_SHARE, 0.0)
         mixed = share * pairs / before.clamp_min(1.0) + (1 - share) * unigram
         surprise[..., 1:] = -mixed.log()

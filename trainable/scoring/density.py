@@ -1,7 +1,7 @@
 """Density models on code indices: one interface, like scikit-learn's.
 
-`fit(codes, codebook)` takes training clips only; `score_samples(codes)` gives a score a clip, HIGHER = MORE ANOMALOUS.
-A model may look an index up in the frozen codebook; nothing else of a clip is seen.
+`fit(codes, codebook)` takes training clips only; `score_samples(codes)` returns a score per clip, HIGHER = MORE
+ANOMALOUS. A model may look an index up in the frozen codebook; it sees nothing else of a clip.
 
 B clips, P patches, H frequency rows and W columns in time of the code grid, K codes, D code width.
 """
@@ -21,17 +21,17 @@ from trainable.errors import CheckpointError, DataError, DataLeakError
 from trainable.scoring.codes import ClipCodes
 
 POOLED = "*"
-"""Name of the one group of a model that is fitted to all machine ids together."""
+"""Name of the only group of a model that is fitted to all machine ids together."""
 GroupState = dict[str, Tensor]
 
 
 class DensityModel(ABC):
-    """A model of normal clips' codes, one a machine id or one for all."""
+    """A model of normal clips' codes, one per machine id or one for all."""
 
     name: ClassVar[DensityName]
-    """What it is registered and saved as."""
+    """The name under which it is registered and saved."""
     cheap: ClassVar[bool] = False
-    """Whether every epoch can afford to fit it beside the configured one, for its AUC alone."""
+    """Whether it is cheap enough to fit every epoch beside the configured one, only for its AUC."""
 
     def __init__(self, config: ScoreConfig, *, seed: int = 0):
         self.config = config
@@ -45,7 +45,7 @@ class DensityModel(ABC):
         Raises
         ------
         DataLeakError
-            If `codes` are of any split but TRAIN.
+            If `codes` come from any split but TRAIN.
         """
         if codes.split is not Split.TRAIN:
             raise DataLeakError(f"a density model was offered {codes.split} clips to fit; it may see train clips only")
@@ -60,7 +60,7 @@ class DensityModel(ABC):
     def score_samples(self, codes: ClipCodes) -> np.ndarray:
         """Anomaly score of each clip, float64 (B,): HIGHER = MORE ANOMALOUS.
 
-        Raises DataError for a machine id that was not heard in training (unless the model is pooled).
+        Raises DataError for a machine id that is not in the training clips (unless the model is pooled).
         """
         scores = np.empty(len(codes))
         for group, members in self._members(codes).items():
@@ -79,17 +79,17 @@ class DensityModel(ABC):
     def _state(self, group: str) -> GroupState:
         if group not in self.groups:
             raise DataError(
-                f"machine id {group} was not heard in training ({', '.join(self.groups)} were); "
+                f"machine id {group} was not in training ({', '.join(self.groups)} were); "
                 "score it with a pooled model (density_per_id: false)"
             )
         return self.groups[group]
 
     def prepare(self) -> None:  # noqa: B027  (a hook: most models need nothing)
-        """What follows from the codebook alone; called before groups are fitted and after a state is loaded."""
+        """Computes what depends on the codebook alone; called before groups are fitted and after a state is loaded."""
 
     @abstractmethod
     def fit_group(self, codes_BPHW: Tensor) -> GroupState:
-        """What one group's normal clips teach: tensors only."""
+        """Fits one group's normal clips; returns tensors only."""
 
     @abstractmethod
     def clip_scores(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
@@ -107,10 +107,10 @@ class DensityModel(ABC):
 
 
 class PositionModel(DensityModel):
-    """A density model that says of every position of the code grid how surprising it is."""
+    """A density model that gives the surprise of every position of the code grid."""
 
     unit: ClassVar[str] = "nats"
-    """What surprise is measured in, as a picture says it."""
+    """Unit of surprise, as figures label it."""
 
     @abstractmethod
     def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def aggregate(positions_BPHW: Tensor, config: ScoreConfig) -> Tensor:
 
 
 def load_state(model: DensityModel, state: Mapping[str, Any]) -> DensityModel:
-    """Fills a model of the right kind with what `state()` gave. Raises CheckpointError if it is another's."""
+    """Loads the result of `state()` into a model of the same kind. Raises CheckpointError if it does not fit."""
     try:
         model.codebook_KD = state["codebook"]
         model.groups = {str(group): dict(tensors) for group, tensors in state["groups"].items()}

@@ -8,13 +8,13 @@ CHUNK_BYTES = 64 * 1024**2
 LANDMARKS = 256
 """Codes that stand for all others in a kernel: K × 256 float32 stay below CHUNK_BYTES up to K = 65,536."""
 RADIUS_NEIGHBOURS = 4
-"""Normal neighbours whose mean distance is a normal clip's radius; 2 and 8 measured alike."""
+"""Normal neighbours whose mean distance is a normal clip's radius; 2 and 8 gave the same results."""
 SMALLEST_RADIUS = 0.1
-"""Share of the mean radius that a radius is at least: repeated recordings would otherwise make it zero."""
+"""Smallest radius as a share of the mean radius: repeated recordings would otherwise make it zero."""
 
 
 def chunk_length(row_bytes: int) -> int:
-    """Rows of `row_bytes` each that CHUNK_BYTES hold, at least one."""
+    """Number of rows of `row_bytes` each that fit into CHUNK_BYTES, at least one."""
     return max(1, CHUNK_BYTES // max(row_bytes, 1))
 
 
@@ -55,7 +55,7 @@ def code_kernel(codebook_KD: Tensor, *, seed: int) -> Tensor:
 
 
 def local_radii(distances_NM: Tensor, same_NM: Tensor) -> Tensor:
-    """Mean distance (N,) of N normal things to their nearest among M others; `same_NM` marks what is no other.
+    """Mean distance (N,) of N normal things to their nearest among M others; `same_NM` marks pairs to exclude.
 
     Dividing a distance by the radius of the neighbour it leads to (as local outlier factors do, Breunig et al. 2000)
     makes a machine's loud and varied states no more suspicious than its quiet ones. Where there are no others, 1.
@@ -68,11 +68,11 @@ def local_radii(distances_NM: Tensor, same_NM: Tensor) -> Tensor:
 
 
 def floored(radii_N: Tensor) -> Tensor:
-    """Radii none of which is so small that a division by it says nothing."""
+    """Radii with a floor, so that dividing by them stays meaningful."""
     return radii_N.clamp_min(max(SMALLEST_RADIUS * float(radii_N.mean()), 1e-3))
 
 
 def nearest_in_radii(distances_MN: Tensor, radii_N: Tensor, neighbours: int) -> tuple[Tensor, Tensor]:
-    """The smallest of N distances, each in units of its neighbour's radius, and whose they are: two of (M, ≤ k)."""
+    """The smallest of N distances, each in units of its neighbour's radius, and its indices: two of (M, ≤ k)."""
     found = (distances_MN / radii_N).topk(min(neighbours, len(radii_N)), dim=1, largest=False)
     return found.values, found.indices

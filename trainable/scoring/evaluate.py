@@ -1,4 +1,4 @@
-"""From codes to what a detector is worth: the configured density model, and the cheap ones beside it."""
+"""Evaluates codes with the configured density model, and with the cheap ones beside it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from trainable.scoring.registry import cheap_densities, make_density
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What scores are worth on labelled clips."""
+    """Quality of scores on labelled clips."""
 
     auc: float
     """Mean over machine ids."""
@@ -35,7 +35,7 @@ class Evaluation:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """95 % bootstrap interval of `auc`; made when asked for, which an epoch does not."""
+        """95 % bootstrap interval of `auc`, computed on demand; epochs do not need it."""
         return bootstrap_interval(self.labels, self.scores, self.machine_ids)
 
 
@@ -52,7 +52,7 @@ class ScoreReport:
 def evaluate(scores: np.ndarray, clips: TestClips) -> Evaluation:
     """AUC, pAUC and interval of scores. Raises NonFiniteError for a NaN, DataError for an id of one label only."""
     if not np.isfinite(scores).all():
-        raise NonFiniteError("the density model gave a score that is not finite")
+        raise NonFiniteError("the density model returned a score that is not finite")
     labels = clips.labels
     groups = groups_by_id(clips.machine_ids, labels)
     auc_by_id = {machine_id: auc(labels[m], scores[m]) for machine_id, m in groups.items()}

@@ -53,7 +53,7 @@ class Mahalanobis(DensityModel):
 
 def _precision(moments: Tensor) -> Tensor:
     """Inverse covariance of rows, float64 (M, M)."""
-    # One clip has no covariance at all: every direction counts alike.
+    # One clip has no covariance at all: every direction counts equally.
     covariance = (
         torch.from_numpy(ledoit_wolf(moments.numpy())[0])
         if len(moments) > 1

@@ -43,7 +43,7 @@ def mean_auc(labels: np.ndarray, scores: np.ndarray, ids: tuple[str, ...]) -> fl
 def bootstrap_aucs(
     labels: np.ndarray, scores: np.ndarray, ids: tuple[str, ...], *, seed: int = 0, resamples: int = 1000
 ) -> np.ndarray:
-    """Mean AUC over ids of each resample, clips drawn anew within each machine id and label (Efron 1979).
+    """Mean AUC over ids of each resample, clips redrawn within each machine id and label (Efron 1979).
 
     Float64 (resamples,). The same seed draws the same clips, so that two detectors' resamples may be compared in pairs.
     """

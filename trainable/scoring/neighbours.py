@@ -22,7 +22,7 @@ from trainable.scoring.distances import (
 )
 
 NEIGHBOURS = 4
-"""Nearest neighbours averaged; 1 is noisier (measured on four sets of trained codes, 3 to 5 alike)."""
+"""Nearest neighbours averaged; 1 is noisier (on four sets of trained codes, 3 to 5 gave the same results)."""
 EMBEDDING_WIDTH = 8
 """Principal axes of the codebook that distances between grids use; 16 measured no better at twice the cost."""
 MOST_PATCHES = 4096
@@ -40,7 +40,7 @@ def thinned(count: int, most: int) -> Tensor:
 class HistogramNeighbours(DensityModel):
     """Hellinger distance between code histograms per frequency row, each code shared with codes nearby.
 
-    Hellinger's distance does not overrate frequent codes; sharing makes two codes of nearly the same sound alike.
+    Hellinger's distance does not overrate frequent codes; sharing makes codes of similar sounds similar.
     """
 
     name: ClassVar[DensityName] = "histogram_neighbours"
@@ -81,7 +81,7 @@ class HistogramNeighbours(DensityModel):
 
 
 class _GridModel(PositionModel):
-    """What models that compare code grids position by position share: squared distances, mean over positions."""
+    """Base of models that compare code grids position by position: squared distances, mean over positions."""
 
     unit: ClassVar[str] = "radii of normal neighbours"
 
@@ -228,7 +228,7 @@ class ShiftedNeighbours(_GridModel):
         for score, neighbour in zip(scores.unbind(dim=1), nearest.unbind(dim=1), strict=True):
             matched = self._matched(codes_BPHW, state["clips"][neighbour])
             means = matched.mean(dim=(1, 2, 3))
-            # What the other clip has and this one lacks lies at no position of this one: all of them bear it.
+            # What the other clip has and this one lacks lies at no position of this one: all positions share it.
             total += matched / state["radii"][neighbour, None, None, None]
             total += (score - means / state["radii"][neighbour])[:, None, None, None]
         return total / nearest.shape[1]

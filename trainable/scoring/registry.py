@@ -1,4 +1,4 @@
-"""Density models by name: made, registered, brought back from their state."""
+"""Density models by name: created, registered, restored from their state."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,12 +16,12 @@ def density_named(name: DensityName) -> type[DensityModel]:
 
 
 def register_density(name: DensityName, model: type[DensityModel]) -> None:
-    """Makes a density model known to the knob `density`.
+    """Registers a density model for the knob `density`.
 
     Raises
     ------
     ConfigError
-        If the name is taken, or the class calls itself otherwise: a saved detector names it by its class.
+        If the name is taken, or differs from the class's own: a saved detector names the model by its class.
     """
     if getattr(model, "name", None) != name:
         raise ConfigError(f"{model.__name__} cannot be registered as {name!r}; set its class variable name to that")
@@ -29,7 +29,7 @@ def register_density(name: DensityName, model: type[DensityModel]) -> None:
 
 
 def cheap_densities() -> tuple[DensityName, ...]:
-    """Those that are reported every epoch, so that one training teaches about several."""
+    """The models that every epoch reports, so that one training evaluates several."""
     return tuple(name for name in DENSITIES.names() if density_named(name).cheap)
 
 
@@ -39,7 +39,7 @@ def make_density(config: ScoreConfig, *, name: DensityName | None = None, seed: 
 
 
 def density_from_state(state: Mapping[str, Any]) -> DensityModel:
-    """The fitted model that `DensityModel.state` described. Raises CheckpointError if it is none."""
+    """The fitted model that `DensityModel.state` describes. Raises CheckpointError if it describes none."""
     try:
         model = density_named(state["name"])(ScoreConfig(**state["config"]), seed=state["seed"])
     except (KeyError, TypeError) as error:

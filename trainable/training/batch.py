@@ -1,4 +1,4 @@
-"""An effective batch: which patches of which clips, and every random draw its step will need.
+"""An effective batch: which patches of which clips, and every random draw that its step needs.
 
 Drawn for the whole batch before any of it runs, so that no plan can change a draw by splitting the batch.
 """
@@ -30,18 +30,18 @@ class Batch:
     """Class of each clip's machine id, int64."""
     transforms: TransformDraws
     view_columns_V: Tensor
-    """Which of the P patches the transformation head hears, int64."""
+    """Which of the P patches the transformation head gets, int64."""
     candidate_rows_K: Tensor
-    """For each code the row (0 … B·P·H·W − 1) that replaces it if it is dead, int64.
+    """The row (0 … B·P·H·W − 1) that replaces each code if it is dead, int64.
 
-    No row twice where rows suffice."""
+    No row occurs twice if there are enough rows."""
 
     @property
     def clips(self) -> int:
         return self.starts_BP.shape[0]
 
     def part(self, begin: int, end: int) -> "Batch":
-        """Some whole clips of the batch; the candidates stay those of the whole."""
+        """Some whole clips of the batch; the candidates remain those of the whole batch."""
         return Batch(
             self.starts_BP[begin:end],
             self.id_labels_B[begin:end],

@@ -1,4 +1,4 @@
-"""Checkpoints that survive: atomic, checksummed, newest two kept, damaged ones passed over.
+"""Checkpoints that survive: atomic, checksummed, newest two kept, damaged ones skipped.
 
 A checkpoint is one file: a magic line, the SHA-256 of the payload, and the payload, a `torch.save` of tensors and
 plain values read back with ``weights_only=True``.
@@ -22,13 +22,13 @@ _log = logging.getLogger(__name__)
 _MAGIC = b"vqvae-ad checkpoint 1\n"
 _DIGEST_BYTES = 32
 KEPT_NEWEST = 2
-"""The newest may be damaged by a dying disk; the one before it then still stands."""
+"""A failing disk may damage the newest; the one before it is then still intact."""
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Writes a checkpoint atomically, with its checksum.
 
-    Raises CheckpointError where the file system refuses it; what was there before still is.
+    Raises CheckpointError if the file system refuses it; the previous file then stays.
     """
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
@@ -59,7 +59,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"checkpoint {path} cannot be loaded: {reason}") from None
     if not isinstance(state, dict):
-        raise CheckpointError(f"checkpoint {path} holds a {type(state).__name__} where a state was expected")
+        raise CheckpointError(f"checkpoint {path} holds a {type(state).__name__} instead of a state")
     return state
 
 
@@ -72,11 +72,11 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def save_checkpoint(folder: Path, epoch: int, state: Mapping[str, Any]) -> Path:
-    """Writes the checkpoint of an epoch; of the older ones keeps the newest."""
+    """Writes the checkpoint of an epoch; keeps the newest of the older ones."""
     path = folder / f"epoch-{epoch:06d}.ckpt"
     write_checkpoint(path, state)
     checkpoints = list_checkpoints(folder)
-    # Later ones are of a past that was given up: the trial went back behind them and trains on from here.
+    # Later ones belong to an abandoned history: the trial resumed from an epoch before them.
     keep = set(sorted(each for each in checkpoints if each <= epoch)[-KEPT_NEWEST:])
     for old_epoch, old_path in checkpoints.items():
         if old_epoch not in keep:
@@ -87,19 +87,19 @@ def save_checkpoint(folder: Path, epoch: int, state: Mapping[str, Any]) -> Path:
 def load_newest(
     folder: Path, restore: Callable[[dict[str, Any]], object] = id, *, at_most: int | None = None
 ) -> tuple[int, dict[str, Any]]:
-    """Epoch and state of the newest intact checkpoint; a damaged one is passed over with a warning.
+    """Epoch and state of the newest intact checkpoint; damaged ones are skipped with a warning.
 
     Parameters
     ----------
     restore
-        Takes the state up. One that it cannot take up is passed over too, whatever the checksum says.
+        Restores the state. A state that it cannot restore is skipped too, even if the checksum matches.
     at_most
-        Checkpoints of later epochs are left out.
+        Checkpoints of later epochs are ignored.
 
     Raises
     ------
     CheckpointError
-        When the folder holds no intact checkpoint; an OtherConfigError where an intact one is another configuration's.
+        If the folder holds no intact checkpoint; an OtherConfigError if an intact one is from another configuration.
     """
     checkpoints = {
         epoch: path for epoch, path in list_checkpoints(folder).items() if at_most is None or epoch <= at_most
@@ -107,22 +107,22 @@ def load_newest(
     for epoch, path in reversed(checkpoints.items()):
         try:
             state = read_checkpoint(path)
-            _taken_up(path, state, restore)
+            _restored(path, state, restore)
             return epoch, state
         except OtherConfigError:
             raise
         except CheckpointError as error:
-            _log.warning("%s; going back to the one before it", error)
+            _log.warning("%s; trying the one before it", error)
     raise CheckpointError(f"{folder} holds no intact checkpoint ({len(checkpoints)} damaged)")
 
 
-def _taken_up(path: Path, state: dict[str, Any], restore: Callable[[dict[str, Any]], object]) -> None:
+def _restored(path: Path, state: dict[str, Any], restore: Callable[[dict[str, Any]], object]) -> None:
     try:
         restore(state)
     except OtherConfigError:
         raise
     except CheckpointError as error:
-        raise CheckpointError(f"checkpoint {path} cannot be gone on from: {error}") from None
+        raise CheckpointError(f"cannot resume from checkpoint {path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
         if is_out_of_memory(error):
             raise  # says nothing about the checkpoint

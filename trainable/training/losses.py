@@ -1,4 +1,4 @@
-"""Loss terms: what a step minimises, each declared once. A new one is registered; see docs/extending.md.
+"""Loss terms: what a step minimises, each declared once. docs/extending.md shows how to register a new one.
 
 Shapes: B clips, P patches a clip, X = B·P patches of F mel bins and T frames, V transformed patches a clip, D latent
 width, a code grid of H rows and W columns.
@@ -26,7 +26,7 @@ from trainable.training.state import TrainState
 
 @dataclass(frozen=True)
 class StepValues:
-    """What a step has computed of some whole clips before their losses."""
+    """What a step has computed for some whole clips before their losses."""
 
     state: TrainState
     part: Batch
@@ -36,13 +36,13 @@ class StepValues:
     patches_XFT: Tensor
     """The same, clip after clip."""
     latents_XDHW: Tensor
-    """Of the encoder, in half precision where the plan mixes it."""
+    """Output of the encoder, in half precision under mixed precision."""
     quantized: Quantized
     grid_XDHW: Tensor
     """Code vectors as the decoder gets them, with the quantizer's gradient."""
     reconstructed_XFT: Tensor
     mixed_precision: Callable[[], AbstractContextManager[None]]
-    """Autocast as the plan says: a head's forward pass belongs in it."""
+    """Autocast according to the plan; a head's forward pass runs in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,32 +52,32 @@ class LossTerm:
     Raises
     ------
     ConfigError
-        If it counts in no phase, or in one that there is not.
+        If it counts in no phase, or in one that does not exist.
     """
 
     name: str
-    """Its own name; reports and tables say ``<name>_loss``."""
+    """Its name; reports and tables call it ``<name>_loss``."""
     value: Callable[[StepValues], Tensor]
     """A scalar on the step's device, before weighting: a mean over the clips given, so that every plan gives one."""
     weight: Knob | None
     """The knob that weighs it (`trainable.config.weight_knob` makes one); 0 switches it off and costs nothing.
 
-    None weighs 1: the reconstruction."""
+    None means a weight of 1: the reconstruction."""
     phases: tuple[Phase, ...] = (1, 2, 3)
-    """Those in which it counts; in others it is 0."""
+    """Phases in which it counts; in others it is 0."""
     head: Callable[[TrialConfig, int], nn.Module] | None = None
-    """Makes what of the term learns, given the configuration and the number of machine ids; `value` finds it as
+    """Builds the term's trainable module from the configuration and the number of machine ids; `value` finds it as
     ``values.state.model.extra_heads[name]``."""
     shown: bool = True
     """Whether reports, TensorBoard and tables show it."""
     scale: Callable[[PhaseState], float] | None = None
-    """Factor on its weight in an epoch."""
+    """Factor on its weight per epoch."""
     measured_at_zero: bool = False
-    """Whether it is computed at weight 0 too, for its value's sake."""
+    """Whether it is computed at weight 0 too, for reports."""
 
     def __post_init__(self) -> None:
         if not self.phases or not set(self.phases) <= {1, 2, 3}:
-            raise ConfigError(f"loss term {self.name} counts in the phases {self.phases}; give some of 1, 2, 3")
+            raise ConfigError(f"loss term {self.name} counts in the phases {self.phases}; give one or more of 1, 2, 3")
 
     def weight_in(self, config: TrialConfig, phase: PhaseState) -> float:
         """Its factor in the total; 0 where it does not count."""
@@ -87,7 +87,7 @@ class LossTerm:
         return weight if self.scale is None else weight * self.scale(phase)
 
     def is_on(self, config: TrialConfig) -> bool:
-        """Whether it has a weight at all."""
+        """Whether its weight is above 0."""
         return self.weight is None or config.value(self.weight) > 0
 
 
@@ -121,7 +121,7 @@ def _transform(values: StepValues) -> Tensor:
 
 
 def _transform_logits(values: StepValues) -> tuple[Tensor, TransformDraws]:
-    """What the transformation head says of a second, transformed view of some patches, and the truth."""
+    """The transformation head's output for a second, transformed view of some patches, and the truth."""
     state, part = values.state, values.part
     draws = part.transforms.to(state.device)
     heard_BVFT = values.patches_BPFT[:, part.view_columns_V.to(state.device)]
@@ -144,7 +144,7 @@ OWN_TERMS = (
     LossTerm(name="id", value=_id, weight=_KNOBS["id_weight"], phases=(2, 3)),
     LossTerm(name="transform", value=_transform, weight=_KNOBS["transform_weight"], phases=(2, 3)),
 )
-"""Those of every trial; `EpochReport` has a field for each, and their heads are the model's own."""
+"""The terms of every trial; `EpochReport` has a field for each, and their heads are the model's own."""
 
 
 def loss_terms() -> tuple[LossTerm, ...]:
@@ -153,7 +153,7 @@ def loss_terms() -> tuple[LossTerm, ...]:
 
 
 def loss_names() -> tuple[str, ...]:
-    """What a step's losses are, in their order everywhere; those switched off are 0."""
+    """Names of a step's losses, in the order used everywhere; those switched off are 0."""
     return ("total", *(term.name for term in loss_terms()))
 
 
@@ -163,7 +163,7 @@ def shown_terms() -> tuple[str, ...]:
 
 
 def register_loss_term(term: LossTerm) -> None:
-    """Makes a term and the knob of its weight known.
+    """Registers a term and the knob of its weight.
 
     Raises
     ------

@@ -52,7 +52,7 @@ def phase_at(config: TrialConfig, epoch: int) -> PhaseState:
 def learning_rate_at(config: TrialConfig, epochs_done: float) -> float:
     """Learning rate after a (fractional) number of epochs: linear warm-up, then constant.
 
-    No decay to the last epoch: ASHA compares trials at rungs long before it.
+    No decay towards the last epoch: ASHA compares trials at rungs long before it.
     """
     warmup = config.optim.lr_warmup_epochs
     if epochs_done >= warmup:

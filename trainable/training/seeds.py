@@ -13,11 +13,11 @@ Purpose = Literal["order", "patches", "transforms", "revival", "views", "kmeans"
 
 
 def derived_seed(seed: int, purpose: Purpose, epoch: int = 0, step: int = 0) -> int:
-    """A 63-bit seed of its own for each purpose, epoch and step."""
+    """A separate 63-bit seed for each purpose, epoch and step."""
     digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}/{step}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def generator_for(seed: int, purpose: Purpose, epoch: int = 0, step: int = 0) -> torch.Generator:
-    """A CPU generator of its own for each purpose, epoch and step."""
+    """A separate CPU generator for each purpose, epoch and step."""
     return torch.Generator().manual_seed(derived_seed(seed, purpose, epoch, step))

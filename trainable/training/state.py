@@ -18,7 +18,7 @@ class TrainState:
     model: VQVAE
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
-    """Enabled only under a float16 plan; disabled it passes everything through."""
+    """Enabled only under a float16 plan; otherwise it passes everything through."""
 
     @property
     def geometry(self) -> Geometry:
@@ -47,14 +47,14 @@ def make_state(config: TrialConfig, n_ids: int, device: torch.device, dtype: tor
 
 
 def make_scaler(plan: ExecutionPlan, device: torch.device) -> torch.amp.GradScaler:
-    """A gradient scaler that begins anew: enabled under float16 on a GPU, and where such a plan is traced."""
+    """A new gradient scaler, enabled under float16 on a GPU and where such a plan is traced."""
     return torch.amp.GradScaler(
         device.type, enabled=plan.precision == "amp_float16" and device.type in ("cuda", "meta")
     )
 
 
 def drop_half_made_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Forgets what a first step that ran out of memory began to make; moments that are complete stay."""
+    """Removes what a first step that ran out of memory left incomplete; complete moments stay."""
     for parameter in list(optimizer.state):
         if "exp_avg_sq" not in optimizer.state[parameter]:
             del optimizer.state[parameter]

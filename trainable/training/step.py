@@ -1,4 +1,4 @@
-"""The training step: the function that trains, and the very one whose memory is predicted by tracing it.
+"""The training step: the function that trains, and the same one that is traced to predict memory.
 
 Shapes: B clips, P patches a clip, X = b·P patches of a micro-batch of b clips, V transformed patches a clip,
 D latent width, N = X·H·W rows, K codes.
@@ -36,11 +36,11 @@ class StepLosses:
 
 @contextmanager
 def mixed_precision(plan: ExecutionPlan, device: torch.device) -> Iterator[None]:
-    """Autocast as the plan says.
+    """Autocast according to the plan.
 
     Set through the low-level switches: `torch.autocast("cuda")` turns itself off on a machine without CUDA, where a
-    traced step must still see the casts that the GPU will see. Meta tensors, on which memory is traced, have no
-    autocast of their own; there the casts of CUDA's are made by `trainable.device.autocast`.
+    traced step must still see the casts that the GPU will see. Meta tensors, which trace memory, have no autocast;
+    for them `trainable.device.autocast` makes CUDA's casts.
     """
     if not plan.uses_amp:
         yield
@@ -74,8 +74,8 @@ def train_step(
 ) -> StepLosses:
     """One optimizer step and one codebook update on an effective batch, executed as `plan` says.
 
-    Until all memory is taken only gradients have changed, so a step that ran out of it on the way can be repeated
-    under a smaller plan as if nothing had happened.
+    Until all memory is allocated only gradients have changed, so a step that ran out of memory can be repeated exactly
+    under a smaller plan.
     """
     model = state.model
     state.optimizer.zero_grad(set_to_none=True)
@@ -147,7 +147,7 @@ def _weighed(values: StepValues, phase: PhaseState) -> tuple[Tensor, ...]:
             continue
         value = term.value(values).to(state.dtype)
         if value.dim():
-            raise ConfigError(f"loss term {term.name} gives a tensor of shape {tuple(value.shape)}; give its mean")
+            raise ConfigError(f"loss term {term.name} returns a tensor of shape {tuple(value.shape)}; return its mean")
         terms.append(value)
         total = value if index == 0 else total + weight * value
     return total, *terms

@@ -1,4 +1,4 @@
-"""Repeats the training step over an epoch. Knows nothing of scores, budgets or searches; obeys a plan."""
+"""Repeats the training step over an epoch. Knows nothing about scores, budgets or searches; obeys a plan."""
 
 import gc
 import logging
@@ -39,13 +39,13 @@ KMEANS_CLIPS = 64
 
 @dataclass(frozen=True)
 class EpochLosses:
-    """Means over an epoch's clips, and what its codes were used for."""
+    """Means over an epoch's clips, and its code usage."""
 
     phase: PhaseState
     learning_rate: float
     total: float
     terms: dict[str, float]
-    """Each loss term by name, before weighting; those that are not shown too."""
+    """Each loss term by name, before weighting, including those not shown."""
     perplexity: float
     """exp of the entropy of code usage, 1 … K."""
     dead_code_share: float
@@ -91,13 +91,13 @@ class Trainer:
 
     def _obey(self, plan: ExecutionPlan) -> None:
         self.plan = plan
-        # A new scaler: one that was stopped between unscaling and stepping would refuse to unscale again.
+        # A new scaler, since one stopped between unscaling and stepping would refuse to unscale again.
         before, self.state.scaler = self.state.scaler, make_scaler(plan, self.state.device)
         if before.is_enabled() and self.state.scaler.is_enabled():
             self.state.scaler.load_state_dict(before.state_dict())
 
     def frames(self, clips: ClipSet) -> Tensor:
-        """The packed features of some clips where the plan keeps them."""
+        """The packed features of some clips, on the device that the plan chooses."""
         host = as_tensor(clips.frames_TF)
         if self.plan.data_placement == "host" or self.state.device.type == "cpu":
             self._placed.clear()
@@ -114,7 +114,7 @@ class Trainer:
         NonFiniteError
             If the loss of the epoch is NaN or infinite.
         RuntimeError or MemoryError
-            That `is_out_of_memory` knows, if a step does not fit even under the smallest plan.
+            Recognised by `is_out_of_memory`, if a step does not fit even under the smallest plan.
         """
         config = self.config
         phase = phase_at(config, self.epoch)
@@ -128,7 +128,7 @@ class Trainer:
             for group in self.state.optimizer.param_groups:
                 group["lr"] = learning_rate
             losses = self._recovering(lambda batch=batch: self._step(batch, phase))  # type: ignore[misc]
-            # In place: outside of what is recovered nothing may take memory of the device.
+            # In place: outside the recovered part nothing may allocate device memory.
             sums[0].add_(losses.terms_L, alpha=batch.clips)
             sums[1].add_(losses.code_counts_K)
         totals_L, counts_K = (each.cpu().double() for each in sums)
@@ -148,7 +148,7 @@ class Trainer:
         )
 
     def _new_sums(self, n_codes: int) -> tuple[Tensor, Tensor]:
-        """What an epoch adds up on the device: its losses and how often each code was used."""
+        """Accumulators of an epoch on the device: its losses and how often each code was used."""
         dtype, device = self.state.dtype, self.state.device
         losses, counts = len(loss_names()), n_codes
         return torch.zeros(losses, dtype=dtype, device=device), torch.zeros(counts, dtype=dtype, device=device)
@@ -200,7 +200,7 @@ class Trainer:
         start_codebook(self.state, self.frames(self.train), starts_BP, self.plan, generator)
 
     def _recovering(self, attempt: Callable[[], Result]) -> Result:
-        """Runs `attempt`; out of memory, takes the next smaller plan and runs it again.
+        """Runs `attempt`; if memory runs out, takes the next smaller plan and runs it again.
 
         Exact, because nothing but gradients changes before the last micro-batch of a step is done.
         """
@@ -215,15 +215,15 @@ class Trainer:
                     smaller = self._next_smaller_plan(failed)
                 reason = str(error).split("\n")[0]
                 if smaller is None:
-                    # The events of this epoch have no report to travel with: the reason of the trial's end says them.
+                    # This epoch has no report to hold its events, so the reason of the trial's end mentions them.
                     error.args = (
-                        f"{reason}; under ({failed.describe()}), than which no plan is smaller, "
+                        f"{reason}; under ({failed.describe()}), the smallest plan, "
                         f"after {len(self.events)} smaller ones in this epoch",
                     )
                     raise
             self.events.append(
                 f"epoch {self.epoch + 1}: out of memory under ({failed.describe()}), "
-                f"went on with ({smaller.describe()}): {reason}{self._missed_by(failed)}"
+                f"continued with ({smaller.describe()}): {reason}{self._missed_by(failed)}"
             )
             _log.warning("%s", self.events[-1])
             self.state.optimizer.zero_grad(set_to_none=True)
@@ -232,12 +232,12 @@ class Trainer:
             gc.collect()
             if self.state.device.type == "cuda":
                 torch.cuda.empty_cache()
-                # What the failed plan held at most is no measurement of the one that follows.
+                # The failed plan's peak must not count as a measurement of the next plan.
                 torch.cuda.reset_peak_memory_stats(self.state.device)
             self._obey(smaller)
 
     def _missed_by(self, failed: ExecutionPlan) -> str:
-        """What was predicted for a plan that ran out of memory, beside what the allocator held at most."""
+        """The prediction for a plan that ran out of memory, and the allocator's peak."""
         if self._predict is None:
             return ""
         text = f"; predicted {format_bytes(self._predict(failed))}"
@@ -247,7 +247,7 @@ class Trainer:
         return text
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides how training goes on: tensors and plain values only."""
+        """Everything that determines further training: tensors and plain values only."""
         return {
             "config": self.config.flat(),
             "epoch": self.epoch,
@@ -263,14 +263,14 @@ class Trainer:
         Raises
         ------
         OtherConfigError
-            If it is another configuration's.
+            If it is from another configuration.
         CheckpointError
-            If it is none.
+            If it is not a training state.
         """
         mine, other = self.config.flat(), saved.get("config")
         if not isinstance(other, dict):
             raise CheckpointError("the checkpoint names no configuration")
-        # Written before some knob existed it was trained with that knob's default.
+        # A state written before some knob existed was trained with that knob's default.
         other = TrialConfig().flat() | other
         if other != mine:
             differing = sorted(name for name in mine.keys() | other.keys() if other.get(name) != mine.get(name))
@@ -287,9 +287,9 @@ class Trainer:
             self.state.scaler.load_state_dict(saved["scaler"])
 
     def _smaller_of(self, mine: ExecutionPlan, saved: ExecutionPlan) -> ExecutionPlan:
-        """The plan to go on with: one found too large before is not tried again, nor one too large for this device.
+        """The plan to continue with; skips plans found too large before, or too large for this device.
 
-        Where nothing can be predicted the saved plan stands, with the data where this run wants them.
+        Without predictions the saved plan is kept, with the data where this run wants them.
         """
         if mine == saved:
             return mine

@@ -22,14 +22,14 @@ from trainable.data.readers import lengthen
 from trainable.errors import DataError
 
 _FORMAT = "embedded-1"
-"""Changes whenever the same names would give other sounds or features, so that old cache entries are not used."""
+"""Change it whenever the same names would give other sounds or features, so that old cache entries are not used."""
 MAKER_THREADS = 4
 """NumPy and SciPy release the interpreter's lock in the long operations, so threads use every core."""
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How many clips are made of each machine id."""
+    """How many clips are generated per machine id."""
 
     train_clips: int = 100
     """Normal training clips."""
@@ -40,7 +40,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class EmbeddedClip:
-    """One clip that can be made: which machine, for which folder, healthy or not."""
+    """One clip to generate: which machine, for which folder, healthy or not."""
 
     machine_id: str
     part: Literal["train", "test"]

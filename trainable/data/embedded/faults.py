@@ -21,7 +21,7 @@ Fault = Callable[[Machine, Motion, float, np.random.Generator], Array]
 """What a fault of a severity (0 … 1) adds to the healthy sound, float64 (samples,)."""
 
 BEARING_ORDER = 3.57
-"""Impacts a rotation of an outer-race defect: ball pass frequency of a common 9-ball deep-groove bearing (6205)."""
+"""Impacts per rotation from an outer-race defect: ball pass frequency of a common 9-ball deep-groove bearing (6205)."""
 
 
 def bearing(machine: Machine, motion: Motion, severity: float, rng: np.random.Generator) -> Array:
@@ -37,7 +37,7 @@ def bearing(machine: Machine, motion: Motion, severity: float, rng: np.random.Ge
 
 
 def imbalance(machine: Machine, motion: Motion, severity: float, rng: np.random.Generator) -> Array:
-    """A stronger line at the speed of rotation, and the whole sound beating with it as the mount gives."""
+    """A stronger line at the speed of rotation; the whole sound beats with it as the mount yields."""
     beat = np.sin(motion.phase_S / 10 + rng.uniform(0, 6.28))
     sound = machine_sound(machine, motion, rng)
     return 0.8 * severity * (np.sin(motion.phase_S) + 0.9 * beat * sound)
@@ -71,7 +71,7 @@ def hunting(machine: Machine, motion: Motion, severity: float, rng: np.random.Ge
 
 FAULTS: tuple[Fault, ...] = (bearing, imbalance, rubbing, whine, hunting)
 SEVERITIES = (0.3, 0.6, 1.0)
-"""From what a trained ear just hears to what anybody hears."""
+"""From what only a trained ear hears to what anybody hears."""
 
 
 def faulty_sound(machine: Machine, fault: Fault, severity: float, rng: np.random.Generator) -> Array:

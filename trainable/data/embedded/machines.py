@@ -3,7 +3,7 @@
 A rotating machine is heard as harmonics of its rotation and of its blade passing (Blake, Mechanics of Flow-Induced
 Sound, ch. 6), broadband flow noise that the blades modulate, and mains hum; it runs at one of a few operating speeds,
 drifts, and now and then changes speed. Around it a factory hall hums and clanks, louder in one clip than in another.
-So level alone tells nothing, and a single Gaussian does not describe a healthy machine. `machine_faults` adds what
+So level alone says nothing, and a single Gaussian does not describe a healthy machine. `machine_faults` adds what
 breaks.
 """
 
@@ -24,11 +24,11 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Machine:
-    """One individual machine: what its id makes of its type."""
+    """One individual machine: the variant of its type that its id selects."""
 
     kind: str
     speeds_hz: tuple[float, ...]
-    """Operating speeds: rotations (fan, pump) or strokes (valve) a second."""
+    """Operating speeds: rotations (fan, pump) or strokes (valve) per second."""
     blades: int
     harmonic_gains: Array
     """Amplitude of rotation harmonics 1 …, linear."""
