@@ -8,16 +8,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from search.registry import LISTENERS, SAMPLERS
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.checkpoint_place import absolute_place, check_address
 from trainable.commandline import Parser, add_data_flags, add_flag, add_plan_flags, data_config
-from trainable.config import DataConfig
+from trainable.config import DataConfig, nearest
 from trainable.errors import BudgetError, ConfigError, RunError, SpaceError
 from trainable.host import available_cores
 from trainable.memory.profile import DeviceProfile
 from trainable.record import RunFolder, RunManifest
 from trainable.redaction import holds_credentials
+from trainable.registry import EXTENSIONS, Registry
 from trainable.typed import build
 from trainable.units import GIB, parse_bytes
 
@@ -63,8 +65,12 @@ class SearchOptions:
     """Restarts of one trial from its checkpoint before it counts as crashed."""
     trial_timeout_seconds: float | None = 3600.0
     """Seconds without a report after which a trial fails (on Ray its worker is replaced); None waits for ever."""
+    sampler: str = "tpe"
+    """Of `search.registry.SAMPLERS`."""
+    listeners: tuple[str, ...] = ()
+    """Of `search.registry.LISTENERS`: who is told of the search beside those that always are."""
     startup_trials: int | None = None
-    """Random proposals before TPE; None = a third of the trials, 4 … 10."""
+    """Random proposals before the sampler trusts what it learned; None = a third of the trials, 4 … 10."""
     device: str = "auto"
     profile: dict[str, Any] | None = None
     """Quantities of the device profile that was named (`DeviceProfile.to_dict`); None = found by the GPU's name."""
@@ -105,12 +111,15 @@ class SearchOptions:
                 "--mlflow holds a user, a password or a query, and a run's folder keeps the address; "
                 "give them by the environment (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
             )
+        for flag, known, names in (("--sampler", SAMPLERS, (self.sampler,)), ("--listener", LISTENERS, self.listeners)):
+            for name in names:
+                _check_known(flag, known, name)
         if self.local and self.address:
             raise ConfigError("--local runs in this process and --address joins a cluster; give one of them")
 
     @property
     def startup(self) -> int:
-        """Random proposals before TPE."""
+        """Random proposals before the sampler trusts what it learned."""
         return self.startup_trials or max(4, min(10, self.num_samples // 3))
 
     @property
@@ -128,9 +137,19 @@ class SearchOptions:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values for the manifest; a storage URL is left out, since it may hold a password."""
         values = asdict(self)
-        values["data"] = self.data.to_dict()
+        values |= {"data": self.data.to_dict(), "listeners": list(self.listeners)}
         del values["study_storage"]
         return values
+
+
+def _check_known(flag: str, known: Registry, name: str) -> None:
+    """Raises ConfigError, with the nearest valid name, if nothing of that name is registered."""
+    names = known.names()
+    if name not in names:
+        raise ConfigError(
+            f"{flag} is {name!r}; there are {', '.join(names) or 'none yet'}, and others "
+            f"where {EXTENSIONS} names the module that registers them{nearest(name, names)}"
+        )
 
 
 def _flag(name: str) -> str:
@@ -231,6 +250,7 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(group, "max_epochs", type=int, metavar="N", help="epochs of a trial that is not stopped")
     add_flag(group, "grace_period", type=int, metavar="N", help="epochs before ASHA's first decision")
     add_flag(group, "reduction_factor", type=int, metavar="N", help="at each rung the best 1/N go on")
+    add_flag(group, "sampler", metavar="NAME", help="what proposes: tpe, random, or one of your own (tpe)")
     add_flag(group, "startup_trials", type=int, metavar="N", help="random proposals before TPE (a third, 4 … 10)")
     add_flag(group, "gpu_memory_budget", metavar="SIZE", help="memory of each trial, such as 24GiB")
     add_flag(group, "seed", type=int, metavar="N", help="of proposals and trainings (0)")
@@ -257,6 +277,13 @@ def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
         group, "mlflow", metavar="URI", help="log trials to this MLflow server too (needs pip install mlflow-skinny)"
     )
     add_flag(group, "study_name", metavar="NAME", help="study in it; drivers that name the same one work together")
+    add_flag(
+        group,
+        "listener",
+        action="append",
+        metavar="NAME",
+        help="tell this listener of your own too (docs/extending.md); repeatable",
+    )
 
 
 def parse_duration(text: str, flag: str) -> float:
@@ -274,6 +301,7 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "max_epochs",
         "grace_period",
         "reduction_factor",
+        "sampler",
         "startup_trials",
         "seed",
         "max_failures",
@@ -303,6 +331,8 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.profile is not None:
         # What it says, not where it lies: a resume plans with the same quantities wherever the file is by then.
         given["profile"] = DeviceProfile.load(Path(arguments.profile)).to_dict()
+    if arguments.listener is not None:
+        given["listeners"] = tuple(dict.fromkeys(arguments.listener))
     given.update({flag: True for flag in ("local", "memory_saver") if getattr(arguments, flag)})
     return given
 
