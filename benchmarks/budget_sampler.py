@@ -37,6 +37,7 @@ from benchmarks.tables import command_of, write_table
 from search.engine.feasibility import Feasibility
 from search.engine.optuna_trials import frozen, to_optuna
 from search.engine.sampler import SpaceProposer
+from search.engine.space_draws import uniform_params
 from search.store.study import memory_violation
 from spaces.loader import load_space
 from spaces.space import Space
@@ -165,12 +166,11 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
 
 
 def uniform(problem: Problem, seed: int) -> Search:
-    """Uniform draws, rejected if they do not fit."""
-    sampler = SpaceProposer(problem.space, seed=seed)
+    """Uniform draws, rejected where they do not fit."""
     rng = np.random.RandomState(seed)
     done = Search([], 0, 0, [])
     while len(done.values) < problem.trainings:
-        params = sampler.random(rng)
+        params = uniform_params(problem.space, rng)
         done.draws += 1
         done.wasted.append(not problem.fits(params))
         if problem.fits(params):
@@ -235,9 +235,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     batch = space.default_config(epochs=1).patch.batch_size
     planner = Planner(DATA, budget_bytes=None, request=PlanRequest(micro_batch_clips=batch, recompute=False))
     feasibility = Feasibility(space, budget_bytes=None, plans=planner.plan)
-    sampler = SpaceProposer(space, seed=0)
     rng = np.random.RandomState(0)
-    sizes = [predicted_bytes(feasibility, space, sampler.random(rng)) for _ in range(500)]
+    sizes = [predicted_bytes(feasibility, space, uniform_params(space, rng)) for _ in range(500)]
     budget_bytes = int(median(sizes))
     exceeding = float(np.mean([size > budget_bytes for size in sizes]))
     replayed = Replayed()

@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.tables import command_of, machine, read_table
 from search.engine.asha import Asha, Decision
-from search.engine.sampler import SpaceProposer
+from search.engine.space_draws import uniform_params
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run
@@ -41,7 +41,6 @@ def record(arguments: argparse.Namespace, space: Space, path: Path, argv: Sequen
     """Trains the configurations and writes each curve when it ends; resumes where an earlier run stopped."""
     dataset = load_dataset(data_config(arguments, dict(space.data)))
     space = space.for_clips(int(dataset.train.lengths.max()))
-    sampler = SpaceProposer(space, seed=arguments.seed)
     names = ["configuration", *space.names, "epoch", "validation_auc", "seconds", "held_out_auc"]
     done = len(_read(path)) if path.exists() else 0
     with path.open("a", newline="", encoding="utf-8") as file:
@@ -50,7 +49,7 @@ def record(arguments: argparse.Namespace, space: Space, path: Path, argv: Sequen
             file.writelines(f"# {line}\n" for line in (command_of("learning_curves", argv), machine("cpu")))
             writer.writeheader()
         for index in range(done, arguments.configurations):
-            params = sampler.random(np.random.RandomState(arguments.seed * 100_003 + index))
+            params = uniform_params(space, np.random.RandomState(arguments.seed * 100_003 + index))
             config = space.config(params, epochs=arguments.epochs, seed=index)
             trial = Trial(PlannedTrial.whole_batch(config), dataset)
             rows: list[dict[str, Any]] = []

@@ -139,11 +139,10 @@ def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
     """Uniform draws of a space's parameters, as in the first proposals of a search."""
     import numpy as np
 
-    from search.engine.sampler import SpaceProposer
+    from search.engine.space_draws import uniform_params
 
-    sampler = SpaceProposer(space, seed=seed)
     rng = np.random.RandomState(seed)
-    return [sampler.random(rng) for _ in range(count)]
+    return [uniform_params(space, rng) for _ in range(count)]
 
 
 def _config(space: Space, params: Mapping[str, Any], given: Mapping[str, Any]) -> TrialConfig:

@@ -8,16 +8,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from search.registry import LISTENERS, SAMPLERS
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.checkpoint_place import absolute_place, check_address
 from trainable.commandline import Parser, add_data_flags, add_flag, add_plan_flags, data_config
-from trainable.config import DataConfig
+from trainable.config import DataConfig, nearest
 from trainable.errors import BudgetError, ConfigError, RunError, SpaceError
 from trainable.host import available_cores
 from trainable.memory.profile import DeviceProfile
 from trainable.record import RunFolder, RunManifest
 from trainable.redaction import holds_credentials
+from trainable.registry import EXTENSIONS, Registry
 from trainable.typed import build
 from trainable.units import GIB, parse_bytes
 
@@ -63,8 +65,12 @@ class SearchOptions:
     """Restarts of one trial from its checkpoint before it counts as crashed."""
     trial_timeout_seconds: float | None = 3600.0
     """Seconds without a report after which a trial fails (on Ray its worker is replaced); None = no limit."""
+    sampler: str = "tpe"
+    """Of `search.registry.SAMPLERS`."""
+    listeners: tuple[str, ...] = ()
+    """Of `search.registry.LISTENERS`: who is told of the search beside those that always are."""
     startup_trials: int | None = None
-    """Random proposals before TPE; None = a third of the trials, 4 … 10."""
+    """Random proposals before the sampler trusts what it learned; None = a third of the trials, 4 … 10."""
     device: str = "auto"
     profile: dict[str, Any] | None = None
     """Values of the device profile given by the user (`DeviceProfile.to_dict`); None = chosen by the GPU's name."""
@@ -105,12 +111,15 @@ class SearchOptions:
                 "--mlflow contains a user, a password or a query, and the run's folder would store it; "
                 "use the environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
             )
+        for flag, known, names in (("--sampler", SAMPLERS, (self.sampler,)), ("--listener", LISTENERS, self.listeners)):
+            for name in names:
+                _check_known(flag, known, name)
         if self.local and self.address:
             raise ConfigError("--local runs in this process and --address joins a cluster; give only one of them")
 
     @property
     def startup(self) -> int:
-        """Random proposals before TPE is used."""
+        """Random proposals before the sampler trusts what it learned."""
         return self.startup_trials or max(4, min(10, self.num_samples // 3))
 
     @property
@@ -128,9 +137,19 @@ class SearchOptions:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values for the manifest; a storage URL is left out, since it may hold a password."""
         values = asdict(self)
-        values["data"] = self.data.to_dict()
+        values |= {"data": self.data.to_dict(), "listeners": list(self.listeners)}
         del values["study_storage"]
         return values
+
+
+def _check_known(flag: str, known: Registry, name: str) -> None:
+    """Raises ConfigError, with the nearest valid name, if nothing of that name is registered."""
+    names = known.names()
+    if name not in names:
+        raise ConfigError(
+            f"{flag} is {name!r}; there are {', '.join(names) or 'none yet'}, and others "
+            f"where {EXTENSIONS} names the module that registers them{nearest(name, names)}"
+        )
 
 
 def _flag(name: str) -> str:
@@ -234,12 +253,13 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(group, "max_epochs", type=int, metavar="N", help="epochs of a trial that is not stopped")
     add_flag(group, "grace_period", type=int, metavar="N", help="epochs before ASHA's first decision")
     add_flag(group, "reduction_factor", type=int, metavar="N", help="at each rung the best 1/N of the trials continue")
+    add_flag(group, "sampler", metavar="NAME", help="sampler: tpe, random, or one of your own (tpe)")
     add_flag(
         group,
         "startup_trials",
         type=int,
         metavar="N",
-        help="random proposals before TPE (a third of the trials, 4 … 10)",
+        help="random proposals before the sampler uses what it learned (a third of the trials, 4 … 10)",
     )
     add_flag(group, "gpu_memory_budget", metavar="SIZE", help="GPU memory of each trial, such as 24GiB")
     add_flag(group, "seed", type=int, metavar="N", help="seed of proposals and training (0)")
@@ -272,6 +292,13 @@ def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
         group, "mlflow", metavar="URI", help="also log trials to this MLflow server (needs pip install mlflow-skinny)"
     )
     add_flag(group, "study_name", metavar="NAME", help="name of the shared study; its drivers share results")
+    add_flag(
+        group,
+        "listener",
+        action="append",
+        metavar="NAME",
+        help="also notify this listener of your own (docs/extending.md); repeatable",
+    )
 
 
 def parse_duration(text: str, flag: str) -> float:
@@ -289,6 +316,7 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "max_epochs",
         "grace_period",
         "reduction_factor",
+        "sampler",
         "startup_trials",
         "seed",
         "max_failures",
@@ -318,6 +346,8 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.profile is not None:
         # Its content, not its path: a resume plans with the same values even if the file has moved or changed.
         given["profile"] = DeviceProfile.load(Path(arguments.profile)).to_dict()
+    if arguments.listener is not None:
+        given["listeners"] = tuple(dict.fromkeys(arguments.listener))
     given.update({flag: True for flag in ("local", "memory_saver") if getattr(arguments, flag)})
     return given
 

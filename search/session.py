@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from search.engine.conductor import Conductor
 from search.engine.feasibility import Feasibility
-from search.engine.listener import BaseListener, Listeners
+from search.engine.listener import BaseListener, Listener, Listeners, make_listener
 from search.listeners.progress import Progress
 from search.listeners.tensorboard import TensorBoardScalars
 from search.listeners.terminal import make_view
@@ -112,7 +112,11 @@ def _run(
         TensorBoardScalars(folder.path / "tensorboard") as tensorboard,
         ExitStack() as closing,
     ):
-        optional = [*mlflow, *_metrics(folder.path.resolve().name, progress, ray)]
+        optional: list[AbstractContextManager[Listener]] = [
+            *mlflow,
+            *_metrics(folder.path.resolve().name, progress, ray),
+            *(make_listener(name, folder.path) for name in options.listeners),
+        ]
         conductor.listener = Listeners(
             [progress, view, tensorboard, *(closing.enter_context(each) for each in optional)]
         )

@@ -15,12 +15,17 @@ import torch
 
 from search.engine.asha import Decision
 from search.listeners.tensorboard import TensorBoardScalars
+from search.registry import LISTENERS, SAMPLERS
+from search.run import main
 from spaces.loader import space_from_text
+from tests.analysis_tests.trained import write_recordings
 from tests.search_tests.listeners_tests.test_progress import report as some_report
 from tests.search_tests.listeners_tests.test_tensorboard import read
+from tests.search_tests.test_run import SPACE
 from tests.trainable_tests.recording_trees import mel_clip, write_tree
 from tests.trainable_tests.test_memory_trace import HOST_BLOCKS, predicted, really_allocated
 from trainable import registry
+from trainable.commandline import run
 from trainable.config import DataConfig, FrontEndConfig, TrialConfig, knobs
 from trainable.data.load import Dataset, load_dataset
 from trainable.detection.detector import Detector, build_detector
@@ -31,6 +36,7 @@ from trainable.memory.planner import Planner
 from trainable.memory.predict import program_of
 from trainable.memory.trace import Form, trace
 from trainable.model.geometry import Geometry, geometry_of
+from trainable.record import RunFolder, TrialOutcome, TrialStart
 from trainable.scoring.registry import make_density
 from trainable.trial import PlannedTrial, Trial
 from trainable.units import GIB
@@ -66,8 +72,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def modules(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
     """Every block imported; what they register is forgotten afterwards."""
-    for name in REGISTRIES:
-        each = getattr(registry, name)
+    for each in (*(getattr(registry, name) for name in REGISTRIES), SAMPLERS, LISTENERS):
         monkeypatch.setattr(each, "_parts", dict(each._parts))
     monkeypatch.syspath_prepend(str(folder))
     yield {name: importlib.import_module(name) for name in blocks()}
@@ -93,7 +98,7 @@ def saved_and_loaded(trial: Trial, folder: Path) -> tuple[Detector, Detector]:
 
 def test_every_python_block_is_a_module_of_its_own() -> None:
     assert len(blocks()) == PAGE.read_text(encoding="utf-8").count("```python")
-    assert set(blocks()) >= {"unigram", "by_folder", "smoothness", "wide_grid", "scaled", "best_so_far"}
+    assert set(blocks()) >= {"unigram", "by_folder", "smoothness", "wide_grid", "scaled", "best_so_far", "near_best"}
 
 
 def test_a_density_model_is_searched_reported_saved_and_loaded(modules, tiny_dataset: Dataset, tmp_path: Path) -> None:
@@ -256,12 +261,70 @@ def test_a_model_of_longer_patches_refuses_shorter_clips(modules, tiny_dataset: 
     assert space.config({"model": "wider"}, epochs=1).patch.n_patches == (141 - 128) // 8 + 1
 
 
-def test_a_listener_hears_of_what_is_better(modules) -> None:
-    said: list[str] = []
-    with modules["best_so_far"].BestSoFar(said.append) as listener:
+def test_a_listener_hears_of_what_is_better(modules, tmp_path: Path) -> None:
+    with modules["best_so_far"].BestSoFar(tmp_path) as listener:
         for epoch, auc in ((1, 0.6), (2, 0.5), (3, 0.7)):
             listener.on_report(4, some_report(epoch, auc), Decision.CONTINUE)
+    said = (tmp_path / "best_so_far.txt").read_text().splitlines()
     assert said == ["trial 4, epoch 1: AUC 0.600", "trial 4, epoch 3: AUC 0.700"]
+
+
+@pytest.fixture
+def searching(tmp_path: Path) -> list[str]:
+    """Flags of a search of seconds in this process, but for its folder."""
+    (tmp_path / "space.yaml").write_text(SPACE)
+    machines = write_recordings(tmp_path / "machines", machine_type="press", train=6, test=4)
+    words = ["--space", str(tmp_path / "space.yaml"), "--data-root", str(machines), "--machine-type", "press"]
+    return [*words, "--local", "--quiet", "--startup-trials", "1", "--max-epochs", "1"]
+
+
+def test_a_search_proposes_by_its_sampler_and_tells_its_listener(
+    modules, searching: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+    listener = modules["best_so_far"].BestSoFar
+
+    class Hearing(listener):
+        def on_start(self, start: TrialStart, *, resumed: bool) -> None:
+            told.append(f"start {start.number}")
+
+        def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
+            told.append(f"{outcome.end.value} {start.number}")
+
+        def close(self) -> None:
+            super().close()
+            told.append("closed")
+
+    modules["best_so_far"].register_listener("hearing", Hearing)
+    proposer = modules["near_best"].NearBest
+    asked: list[int] = []
+    suggest = proposer.suggest
+    monkeypatch.setattr(
+        proposer, "suggest", lambda self, index, fits: (asked.append(index), suggest(self, index, fits))[1]
+    )
+    path = tmp_path / "run"
+    flags = ["--sampler", "near_best", "--listener", "hearing", "--listener", "best_so_far", "--num-samples", "3"]
+    assert main([*searching, *flags, "--output", str(path)]) == 0
+    assert asked == [0, 1, 2]
+    assert told == ["start 0", "completed 0", "start 1", "completed 1", "start 2", "completed 2", "closed"]
+    heard = (path / "best_so_far.txt").read_text().splitlines()
+    assert heard.count("trial 0, epoch 1: AUC " + heard[0][-5:]) == 2, "both wrote"
+    options = RunFolder(path).read_manifest().options
+    assert (options["sampler"], options["listeners"]) == ("near_best", ["hearing", "best_so_far"])
+    assert run(main, ["--resume", str(path), "--sampler", "random", "--num-samples", "4"]) == 2
+    assert "sampler near_best → random" in capsys.readouterr().err
+    assert main(["--resume", str(path), "--quiet", "--num-samples", "4", "--listener", "hearing"]) == 0
+    assert (asked, told[-3:]) == ([0, 1, 2, 3], ["start 3", "completed 3", "closed"])
+
+
+def test_a_sampler_that_leaves_the_space_is_told_so(
+    modules, searching: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = {"num_embeddings": 5, "learning_rate": 0.002}
+    proposal = modules["near_best"].Proposal(wrong, {}, True, 1)
+    monkeypatch.setattr(modules["near_best"].NearBest, "suggest", lambda self, index, fits: proposal)
+    assert run(main, [*searching, "--sampler", "near_best", "--output", str(tmp_path / "run")]) == 2
+    assert "the sampler near_best proposed {'num_embeddings': 5" in capsys.readouterr().err
 
 
 def test_mistakes_of_registration_are_one_line(modules, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +399,7 @@ def test_a_checkpoint_from_before_the_knobs_is_gone_on_from(tiny_dataset: Datase
 
 @pytest.mark.slow
 def test_extensions_are_known_to_a_command(folder: Path) -> None:
-    named = ",".join(name for name in blocks() if name != "best_so_far")
+    named = ",".join(blocks())
     environment = {**os.environ, "AD_EXTENSIONS": named, "PYTHONPATH": str(folder)}
     flags = ["--density", "unigram", "--model", "wide_grid", "--quantizer", "scaled", "--smoothness-weight", "0.5"]
     write_tree(folder / "data")

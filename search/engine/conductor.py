@@ -19,13 +19,14 @@ from search.engine.listener import Listener
 from search.engine.observation import memory_constraint, observation
 from search.engine.optuna_trials import frozen
 from search.engine.running import RunningTrial
-from search.engine.sampler import Proposal, SpaceProposer
+from search.engine.sampler import Proposal, make_sampler
+from search.engine.space_draws import distributions_of, probes
 from search.engine.standing import Standing
 from search.engine.trial_store import KnownTrial, TrialStore
 from search.request import SearchOptions
 from spaces.space import Space
 from trainable.config import TrialConfig
-from trainable.errors import BudgetError
+from trainable.errors import BudgetError, ConfigError
 from trainable.execution_plan import MemoryPlan
 from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
 from trainable.units import format_bytes
@@ -77,7 +78,9 @@ class Conductor:
             max_epochs=options.max_epochs,
             longest_warmup=space.longest_warmup,
         )
-        self.sampler = SpaceProposer(space, seed=options.seed, startup_trials=options.startup, initial=initial)
+        self.sampler = make_sampler(
+            options.sampler, space, seed=options.seed, startup_trials=options.startup, initial=initial
+        )
         self.stop_reason: str | None = None
         """Why the search stopped before starting all its trials; None if it did not."""
         self.standing = Standing()
@@ -107,7 +110,9 @@ class Conductor:
         Raises
         ------
         BudgetError
-            If nothing in the space fits the budget; the message names the smallest budget that would suffice.
+            If nothing in the space fits the budget; it names the smallest budget that would do.
+        ConfigError
+            If the sampler proposes what the space does not hold.
         """
         self._stop_at_time_limit()
         while not self.exhausted:
@@ -203,7 +208,7 @@ class Conductor:
         self.store.finish(number, outcome, trial.memory.attributes())
         del self._running[number]
         if self.space.covers(start.params):
-            distributions = self.sampler.distributions(start.params)
+            distributions = distributions_of(self.space, start.params)
             memory = memory_constraint(start.predicted_bytes, self.options.budget_bytes)
             ended = observation(number, start.params, distributions, trial.values, outcome, memory)
             self.sampler.update(ended)
@@ -228,9 +233,14 @@ class Conductor:
     def _propose(self) -> TrialStart | None:
         """A started trial, or None if the proposal was over budget and recorded as such."""
         if self._proposed == 0:
-            self.feasibility.require(self.sampler.probes())
+            self.feasibility.require(probes(self.space, self.options.seed))
         proposal = self.sampler.suggest(self._proposed, self.feasibility.fits)
-        # The seed comes from the proposal's number, which is known before the study numbers the trial.
+        if not self.space.holds(proposal.params):
+            raise ConfigError(
+                f"the sampler {self.options.sampler} proposed {proposal.params}, which space {self.space.name!r} does "
+                "not hold: a value for each parameter whose condition holds, and for no other"
+            )
+        # The trial's seed comes from the proposal's number, which is known before the study gives the trial one.
         seed = self.options.trial_seed(self._proposed)
         config = self.space.config(proposal.params, epochs=self.options.max_epochs, seed=seed)
         self._proposed += 1
@@ -267,7 +277,7 @@ class Conductor:
         start = trial.start
         self._running[start.number] = trial
         if self.space.covers(start.params):
-            distributions = self.sampler.distributions(start.params)
+            distributions = distributions_of(self.space, start.params)
             self.sampler.update(frozen(start.number, TrialState.RUNNING, start.params, distributions))
 
     # ---- resume --------------------------------------------------------------------------------------------------

@@ -1,10 +1,13 @@
 """Listeners of a search: the protocol, a base class with no-op methods, and several listeners as one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from search.engine.asha import Decision
+from search.registry import LISTENERS
 from trainable.record import EpochReport, TrialOutcome, TrialStart
 
 
@@ -40,6 +43,21 @@ class BaseListener:
 
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
         """A trial ended, or never started because it is over budget."""
+
+
+ListenerFactory = Callable[[Path], AbstractContextManager[Listener]]
+"""Makes the listener of one search, given the run's folder; it is open for the time of the search."""
+
+
+def register_listener(name: str, factory: ListenerFactory) -> None:
+    """Makes a listener known to ``--listener``. Raises ConfigError if the name is taken."""
+    LISTENERS.register(name, factory)
+
+
+def make_listener(name: str, folder: Path) -> AbstractContextManager[Listener]:
+    """The listener of that name for one run's folder, not yet open. Raises ConfigError if there is none."""
+    factory: ListenerFactory = LISTENERS.get(name)
+    return factory(folder)
 
 
 class Listeners:

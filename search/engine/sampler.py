@@ -6,19 +6,21 @@ drawn in bulk from l(x), the density of the good trials, and tried by descending
 l(x) and keeping what fits equals drawing from l(x) restricted to what fits; trying candidates by descending score
 needs the fewest calls of the planner.
 
-`BudgetedTPESampler` is a sampler for any Optuna study. A search does not use `Study.optimize`; it asks a `Proposer`.
-`SpaceProposer` applies the sampler to a `Space`; implement `Proposer` to use another sampler.
+`BudgetedTPESampler` is a sampler for any Optuna study. A search does not hand its trials to `Study.optimize`; it asks
+a `Proposer`, of which `SpaceProposer` puts the sampler over a `Space`. Whoever has another sampler for a search
+implements `Proposer` and registers what makes it (`docs/extending.md`).
 
 The history is bounded: the best `BEST` trials and the last `RECENT` ones, however long the search is.
 """
 
 import logging
+import sys
 import zlib
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,7 +30,9 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.engine._tpe import Contrast, Group, Observations, random_draws, single_value, split
-from search.engine.optuna_trials import rank, to_optuna, violation
+from search.engine.optuna_trials import rank, violation
+from search.engine.space_draws import active_params, all_distributions
+from search.registry import SAMPLERS
 from spaces.space import Space
 
 logger = logging.getLogger(__name__)
@@ -84,6 +88,37 @@ class Proposer(Protocol):
     def update(self, trial: FrozenTrial) -> None:
         """Adds a trial that has started (only its parameters are known) or ended (with values and constraints)."""
         ...
+
+
+class SamplerFactory(Protocol):
+    """Makes the `Proposer` of one search."""
+
+    def __call__(
+        self, space: Space, *, seed: int, startup_trials: int, initial: Sequence[Mapping[str, Any]]
+    ) -> Proposer:
+        """The proposer of a space.
+
+        Parameters
+        ----------
+        startup_trials
+            Random proposals before it trusts what it learned.
+        initial
+            What to propose first, in this order, where it fits.
+        """
+        ...
+
+
+def register_sampler(name: str, factory: SamplerFactory) -> None:
+    """Makes a sampler known to ``--sampler``. Raises ConfigError if the name is taken."""
+    SAMPLERS.register(name, factory)
+
+
+def make_sampler(
+    name: str, space: Space, *, seed: int, startup_trials: int, initial: Sequence[Mapping[str, Any]] = ()
+) -> Proposer:
+    """The sampler of that name for one search. Raises ConfigError if there is none."""
+    factory: SamplerFactory = SAMPLERS.get(name)
+    return factory(space, seed=seed, startup_trials=startup_trials, initial=initial)
 
 
 class History:
@@ -354,72 +389,44 @@ class SpaceProposer:
         self._sampler = BudgetedTPESampler(_anything, seed=seed, n_startup_trials=startup_trials)
         self._observations = Observations(remember=True)
         self._initial = [space.canonical(params) for params in initial]
-        # Sorted by name, so that the order of lines in the file does not matter.
-        by_name = sorted(space.parameters, key=lambda parameter: parameter.name)
-        self._distributions = {parameter.name: to_optuna(parameter.distribution) for parameter in by_name}
-        # Parameters under the same condition are drawn together.
+        self._distributions = all_distributions(space)
+        # Parameters under the same condition are drawn together; each group in an order that decides its condition.
         groups: dict[str, dict[str, BaseDistribution]] = {}
-        for parameter in by_name:
-            groups.setdefault(repr(parameter.when), {})[parameter.name] = self._distributions[parameter.name]
+        conditions = {parameter.name: repr(parameter.when) for parameter in space.parameters}
+        for name, distribution in self._distributions.items():
+            groups.setdefault(conditions[name], {})[name] = distribution
         self._groups = list(groups.values())
-        self._parameters = {parameter.name: parameter for parameter in space.parameters}
-
-    def distributions(self, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-        """Optuna's distributions of the given parameters."""
-        return {name: self._distributions[name] for name in params}
 
     def suggest(self, index: int, fits: Fits) -> Proposal:
         """Proposal number `index`; deterministic given the seed, the index, the history and `fits`."""
         if index < len(self._initial) and fits(self._initial[index]):
             params = self._initial[index]
-            return Proposal(params, self.distributions(params), True, 1)
+            return self._proposal(Drawn(params, True, 1))
         drawn = self._sampler.draw(
             self._groups,
             self.history,
             self._sampler.generator(index),
             fits,
-            join=self._active,
+            join=lambda groups: active_params(self.space, _merged(groups)),
             observations=self._observations,
         )
-        # An initial proposal that does not fit was checked too.
-        draws = drawn.draws + (index < len(self._initial))
-        return Proposal(drawn.params, self.distributions(drawn.params), drawn.fits, draws)
+        # A first proposal that does not fit was asked about too.
+        return self._proposal(replace(drawn, draws=drawn.draws + (index < len(self._initial))))
 
     def update(self, trial: FrozenTrial) -> None:
         """Adds a trial of this space that has started, or was completed or pruned."""
         (self.history.ended if trial.state.is_finished() else self.history.running)(trial)
 
-    def random(self, rng: np.random.RandomState) -> dict[str, Any]:
-        """Uniform parameters that respect the conditions."""
-        return self._sampler.uniform(self._groups, rng, self._active)
+    def _proposal(self, drawn: Drawn) -> Proposal:
+        distributions = {name: self._distributions[name] for name in drawn.params}
+        return Proposal(drawn.params, distributions, drawn.fits, drawn.draws)
 
-    def _active(self, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The values whose condition holds, in the space's order."""
-        values = _merged(groups)
-        params: dict[str, Any] = {}
-        for name, parameter in self._parameters.items():
-            if self.space.is_active(parameter, params):
-                params[name] = values[name]
-        return self.space.canonical(params)
 
-    def probes(self, count: int = 64) -> Iterator[dict[str, Any]]:
-        """Parameters to test whether anything fits: the smallest corner, then uniform draws."""
-        yield self.smallest()
-        rng = np.random.RandomState(self._seed)
-        for _ in range(count):
-            yield self.random(rng)
-
-    def smallest(self) -> dict[str, Any]:
-        """The lowest value of every parameter: if these do not fit, hardly anything does."""
-        params: dict[str, Any] = {}
-        for name, parameter in self._parameters.items():
-            if self.space.is_active(parameter, params):
-                distribution = parameter.distribution
-                values = getattr(distribution, "values", None)
-                numeric = values is not None and all(isinstance(value, int | float) for value in values)
-                low = distribution.low if values is None else min(values) if numeric else values[0]  # type: ignore[union-attr]
-                params[name] = int(low) if getattr(distribution, "integer", False) else low
-        return params
+def uniform_proposer(
+    space: Space, *, seed: int, startup_trials: int = 0, initial: Sequence[Mapping[str, Any]] = ()
+) -> Proposer:
+    """`Proposer` that learns nothing: uniform among what fits, as TPE's startup trials are, for the whole search."""
+    return SpaceProposer(space, seed=seed, startup_trials=sys.maxsize, initial=initial)
 
 
 def groups_of(trials: Iterable[FrozenTrial], space: Group) -> list[Group]:

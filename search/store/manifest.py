@@ -22,9 +22,11 @@ from trainable.units import format_bytes
 PACKAGES = ("torch", "ray", "optuna", "numpy", "scikit-learn")
 FREE = frozenset(
     {"num_samples", "concurrency", "time_limit_seconds", "trial_timeout_seconds", "local", "address", "device"}
-    | {"max_failures", "study_storage", "storage_path", "mlflow", "checkpoint_limit_bytes"}
+    | {"max_failures", "study_storage", "storage_path", "mlflow", "listeners", "checkpoint_limit_bytes"}
 )
 """Options that a resume may change freely: they do not affect a trial's result."""
+_DEFAULTS = {each.name: each.default for each in dataclasses.fields(SearchOptions)}
+"""An option that an older version's manifest lacks had the value that is now the default."""
 
 
 def new_manifest(
@@ -152,7 +154,7 @@ def _changes(
         differences = [] if old_space is None else space_differences(old_space, space)
         shown = ", ".join(differences) or "other parameters or values than at the start of the run"
         changes.append(f"space {old.space_name}: {shown}")
-    was, now = dict(old.options), options.to_dict()
+    was, now = {**_DEFAULTS, **old.options}, options.to_dict()
     old_data, new_data = old.data, now.pop("data")
     for key in new_data:
         if old_data.get(key) != new_data[key]:

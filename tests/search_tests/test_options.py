@@ -31,6 +31,12 @@ from trainable.memory.profile import DeviceProfile
         ({"time_limit_seconds": float("nan")}, "--time-limit is nan s"),
         ({"time_limit_seconds": float("inf")}, "--time-limit is inf s"),
         ({"local": True, "address": "auto"}, "--local runs in this process and --address joins a cluster"),
+        (
+            {"sampler": "tep"},
+            "--sampler is 'tep'; there are tpe, random, and others where AD_EXTENSIONS names the module",
+        ),
+        ({"sampler": "tep"}, "did you mean 'tpe'?"),
+        ({"listeners": ("mine",)}, "--listener is 'mine'; there are none yet, and others"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_its_flag(values: dict[str, Any], message: str) -> None:

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from search.engine._tpe import random_draws
 from search.engine.optuna_trials import frozen, to_optuna
 from search.engine.sampler import BEST, RECENT, Fits, History, Proposal, SpaceProposer
+from search.engine.space_draws import distributions_of, probes, uniform_params
 from spaces.loader import builtin_spaces, load_space, space_from_text
 from spaces.space import Choices, Range, Space
 from tests.search_tests.engine_tests import golden
@@ -46,7 +47,7 @@ def add_trial(sampler: SpaceProposer, number: int, params: Mapping[str, Any], va
             number,
             state,
             params,
-            sampler.distributions(params),
+            distributions_of(sampler.space, params),
             value=value if state == TrialState.COMPLETE else None,
             intermediate={1: value - 0.05, 3: value},
             **options,
@@ -192,7 +193,7 @@ def test_what_failed_repels() -> None:
     sampler = make_sampler()
     rng = np.random.RandomState(0)
     for number in range(40):
-        params = {**sampler.random(rng), "learning_rate": 3.1e-4 if number % 2 else 9e-3}
+        params = {**uniform_params(sampler.space, rng), "learning_rate": 3.1e-4 if number % 2 else 9e-3}
         failed = {"state": TrialState.PRUNED, "constraints": {"failure": 1.0}} if number % 2 else {}
         add_trial(sampler, number, params, 0.99 if number % 2 else 0.6 + number / 1000, **failed)
     rates = [sampler.suggest(index, everything).params["learning_rate"] for index in range(40, 60)]
@@ -203,7 +204,14 @@ def test_failures_alone_are_no_density_to_draw_from() -> None:
     sampler = make_sampler()
     rng = np.random.RandomState(0)
     for number in range(12):
-        add_trial(sampler, number, sampler.random(rng), 0.9, state=TrialState.PRUNED, constraints={"failure": 1.0})
+        add_trial(
+            sampler,
+            number,
+            uniform_params(sampler.space, rng),
+            0.9,
+            state=TrialState.PRUNED,
+            constraints={"failure": 1.0},
+        )
     assert sampler.history.kept_feasible == 0
     assert sampler.suggest(12, everything).fits
 
@@ -224,7 +232,7 @@ def test_given_proposals_come_first_where_they_fit() -> None:
     first = {**draws[0], "num_embeddings": 32, "latent_dim": 8}
     too_large = {**draws[1], "num_embeddings": 256, "latent_dim": 64}
     sampler = make_sampler(space, initial=[first, too_large])
-    assert sampler.suggest(0, small_ones) == Proposal(first, sampler.distributions(first), True, 1)
+    assert sampler.suggest(0, small_ones) == Proposal(first, distributions_of(sampler.space, first), True, 1)
     assert small_ones(sampler.suggest(1, small_ones).params)
     assert sampler.suggest(2, small_ones) == make_sampler(space).suggest(2, small_ones)
 
@@ -236,7 +244,7 @@ def test_history_is_bounded_and_a_thousand_trials_are_no_burden() -> None:
     values = rng.permutation(1000) / 1000
     for number, value in enumerate(values):
         state = TrialState.PRUNED if number % 3 else TrialState.COMPLETE
-        add_trial(sampler, number, sampler.random(rng), float(value), state=state)
+        add_trial(sampler, number, uniform_params(sampler.space, rng), float(value), state=state)
     trials = sampler.history.trials()
     assert len(trials) == BEST + RECENT
     assert sampler.history.finished == 1000
@@ -303,10 +311,10 @@ def test_any_seed_and_index_are_accepted(seed: int, index: int) -> None:
 
 
 def test_probes_begin_with_the_smallest_corner() -> None:
-    sampler = make_sampler()
-    probes = list(sampler.probes(5))
-    assert len(probes) == 6
+    space = small_space()
+    shown = list(probes(space, 0, 5))
+    assert len(shown) == 6
     smallest = {"num_embeddings": 32, "latent_dim": 8, "commitment_cost": 0.02, "commitment_warmup_epochs": 0}
-    assert probes[0] == {**smallest, "learning_rate": 3e-4}
-    for params in probes:
-        assert_in_space(sampler.space, params)
+    assert shown[0] == {**smallest, "learning_rate": 3e-4}
+    for params in shown:
+        assert_in_space(space, params)
