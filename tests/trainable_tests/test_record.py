@@ -197,7 +197,7 @@ def test_a_damaged_manifest_is_named(tmp_path: Path, values: dict[str, object], 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not exist; expected a run's manifest there"):
         RunFolder(tmp_path).read_manifest()
-    with pytest.raises(RunError, match="does not exist; the start of a trial"):
+    with pytest.raises(RunError, match="does not exist; expected the start of a trial"):
         RunFolder(tmp_path).read_trial(3)
     for name in ("trial.json", "epochs.jsonl", "end.json"):
         run = RunFolder(tmp_path / name)
