@@ -35,10 +35,10 @@ from optuna.trial import TrialState
 from benchmarks.replayed import Replayed
 from benchmarks.tables import command_of, write_table
 from search.engine.feasibility import Feasibility
+from search.engine.observation import memory_violation
 from search.engine.optuna_trials import frozen, to_optuna
 from search.engine.sampler import SpaceProposer
 from search.engine.space_draws import uniform_params
-from search.store.study import memory_violation
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.commandline import add_flag, run

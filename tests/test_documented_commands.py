@@ -72,7 +72,7 @@ def run(command: Command, folder: Path) -> None:
     elif reason_not_to_run(command) is not None:
         check_flags(command, words)
     elif words[0] == "export":
-        assert re.fullmatch(r"[A-Z_]+=\w+", words[1])
+        assert all(re.fullmatch(r"[A-Z_]+=[\w/,]+", word) for word in words[1:])
     elif words[0] == "grep":
         run_shell(command, ROOT)
     elif "|" in words:

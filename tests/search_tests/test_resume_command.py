@@ -108,9 +108,7 @@ def test_other_recordings_are_refused_with_how_many_there_were(arguments, machin
     sorted((machine / "press/train").iterdir())[0].unlink()
     capsys.readouterr()
     assert run(main, ["--resume", str(folder.path), "--quiet"]) == 2
-    assert (
-        f"the recordings have changed (clips train {clips['train']} → {clips['train'] - 1})" in capsys.readouterr().err
-    )
+    assert f"recordings have changed (clips train {clips['train']} → {clips['train'] - 1})" in capsys.readouterr().err
 
 
 def test_a_run_moves_into_a_database_and_loses_nothing(arguments, tmp_path):

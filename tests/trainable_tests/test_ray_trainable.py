@@ -112,14 +112,14 @@ def test_an_actor_that_keeps_memory_is_replaced(
 
 
 def test_the_next_trial_is_not_charged_for_it() -> None:
-    from search.runners.ray_tune import _Session
+    from search.runners.ray_tune import _Placed, _Session
 
     session = object.__new__(_Session)
     session.conductor = SimpleNamespace(retry=lambda number: pytest.fail("a failure was counted"))  # type: ignore[assignment]
-    session.starts, session.kinds, session.heard, session.waiting = {7: "start"}, {7: 0}, {}, []  # type: ignore[dict-item]
+    session.placed, session.waiting = {7: _Placed("start", 0)}, []  # type: ignore[arg-type]
     session.failed(7, TrialEnd.CRASHED, "MemoryKeptError: the trial before left 64.0 MiB in this worker")
     assert session.waiting == ["start"]
-    assert session.kinds == {}
+    assert session.placed == {}
 
 
 def test_on_a_cpu_nothing_is_held() -> None:

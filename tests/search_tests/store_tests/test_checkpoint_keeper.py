@@ -10,6 +10,7 @@ import pytest
 from search.request import SearchOptions
 from search.store.checkpoints import CheckpointKeeper
 from tests.search_tests.synthetic import report_at
+from trainable.config import TrialConfig
 from trainable.record import RunFolder, TrialStart
 from trainable.training.checkpoint import list_checkpoints
 
@@ -21,7 +22,7 @@ def keeper_of(folder: RunFolder, limit_bytes: int) -> CheckpointKeeper:
 
 def write_trial(folder: RunFolder, number: int, *, reported: int, saved: tuple[int, ...]) -> None:
     """A trial that reported its first epochs, and a kilobyte for each saved one."""
-    folder.write_start(TrialStart(number=number, params={}, config={}, plan=None, predicted_bytes=0))
+    folder.write_start(TrialStart(number=number, params={}, config=TrialConfig(), plan=None, predicted_bytes=0))
     for epoch in range(1, reported + 1):
         folder.append_epoch(number, report_at(epoch, 0.5))
     folder.checkpoint_path(number).mkdir(parents=True, exist_ok=True)

@@ -84,7 +84,7 @@ def drive(path: Path, factory: type[SyntheticTrial], lives: int | None = None) -
 
 def facts(path: Path) -> tuple[Any, ...]:
     """What the study says of its only trial, its times aside."""
-    study = make_conductor(path, **OPTIONS).study
+    study = make_conductor(path, **OPTIONS).store.study
     (trial,) = study.trials()
     study._writer._storage.engine.dispose()
     return trial.state, trial.value, trial.params, trial.intermediate_values, trial.user_attrs, trial.constraints
@@ -101,12 +101,12 @@ def test_a_kill_after_any_write_changes_nothing(tmp_path: Path, factory: type[Sy
         path = tmp_path / f"after {lives}/run"
         killed, mortal = drive(path, factory, lives)
         assert len(mortal.written) == lives, "killed there"
-        (trial,) = killed.study.trials()
+        (trial,) = killed.store.study.trials()
         ended = lives == len(undisturbed.written)
         assert trial.state.is_finished() == ended
         outcome_written = ("set_trial_user_attr", "outcome") in mortal.written
         assert (outcome_of(trial) is not None) == outcome_written
-        killed.study._writer._storage.engine.dispose()
+        killed.store.study._writer._storage.engine.dispose()
         resumed, again = drive(path, factory)
         assert resumed.done
         assert facts(path) == whole, mortal.written
@@ -138,7 +138,7 @@ def test_a_trial_over_budget_is_one_transaction(tmp_path: Path) -> None:
     choice = conductor.planning.choose({**proposal.params, "num_embeddings": 256, "latent_dim": 64})
     with pytest.raises(Killed):
         conductor._record_over_budget(proposal, choice)
-    (trial,) = make_conductor(tmp_path, budget_bytes=1000).study.trials()
+    (trial,) = make_conductor(tmp_path, budget_bytes=1000).store.study.trials()
     assert trial.state == TrialState.PRUNED
     assert trial.constraints["memory"] > 0
     outcome = outcome_of(trial)
