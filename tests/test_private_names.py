@@ -248,4 +248,6 @@ def test_a_driver_and_a_worker_have_our_names() -> None:
 
         worker = ray.remote(Worker).remote()
         assert ray.get(worker.name.remote()) == "ray::ad_tuning 00012 latent_dim=11"
-        assert [job.entrypoint for job in list_jobs()] == ["first: python -m search.run"]
+        assert [job.entrypoint for job in list_jobs(address=ray.get_runtime_context().gcs_address)] == [
+            "first: python -m search.run"
+        ]

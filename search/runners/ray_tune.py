@@ -330,8 +330,6 @@ class RayRunner:
         Kinds of slots, with the number of each.
     threads
         torch's CPU threads in each slot.
-    callbacks
-        Ray Tune callbacks, such as its MLflow logger.
     nodes_now
         Returns the current nodes; without it, the loss of all nodes of a kind goes unnoticed.
     """
@@ -345,7 +343,6 @@ class RayRunner:
         trial_factory: Callable[[TrialStart], Any],
         slots: list[SlotKind],
         threads: int = 1,
-        callbacks: list[Callback] | None = None,
         nodes_now: Callable[[], list[Node]] | None = None,
     ):
         self._conductor = conductor
@@ -353,7 +350,6 @@ class RayRunner:
         self._session = _Session(conductor, store, options, slots, nodes_now)
         self._factory = trial_factory
         self._threads = threads
-        self._callbacks = callbacks or []
 
     def run(self) -> None:
         """Runs until the conductor is done.
@@ -391,7 +387,7 @@ class RayRunner:
                     # Failures are retried by this runner: Ray gives up at once if an actor dies between two trials.
                     failure_config=tune.FailureConfig(max_failures=0),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the trial saves itself
-                    callbacks=[_TrialTimeout(self._session), *self._callbacks],
+                    callbacks=[_TrialTimeout(self._session)],
                 ),
             )
             try:

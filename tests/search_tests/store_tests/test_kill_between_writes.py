@@ -135,9 +135,10 @@ def test_a_trial_over_budget_is_one_transaction(tmp_path: Path) -> None:
     mortal = MortalStorage(conductor.store.study._writer._storage, 1)
     conductor.store.study._writer._storage = mortal  # type: ignore[assignment]
     proposal = conductor.sampler.suggest(0, lambda params: False)
-    choice = conductor.planning.choose({**proposal.params, "num_embeddings": 256, "latent_dim": 64})
+    config = conductor.space.config({**proposal.params, "num_embeddings": 256, "latent_dim": 64}, epochs=3)
+    memory = conductor.feasibility.plan(config)
     with pytest.raises(Killed):
-        conductor._record_over_budget(proposal, choice)
+        conductor._record_over_budget(proposal, config, memory)
     (trial,) = make_conductor(tmp_path, budget_bytes=1000).store.study.trials()
     assert trial.state == TrialState.PRUNED
     assert trial.constraints["memory"] > 0
