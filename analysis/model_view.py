@@ -62,7 +62,7 @@ class ModelView:
 
     @property
     def surprise_unit(self) -> str:
-        """Of `position_scores`."""
+        """Unit of `position_scores`."""
         return self.map_density.unit
 
     @property

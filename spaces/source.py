@@ -32,7 +32,7 @@ class Located:
     value: Any
     """A scalar, a list of Located, or a dict of key → Located."""
     line: int
-    """From 1."""
+    """Counted from 1."""
 
     def __repr__(self) -> str:
         """The value as messages quote it."""

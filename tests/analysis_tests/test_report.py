@@ -100,7 +100,7 @@ def test_held_out_numbers_are_the_evaluations(trained_path: Path) -> None:
     held_out = load_view(run, run.best_number or 0).evaluation(Split.HELD_OUT)
     content = report_content(run)
     assert content.tiles[0][:2] == ("held-out AUC", f"{held_out.auc:.3f}")
-    table = next(s for s in content.sections if s.title.startswith("How well")).tables[0]
+    table = next(s for s in content.sections if s.title.startswith("Detection on")).tables[0]
     assert [row[0] for row in table.rows] == ["00", "02", "mean", "95 % interval of the mean"]
     assert table.rows[-2][1] == f"{held_out.auc:.3f}"
     assert f"{held_out.auc:.3f} (95 % interval" in content.summary
@@ -109,7 +109,7 @@ def test_held_out_numbers_are_the_evaluations(trained_path: Path) -> None:
 @pytest.mark.timeout(120)
 def test_a_checkpoint_that_is_gone_is_said(synthetic_run: RunResults) -> None:
     content = report_content(synthetic_run)
-    section = next(s for s in content.sections if s.title.startswith("How well"))
+    section = next(s for s in content.sections if s.title.startswith("Detection on"))
     assert "could not be restored" in section.text[0]
     assert section.pictures == []
 
@@ -120,7 +120,7 @@ def test_a_search_that_has_not_ended_says_so_and_keeps_its_held_out_clips(traine
     (path / "summary.json").unlink()
     run = load_run(path)
     content = report_content(run)
-    section = next(s for s in content.sections if s.title.startswith("How well"))
+    section = next(s for s in content.sections if s.title.startswith("Detection on"))
     assert "Held-out clips are scored once" in section.text[0]
     assert section.pictures == section.tables == []
     assert "held-out" not in content.summary
