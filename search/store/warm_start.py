@@ -38,7 +38,7 @@ def initial_proposals(run: str, space: Space, *, count: int = BEST) -> list[dict
         if record.outcome is not None and record.outcome.end is TrialEnd.COMPLETED
     ]
     if not ended:
-        raise RunError(f"--warm-start {run}: no trial of that run was completed; begin without it")
+        raise RunError(f"--warm-start {run}: no trial of that run completed; start without it")
     ended.sort(key=lambda record: best_first(record.outcome.final_auc or 0.0 if record.outcome else 0.0, record.number))
     proposals: list[dict[str, Any]] = []
     moved: set[str] = set()
