@@ -5,12 +5,13 @@ import torch
 
 from trainable.config import ModelConfig, QuantizerConfig
 from trainable.model.codebook import BatchStatistics, Codebook
+from trainable.model.geometry import Geometry
 
 
 def codebook() -> Codebook:
     """Two codes of weight 1 at (1, 0) and (0, 1); decay 0.5; a code below half of the mean weight is dead."""
     config = QuantizerConfig(num_embeddings=2, ema_decay=0.5, dead_threshold=0.5, revival=True)
-    book = Codebook(config, ModelConfig(latent_dim=2)).double()
+    book = Codebook(config, ModelConfig(latent_dim=2), Geometry()).double()
     for buffer, values in (
         (book.codebook_KD, [[1.0, 0.0], [0.0, 1.0]]),
         (book.ema_counts_K, [1.0, 1.0]),
