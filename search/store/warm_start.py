@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from spaces.space import Range, Space
-from trainable.config import TrialConfig
 from trainable.errors import RunError
 from trainable.record import RunFolder, TrialEnd, best_first
 
 logger = logging.getLogger(__name__)
 
-DEFAULTS = TrialConfig().flat()
 BEST = 5
 """Configurations taken from the old run: enough to transfer its results, few enough not to dominate the search."""
 
