@@ -364,7 +364,7 @@ def test_a_loss_term_must_be_a_scalar(modules, tiny_dataset: Dataset) -> None:
             weight=smoothness.weight_knob("vector_weight", "of no scalar"),
         )
     )
-    with pytest.raises(ConfigError, match="loss term vector gives a tensor of shape"):
+    with pytest.raises(ConfigError, match="loss term vector returns a tensor of shape"):
         trained(tiny_dataset, vector_weight=1.0)
 
 

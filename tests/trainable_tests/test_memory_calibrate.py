@@ -43,9 +43,9 @@ def test_a_trial_whose_phase_2_was_rounded_away_is_measured_by_the_phases_it_has
 
 def record_of(config: TrialConfig, epochs: list[tuple[int, int, ExecutionPlan]]) -> TrialRecord:
     """A trial that reported these phases, peaks (bytes) and plans."""
-    start = TrialStart(number=0, params={}, config=config.flat(), plan=PLANS[0].to_dict(), predicted_bytes=1)
+    start = TrialStart(number=0, params={}, config=config, plan=PLANS[0], predicted_bytes=1)
     reports = tuple(
-        replace(report_at(epoch, 0.5), phase=phase, peak_bytes=peak, plan=plan.to_dict())
+        replace(report_at(epoch, 0.5), phase=phase, peak_bytes=peak, plan=plan)
         for epoch, (phase, peak, plan) in enumerate(epochs, start=1)
     )
     return TrialRecord(start, reports, None)

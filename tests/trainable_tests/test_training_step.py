@@ -40,9 +40,10 @@ def test_the_loss_of_each_epoch_holds_the_commitment_as_its_warm_up_scales_it() 
     )
     for scale in (0.2, 0.4, 0.6, 0.8, 1.0):
         losses = trainer.train_epoch()
-        assert losses.commitment > 1e-3, "or the test could not tell whether it is there"
-        expected = losses.reconstruction + 0.5 * scale * losses.commitment + 2.0 * losses.texture
-        expected += 0.25 * losses.machine_id + 0.75 * losses.transform
+        terms = losses.terms
+        assert terms["commitment"] > 1e-3, "or the test could not tell whether it is there"
+        expected = terms["reconstruction"] + 0.5 * scale * terms["commitment"] + 2.0 * terms["texture"]
+        expected += 0.25 * terms["id"] + 0.75 * terms["transform"]
         assert losses.total == pytest.approx(expected, rel=1e-9)
 
 
