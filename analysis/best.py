@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             load_run_data(results),
             seeds=arguments.seeds,
             device=device,
-            told=lambda line: print(line, flush=True),
+            log=lambda line: print(line, flush=True),
         )
         retrained.detector.save(output)
         low, high = retrained.held_out.interval

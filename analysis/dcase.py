@@ -84,13 +84,13 @@ def train_and_score(
     seeds: int,
     device: str = "cpu",
     plan: ExecutionPlan,
-    told: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> list[MachineScores]:
     """Trains once per seed on a machine type, each time to the last epoch, and scores all its test clips.
 
     Parameters
     ----------
-    told
+    log
         Called with one line per epoch.
 
     Raises
@@ -108,7 +108,7 @@ def train_and_score(
         try:
             while not trial.done:
                 losses = trial.trainer.train_epoch()
-                told(
+                log(
                     f"{data.machine_type}  seed {index + 1}/{seeds}  epoch {trial.epoch}/{config.phase.epochs}  "
                     f"loss {losses.total:.4f}"
                 )

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seeds=arguments.seeds,
             device=device,
             plan=plan,
-            told=(lambda line: None) if arguments.quiet else lambda line: print(line, file=sys.stderr, flush=True),
+            log=(lambda line: None) if arguments.quiet else lambda line: print(line, file=sys.stderr, flush=True),
         )
         results[name] = mean_by_id(runs)
         for index, scores in enumerate(runs):

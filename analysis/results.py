@@ -19,7 +19,7 @@ from analysis.study import StudyContent, read_study
 from trainable.durable import read_json
 from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
-from trainable.record import FAILURES, EpochReport, RunFolder, RunManifest, TrialEnd, TrialRecord
+from trainable.record import EPOCH_SCALARS, FAILURES, EpochReport, RunFolder, RunManifest, TrialEnd, TrialRecord
 from trainable.units import format_bytes
 
 _log = logging.getLogger(__name__)
@@ -31,28 +31,6 @@ UNFINISHED = "unfinished"
 FAILED = tuple(end.value for end in TrialEnd if end in FAILURES)
 _TIERS = {TrialEnd.COMPLETED.value: 0, TrialEnd.PRUNED.value: 1, UNFINISHED: 1}
 ENDS: tuple[str, ...] = (*[end.value for end in TrialEnd], UNFINISHED)
-
-_EPOCH_SCALARS = (
-    "epoch",
-    "phase",
-    "loss",
-    "reconstruction_loss",
-    "commitment_loss",
-    "texture_loss",
-    "id_loss",
-    "transform_loss",
-    "commitment_scale",
-    "learning_rate",
-    "validation_auc",
-    "validation_pauc",
-    "perplexity",
-    "dead_code_share",
-    "epoch_seconds",
-    "train_seconds",
-    "score_seconds",
-    "peak_bytes",
-    "predicted_bytes",
-)
 
 
 @dataclass(frozen=True)
@@ -89,12 +67,13 @@ class RunResults:
         rows = [
             (
                 number,
-                *(getattr(report, name) for name in _EPOCH_SCALARS),
+                report.epoch,
+                *(getattr(report, name) for name in EPOCH_SCALARS),
                 *(report.extra_losses.get(name, float("nan")) for name in extra),
             )
             for number, report in reports
         ]
-        return pd.DataFrame(rows, columns=["number", *_EPOCH_SCALARS, *(f"{name}_loss" for name in extra)])
+        return pd.DataFrame(rows, columns=["number", "epoch", *EPOCH_SCALARS, *(f"{name}_loss" for name in extra)])
 
     def epochs_of(self, number: int) -> pd.DataFrame:
         """One trial's rows of `epochs`, in order."""

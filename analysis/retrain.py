@@ -60,13 +60,13 @@ def retrain(
     *,
     seeds: int,
     device: str = "cpu",
-    told: Callable[[str], None] = _log.info,
+    log: Callable[[str], None] = _log.info,
 ) -> Retrained:
     """Trains a trial's configuration with `seeds` seeds and combines them into a detector.
 
     Parameters
     ----------
-    told
+    log
         Called with one line per epoch.
 
     Raises
@@ -88,7 +88,7 @@ def retrain(
         try:
             while trial.epoch < epochs:
                 losses = trial.trainer.train_epoch()
-                told(f"seed {index + 1}/{seeds}  epoch {trial.epoch}/{epochs}  loss {losses.total:.4f}")
+                log(f"seed {index + 1}/{seeds}  epoch {trial.epoch}/{epochs}  loss {losses.total:.4f}")
         except NonFiniteError as error:
             raise RunError(f"retraining with seed {config.seed} diverged ({error}); try another trial") from None
         except (RuntimeError, MemoryError) as error:

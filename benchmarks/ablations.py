@@ -79,7 +79,7 @@ def measure(config: TrialConfig, dataset: Dataset, into: Measured) -> None:
     into.perplexity.append(losses.perplexity)
     train, held_out, clips = trial.train_codes(), trial.codes(dataset.held_out), dataset.held_out
     for name in DENSITIES:
-        model = make_density(config.score, name=name, seed=derived_seed(config.seed, "density"))  # type: ignore[arg-type]
+        model = make_density(config.score, name=name, seed=derived_seed(config.seed, "density"))
         scores = model.fit(train, trial.codebook()).score_samples(held_out)
         into.aucs[name].append(mean_auc(clips.labels, scores, clips.machine_ids))
 

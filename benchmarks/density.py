@@ -95,7 +95,7 @@ def measure(
 
 def _density_scores(trial: Trial, config: TrialConfig, name: str, train: ClipCodes, held_out: ClipCodes) -> np.ndarray:
     seed = derived_seed(trial.config.seed, "density")
-    model = make_density(config.score, name=name, seed=seed)  # type: ignore[arg-type]
+    model = make_density(config.score, name=name, seed=seed)
     return model.fit(train, trial.codebook()).score_samples(held_out)
 
 

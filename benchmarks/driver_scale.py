@@ -12,7 +12,6 @@ writes to disk per trial, so that no report is ever lost.
 
 import argparse
 import csv
-import io
 import os
 import platform
 import sys
@@ -26,7 +25,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.idle_trials import IdleTrial, idle_conductor
+from benchmarks.idle_trials import IdleTrial, idle_search
 from search.engine.conductor import Conductor
 from search.engine.listener import BaseListener, Listeners
 from search.engine.sampler import Fits, Proposal
@@ -35,6 +34,7 @@ from search.listeners.tensorboard import TensorBoardScalars
 from search.listeners.terminal import PlainLines
 from search.runners.local import LocalRunner
 from search.runners.packing import cpu_slots
+from search.store.run_store import RunStore
 from trainable.commandline import add_flag, run
 from trainable.errors import ConfigError
 from trainable.host import available_cores
@@ -67,9 +67,9 @@ class Mark:
 class Meter(BaseListener):
     """Records clocks, memory and the study's size when enough trials have ended."""
 
-    def __init__(self, runner: str, conductor: Conductor):
+    def __init__(self, runner: str, conductor: Conductor, study: Path):
         self.marks: list[Mark] = []
-        self._runner, self._conductor = runner, conductor
+        self._runner, self._conductor, self._study = runner, conductor, study
         self._ended = 0
         self._suggestions: list[float] = []
         self._last = (0, 0.0, 0.0)
@@ -92,7 +92,6 @@ class Meter(BaseListener):
     def _mark(self) -> None:
         cpu, wall = time.process_time() - self._begin[0], time.perf_counter() - self._begin[1]
         before, cpu_before, wall_before = self._last
-        study = self._conductor.store.folder.study_path
         mark = Mark(
             runner=self._runner,
             trials=self._ended,
@@ -103,7 +102,7 @@ class Meter(BaseListener):
             suggestion_ms=1e3 * median(self._suggestions),
             slowest_suggestion_ms=1e3 * max(self._suggestions),
             resident_mib=resident_bytes() / 2**20,
-            study_mib=sum(path.stat().st_size for path in study.parent.glob(f"{study.name}*")) / 2**20,
+            study_mib=sum(path.stat().st_size for path in self._study.parent.glob(f"{self._study.name}*")) / 2**20,
         )
         self._last = self._ended, cpu, wall
         self.marks.append(mark)
@@ -127,21 +126,21 @@ def line_of(mark: Mark) -> str:
 
 def measure(runner: str, trials: int, workers: int) -> list[Mark]:
     """Measures a whole search of `trials` trials, with `workers` of them alive at a time."""
-    with tempfile.TemporaryDirectory() as folder:
-        conductor = idle_conductor(Path(folder) / "run", trials=trials, slots=workers, epochs=EPOCHS)
-        options, store = conductor.options, conductor.store
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w", encoding="utf-8") as nowhere:
+        conductor, store = idle_search(Path(folder) / "run", trials=trials, slots=workers, epochs=EPOCHS)
+        options = conductor.options
         progress = Progress(options, conductor.asha.rung_epochs, workers)
-        lines = PlainLines(Console(file=_Nowhere()), progress)
+        lines = PlainLines(Console(file=nowhere), progress)
         with TensorBoardScalars(store.folder.path / "tensorboard") as tensorboard:
             if runner == "local":
-                meter = _listen(runner, conductor, progress, lines, tensorboard)
+                meter = _listen(runner, conductor, store, progress, lines, tensorboard)
                 LocalRunner(conductor, store=store, options=options, trial_factory=IdleTrial).run()
                 return meter.marks
             from search.runners.ray_session import ray_session
             from search.runners.ray_tune import RayRunner
 
             with ray_session(options):
-                meter = _listen(runner, conductor, progress, lines, tensorboard)
+                meter = _listen(runner, conductor, store, progress, lines, tensorboard)
                 RayRunner(
                     conductor,
                     store=store,
@@ -152,18 +151,11 @@ def measure(runner: str, trials: int, workers: int) -> list[Mark]:
                 return meter.marks
 
 
-def _listen(runner: str, conductor: Conductor, *listeners: BaseListener | Progress) -> Meter:
+def _listen(runner: str, conductor: Conductor, store: RunStore, *listeners: BaseListener | Progress) -> Meter:
     """Adds the listeners of a search, and the meter, whose clocks start here."""
-    meter = Meter(runner, conductor)
+    meter = Meter(runner, conductor, store.folder.study_path)
     conductor.listener = Listeners([*listeners, meter])
     return meter
-
-
-class _Nowhere(io.TextIOBase):
-    """Discards the plain lines."""
-
-    def write(self, text: str) -> int:
-        return len(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

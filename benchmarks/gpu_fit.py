@@ -35,14 +35,15 @@ def calibrated(
         Memory of the card.
     """
     known = [row for row in rows if row["case"] in cases]
-    started = replace(
-        profile,
-        name=name,
-        total_bytes=total_bytes,
-        context_bytes=max(0, max(row["driver_bytes"] - row["reserved_bytes"] for row in known) - profile.library_bytes),
-        fragmentation_share=_fragmentation(known, profile),
-        **time_quantities(known, cases, profile),
-    )
+    measured: dict[str, Any] = {
+        "name": name,
+        "total_bytes": total_bytes,
+        "context_bytes": max(
+            0, max(row["driver_bytes"] - row["reserved_bytes"] for row in known) - profile.library_bytes
+        ),
+        "fragmentation_share": _fragmentation(known, profile),
+    }
+    started = replace(profile, **(measured | time_quantities(known, cases, profile)))
     peaks = [Measured(cases[row["case"]].config, cases[row["case"]].plan, row["allocated_bytes"]) for row in known]
     return recalibrated(started, peaks, DATA)
 

@@ -13,21 +13,6 @@ from spaces.loader import load_space
 from spaces.space import Space
 from trainable.record import EpochReport, RunFolder, TrialStart
 
-ZEROS = dict.fromkeys(
-    (
-        "reconstruction_loss",
-        "commitment_loss",
-        "id_loss",
-        "transform_loss",
-        "validation_pauc",
-        "dead_code_share",
-        "epoch_seconds",
-        "train_seconds",
-        "score_seconds",
-    ),
-    0.0,
-)
-
 
 def idle_space() -> Space:
     return load_space("ad_tuning")
@@ -59,7 +44,15 @@ class IdleTrial:
             perplexity=1.0,
             peak_bytes=0,
             predicted_bytes=0,
-            **ZEROS,
+            reconstruction_loss=0.0,
+            commitment_loss=0.0,
+            id_loss=0.0,
+            transform_loss=0.0,
+            validation_pauc=0.0,
+            dead_code_share=0.0,
+            epoch_seconds=0.0,
+            train_seconds=0.0,
+            score_seconds=0.0,
         )
 
     def save(self, folder: Path) -> None:
@@ -72,12 +65,12 @@ class IdleTrial:
         """Nothing to release."""
 
 
-def idle_conductor(path: Path, *, trials: int, slots: int, epochs: int) -> Conductor:
-    """Builds a complete conductor with a real folder and a real study, and ASHA's first rung as early as possible."""
+def idle_search(path: Path, *, trials: int, slots: int, epochs: int) -> tuple[Conductor, RunStore]:
+    """A complete conductor over a real folder and a real study, with ASHA's first rung as early as possible."""
     space = idle_space()
     options = SearchOptions(space=space.name, num_samples=trials, max_epochs=epochs, grace_period=1, concurrency=slots)
     path.mkdir(parents=True)
     folder = RunFolder(path)
     study = SearchStudy.in_folder(folder.study_path, path.name)
     store = RunStore(folder, study, space, budget_bytes=None)
-    return Conductor(space, options, store, Feasibility(space, budget_bytes=None))
+    return Conductor(space, options, store, Feasibility(space, budget_bytes=None)), store

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.idle_trials import IdleTrial, idle_conductor, idle_space
+from benchmarks.idle_trials import IdleTrial, idle_search, idle_space
 from search.runners.packing import cpu_slots
 from search.runners.ray_session import ray_session
 from trainable.commandline import add_flag, run
@@ -30,11 +30,11 @@ def ours(trials: int, slots: int) -> float:
     from search.runners.ray_tune import RayRunner
 
     with tempfile.TemporaryDirectory() as folder:
-        conductor = idle_conductor(Path(folder) / "run", trials=trials, slots=slots, epochs=EPOCHS)
+        conductor, store = idle_search(Path(folder) / "run", trials=trials, slots=slots, epochs=EPOCHS)
         begin = time.perf_counter()
         RayRunner(
             conductor,
-            store=conductor.store,
+            store=store,
             options=conductor.options,
             trial_factory=IdleTrial,
             slots=[cpu_slots(slots, slots)],
@@ -102,8 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flag(parser, "slots", type=int, default=2)
     arguments = parser.parse_args(argv)
     trials, slots = arguments.trials, arguments.slots
-    conductor_options = idle_conductor(Path(tempfile.mkdtemp()) / "run", trials=1, slots=slots, epochs=1).options
-    with ray_session(conductor_options):
+    with tempfile.TemporaryDirectory() as folder:
+        conductor, _ = idle_search(Path(folder) / "run", trials=1, slots=slots, epochs=1)
+    with ray_session(conductor.options):
         ours(slots, slots)  # so that no contender pays for cold caches
         seconds = {
             "this project": ours(trials, slots),

@@ -118,6 +118,10 @@ class EpochReport:
         return build(cls, {**values, "plan": _plan_of(values.get("plan"))})
 
 
+EPOCH_SCALARS = tuple(each.name for each in fields(EpochReport) if each.type in (float, int) and each.name != "epoch")
+"""The numbers of a report that make a curve over the epochs; those of registered loss terms are not among them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialStart:
     """What is known about a trial before its first epoch."""

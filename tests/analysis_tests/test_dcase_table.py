@@ -136,7 +136,7 @@ def test_every_test_clip_is_scored_as_a_trial_scores_it(root: Path) -> None:
     data = DataConfig(data_root=str(root), machine_type="valve")
     told: list[str] = []
     plan = MemoryPlan.whole_batch(config.patch.batch_size).plan
-    (scores,) = train_and_score(config, data, seeds=1, plan=plan, told=told.append)
+    (scores,) = train_and_score(config, data, seeds=1, plan=plan, log=told.append)
     assert len(told) == 3
     files = {path.name for path in (root / "valve" / "test").iterdir()}
     assert set(scores.names) == files
