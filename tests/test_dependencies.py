@@ -153,6 +153,8 @@ def test_the_lock_agrees_with_what_is_declared() -> None:
 WITHOUT = """
 import sys
 
+HIDDEN = sys.argv[1].split(",")
+
 class Without:
     '''A finder that does not find the packages that are named.'''
 
@@ -160,14 +162,13 @@ class Without:
         self._finder = finder
 
     def find_spec(self, name, path=None, target=None):
-        hidden = name.partition(".")[0] in sys.argv[1].split(",")
-        return None if hidden else self._finder.find_spec(name, path, target)
+        return None if name.partition(".")[0] in HIDDEN else self._finder.find_spec(name, path, target)
 
     def __getattr__(self, name):
         return getattr(self._finder, name)
 
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
-for hidden in sys.argv[1].split(","):
+for hidden in HIDDEN:
     try:
         __import__(hidden)
     except ModuleNotFoundError:
@@ -208,6 +209,13 @@ def test_a_search_is_imported_without_what_reads_results() -> None:
     """But for the modules of Ray Tune, which needs pandas itself."""
     python(IMPORT, READERS, "search", "search.runners.ray_tune", "search.runners.ray_faults")
     assert "--space" in python(RUN, READERS, "search.run", "--help")
+
+
+def test_reading_results_without_its_extra_says_what_to_install() -> None:
+    command = [sys.executable, "-c", RUN, "pandas", "analysis.report", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode != 0
+    assert "reading results needs pandas; install the extra: pip install" in done.stderr
 
 
 SPACE = """
