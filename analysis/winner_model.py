@@ -71,16 +71,16 @@ class WinnerModel:
         """Frequency of each code in normal training clips, and dead codes over the epochs."""
         if self.view is None:
             return message_figure("Codebook", self.why_not)
-        shares = usage_shares(self.view.train_codes.codes_BPHW.numpy(), self.view.config.quantizer.num_embeddings)
+        shares = usage_shares(self.view.train_codes.codes_BPHWM.numpy(), len(self.view.trial.codebook()))
         return codebook_usage(shares, self.run.epochs_of(self.view.number))
 
     def anomaly_codes(self) -> Figure:
         """Which codes anomalous validation clips use more than normal ones."""
         if self.view is None:
             return message_figure("Codes used", self.why_not)
-        codes = self.view.codes(Split.VALIDATION).codes_BPHW.numpy()
+        codes = self.view.codes(Split.VALIDATION).codes_BPHWM.numpy()
         labels = self.view.clips(Split.VALIDATION).labels
-        return anomaly_codes(code_contrast(codes, labels, self.view.config.quantizer.num_embeddings))
+        return anomaly_codes(code_contrast(codes, labels, len(self.view.trial.codebook())))
 
     def surprise(self, *, anomalies: int = 1) -> list[tuple[str, Figure]]:
         """Returns for each example its description and its spectrogram with the surprise of its codes.

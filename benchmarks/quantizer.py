@@ -37,7 +37,7 @@ def ours(rows_ND: Tensor, codebook_KD: Tensor, chunk_rows: int) -> Step:
     def step() -> None:
         quantized = quantize(rows_ND, codebook_KD, chunk_rows=chunk_rows)
         with torch.no_grad():
-            code_statistics(rows_ND, quantized.codes_N, codebook_KD.shape[0])
+            code_statistics(rows_ND, quantized.codes_NM[:, 0], codebook_KD.shape[0])
         (quantized.vectors_ND.sum() + quantized.commitment_loss).backward()
 
     return step

@@ -199,7 +199,7 @@ def test_a_model_of_another_grid_is_planned_trained_scored_and_saved(
     trial, reports = trained(tiny_dataset, **flat)
     assert all(np.isfinite([report["loss"], report["validation_auc"]]).all() for report in reports)
     codes = trial.codes(tiny_dataset.held_out)
-    assert codes.codes_BPHW.shape == (8, 2, 8, 16)
+    assert codes.codes_BPHWM.shape == (8, 2, 8, 16, 1)
     train = trial.train_codes()
     for name in registry.DENSITIES.names():
         scores = make_density(config.score, name=name).fit(train, trial.codebook()).score_samples(codes)
@@ -256,7 +256,7 @@ def test_a_model_of_longer_patches_refuses_shorter_clips(modules, tiny_dataset: 
     wide.register_model("wider", wider)
     trial, reports = trained(tiny_dataset, model="wider", epochs=1)
     assert np.isfinite(reports[0]["loss"])
-    assert trial.codes(tiny_dataset.held_out).codes_BPHW.shape[2:] == (8, 32)
+    assert trial.codes(tiny_dataset.held_out).codes_BPHWM.shape[2:] == (8, 32, 1)
     space = space_from_text("parameters: {model: {choices: [convolutional, wider]}}\nfixed: {stride: 8}").for_clips(141)
     assert space.config({"model": "wider"}, epochs=1).patch.n_patches == (141 - 128) // 8 + 1
 

@@ -43,6 +43,10 @@ class ModelConfig:
     latent_dim: int = knob(64, "channels of the encoder's output grid", low=2, high=1024)
     width: float = knob(1.0, "factor on the channels 32-64-96 of encoder and decoder", low=0.125, high=16.0)
     head_hidden: int = knob(128, "hidden width of the semantic heads", low=4, high=4096)
+    linear_path: bool = knob(
+        False, "add a linear map of each cell's values, begun from cosines, to the encoder's output"
+    )
+    columns: int = knob(0, "columns of a patch's code grid; 0 = the model's own number", low=0, high=1024)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,10 @@ class QuantizerConfig:
     """The codebook and how it learns."""
 
     quantizer: str = knob("ema", "how latents become codes and codes learn", registry=QUANTIZERS)
-    num_embeddings: int = knob(256, "codes in the codebook (K)", low=2, high=65_536)
+    num_embeddings: int = knob(256, "codes in a codebook (K)", low=2, high=65_536)
+    codebooks: int = knob(
+        1, "codebooks in sequence, each for what those before it left over (residual quantization)", low=1, high=8
+    )
     codebook_dim: int = knob(
         0, "width of a code; 0 = latent_dim, otherwise a projection stands between", low=0, high=1024
     )

@@ -182,7 +182,7 @@ class Trial:
     def _codes(self, clips: ClipSet, *, with_errors: bool = False) -> tuple[ClipCodes, EncodedClips]:
         starts_BP, encoded = self.trainer.encode(clips, with_errors=with_errors)
         relative_BP = starts_BP - torch.from_numpy(clips.offsets[:-1].copy())[:, None]
-        return ClipCodes(encoded.codes_BPHW, relative_BP, clips.machine_ids, clips.split), encoded
+        return ClipCodes(encoded.codes_BPHWM, relative_BP, clips.machine_ids, clips.split), encoded
 
     def _score_validation(self) -> ScoreReport:
         clips = self.dataset.validation

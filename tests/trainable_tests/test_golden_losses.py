@@ -52,7 +52,7 @@ def three_steps(name: str, dtype: torch.dtype = torch.float64) -> dict[str, Any]
     return {
         "losses": losses,
         "weights": float(sum(value.double().abs().sum() for value in values)),
-        "codes": int((encoded.codes_BPHW * torch.arange(1, 65).view(8, 8)).sum()),
+        "codes": int((encoded.codes_BPHWM[..., 0] * torch.arange(1, 65).view(8, 8)).sum()),
         "errors": float(encoded.reconstruction_error_B.double().sum() + encoded.quantization_error_B.double().sum()),
     }
 

@@ -36,8 +36,8 @@ def test_every_form_trains_and_scores(codebook_dim: int, distance: str, code_gra
     trainer = Trainer(config, clips, IDS, plan=plan, device=torch.device("cpu"))
     losses = [trainer.train_epoch() for _ in range(3)]
     assert [loss.phase.phase for loss in losses] == [1, 2, 3]
-    codes_BPHW = trainer.encode(clips, with_errors=True)[1].codes_BPHW
-    assert codes_BPHW.shape == (len(clips), 2, 8, 8)
+    codes_BPHWM = trainer.encode(clips, with_errors=True)[1].codes_BPHWM
+    assert codes_BPHWM.shape == (len(clips), 2, 8, 8, 1)
     assert {value.dtype for value in trainer.state.model.state_dict().values()} == {torch.float32}
 
 

@@ -133,7 +133,7 @@ def test_one_pass_reports_the_configured_model_and_every_cheap_one() -> None:
     train = random_codes(20, ids, Split.TRAIN, seed=0)
     labels = np.repeat([0, 1], 10)
     test = random_codes(20, ids, Split.VALIDATION, seed=1)
-    test.codes_BPHW[10:] += 4
+    test.codes_BPHWM[10:] += 4
     clips = labelled_clips(ids, labels)
     codebook_KD = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
     config = ScoreConfig(density="histogram_neighbours")

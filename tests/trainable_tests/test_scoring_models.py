@@ -50,7 +50,7 @@ def machine_codes(n_clips: int, seed: int, *, anomalous: bool = False) -> torch.
 
 def clip_codes(codes: torch.Tensor, ids: tuple[str, ...], split: Split) -> ClipCodes:
     starts = 16 * torch.arange(codes.shape[1]).expand(len(codes), -1)
-    return ClipCodes(codes, starts, ids, split)
+    return ClipCodes(codes[..., None], starts, ids, split)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_position_scores_average_to_the_score(
     model = fitted(name, train)
     assert isinstance(model, PositionModel)
     positions = model.position_scores(clips)
-    assert positions.shape == clips.codes_BPHW.shape
+    assert positions.shape == clips.codes_BPHWM.shape[:-1]
     np.testing.assert_allclose(positions.mean(dim=(1, 2, 3)).numpy(), model.score_samples(clips), rtol=1e-4)
 
 
@@ -226,9 +226,9 @@ def test_an_unheard_id_is_an_error_per_id_and_none_pooled(
 def test_codes_and_codebook_are_not_changed(
     name: DensityName, train: ClipCodes, test_clips: tuple[ClipCodes, np.ndarray]
 ) -> None:
-    codes, codebook = train.codes_BPHW.clone(), CODEBOOK_KD.clone()
+    codes, codebook = train.codes_BPHWM.clone(), CODEBOOK_KD.clone()
     fitted(name, train).score_samples(test_clips[0])
-    assert torch.equal(codes, train.codes_BPHW)
+    assert torch.equal(codes, train.codes_BPHWM)
     assert torch.equal(codebook, CODEBOOK_KD)
 
 
@@ -304,7 +304,7 @@ def test_an_unheard_context_leaves_the_bigram_with_how_often_a_code_is_heard(tra
     bigram = make_density(ScoreConfig(density_per_id=False), name="bigram").fit(train, CODEBOOK_KD)
     counts = make_density(ScoreConfig(density_per_id=False), name="counts").fit(train, CODEBOOK_KD)
     never = NUM_CODES - 1
-    assert not (train.codes_BPHW == never).any()
+    assert not (train.codes_BPHWM == never).any()
     codes = clip_codes(torch.full((1, PATCHES, 8, 8), never), ("00",), Split.VALIDATION)
     assert isinstance(bigram, PositionModel)
     assert isinstance(counts, PositionModel)

@@ -135,7 +135,7 @@ class Member:
         plan = ExecutionPlan(micro_batch_clips=8)
         encoded = encode_clips(self.state, frames_TF.to(self.state.device), starts_BP, plan)
         relative_BP = starts_BP - torch.from_numpy(offsets[:-1].copy())[:, None]
-        return ClipCodes(encoded.codes_BPHW, relative_BP, ids, Split.HELD_OUT)
+        return ClipCodes(encoded.codes_BPHWM, relative_BP, ids, Split.HELD_OUT)
 
     def to_plain(self) -> dict[str, Any]:
         """Tensors and plain values only."""

@@ -211,7 +211,7 @@ def record(
     watched = ((model.encoder, "encoder", "quantizer"), (model.decoder, "decoder", "losses"))
     # What the trainer also holds: losses and code counts, summed over the epoch and of the last step.
     held = [torch.zeros(len(loss_names()), device=device) for _ in range(2)]
-    held += [torch.zeros(state.config.quantizer.num_embeddings, device=device) for _ in range(2)]
+    held += [torch.zeros_like(model.codebook.ema_counts_K, device=device) for _ in range(2)]
     with ExitStack() as stack:
         for module, label, then in watched:
             stack.enter_context(tracker.watching(module, label, then=then))
@@ -287,7 +287,7 @@ def placeholder_batch(config: TrialConfig, clips: int, n_patches: int) -> Batch:
         id_labels_B=numbers(clips),
         transforms=draws,
         view_columns_V=numbers(-(-n_patches // VIEW_SHARE)),
-        candidate_rows_K=numbers(config.quantizer.num_embeddings),
+        candidate_rows_K=numbers(config.quantizer.codebooks * config.quantizer.num_embeddings),
     )
 
 

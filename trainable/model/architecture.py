@@ -1,7 +1,7 @@
 """An architecture: an encoder, the decoder that undoes it, and the geometry of what passes between them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -39,13 +39,24 @@ class Architecture:
     """
 
     geometry: Geometry
-    encoder: Callable[[ModelConfig], nn.Module]
-    """Builds a `Segmented` encoder; called under the trial's seed."""
-    decoder: Callable[[ModelConfig], nn.Module]
+    encoder: Callable[[ModelConfig, Geometry], nn.Module]
+    """Builds a `Segmented` encoder for one of its grids; called under the trial's seed."""
+    decoder: Callable[[ModelConfig, Geometry], nn.Module]
+    columns: tuple[int, ...] = ()
+    """Other numbers of columns that its grid may have."""
 
     def __post_init__(self) -> None:
         if self.geometry.patch_mels != N_MELS:
             raise ConfigError(f"patches of {self.geometry.patch_mels} mel bins: the front end produces {N_MELS}")
+
+    def geometry_for(self, config: ModelConfig) -> Geometry:
+        """The geometry that a configuration asks for. Raises ConfigError if it asks for a grid that cannot be made."""
+        if config.columns in (0, self.geometry.columns):
+            return self.geometry
+        if config.columns not in self.columns:
+            known = ", ".join(map(str, sorted({self.geometry.columns, *self.columns})))
+            raise ConfigError(f"columns is {config.columns}; the grid of model {config.model} may have {known}")
+        return replace(self.geometry, columns=config.columns)
 
 
 def segments_of(module: nn.Module) -> nn.ModuleList:
@@ -56,7 +67,7 @@ def segments_of(module: nn.Module) -> nn.ModuleList:
     return segments
 
 
-CONVOLUTIONAL = Architecture(Geometry(), Encoder, Decoder)
+CONVOLUTIONAL = Architecture(Geometry(), Encoder, Decoder, columns=(16, 32))
 
 
 def architecture_named(name: str) -> Architecture:

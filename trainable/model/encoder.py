@@ -1,33 +1,85 @@
-"""Patch → 8 × 8 grid of latents."""
+"""Patch → grid of latents, 8 × 8 unless finer columns are asked for."""
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 from trainable.config import ModelConfig
-from trainable.model.layers import CHANNEL_MULTIPLE, SeparableConv, run_segments, scaled_channels
+from trainable.model.geometry import Geometry
+from trainable.model.layers import CHANNEL_MULTIPLE, SeparableConv, run_segments, scaled_channels, time_strides
+
+NETWORK_SHARE = 0.1
+"""Factor on the network's last layer at the start where a linear path stands beside it: training begins linear."""
 
 
 class Encoder(nn.Module):
-    """64 × 64 → 32 → 16 → 8 × 8 with channels 32-64-96-latent_dim times `width`."""
+    """64 × 64 → 32 → 16 → 8 × 8 with channels 32-64-96-latent_dim times `width`.
 
-    def __init__(self, config: ModelConfig):
+    For 16 or 32 columns the last one or two halvings leave time as it is. With `linear_path` the latents are
+    z = network(x) + linear(x), so that what a linear map keeps of a cell need not be learnt.
+    """
+
+    def __init__(self, config: ModelConfig, geometry: Geometry):
         super().__init__()
         first, second, third = (scaled_channels(channels, config.width) for channels in (32, 64, 96))
+        strides = time_strides(geometry)
         # The first segment holds the large grids and passes on the small one: 64 × 16 × 16.
         self.segments = nn.ModuleList(
             [
                 nn.Sequential(
-                    nn.Conv2d(1, first, 3, stride=2, padding=1, bias=False),
+                    nn.Conv2d(1, first, 3, stride=(2, strides[0]), padding=1, bias=False),
                     nn.GroupNorm(first // CHANNEL_MULTIPLE, first),
                     nn.SiLU(),
-                    SeparableConv(first, second, stride=2),
+                    SeparableConv(first, second, stride=(2, strides[1])),
                 ),
                 nn.Sequential(
-                    SeparableConv(second, third, stride=2),
+                    SeparableConv(second, third, stride=(2, strides[2])),
                     nn.Conv2d(third, config.latent_dim, 1),
                 ),
             ]
         )
+        self.linear = LinearCells(config.latent_dim, geometry) if config.linear_path else None
+        if self.linear is not None:
+            with torch.no_grad():
+                for parameter in self.segments[-1][-1].parameters():  # type: ignore[index]
+                    parameter.mul_(NETWORK_SHARE)
 
     def forward(self, patches_XFT: Tensor, *, recompute: bool = False) -> Tensor:
-        """Latents (X, D, 8, 8) of X patches (X, 64, 64); rows of the grid are frequency, columns time."""
-        return run_segments(self.segments, patches_XFT.unsqueeze(1), recompute=recompute)
+        """Latents (X, D, H, W) of X patches (X, 64, 64); rows of the grid are frequency, columns time."""
+        patches_X1FT = patches_XFT.unsqueeze(1)
+        latents_XDHW = run_segments(self.segments, patches_X1FT, recompute=recompute)
+        return latents_XDHW if self.linear is None else latents_XDHW + self.linear(patches_X1FT)
+
+
+class LinearCells(nn.Conv2d):
+    """A linear map of the values of each cell, begun from the D lowest cosines of the cell's DCT-II, then trained."""
+
+    def __init__(self, latent_dim: int, geometry: Geometry):
+        cell = geometry.cell_mels, geometry.cell_frames
+        super().__init__(1, latent_dim, cell, stride=cell)
+        atoms = lowest_cosines(latent_dim, *cell) / math.prod(cell) ** 0.25
+        with torch.no_grad():
+            self.weight.zero_()[: len(atoms), 0].copy_(atoms)
+            self.bias.zero_()  # type: ignore[union-attr]
+
+
+def lowest_cosines(count: int, height: int, width: int) -> Tensor:
+    """The `count` lowest of the orthonormal 2-D DCT-II's basis images (Ahmed et al. 1974), (≤ count, height, width).
+
+    Lowest in spatial frequency, √((u / height)² + (v / width)²) half cycles a sample; there are height · width.
+    """
+    rows, columns = _cosines(height), _cosines(width)
+    order = sorted(
+        ((u, v) for u in range(height) for v in range(width)),
+        key=lambda uv: ((uv[0] / height) ** 2 + (uv[1] / width) ** 2, uv),
+    )
+    return torch.stack([torch.outer(rows[u], columns[v]) for u, v in order[:count]])
+
+
+def _cosines(size: int) -> Tensor:
+    """The orthonormal DCT-II of `size` samples: row u holds the cosine of u half cycles."""
+    angles = math.pi / size * torch.outer(torch.arange(size), torch.arange(size) + 0.5)
+    scale = torch.full((size, 1), math.sqrt(2 / size))
+    scale[0] = math.sqrt(1 / size)
+    return scale * angles.cos()

@@ -59,5 +59,9 @@ def geometry_named(model: str) -> Geometry:
 
 
 def geometry_of(config: "TrialConfig") -> Geometry:
-    """Imports the architecture that a configuration names and returns its geometry."""
-    return geometry_named(config.model.model)
+    """Imports the architecture that a configuration names and returns the geometry it asks for.
+
+    Raises ConfigError if there is no such architecture, or if its grid cannot have the columns asked for.
+    """
+    geometry: Geometry = ARCHITECTURES.get(config.model.model).geometry_for(config.model)
+    return geometry

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from trainable.errors import ConfigError
+from trainable.model.geometry import Geometry
+
 CHANNEL_MULTIPLE = 8
 """Channels are rounded to this multiple: GroupNorm needs groups, tensor cores want multiples of 8."""
 
@@ -34,10 +37,28 @@ class SeparableConv(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width by repetition: no parameters, no checkerboard (Odena et al. 2016)."""
+    """Multiplies height and width by repetition: no parameters, no checkerboard (Odena et al. 2016)."""
+
+    def __init__(self, rows: int, columns: int):
+        super().__init__()
+        self.factors = float(rows), float(columns)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return F.interpolate(x, scale_factor=self.factors, mode="nearest")
+
+
+def time_strides(geometry: Geometry) -> tuple[int, int, int]:
+    """Strides in time of the three halvings of a patch: the last one or two are 1 for twice or four times the columns.
+
+    Raises
+    ------
+    ConfigError
+        If three strides of 1 or 2, the first 2, do not make the grid.
+    """
+    strides = {8: (2, 2, 2), 4: (2, 2, 1), 2: (2, 1, 1)}.get(geometry.cell_frames)
+    if strides is None or geometry.cell_mels != 8:
+        raise ConfigError(f"this model has no grid of {geometry.rows} × {geometry.columns} codes")
+    return strides
 
 
 def run_segments(segments: nn.ModuleList, x: Tensor, *, recompute: bool) -> Tensor:

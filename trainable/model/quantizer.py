@@ -1,7 +1,8 @@
 """Vector quantization: nearest codes in bounded memory, and the gradient that passes them.
 
-N = rows of latents, D = their width, K = codes. No N × K matrix and no one-hot matrix ever exists: distances are made
-for `chunk_rows` rows at a time, and code statistics are sums by index.
+N = rows of latents, D = their width, M codebooks in sequence, K = codes of all of them: those of the m-th codebook are
+m · K/M … (m + 1) · K/M − 1. No N × K matrix and no one-hot matrix ever exists: distances are made for `chunk_rows` rows
+at a time, and code statistics are sums by index.
 """
 
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ class Quantized:
 
     vectors_ND: Tensor
     """The codes' vectors, with the gradient rule attached."""
-    codes_N: Tensor
-    """Index of each row's code, int64."""
+    codes_NM: Tensor
+    """Index of each row's code in each codebook, int64."""
     commitment_loss: Tensor
     """Mean squared distance from latents to their (constant) codes, a scalar."""
 
@@ -39,7 +40,7 @@ def half_squared_norms(codebook_KD: Tensor) -> Tensor:
 
 
 def nearest_codes(latents_ND: Tensor, codebook_KD: Tensor, *, chunk_rows: int) -> Tensor:
-    """Index (N,) of the code nearest in squared Euclidean distance.
+    """Index (N,) of the code of one codebook nearest in squared Euclidean distance.
 
     ‖x − e‖² is smallest where ½‖e‖² − x·e is: one fused product a chunk, extra memory chunk_rows × K.
     """
@@ -49,6 +50,29 @@ def nearest_codes(latents_ND: Tensor, codebook_KD: Tensor, *, chunk_rows: int) -
     for latents, codes in zip(latents_ND.split(chunk_rows), codes_N.split(chunk_rows), strict=True):
         torch.argmin(torch.addmm(bias_K, latents, codebook_KD.T, alpha=-1), dim=1, out=codes)
     return codes_N
+
+
+def residual_codes(latents_ND: Tensor, codebook_KD: Tensor, codebooks: int, *, chunk_rows: int) -> Tensor:
+    """Index (N, M) of the nearest code to what the codebooks before have left over: rₘ₊₁ = rₘ − e(iₘ).
+
+    Residual vector quantization (Zeghidour et al. 2021, SoundStream, algorithm 1).
+    """
+    size = codebook_KD.shape[0] // codebooks
+    codes: list[Tensor] = []
+    for index, codes_KD in enumerate(codebook_KD.split(size)):
+        if index:
+            latents_ND = latents_ND - F.embedding(codes[-1], codebook_KD)
+        nearest_N = nearest_codes(latents_ND, codes_KD, chunk_rows=chunk_rows)
+        codes.append(nearest_N.add_(index * size) if index else nearest_N)
+    return torch.stack(codes, dim=1) if codebooks > 1 else codes[0][:, None]
+
+
+def code_vectors(codes_nM: Tensor, table_KD: Tensor) -> Tensor:
+    """Sum over the codebooks of what a table has for each code: (…, M) → (…, D)."""
+    vectors_nD = F.embedding(codes_nM[..., 0], table_KD)
+    for stage in range(1, codes_nM.shape[-1]):
+        vectors_nD += F.embedding(codes_nM[..., stage], table_KD)
+    return vectors_nD
 
 
 def code_statistics(latents_ND: Tensor, codes_N: Tensor, num_embeddings: int) -> CodeStatistics:
@@ -88,28 +112,38 @@ def rotate_to(latents_ND: Tensor, vectors_ND: Tensor) -> Tensor:
     return scale * (mirrored + 2 * (latents_ND * latent_units).sum(1, keepdim=True) * vector_units)
 
 
+def unit_codes(codebook_KD: Tensor, codebooks: int) -> Tensor:
+    """The codes with those of the first codebook normalised to unit length."""
+    if codebooks == 1:
+        return F.normalize(codebook_KD, dim=1)
+    size = codebook_KD.shape[0] // codebooks
+    return torch.cat([F.normalize(codebook_KD[:size], dim=1), codebook_KD[size:]])
+
+
 def quantize(
     latents_ND: Tensor,
     codebook_KD: Tensor,
     *,
     chunk_rows: int,
+    codebooks: int = 1,
     distance: Distance = "euclidean",
     code_gradient: CodeGradient = "straight_through",
 ) -> Quantized:
-    """Replaces each row by its nearest code.
+    """Replaces each row by its nearest code, or by the sum of its codes of several codebooks.
 
     With cosine distance rows and codes are normalised to unit length first, so that the nearest code in angle is the
-    nearest in Euclidean distance; the resulting vectors are then unit vectors (Yu et al. 2022, ViT-VQGAN).
+    nearest in Euclidean distance; the resulting vectors are then unit vectors (Yu et al. 2022, ViT-VQGAN). Only the
+    first of several codebooks consists of unit vectors; the others hold what it leaves over.
     """
     if distance == "cosine":
         latents_ND = F.normalize(latents_ND, dim=1)
-        codebook_KD = F.normalize(codebook_KD, dim=1)
+        codebook_KD = unit_codes(codebook_KD, codebooks)
     with torch.no_grad():
-        codes_N = nearest_codes(latents_ND, codebook_KD, chunk_rows=chunk_rows)
-        chosen_ND = F.embedding(codes_N, codebook_KD)
+        codes_NM = residual_codes(latents_ND, codebook_KD, codebooks, chunk_rows=chunk_rows)
+        chosen_ND = code_vectors(codes_NM, codebook_KD)
     commitment_loss = F.mse_loss(latents_ND, chosen_ND)
     if code_gradient == "rotation":
         vectors_ND = rotate_to(latents_ND, chosen_ND)
     else:
         vectors_ND = _StraightThrough.apply(latents_ND, chosen_ND)  # type: ignore[no-untyped-call]
-    return Quantized(vectors_ND, codes_N, commitment_loss)
+    return Quantized(vectors_ND, codes_NM, commitment_loss)

@@ -22,10 +22,10 @@ class VQVAE(nn.Module):
     def __init__(self, config: TrialConfig, n_ids: int):
         super().__init__()
         architecture = architecture_named(config.model.model)
-        self.geometry = architecture.geometry
-        self.encoder = architecture.encoder(config.model)
+        self.geometry = architecture.geometry_for(config.model)
+        self.encoder = architecture.encoder(config.model, self.geometry)
         self.codebook = make_codebook(config.quantizer, config.model, self.geometry)
-        self.decoder = architecture.decoder(config.model)
+        self.decoder = architecture.decoder(config.model, self.geometry)
         self.heads = SemanticHeads(config.model, n_ids)
         self.texture = TextureHead(config.model.latent_dim) if config.loss.texture_weight > 0 else None
         terms = [LOSS_TERMS.get(name) for name in LOSS_TERMS.names()]

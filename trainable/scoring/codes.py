@@ -12,8 +12,10 @@ from trainable.data.clips import Split
 class ClipCodes:
     """Codes of B clips."""
 
-    codes_BPHW: Tensor
-    """Code indices, int64 (B, P patches, H frequency rows from the lowest, W columns in time)."""
+    codes_BPHWM: Tensor
+    """Code indices, int64 (B, P patches, H frequency rows from the lowest, W columns in time, M codebooks).
+
+    Those of codebook m of size K are m · K … (m + 1) · K − 1."""
     starts_BP: Tensor
     """First frame of each patch, counted from its clip's beginning, int64."""
     ids: tuple[str, ...]
@@ -28,5 +30,5 @@ class ClipCodes:
         """A subset of the clips."""
         rows = torch.tensor(indices, dtype=torch.int64)
         return ClipCodes(
-            self.codes_BPHW[rows], self.starts_BP[rows], tuple(self.ids[index] for index in indices), self.split
+            self.codes_BPHWM[rows], self.starts_BP[rows], tuple(self.ids[index] for index in indices), self.split
         )

@@ -31,16 +31,22 @@ class Combined(DensityModel):
 
     def prepare(self) -> None:
         for member in self.members:
-            member.codebook_KD = self.codebook_KD
+            member.codebook_KD, member.codebooks = self.codebook_KD, self.codebooks
             member.prepare()
 
-    def fit_group(self, codes_BPHW: Tensor) -> GroupState:
+    def fit_group(self, codes_BPHWM: Tensor) -> GroupState:
         state: GroupState = {}
         for index, member in enumerate(self.members):
-            centre, scale = _calibration(member, codes_BPHW)
+            centre, scale = _calibration(member, codes_BPHWM)
             state |= {f"{index}/centre": centre, f"{index}/scale": scale}
-            state |= {f"{index}/member/{name}": value for name, value in member.fit_group(codes_BPHW).items()}
+            state |= {f"{index}/member/{name}": value for name, value in member.fit_group(codes_BPHWM).items()}
         return state
+
+    def gain_codebooks(self, state: GroupState) -> None:
+        for index, member in enumerate(self.members):
+            own = _own_state(state, index)
+            member.gain_codebooks(own)
+            state |= {f"{index}/member/{name}": value for name, value in own.items()}
 
     def fitted_members(self) -> list[DensityModel]:
         """The members, each as if fitted alone to this model's training clips."""
@@ -48,10 +54,10 @@ class Combined(DensityModel):
             member.groups = {group: _own_state(state, index) for group, state in self.groups.items()}
         return self.members
 
-    def clip_scores(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
-        total = torch.zeros(len(codes_BPHW), dtype=torch.float64)
+    def clip_scores(self, state: GroupState, codes_BPHWM: Tensor) -> Tensor:
+        total = torch.zeros(len(codes_BPHWM), dtype=torch.float64)
         for index, member in enumerate(self.members):
-            scores = member.clip_scores(_own_state(state, index), codes_BPHW).double()
+            scores = member.clip_scores(_own_state(state, index), codes_BPHWM).double()
             total += (scores - state[f"{index}/centre"]) / state[f"{index}/scale"]
         return total / len(self.members)
 
@@ -62,12 +68,12 @@ def _own_state(state: GroupState, index: int) -> GroupState:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _calibration(member: DensityModel, codes_BPHW: Tensor) -> tuple[Tensor, Tensor]:
+def _calibration(member: DensityModel, codes_BPHWM: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of a member's scores on normal clips that it was not fitted to."""
-    if len(codes_BPHW) < 2:
+    if len(codes_BPHWM) < 2:
         # Nothing is left to calibrate on: uncalibrated scores are averaged, which still ranks the id's clips.
         return torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
-    halves = (codes_BPHW[::2], codes_BPHW[1::2])
+    halves = (codes_BPHWM[::2], codes_BPHWM[1::2])
     scores = torch.cat(
         [member.clip_scores(member.fit_group(fitted), unseen).double() for fitted, unseen in (halves, halves[::-1])]
     )

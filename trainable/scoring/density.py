@@ -3,7 +3,8 @@
 `fit(codes, codebook)` takes training clips only; `score_samples(codes)` returns a score per clip, HIGHER = MORE
 ANOMALOUS. A model may look an index up in the frozen codebook; it sees nothing else of a clip.
 
-B clips, P patches, H frequency rows and W columns in time of the code grid, K codes, D code width.
+B clips, P patches, H frequency rows and W columns in time of the code grid, M codebooks of K codes in all, D code
+width. The vector of a position is the sum of its codes' vectors.
 """
 
 from abc import ABC, abstractmethod
@@ -32,11 +33,14 @@ class DensityModel(ABC):
     """The name under which it is registered and saved."""
     cheap: ClassVar[bool] = False
     """Whether it is cheap enough to fit every epoch beside the configured one, only for its AUC."""
+    kept_codes: ClassVar[str | None] = None
+    """Name of the tensor of a group's state that holds codes, if there is one."""
 
     def __init__(self, config: ScoreConfig, *, seed: int = 0):
         self.config = config
         self.seed = seed
         self.codebook_KD = torch.empty(0, 0)
+        self.codebooks = 1
         self.groups: dict[str, GroupState] = {}
 
     def fit(self, codes: ClipCodes, codebook_KD: Tensor) -> Self:
@@ -50,9 +54,10 @@ class DensityModel(ABC):
         if codes.split is not Split.TRAIN:
             raise DataLeakError(f"a density model was offered {codes.split} clips to fit; it may see train clips only")
         self.codebook_KD = codebook_KD.detach().float().cpu()
+        self.codebooks = codes.codes_BPHWM.shape[-1]
         self.prepare()
         self.groups = {
-            group: self.fit_group(codes.codes_BPHW[torch.tensor(members)])
+            group: self.fit_group(codes.codes_BPHWM[torch.tensor(members)])
             for group, members in self._members(codes).items()
         }
         return self
@@ -64,7 +69,7 @@ class DensityModel(ABC):
         """
         scores = np.empty(len(codes))
         for group, members in self._members(codes).items():
-            chosen = codes.codes_BPHW[torch.tensor(members)]
+            chosen = codes.codes_BPHWM[torch.tensor(members)]
             scores[members] = self.clip_scores(self._state(group), chosen).double().numpy()
         return scores
 
@@ -88,12 +93,17 @@ class DensityModel(ABC):
         """Computes what depends on the codebook alone; called before groups are fitted and after a state is loaded."""
 
     @abstractmethod
-    def fit_group(self, codes_BPHW: Tensor) -> GroupState:
+    def fit_group(self, codes_BPHWM: Tensor) -> GroupState:
         """Fits one group's normal clips; returns tensors only."""
 
     @abstractmethod
-    def clip_scores(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
+    def clip_scores(self, state: GroupState, codes_BPHWM: Tensor) -> Tensor:
         """Scores (B,) of one group's clips."""
+
+    def gain_codebooks(self, state: GroupState) -> None:
+        """Gives the codes of a group saved before there were several codebooks their last axis."""
+        if self.kept_codes is not None:
+            state[self.kept_codes] = state[self.kept_codes][..., None]
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values, to be saved and loaded without pickle."""
@@ -102,6 +112,7 @@ class DensityModel(ABC):
             "config": asdict(self.config),
             "seed": self.seed,
             "codebook": self.codebook_KD,
+            "codebooks": self.codebooks,
             "groups": self.groups,
         }
 
@@ -113,18 +124,18 @@ class PositionModel(DensityModel):
     """Unit of surprise, as figures label it."""
 
     @abstractmethod
-    def positions(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
+    def positions(self, state: GroupState, codes_BPHWM: Tensor) -> Tensor:
         """Surprise (B, P, H, W) of one group's clips, float32."""
 
-    def clip_scores(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
-        return aggregate(self.positions(state, codes_BPHW), self.config)
+    def clip_scores(self, state: GroupState, codes_BPHWM: Tensor) -> Tensor:
+        return aggregate(self.positions(state, codes_BPHWM), self.config)
 
     def position_scores(self, codes: ClipCodes) -> Tensor:
         """Surprise of every position of every clip, float32 (B, P, H, W)."""
-        surprise = torch.empty(codes.codes_BPHW.shape)
+        surprise = torch.empty(codes.codes_BPHWM.shape[:-1])
         for group, members in self._members(codes).items():
             rows = torch.tensor(members)
-            surprise[rows] = self.positions(self._state(group), codes.codes_BPHW[rows])
+            surprise[rows] = self.positions(self._state(group), codes.codes_BPHWM[rows])
         return surprise
 
 
@@ -143,7 +154,11 @@ def load_state(model: DensityModel, state: Mapping[str, Any]) -> DensityModel:
     """Loads the result of `state()` into a model of the same kind. Raises CheckpointError if it does not fit."""
     try:
         model.codebook_KD = state["codebook"]
+        model.codebooks = int(state.get("codebooks", 1))
         model.groups = {str(group): dict(tensors) for group, tensors in state["groups"].items()}
+        if "codebooks" not in state:
+            for tensors in model.groups.values():
+                model.gain_codebooks(tensors)
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"this is not the state of a density model: {error!r}") from None
     model.prepare()

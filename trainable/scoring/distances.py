@@ -18,23 +18,30 @@ def chunk_length(row_bytes: int) -> int:
     return max(1, CHUNK_BYTES // max(row_bytes, 1))
 
 
-def reduced_codebook(codebook_KD: Tensor, width: int) -> Tensor:
-    """The codebook on its first `width` principal axes, of mean squared length 1, float32 (K, ≤ width).
+def reduced_codebook(codebook_KD: Tensor, width: int, codebooks: int = 1) -> Tensor:
+    """The codes on the first `width` principal axes of their sums over the codebooks, float32 (K, ≤ width).
 
-    Distances between codes keep all but the variance of the axes left out, cost D / width times less, and mean the
-    same whatever the scale of the latents.
+    A sum has the mean squared length 1 if codes are equally frequent and independent from codebook to codebook.
+    Distances keep all but the variance of the axes left out, cost D / width times less, and mean the same whatever the
+    scale of the latents.
     """
-    centred = codebook_KD - codebook_KD.mean(dim=0)
+    stages_MKD = codebook_KD.unflatten(0, (codebooks, -1))
+    centred = (stages_MKD - stages_MKD.mean(dim=1, keepdim=True)).flatten(0, 1)
     if centred.shape[1] > width:
         _, axes = torch.linalg.eigh(centred.T @ centred)
         centred = centred @ axes[:, -width:]
-    return centred / centred.square().sum(dim=1).mean().sqrt().clamp_min(1e-12)
+    return centred / centred.square().sum(dim=1).unflatten(0, (codebooks, -1)).mean(dim=1).sum().sqrt().clamp_min(1e-12)
 
 
 def squared_distances(a_MD: Tensor, b_ND: Tensor) -> Tensor:
     """‖a − b‖² of all pairs (M, N), never negative."""
     products = torch.addmm(b_ND.square().sum(1), a_MD, b_ND.T, alpha=-2)
     return products.add_(a_MD.square().sum(1, keepdim=True)).clamp_min_(0)
+
+
+def code_kernels(codebook_KD: Tensor, codebooks: int, *, seed: int) -> Tensor:
+    """`code_kernel` of each codebook, float32 (M, K / M, L)."""
+    return torch.stack([code_kernel(codes, seed=seed) for codes in codebook_KD.chunk(codebooks)])
 
 
 def code_kernel(codebook_KD: Tensor, *, seed: int) -> Tensor:

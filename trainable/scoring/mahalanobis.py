@@ -5,9 +5,9 @@ from typing import ClassVar
 import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
-from torch.nn import functional as F
 
 from trainable.config import DensityName
+from trainable.model.quantizer import code_vectors
 from trainable.scoring.density import DensityModel, GroupState
 from trainable.scoring.distances import chunk_length, reduced_codebook
 
@@ -27,27 +27,27 @@ class Mahalanobis(DensityModel):
     cheap: ClassVar[bool] = True
 
     def prepare(self) -> None:
-        self.embedding_KD = reduced_codebook(self.codebook_KD, EMBEDDING_WIDTH)
+        self.embedding_KD = reduced_codebook(self.codebook_KD, EMBEDDING_WIDTH, self.codebooks)
 
-    def _moments(self, codes_BPHW: Tensor) -> Tensor:
+    def _moments(self, codes_BPHWM: Tensor) -> Tensor:
         """float64 (B, 3 · H · D): means, deviations and roughness."""
-        row_bytes = 3 * 4 * codes_BPHW[:1].numel() * self.embedding_KD.shape[1]
-        return torch.cat([self._chunk_moments(chunk) for chunk in codes_BPHW.split(chunk_length(row_bytes))])
+        row_bytes = 3 * 4 * codes_BPHWM[:1, ..., 0].numel() * self.embedding_KD.shape[1]
+        return torch.cat([self._chunk_moments(chunk) for chunk in codes_BPHWM.split(chunk_length(row_bytes))])
 
-    def _chunk_moments(self, codes_BPHW: Tensor) -> Tensor:
-        vectors_BHPWD = F.embedding(codes_BPHW.transpose(1, 2), self.embedding_KD)
+    def _chunk_moments(self, codes_BPHWM: Tensor) -> Tensor:
+        vectors_BHPWD = code_vectors(codes_BPHWM.transpose(1, 2), self.embedding_KD)
         means = vectors_BHPWD.mean(dim=(2, 3))
         deviations = (vectors_BHPWD - means[:, :, None, None]).square_().mean(dim=(2, 3)).sqrt()
         steps = vectors_BHPWD[:, :, :, 1:] - vectors_BHPWD[:, :, :, :-1]
         roughness = steps.square_().mean(dim=(2, 3)).sqrt()
         return torch.stack([means, deviations, roughness], dim=1).flatten(1).double()
 
-    def fit_group(self, codes_BPHW: Tensor) -> GroupState:
-        moments = self._moments(codes_BPHW)
+    def fit_group(self, codes_BPHWM: Tensor) -> GroupState:
+        moments = self._moments(codes_BPHWM)
         return {"centre": moments.mean(dim=0), "precision": _precision(moments)}
 
-    def clip_scores(self, state: GroupState, codes_BPHW: Tensor) -> Tensor:
-        gaps = self._moments(codes_BPHW) - state["centre"]
+    def clip_scores(self, state: GroupState, codes_BPHWM: Tensor) -> Tensor:
+        gaps = self._moments(codes_BPHWM) - state["centre"]
         return (gaps @ state["precision"] * gaps).mean(dim=1)
 
 

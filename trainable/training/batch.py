@@ -89,7 +89,7 @@ def make_batch(
         view_columns_V=torch.randperm(n_patches, generator=generator_for(seed, "views", epoch, step))[:views],
         candidate_rows_K=_candidate_rows(
             n_clips * n_patches * geometry.codes_per_patch,
-            config.quantizer.num_embeddings,
+            config.quantizer.codebooks * config.quantizer.num_embeddings,
             generator_for(seed, "revival", epoch, step),
         ),
     )

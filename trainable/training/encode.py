@@ -15,8 +15,8 @@ from trainable.training.step import load_patches, mixed_precision
 class EncodedClips:
     """Codes of B clips; the errors are for comparison only and never make a score."""
 
-    codes_BPHW: Tensor
-    """Code indices, int64, (B, P, H frequency rows from the lowest, W columns in time), on the CPU."""
+    codes_BPHWM: Tensor
+    """Code indices, int64, (B, P, H frequency rows from the lowest, W columns in time, M codebooks), on the CPU."""
     reconstruction_error_B: Tensor
     """Mean squared error of the decoder; empty unless asked for."""
     quantization_error_B: Tensor
@@ -36,7 +36,7 @@ def encode_clips(
             latents = state.model.encoder(patches_XFT)
         rows_ND = state.model.codebook.rows(latents)
         quantized = state.model.codebook.quantize(rows_ND, chunk_rows=plan.quantizer_chunk_rows)
-        codes.append(quantized.codes_N.unflatten(0, (-1, n_patches, *grid)).cpu())
+        codes.append(quantized.codes_NM.unflatten(0, (-1, n_patches, *grid)).cpu())
         if with_errors:
             with mixed_precision(plan, state.device):
                 decoded_XFT = state.model.decoder(state.model.codebook.grid(quantized.vectors_ND))
@@ -46,7 +46,7 @@ def encode_clips(
             quantization.append(gaps.unflatten(0, (starts.shape[0], -1)).mean(1).cpu())
     empty = torch.empty(0)
     return EncodedClips(
-        torch.cat(codes) if codes else torch.empty(0, n_patches, *grid, dtype=torch.int64),
+        torch.cat(codes) if codes else torch.empty(0, n_patches, *grid, state.config.quantizer.codebooks, dtype=torch.int64),
         torch.cat(reconstruction) if reconstruction else empty,
         torch.cat(quantization) if quantization else empty,
     )

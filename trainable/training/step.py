@@ -114,9 +114,10 @@ def _micro_losses(
     rows_ND = model.codebook.rows(latents_XDHW)
     quantized = model.codebook.quantize(rows_ND, chunk_rows=plan.quantizer_chunk_rows)
     with torch.no_grad():
-        statistics.add(model.codebook.statistics(rows_ND, quantized.codes_N))
+        statistics.add(model.codebook.statistics(rows_ND, quantized.codes_NM))
         if not phase.codebook_frozen:
-            statistics.offer(rows_ND, part.candidate_rows_K.to(state.device), first_row)
+            candidates_K = part.candidate_rows_K.to(state.device)
+            model.codebook.offer(statistics, rows_ND, quantized.codes_NM, candidates_K, first_row)
     with mixed_precision(plan, state.device):
         grid_XDHW = model.codebook.grid(quantized.vectors_ND)
         reconstructed_XFT = model.decoder(grid_XDHW, recompute=plan.recompute_decoder)

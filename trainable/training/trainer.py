@@ -46,10 +46,15 @@ class EpochLosses:
     total: float
     terms: dict[str, float]
     """Each loss term by name, before weighting, including those not shown."""
-    perplexity: float
-    """exp of the entropy of code usage, 1 … K."""
+    perplexities: tuple[float, ...]
+    """exp of the entropy of code usage of each codebook, 1 … K."""
     dead_code_share: float
     """Share of codes that no latent of the epoch chose."""
+
+    @property
+    def perplexity(self) -> float:
+        """Mean over the codebooks."""
+        return float(np.mean(self.perplexities))
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
@@ -121,7 +126,7 @@ class Trainer:
         if self.epoch == 0 and config.quantizer.kmeans_start:
             self._recovering(self._start_codebook)
         n_clips = len(self.train)
-        sums = self._recovering(lambda: self._new_sums(config.quantizer.num_embeddings))
+        sums = self._recovering(self._new_sums)
         learning_rate = 0.0
         for batch, clips_done in self._batches():
             learning_rate = learning_rate_at(config, self.epoch + clips_done / n_clips)
@@ -136,22 +141,22 @@ class Trainer:
         if not np.isfinite(means).all():
             raise NonFiniteError(f"the loss of epoch {self.epoch + 1} is not finite ({means[0]})")
         self.epoch += 1
-        usage_K = counts_K / counts_K.sum()
-        entropy = -torch.special.xlogy(usage_K, usage_K).sum()
+        usage_MK = (counts_K / counts_K.sum()).mul(config.quantizer.codebooks).unflatten(0, (-1, config.quantizer.num_embeddings))
+        entropy_M = -torch.special.xlogy(usage_MK, usage_MK).sum(dim=1)
         return EpochLosses(
             phase=phase,
             learning_rate=learning_rate,
             total=means[0],
             terms=dict(zip(loss_names()[1:], means[1:], strict=True)),
-            perplexity=float(entropy.exp()),
+            perplexities=tuple(entropy_M.exp().tolist()),
             dead_code_share=float((counts_K == 0).double().mean()),
         )
 
-    def _new_sums(self, n_codes: int) -> tuple[Tensor, Tensor]:
+    def _new_sums(self) -> tuple[Tensor, Tensor]:
         """Accumulators of an epoch on the device: its losses and how often each code was used."""
         dtype, device = self.state.dtype, self.state.device
-        losses, counts = len(loss_names()), n_codes
-        return torch.zeros(losses, dtype=dtype, device=device), torch.zeros(counts, dtype=dtype, device=device)
+        counts = len(self.state.model.codebook.codebook_KD)
+        return torch.zeros(len(loss_names()), dtype=dtype, device=device), torch.zeros(counts, dtype=dtype, device=device)
 
     def encode(self, clips: ClipSet, *, with_errors: bool = False) -> tuple[Tensor, EncodedClips]:
         """Evenly spaced patch starts (B, P) and codes of all clips of a set."""
