@@ -40,6 +40,9 @@ configs = st.builds(
         {"width": 0.25, "latent_dim": 8, "head_hidden": 8, "batch_size": 7, "n_patches": 2, "epochs": 3} | flat
     ),
     num_embeddings=st.integers(2, 40),
+    codebooks=st.integers(1, 3),
+    linear_path=st.booleans(),
+    columns=st.sampled_from([0, 16]),
     codebook_dim=st.sampled_from([0, 4]),
     distance=st.sampled_from(["euclidean", "cosine"]),
     code_gradient=st.sampled_from(["straight_through", "rotation"]),

@@ -13,6 +13,7 @@ from trainable.memory.predict import program_of
 from trainable.memory.program import Allocation, Probe, Program
 from trainable.memory.trace import Form, record, sizes_of, trace, trace_exactly
 from trainable.memory.tracker import WORKSPACE, MemoryTracker
+from trainable.model.geometry import geometry_of
 from trainable.model.vqvae import make_model
 from trainable.training.state import make_state
 
@@ -26,6 +27,9 @@ configs = st.builds(
     width=st.sampled_from([0.25, 0.5, 1.0]),
     latent_dim=st.integers(4, 40),
     num_embeddings=st.integers(2, 300),
+    codebooks=st.integers(1, 4),
+    linear_path=st.booleans(),
+    columns=st.sampled_from([0, 16, 32]),
     head_hidden=st.integers(4, 64),
     codebook_dim=st.sampled_from([0, 3]),
     distance=st.sampled_from(["euclidean", "cosine"]),
@@ -106,10 +110,12 @@ def test_prediction_is_what_real_tensors_take(config: TrialConfig, case: dict[st
     real = really_allocated(config, case)
     # On CUDA latents change their layout on the way to rows and back; oneDNN's layout spares a CPU those copies.
     # Batch indices, labels and transformations are copied to the device: 8 bytes a patch, 3 KiB a clip.
-    latents = 4 * 64 * case["clips"] * case["n_patches"] * max(config.model.latent_dim, 4)
+    codes = geometry_of(config).codes_per_patch
+    latents = 4 * codes * case["clips"] * case["n_patches"] * max(config.model.latent_dim, 4)
     spared = 3 * latents + 8192 * case["clips"] * 2
-    # Codes go to the host, 64 of 8 bytes a patch; on a CPU that is the device, where they are put together once more.
-    host_codes = 2 * 512 * case["n_patches"] * form_and_plan(case)[2] if case["kind"] == "validation" else 0
+    # Codes go to the host, 8 bytes each; on a CPU that is the device, where they are put together once more.
+    patch_codes = 8 * codes * config.quantizer.codebooks
+    host_codes = 2 * patch_codes * case["n_patches"] * form_and_plan(case)[2] if case["kind"] == "validation" else 0
     assert real - HOST_BLOCKS - host_codes <= predicted(config, case) <= real + spared
 
 

@@ -48,11 +48,11 @@ def test_the_rotation_trick_forwards_the_code_and_rotates_the_gradient() -> None
     latents = torch.randn(8, 4, dtype=torch.float64, requires_grad=True)
     codebook = torch.randn(5, 4, dtype=torch.float64)
     quantized = quantize(latents, codebook, chunk_rows=8, code_gradient="rotation")
-    assert torch.allclose(quantized.vectors_ND, codebook[quantized.codes_N], atol=1e-6)
+    assert torch.allclose(quantized.vectors_ND, codebook[quantized.codes_NM[:, 0]], atol=1e-6)
     weights = torch.randn(8, 4, dtype=torch.float64)
     (quantized.vectors_ND * weights).sum().backward()
     # A rotation and a scaling keep angles: the gradient makes the angle with e that the incoming one makes with q.
-    code = codebook[quantized.codes_N]
+    code = codebook[quantized.codes_NM[:, 0]]
     assert torch.allclose(
         F.cosine_similarity(latents.grad, latents.detach()), F.cosine_similarity(weights, code), atol=1e-6
     )
@@ -61,7 +61,7 @@ def test_the_rotation_trick_forwards_the_code_and_rotates_the_gradient() -> None
 def test_cosine_distance_ignores_length() -> None:
     codebook = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     latents = torch.tensor([[0.1, 0.05], [30.0, 40.0]])
-    assert quantize(latents, codebook, chunk_rows=8, distance="cosine").codes_N.tolist() == [0, 1]
+    assert quantize(latents, codebook, chunk_rows=8, distance="cosine").codes_NM.tolist() == [[0], [1]]
 
 
 @pytest.mark.parametrize("chunk", [10, 1000])
@@ -82,7 +82,7 @@ def test_no_rows_times_codes_matrix_ever_exists(chunk: int) -> None:
     with Record():
         quantized = quantize(latents, torch.randn(codes, width), chunk_rows=chunk)
         quantized.vectors_ND.sum().backward()
-        code_statistics(latents.detach(), quantized.codes_N, codes)
+        code_statistics(latents.detach(), quantized.codes_NM[:, 0], codes)
     assert max(sizes) <= max(chunk * codes, rows * width)
 
 
@@ -96,7 +96,7 @@ def test_ema_update_is_the_papers() -> None:
     rows = torch.randn(20, 4, dtype=torch.float64)
     codes = torch.tensor([0] * 12 + [1] * 8)
     batch = book.new_statistics()
-    batch.add(book.statistics(rows, codes))
+    batch.add(book.statistics(rows, codes[:, None]))
     book.update(batch)
     expected_counts = 0.9 * counts + 0.1 * torch.tensor([12.0, 8.0, 0.0], dtype=torch.float64)
     expected_sums = 0.9 * sums + 0.1 * torch.stack([rows[:12].sum(0), rows[12:].sum(0), torch.zeros(4).double()])
@@ -108,8 +108,9 @@ def test_dead_codes_become_latents_of_the_batch() -> None:
     book = make_codebook(num_embeddings=4, ema_decay=0.0, dead_threshold=0.5)
     rows = torch.randn(30, 4)
     batch = book.new_statistics()
-    batch.add(book.statistics(rows, torch.tensor([0, 1] * 15)))
-    batch.offer(rows, torch.tensor([3, 7, 11, 13]), first_row=0)
+    codes = torch.tensor([[0], [1]] * 15)
+    batch.add(book.statistics(rows, codes))
+    book.offer(batch, rows, codes, torch.tensor([3, 7, 11, 13]), first_row=0)
     book.update(batch)
     assert torch.equal(book.codebook_KD[2], rows[11])
     assert torch.equal(book.codebook_KD[3], rows[13])
@@ -130,4 +131,4 @@ def test_amp_keeps_distances_and_statistics_in_float32() -> None:
     rows = book.rows(torch.randn(2, 4, 8, 8, dtype=torch.bfloat16))
     quantized = book.quantize(rows, chunk_rows=64)
     assert rows.dtype == quantized.vectors_ND.dtype == torch.float32
-    assert book.statistics(rows, quantized.codes_N).sums_KD.dtype == torch.float32
+    assert book.statistics(rows, quantized.codes_NM).sums_KD.dtype == torch.float32

@@ -3,7 +3,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -111,17 +111,21 @@ def architecture_of(config: TrialConfig, n_ids: int) -> tuple[Hashable, Hashable
         return n_ids, memory_key(config).rest
     model, quantizer, loss = config.model, config.quantizer, config.loss
     projected = quantizer.codebook_dim not in (0, model.latent_dim)
+    # Whatever else these two sections hold counts, so that a new knob cannot be forgotten.
+    structure = {**asdict(model), **asdict(quantizer), "codebook_dim": quantizer.codebook_dim if projected else 0}
     return (
-        (model.width, n_ids, quantizer.codebook_dim if projected else 0),
+        (n_ids, *(value for name, value in structure.items() if name not in _SIZES_AND_RATES)),
         (
             config.optim.gradient_clip > 0,
-            projected,
-            quantizer.distance,
-            quantizer.code_gradient,
-            quantizer.revival,
             *(weight > 0 for weight in (loss.texture_weight, loss.id_weight, loss.transform_weight)),
         ),
     )
+
+
+_SIZES_AND_RATES = frozenset(
+    {"latent_dim", "head_hidden", "num_embeddings", "ema_decay", "kmeans_start", "dead_threshold"}
+)
+"""Knobs of model and quantizer that a program is a function of, or that no allocation depends on."""
 
 
 def program_of(config: TrialConfig, n_ids: int, form: Form) -> Program | None:

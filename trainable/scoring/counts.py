@@ -59,7 +59,9 @@ class KernelCounts(PositionModel):
 
     def fit_group(self, codes_BPHWM: Tensor) -> GroupState:
         # To the landmarks and back: a code never seen in training is as likely as the codes around it.
-        counts_MHK = row_counts(codes_BPHWM, self.codebook_KD.shape[0]).unflatten(1, (self.codebooks, -1)).transpose(0, 1)
+        counts_MHK = (
+            row_counts(codes_BPHWM, self.codebook_KD.shape[0]).unflatten(1, (self.codebooks, -1)).transpose(0, 1)
+        )
         back_MLK = (self.kernel_MKL / self.kernel_MKL.sum(dim=1, keepdim=True)).transpose(1, 2)
         shared_HK = (counts_MHK @ self.kernel_MKL @ back_MLK).transpose(0, 1).flatten(1)
         return {"log_probability": _log_shares(shared_HK, self.codebooks)}

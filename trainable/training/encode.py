@@ -46,7 +46,9 @@ def encode_clips(
             quantization.append(gaps.unflatten(0, (starts.shape[0], -1)).mean(1).cpu())
     empty = torch.empty(0)
     return EncodedClips(
-        torch.cat(codes) if codes else torch.empty(0, n_patches, *grid, state.config.quantizer.codebooks, dtype=torch.int64),
+        torch.cat(codes)
+        if codes
+        else torch.empty(0, n_patches, *grid, state.config.quantizer.codebooks, dtype=torch.int64),
         torch.cat(reconstruction) if reconstruction else empty,
         torch.cat(quantization) if quantization else empty,
     )

@@ -141,7 +141,11 @@ class Trainer:
         if not np.isfinite(means).all():
             raise NonFiniteError(f"the loss of epoch {self.epoch + 1} is not finite ({means[0]})")
         self.epoch += 1
-        usage_MK = (counts_K / counts_K.sum()).mul(config.quantizer.codebooks).unflatten(0, (-1, config.quantizer.num_embeddings))
+        usage_MK = (
+            (counts_K / counts_K.sum())
+            .mul(config.quantizer.codebooks)
+            .unflatten(0, (-1, config.quantizer.num_embeddings))
+        )
         entropy_M = -torch.special.xlogy(usage_MK, usage_MK).sum(dim=1)
         return EpochLosses(
             phase=phase,
@@ -156,7 +160,9 @@ class Trainer:
         """Accumulators of an epoch on the device: its losses and how often each code was used."""
         dtype, device = self.state.dtype, self.state.device
         counts = len(self.state.model.codebook.codebook_KD)
-        return torch.zeros(len(loss_names()), dtype=dtype, device=device), torch.zeros(counts, dtype=dtype, device=device)
+        return torch.zeros(len(loss_names()), dtype=dtype, device=device), torch.zeros(
+            counts, dtype=dtype, device=device
+        )
 
     def encode(self, clips: ClipSet, *, with_errors: bool = False) -> tuple[Tensor, EncodedClips]:
         """Evenly spaced patch starts (B, P) and codes of all clips of a set."""
