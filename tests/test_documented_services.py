@@ -21,7 +21,6 @@ import pytest
 from tests.reader import DOCUMENTS, ROOT, TINY_DATA, Command, appended, inline, own_folder, reader, run_module, shown
 
 __all__ = ["own_folder", "reader"]  # fixtures
-pytestmark = pytest.mark.timeout(300)
 BIN = Path(sys.executable).parent
 PRINTED = [command for document in DOCUMENTS for command in shown(document)]
 WAIT_S = 120.0

@@ -15,8 +15,6 @@ from analysis.winner_model import restore_winner
 from trainable import commandline
 from trainable.errors import RunError
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.fixture(autouse=True)
 def _kernels_without_debugger(monkeypatch: pytest.MonkeyPatch) -> None:

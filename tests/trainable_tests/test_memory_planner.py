@@ -24,7 +24,7 @@ DATA = DataSizes(train_frames=1_000_000, test_frames=250_000, train_clips=3_500,
 PATCH_BYTES = 64 * 64 * 4
 WIDE = TrialConfig.from_flat({"width": 4.0, "n_patches": 16})
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 configs = st.builds(
     lambda **flat: TrialConfig.from_flat(flat),

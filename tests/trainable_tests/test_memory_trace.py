@@ -99,7 +99,6 @@ def really_allocated(config: TrialConfig, case: dict[str, Any]) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(config=configs, case=cases)
 def test_prediction_is_what_real_tensors_take(config: TrialConfig, case: dict[str, Any]) -> None:
@@ -114,7 +113,6 @@ def test_prediction_is_what_real_tensors_take(config: TrialConfig, case: dict[st
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(config=configs, case=cases, precision=st.sampled_from(["float32", "amp_bfloat16", "amp_float16"]))
 def test_one_trace_holds_for_every_size(config: TrialConfig, case: dict[str, Any], precision: str) -> None:
@@ -124,7 +122,6 @@ def test_one_trace_holds_for_every_size(config: TrialConfig, case: dict[str, Any
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     config=configs,
@@ -148,7 +145,6 @@ def test_a_third_trace_agrees() -> None:
     assert one.same_as(other)
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("precision", ["float32", "amp_bfloat16", "amp_float16"])
 def test_a_second_step_needs_no_more(precision: str) -> None:
     """The traced state has moments and gradients: what a real first step leaves behind."""

@@ -22,7 +22,6 @@ from trainable.execution_plan import ExecutionPlan, MemoryPlan
 from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
 
 CONTINUE, STOP = Decision.CONTINUE, Decision.STOP
-pytestmark = pytest.mark.timeout(30)
 
 
 def begin(conductor: Conductor) -> int:

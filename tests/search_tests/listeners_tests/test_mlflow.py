@@ -26,7 +26,7 @@ from tests.search_tests.listeners_tests.test_progress import ended, report, star
 from trainable.errors import ConfigError
 from trainable.record import RunFolder, TrialEnd
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.xdist_group("mlflow")]
+pytestmark = [pytest.mark.xdist_group("mlflow")]
 
 QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 

@@ -7,7 +7,7 @@ from search.listeners.tensorboard import SCALARS, TensorBoardScalars
 from tests.search_tests.listeners_tests.test_progress import ended, report, start
 from trainable.record import TrialEnd
 
-pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # of tensorboard
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # of tensorboard
 
 
 def read(folder):
