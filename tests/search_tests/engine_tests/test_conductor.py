@@ -210,6 +210,24 @@ def test_a_budget_that_nothing_fits_names_the_one_that_would_do(tmp_path: Path) 
     assert make_conductor(tmp_path / "b", budget_bytes=256).next_trial() is not None
 
 
+def test_whether_anything_fits_is_asked_about_the_same_configurations_of_a_seed(tmp_path: Path) -> None:
+    def asked(name: str, seed: int) -> list[TrialConfig]:
+        conductor, seen = make_conductor(tmp_path / name, budget_bytes=100, seed=seed), []
+
+        def nothing_fits(config: TrialConfig) -> MemoryPlan:
+            seen.append(config)
+            return MemoryPlan(ExecutionPlan(micro_batch_clips=1), 2000 - len(seen), False, "too large")
+
+        conductor.feasibility = Feasibility(conductor.space, budget_bytes=100, plans=nothing_fits)
+        with pytest.raises(BudgetError, match="nothing in space"):
+            conductor.next_trial()
+        return seen
+
+    once = asked("a", 1)
+    assert once == asked("b", 1)
+    assert once != asked("c", 2)
+
+
 def test_every_started_trial_fits(tmp_path: Path) -> None:
     conductor = make_conductor(tmp_path, budget_bytes=1024, max_epochs=1)
     asked = [1]  # the smallest corner, before the first proposal
