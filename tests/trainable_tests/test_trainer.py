@@ -16,6 +16,7 @@ from trainable.config import TrialConfig, weight_knob
 from trainable.data.clips import Split, TestClips
 from trainable.errors import CheckpointError, ConfigError, DataLeakError, NonFiniteError, OtherConfigError
 from trainable.execution_plan import ExecutionPlan
+from trainable.registry import LOSS_TERMS
 from trainable.training import trainer as module
 from trainable.training.batch import Batch, make_batch
 from trainable.training.losses import OWN_TERMS, LossTerm, loss_names, register_loss_term, shown_terms
@@ -262,6 +263,34 @@ def test_features_stay_where_they_are_on_a_cpu_and_are_not_copied() -> None:
     assert as_tensor(read_only).shape == read_only.shape, "without torch's warning, which is an error here"
 
 
+def test_what_a_plan_recomputes_runs_twice_in_a_step_and_nothing_else_does() -> None:
+    for encoder, decoder in ((False, False), (True, False), (False, True), (True, True)):
+        plan = ExecutionPlan(micro_batch_clips=5, recompute_encoder=encoder, recompute_decoder=decoder)
+        trainer = trainer_of(plan, transform_weight=0.0)
+        runs: list[str] = []
+        for name in ("encoder", "decoder"):
+            first = getattr(trainer.state.model, name).segments[0]
+            first.register_forward_pre_hook(lambda *_, name=name, runs=runs: runs.append(name))
+        ((batch, _), *_) = trainer._batches()
+        trainer._step(batch, PhaseState(2, 1.0))
+        assert (runs.count("encoder"), runs.count("decoder")) == (1 + encoder, 1 + decoder)
+
+
+def test_the_scale_of_gradients_outlives_a_change_of_plan_and_a_checkpoint() -> None:
+    """In float16 on a GPU; a step is traced without one on the meta device, which scales as it does."""
+    plans = [ExecutionPlan(micro_batch_clips=clips, precision="amp_float16") for clips in (5, 1)]
+    config = TrialConfig.from_flat(SMALL)
+    first, second = (Trainer(config, CLIPS, IDS, plan=plans[0], device=torch.device("meta")) for _ in range(2))
+    grown = first.state.scaler.state_dict() | {"scale": 128.0, "_growth_tracker": 7}
+    first.state.scaler.load_state_dict(grown)
+    first._obey(plans[1])
+    assert first.state.scaler.state_dict() == grown
+    second.load_state_dict(first.state_dict())
+    assert second.state.scaler.state_dict() == grown
+    first._obey(WHOLE)
+    assert not first.state.scaler.is_enabled()
+
+
 # ---- codes -----------------------------------------------------------------------------------------------------------
 
 
@@ -433,3 +462,14 @@ def test_a_term_counts_somewhere_and_has_a_weight_of_its_own() -> None:
     assert shown_terms() == ()
     assert loss_names() == ("total", "reconstruction", "commitment", "texture", "id", "transform")
     assert weight_knob("of_its_own", "weighs nothing").extra
+
+
+def test_a_registered_term_is_shown_beside_the_others_where_it_wants_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LOSS_TERMS, "_parts", {})
+    for name, shown in (("seen", True), ("unseen", False)):
+        weight = weight_knob(f"{name}_weight", "weighs a test")
+        register_loss_term(LossTerm(name=name, value=OWN_TERMS[0].value, weight=weight, shown=shown))
+    assert loss_names()[-2:] == ("seen", "unseen")
+    assert shown_terms() == ("seen",)
+    with pytest.raises(ConfigError, match="already"):
+        register_loss_term(LossTerm(name="seen", value=OWN_TERMS[0].value, weight=weight_knob("other_weight", "x")))
