@@ -19,7 +19,7 @@ from search.engine.space_draws import distributions_of
 from search.request import SearchOptions
 from search.store.study import SearchStudy
 from spaces.loader import space_from_text
-from tests.search_tests.synthetic import SPACE, conductor_of, make_conductor, report_at, short_warmup_space
+from tests.search_tests.synthetic import SPACE, conductor_of, make_conductor, report_at, short_warmup_space, small_space
 from trainable.config import TrialConfig
 from trainable.errors import BudgetError, ConfigError
 from trainable.execution_plan import ExecutionPlan, MemoryPlan
@@ -113,6 +113,12 @@ def test_asha_stops_the_weak_and_says_why(tmp_path: Path) -> None:
     assert outcome.reason == "not among the best 1/3 of the trials seen at epoch 3"
     conductor.finish(number, outcome)
     assert conductor.store.study.trials()[number].state == TrialState.PRUNED
+
+
+def test_no_trial_is_judged_while_another_may_still_warm_up(tmp_path: Path) -> None:
+    """The longest warm-up of the space is two epochs, the grace period one."""
+    conductor = make_conductor(tmp_path, grace_period=1, reduction_factor=2, max_epochs=9, space=small_space())
+    assert conductor.asha.rung_epochs == (3, 6)
 
 
 @pytest.mark.parametrize("end", [TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRASHED])
