@@ -14,6 +14,7 @@ project under `runs/mutation`.
 """
 
 import argparse
+import importlib.util
 import json
 import random
 import shutil
@@ -38,8 +39,8 @@ timeout_multiplier = 2.0
 use_git_change_detection = false
 use_setproctitle = false
 """
-NAMES = {0: "survived", 33: "not reached", 5: "not reached", 36: "timed out", 24: "timed out", 152: "timed out"}
-"""mutmut's exit codes that are not a failed test; -24 and -9 are its signals at a time limit."""
+NAMES = {0: "survived", 5: "not reached", 33: "not reached", 24: "timed out", 36: "timed out", 152: "timed out"}
+"""mutmut's exit codes that are not a failed test; a negative one is the signal that it sends at a time limit."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def copy_project(room: Room, folder: Path) -> None:
 
 
 def mutmut(folder: Path, *arguments: str) -> str:
-    """What mutmut prints; its progress goes to mutmut.log."""
-    done = subprocess.run(
+    """What mutmut prints; it goes to mutmut.log too."""
+    done = subprocess.run(  # `python -m mutmut` warns that it is imported twice
         [sys.executable, "-c", "from mutmut.__main__ import cli; cli()", *arguments],
         cwd=folder,
         capture_output=True,
@@ -123,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", help="judge only mutants whose name holds this")
     parser.add_argument("--jobs", type=int, default=1, help="mutants judged at once")
     args = parser.parse_args(arguments)
+    if importlib.util.find_spec("mutmut") is None:
+        sys.exit("mutmut is not installed; pip install mutmut==3.8.1")
     folder = ROOT / "runs" / "mutation" / args.room
     copy_project(ROOMS[args.room], folder)
     begin = time.monotonic()
