@@ -229,7 +229,10 @@ def test_what_runs_out_of_memory_goes_on_with_the_next_smaller_plan_and_says_so(
         return "done"
 
     trainer.epoch = 6
+    for parameter in trainer.state.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
     assert trainer._recovering(attempt) == "done"
+    assert all(each.grad is None for each in trainer.state.model.parameters()), "their memory is free"
     assert trainer.plan == plans[2]
     first, second = trainer.events
     assert first == (
@@ -289,6 +292,13 @@ def test_the_scale_of_gradients_outlives_a_change_of_plan_and_a_checkpoint() -> 
     assert second.state.scaler.state_dict() == grown
     first._obey(WHOLE)
     assert not first.state.scaler.is_enabled()
+    fresh = Trainer(
+        config, CLIPS, IDS, plan=plans[1], device=torch.device("meta"), predict=lambda plan: not plan.uses_amp
+    )
+    begun = fresh.state.scaler.state_dict()
+    fresh.load_state_dict(first.state_dict())
+    assert fresh.plan == plans[1]
+    assert fresh.state.scaler.state_dict() == begun, "a state in float32 has no scale to take up"
 
 
 # ---- codes -----------------------------------------------------------------------------------------------------------
