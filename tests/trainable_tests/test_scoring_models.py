@@ -290,6 +290,24 @@ def test_the_autoregressive_model_s_steps_shrink_along_half_a_cosine(
     np.testing.assert_allclose(rates, 3e-3 * np.cos(np.pi / 2 * np.arange(25) / 25) ** 2)
 
 
+def test_no_logits_of_the_autoregressive_model_exceed_a_chunk(
+    train: ClipCodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In fitting and in scoring; a patch has 8 × 8 positions of 24 float32 logits."""
+    sizes: list[int] = []
+    surprise = autoregressive.CausalGrid.surprise
+
+    def recorded(grid: autoregressive.CausalGrid, codes_XHW: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(codes_XHW))
+        return surprise(grid, codes_XHW)
+
+    monkeypatch.setattr(autoregressive.CausalGrid, "surprise", recorded)
+    monkeypatch.setattr(autoregressive, "STEPS", 2)
+    monkeypatch.setattr(distances, "CHUNK_BYTES", 3 * 4 * 8 * 8 * NUM_CODES)
+    fitted("autoregressive", train).score_samples(replace(train.take([0, 1]), split=Split.VALIDATION))
+    assert set(sizes) == {1, 3}, "a clip has four patches: a chunk of three and one more"
+
+
 def test_another_seed_starts_the_autoregressive_model_elsewhere(
     train: ClipCodes, test_clips: tuple[ClipCodes, np.ndarray]
 ) -> None:
