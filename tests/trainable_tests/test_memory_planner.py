@@ -140,6 +140,7 @@ def test_memory_saver_takes_the_smallest_plan() -> None:
     choice = saver.plan(WIDE)
     assert choice.fits
     assert choice.predicted_bytes == min(saver.predict(WIDE, plan).predicted_bytes for plan in saver.candidates(WIDE))
+    assert saver.predict(WIDE, choice.plan).predicted_bytes == choice.predicted_bytes
 
 
 @pytest.mark.parametrize(
@@ -360,3 +361,27 @@ def test_a_refusal_says_how_much_is_missing_and_what_takes_most() -> None:
     assert f"{format_bytes(choice.predicted_bytes - 560 * MIB)} more than" in choice.reason
     named = choice.reason.rpartition("largest parts: ")[2]
     assert named == ", ".join(f"{part} {format_bytes(choice.breakdown[part])}" for part in reversed(largest))
+
+
+def test_exactly_what_a_plan_needs_is_enough_for_it_wherever_all_faster_ones_need_more() -> None:
+    asked = planner()
+    by_time = sorted(asked.candidates(WIDE), key=lambda plan: asked.relative_time(WIDE, plan))
+    sizes = [asked.predict(WIDE, plan).predicted_bytes for plan in by_time]
+    chosen = [index for index in range(len(sizes)) if sizes[index] < min(sizes[:index], default=2**62)]
+    assert len(chosen) > 5
+    for index in chosen:
+        assert planner(sizes[index]).plan(WIDE).plan == by_time[index]
+    second = sorted(chosen)[1]
+    few = Planner(DATA, budget_bytes=sizes[second])
+    few.candidates = lambda config: iter([by_time[second], by_time[0]])  # type: ignore[method-assign]
+    assert few.plan(WIDE).plan == by_time[second], "also where it is the only other one"
+
+
+def test_the_smallest_plan_is_the_answer_where_no_other_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan taken for no smaller than one that is too large is skipped; were all, the smallest would still do."""
+    monkeypatch.setattr("trainable.memory.planner._no_smaller", lambda plan, other: True)
+    asked = planner()
+    sizes = [asked.predict(WIDE, plan).predicted_bytes for plan in asked.candidates(WIDE)]
+    choice = planner(min(sizes)).plan(WIDE)
+    assert choice.fits
+    assert choice.predicted_bytes == asked.predict(WIDE, choice.plan).predicted_bytes == min(sizes)
