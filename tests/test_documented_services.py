@@ -167,6 +167,7 @@ NOT_SHORT = {
     "gpu_memory": "needs a GPU",
     "gpu_packing": "needs a GPU",
     "orchestration": "plain Ray Tune beside ours, each starting its actors anew",
+    "mutation": "needs mutmut, which nothing else needs",
     "quantizer": "its sizes are those of real batches, with --quick too; in `make bench`",
     "throughput": "trains models of full width; in `make bench`",
 }
