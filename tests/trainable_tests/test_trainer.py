@@ -30,8 +30,6 @@ CPU = torch.device("cpu")
 SMALL = {"width": 0.25, "latent_dim": 8, "head_hidden": 8, "n_patches": 2, "batch_size": 5, "num_embeddings": 16}
 WHOLE = ExecutionPlan(micro_batch_clips=5)
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def trainer_of(plan: ExecutionPlan = WHOLE, **flat: Any) -> Trainer:
     options = {name: flat.pop(name) for name in ("next_smaller_plan", "predict") if name in flat}
