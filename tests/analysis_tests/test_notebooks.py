@@ -16,6 +16,9 @@ from trainable import commandline
 from trainable.errors import RunError
 
 
+pytestmark = pytest.mark.xdist_group("notebooks")  # one process executes them, once
+
+
 @pytest.fixture(autouse=True)
 def _kernels_without_debugger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
