@@ -15,7 +15,6 @@ from analysis.winner_model import restore_winner
 from trainable import commandline
 from trainable.errors import RunError
 
-
 pytestmark = pytest.mark.xdist_group("notebooks")  # one process executes them, once
 
 
