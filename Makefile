@@ -25,6 +25,7 @@ test: setup
 
 test-long: setup
 	$(BIN)/python -m pytest -m "long" $(TEST_ARGS)
+	HYPOTHESIS_PROFILE=drawn $(BIN)/python -m pytest -n $(JOBS) -m "hypothesis and not long" $(TEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff format --check .

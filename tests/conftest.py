@@ -10,9 +10,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.fixtures_data import make_tiny_dataset
 from trainable.data.load import Dataset
+
+# The same examples every time: a failure is one that a change has caused. `make test-long` draws others.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("drawn", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 PACKAGES = ("trainable", "search", "spaces", "analysis")
 

@@ -199,12 +199,10 @@ def python(code: str, hidden: Iterable[str], *words: str, folder: Path = ROOT) -
     return done.stdout
 
 
-@pytest.mark.timeout(300)
 def test_a_trial_needs_neither_ray_nor_optuna_nor_what_reads_results() -> None:
     python(IMPORT, ("ray", "optuna", "sqlalchemy", *READERS), "trainable", "trainable.ray_trainable")
 
 
-@pytest.mark.timeout(300)
 def test_a_search_is_imported_without_what_reads_results() -> None:
     """But for the modules of Ray Tune, which needs pandas itself."""
     python(IMPORT, READERS, "search", "search.runners.ray_tune", "search.runners.ray_faults")
@@ -226,7 +224,6 @@ search: {num_samples: 1, max_epochs: 1, grace_period: 1, reduction_factor: 3}
 """
 
 
-@pytest.mark.timeout(600)
 def test_a_search_runs_without_what_reads_results_and_without_ray(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     recordings = write_recordings(tmp_path / "machines", machine_type="press")

@@ -21,7 +21,6 @@ import pytest
 from tests.reader import DOCUMENTS, ROOT, TINY_DATA, Command, appended, inline, own_folder, reader, run_module, shown
 
 __all__ = ["own_folder", "reader"]  # fixtures
-pytestmark = pytest.mark.timeout(300)
 BIN = Path(sys.executable).parent
 PRINTED = [command for document in DOCUMENTS for command in shown(document)]
 WAIT_S = 120.0
@@ -168,6 +167,7 @@ NOT_SHORT = {
     "gpu_memory": "needs a GPU",
     "gpu_packing": "needs a GPU",
     "orchestration": "plain Ray Tune beside ours, each starting its actors anew",
+    "mutation": "needs mutmut, which nothing else needs",
     "quantizer": "its sizes are those of real batches, with --quick too; in `make bench`",
     "throughput": "trains models of full width; in `make bench`",
 }

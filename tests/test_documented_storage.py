@@ -16,7 +16,6 @@ from trainable.checkpoint_place import CheckpointPlace
 
 __all__ = ["database", "object_store", "own_folder", "reader"]  # fixtures
 pytestmark = [
-    pytest.mark.timeout(240),
     # Connections of engines that the command leaves to the end of its process.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

@@ -41,7 +41,6 @@ from trainable.scoring.registry import make_density
 from trainable.trial import PlannedTrial, Trial
 from trainable.units import GIB
 
-pytestmark = [pytest.mark.timeout(120)]
 PAGE = Path(__file__).parents[1] / "docs/extending.md"
 REGISTRIES = ("DENSITIES", "ARCHITECTURES", "QUANTIZERS", "LOSS_TERMS", "LAYOUTS")
 TINY = {

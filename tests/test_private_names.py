@@ -232,7 +232,6 @@ def test_a_behaviour_that_nobody_promises_is_there(behaviour: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.xdist_group("ray")
-@pytest.mark.timeout(300)
 def test_a_driver_and_a_worker_have_our_names() -> None:
     """On Ray itself: a worker has its trial's name while a call lasts, the driver that of its run."""
     from search.request import SearchOptions

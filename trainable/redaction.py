@@ -55,7 +55,8 @@ def without_secrets(text: str, address: str, *, otherwise: str) -> str:
         # A name of one or two letters is no secret, and removing it would remove half of the sentence.
         secrets += [each for each in (user if len(user) > 2 else "", password) if each]
     query = after.partition("?")[2] if "?" not in before else before
-    secrets += [value for _, value in parse_qsl(query, keep_blank_values=False)]
+    # A name without a value is what stands behind an unescaped & in a credential.
+    secrets += [value or name for name, value in parse_qsl(query, keep_blank_values=True)]
     spellings = {spelling for secret in secrets for spelling in (secret, unquote(secret))}
     if not all(_PLAIN.fullmatch(unquote(secret)) for secret in secrets):
         return otherwise

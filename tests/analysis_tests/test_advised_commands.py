@@ -11,8 +11,6 @@ from analysis.results import load_run
 from tests.reader import own_folder, reader, run_module  # noqa: F401 (fixtures)
 from trainable.record import RunFolder
 
-pytestmark = pytest.mark.timeout(300)
-
 SEARCH = "--space my_space.yaml --data-root recordings --machine-type fan --gpu-memory-budget 2GiB --local --quiet"
 CHEAP = {"search.run": "--local --quiet --num-samples 2", "analysis.best": "--seeds 1"}
 """What is appended to each; nothing that says what is searched."""

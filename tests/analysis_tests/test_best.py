@@ -20,8 +20,6 @@ from trainable.data.clips import Split
 from trainable.errors import RunError
 from trainable.train import read_config_file
 
-pytestmark = pytest.mark.timeout(120)  # the first to ask for the trained run waits for it
-
 
 def test_winners_are_the_ranking_with_held_out_values(trained_path: Path) -> None:
     run = load_run(trained_path)

@@ -30,8 +30,6 @@ from trainable.execution_plan import MemoryPlan
 from trainable.scoring.metrics import auc, pauc
 from trainable.trial import PlannedTrial, Trial
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:

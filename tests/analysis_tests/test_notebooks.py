@@ -15,7 +15,7 @@ from analysis.winner_model import restore_winner
 from trainable import commandline
 from trainable.errors import RunError
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.xdist_group("notebooks")  # one process executes them, once
 
 
 @pytest.fixture(autouse=True)

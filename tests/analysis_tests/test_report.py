@@ -53,7 +53,6 @@ class Page(HTMLParser):
             self.undescribed += 1
 
 
-@pytest.mark.timeout(120)
 def test_a_page_needs_nothing_but_itself(synthetic_page: str) -> None:
     page = Page(synthetic_page)
     assert len(page.loads) > 10
@@ -65,14 +64,12 @@ def test_a_page_needs_nothing_but_itself(synthetic_page: str) -> None:
     assert len(synthetic_page.encode()) < 5 * 1024**2
 
 
-@pytest.mark.timeout(120)
 def test_links_lead_to_the_sections(synthetic_page: str) -> None:
     page = Page(synthetic_page)
     assert len(page.targets) == len(SECTIONS)
     assert all(target.removeprefix("#") in page.names for target in page.targets)
 
 
-@pytest.mark.timeout(120)
 def test_sections_and_headline(synthetic_page: str, synthetic_run: RunResults) -> None:
     assert tuple(re.findall(r"<h2>(.*?)</h2>", synthetic_page)) == SECTIONS
     assert "<h1>Search synthetic</h1>" in synthetic_page
@@ -81,7 +78,6 @@ def test_sections_and_headline(synthetic_page: str, synthetic_run: RunResults) -
     assert "It was omitted on request (--no-model)." in synthetic_page
 
 
-@pytest.mark.timeout(120)
 def test_a_trained_run_shows_held_out_clips_and_codes(trained_page: str) -> None:
     text = re.sub(r'src="data:[^"]*"', "", trained_page)
     assert "held-out AUC" in text
@@ -91,7 +87,6 @@ def test_a_trained_run_shows_held_out_clips_and_codes(trained_page: str) -> None
     assert len(trained_page.encode()) < 5 * 1024**2
 
 
-@pytest.mark.timeout(120)
 def test_held_out_numbers_are_the_evaluations(trained_path: Path) -> None:
     from analysis.model_view import load_view
     from trainable.data.clips import Split
@@ -106,7 +101,6 @@ def test_held_out_numbers_are_the_evaluations(trained_path: Path) -> None:
     assert f"{held_out.auc:.3f} (95 % interval" in content.summary
 
 
-@pytest.mark.timeout(120)
 def test_a_checkpoint_that_is_gone_is_said(synthetic_run: RunResults) -> None:
     content = report_content(synthetic_run)
     section = next(s for s in content.sections if s.title.startswith("Detection on"))
@@ -114,7 +108,6 @@ def test_a_checkpoint_that_is_gone_is_said(synthetic_run: RunResults) -> None:
     assert section.pictures == []
 
 
-@pytest.mark.timeout(120)
 def test_a_search_that_has_not_ended_says_so_and_keeps_its_held_out_clips(trained_path: Path, tmp_path: Path) -> None:
     path = shutil.copytree(trained_path, tmp_path / "run")
     (path / "summary.json").unlink()
@@ -141,7 +134,6 @@ def test_the_summary_before_the_first_epoch(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.timeout(120)
 def test_a_run_that_has_not_begun_to_train_has_a_page(tmp_path: Path) -> None:
     with patch("os.fsync"):
         path = make_run(tmp_path / "run", trials=8, with_study=False)
@@ -153,7 +145,6 @@ def test_a_run_that_has_not_begun_to_train_has_a_page(tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b|\bNone\b", words.replace("None has finished", ""))
 
 
-@pytest.mark.timeout(120)
 def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     with patch("os.fsync"):
         path = make_run(tmp_path / "run", trials=8, with_study=False)
@@ -165,7 +156,6 @@ def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     assert "script" not in Page(page).tags
 
 
-@pytest.mark.timeout(120)
 def test_the_command_writes_the_same_page_for_the_same_run(
     synthetic_page: str, synthetic_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,7 +179,6 @@ def test_a_page_that_cannot_be_written_is_one_line(synthetic_path: Path, tmp_pat
 
 
 @pytest.mark.long
-@pytest.mark.timeout(120)
 def test_a_thousand_trials_stay_below_five_megabytes(tmp_path: Path) -> None:
     with patch("os.fsync"):
         path = make_run(tmp_path / "run", trials=1000)

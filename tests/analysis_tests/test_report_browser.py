@@ -11,7 +11,7 @@ from tests.analysis_tests.browser import file_url, keep_screenshot, open_browser
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.browser]
 
 DESK, PHONE = (1280, 800), (390, 844)
 

@@ -26,7 +26,7 @@ from trainable.training.trainer import EpochLosses, Trainer
 from trainable.trial import Trial
 from trainable.units import GIB
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 NUMBER = 1
 PROFILE = DeviceProfile(context_bytes=100_000_000, library_bytes=0)
 

@@ -30,7 +30,6 @@ from trainable.errors import CheckpointError, DataError
 from trainable.model.geometry import Geometry
 from trainable.scoring.evaluate import evaluate
 
-pytestmark = pytest.mark.timeout(600)
 SECONDS_PER_FRAME = 512 / 16_000
 
 

@@ -14,7 +14,6 @@ from trainable.commandline import run
 from trainable.data.clips import Split
 
 
-@pytest.mark.timeout(120)
 def test_winner_and_default_are_trained_with_the_same_seeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,7 +67,6 @@ def one_dies(how: str, path: str, barrier: Barrier) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_processes_start_together_share_the_cores_and_all_return() -> None:
     results = together(answers_at_once, 2, "begun", between=lambda release: release())
     threads = max(1, available_cores() // 2)
@@ -75,7 +74,6 @@ def test_processes_start_together_share_the_cores_and_all_return() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)  # those that wait for the dead one would wait for 900 s
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -90,7 +88,6 @@ def test_one_that_dies_ends_the_waiting_of_all(how: str, message: str, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_one_that_sends_nothing_has_failed() -> None:
     with pytest.raises(ConfigError, match="sent nothing for"):
         together(answers_at_once, 1, "begun", between=lambda release: None, seconds=-1.0)

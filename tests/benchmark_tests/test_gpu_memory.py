@@ -24,7 +24,7 @@ TINY = TrialConfig.from_flat({"width": 0.125, "n_patches": 1, "batch_size": 64, 
 PROFILE = DeviceProfile(name="a card")
 MEASURED = {"allocated_bytes": 9 * MIB, "reserved_bytes": 10 * MIB, "free_bytes": 7 * GIB, "step_seconds": 0.5}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,6 @@ def run_without(blocked: tuple[str, ...], code: str) -> subprocess.CompletedProc
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(90)
 @pytest.mark.parametrize(
     ("blocked", "code"),
     [

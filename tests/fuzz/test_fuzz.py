@@ -331,7 +331,6 @@ def fuzz(name: str, folder: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.timeout(300)
 def test_a_few_hundred_damaged_files(name: str, tmp_path: Path) -> None:
     fuzz(name, tmp_path, SHORT)
 
@@ -381,7 +380,6 @@ def ask_anything(ask: Callable[[bytes, Path], Any], content: bytes, folder: Path
     return []
 
 
-@pytest.mark.timeout(300)
 def test_a_manifest_with_a_field_of_anything(tmp_path: Path) -> None:
     any_manifest(tmp_path, every=10)
 

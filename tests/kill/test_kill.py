@@ -179,7 +179,6 @@ def kill_drivers(killed: Killed, *, kills: int, seed: int) -> None:
     killed.check_end()
 
 
-@pytest.mark.timeout(600)
 def test_local_driver_killed_five_times(tmp_path):
     kill_drivers(Killed(tmp_path, 9, "--local", "--concurrency", "2"), kills=5, seed=0)
 

@@ -18,7 +18,6 @@ from trainable.errors import CheckpointError, ConfigError
 from trainable.record import RunFolder
 
 BUCKET = "checkpoints"
-pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")

@@ -104,6 +104,13 @@ def test_a_storage_that_cannot_be_opened_says_nothing_of_it(address: str, caplog
     assert clean(caplog.text)
 
 
+def test_what_stands_behind_an_unescaped_ampersand_is_part_of_a_credential() -> None:
+    for tail in ("S3cr3tTail", "\x1fS3cr3tTail"):
+        address = f"s3://bucket/x?access_key=bob&secret_key=S3cr3tHead&{tail}"
+        for message in (address, repr(address)):
+            assert clean(without_secrets(f"no such host: {message}", address, otherwise="OperationalError"))
+
+
 @MANY
 @given(ADDRESSES, st.sampled_from(["{}", "could not connect to {}", "no such host: {0!r}", "bad: {0} and {0}"]))
 def test_a_drivers_message_is_given_only_without_them(address: str, message: str) -> None:

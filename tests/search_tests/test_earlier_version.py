@@ -52,7 +52,6 @@ def test_the_record_of_an_earlier_version_is_read(unpacked):
     assert list(run.trials.index) == [0, 1, 2, 3]
 
 
-@pytest.mark.timeout(300)
 def test_a_search_of_an_earlier_version_is_resumed_to_the_same_table(unpacked):
     command = [sys.executable, "-m", "search.run", "--resume", str(unpacked / "killed"), "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True)

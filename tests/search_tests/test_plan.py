@@ -13,7 +13,7 @@ from trainable.data.load import Dataset
 from trainable.memory.planner import Planner
 from trainable.memory.predict import DataSizes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.slow
 
 
 def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

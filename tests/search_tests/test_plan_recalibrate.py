@@ -15,7 +15,7 @@ from trainable.memory.predict import DataSizes, Predictor
 from trainable.memory.profile import DeviceProfile
 from trainable.record import RunFolder, RunManifest, TrialStart
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 TRUTH = replace(DeviceProfile(), convolution_workspace_share=0.3)
 PLANS = (ExecutionPlan(micro_batch_clips=16), ExecutionPlan(micro_batch_clips=4))
 

@@ -70,7 +70,6 @@ def test_a_trial_is_capped_by_it(tiny_dataset: Dataset, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_a_single_training_plans_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A context larger than the budget: only with the file does nothing fit."""
     DeviceProfile(name="huge", context_bytes=4 * GIB).save(tmp_path / "huge.json")

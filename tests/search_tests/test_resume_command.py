@@ -15,7 +15,6 @@ from trainable.commandline import run
 from trainable.errors import RunError
 from trainable.record import RunFolder
 
-pytestmark = pytest.mark.timeout(120)
 SMALL = SPACE.replace("width: 0.25", "width: 0.125")
 
 

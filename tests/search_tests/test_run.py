@@ -52,7 +52,6 @@ def table(path: Path) -> list[tuple]:
     ]
 
 
-@pytest.mark.timeout(600)
 def test_a_search_ends_with_a_best_configuration_that_train_takes(arguments, tmp_path, capsys):
     assert main([*arguments, "--output", str(tmp_path / "run")]) == 0
     shown = capsys.readouterr().out
@@ -67,7 +66,6 @@ def test_a_search_ends_with_a_best_configuration_that_train_takes(arguments, tmp
     assert "epoch   1/1" in capsys.readouterr().out
 
 
-@pytest.mark.timeout(600)
 def test_same_seed_twice_gives_the_same_table_and_another_seed_another(arguments, tmp_path):
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         main([*arguments, "--seed", seed, "--quiet", "--output", str(tmp_path / name)])
@@ -75,7 +73,6 @@ def test_same_seed_twice_gives_the_same_table_and_another_seed_another(arguments
     assert table(tmp_path / "a") != table(tmp_path / "c")
 
 
-@pytest.mark.timeout(600)
 def test_resume_after_ctrl_c_loses_and_repeats_nothing(arguments, tmp_path):
     main([*arguments, "--quiet", "--output", str(tmp_path / "whole")])
     command = [sys.executable, "-m", "search.run", *arguments, "--output", str(tmp_path / "cut")]
@@ -96,7 +93,6 @@ def test_resume_after_ctrl_c_loses_and_repeats_nothing(arguments, tmp_path):
     assert RunFolder(tmp_path / "cut").read_manifest().history[0]["changes"] == []
 
 
-@pytest.mark.timeout(600)
 def test_resume_with_other_settings_is_refused_with_the_difference_or_recorded(arguments, tmp_path, capsys):
     path = str(tmp_path / "run")
     main([*arguments, "--quiet", "--num-samples", "2", "--output", path])
@@ -111,7 +107,6 @@ def test_resume_with_other_settings_is_refused_with_the_difference_or_recorded(a
     assert set(ends) <= {TrialEnd.COMPLETED, TrialEnd.PRUNED}
 
 
-@pytest.mark.timeout(600)
 def test_a_warm_start_proposes_the_old_winner_first(arguments, tmp_path):
     main([*arguments, "--quiet", "--output", str(tmp_path / "old")])
     best = yaml.safe_load((tmp_path / "old/best.yaml").read_text())["config"]
@@ -128,7 +123,6 @@ def test_a_warm_start_proposes_the_old_winner_first(arguments, tmp_path):
     assert second == (initial[1] if len(initial) > 1 else second), "the next of the old run's best"
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("most", "warned"), [("2", True), ("3", False)])
 def test_a_search_without_early_stopping_says_so(arguments, tmp_path, caplog, most, warned):
     flags = ["--num-samples", "1", "--max-epochs", most, "--grace-period", "2", "--output", str(tmp_path / "run")]
@@ -136,7 +130,6 @@ def test_a_search_without_early_stopping_says_so(arguments, tmp_path, caplog, mo
     assert ("no trial will be stopped early" in caplog.text) == warned
 
 
-@pytest.mark.timeout(600)
 def test_a_broken_recording_is_counted_where_a_quiet_search_names_none(machine, tmp_path, capsys, caplog):
     root = tmp_path / "machines"
     shutil.copytree(machine, root)
@@ -150,7 +143,6 @@ def test_a_broken_recording_is_counted_where_a_quiet_search_names_none(machine, 
     assert json.loads(RunFolder(tmp_path / "run").summary_path.read_text())["skipped_recordings"] == 2
 
 
-@pytest.mark.timeout(600)
 def test_results_name_the_patches_that_were_used(arguments, tmp_path, capsys):
     """Clips of 160 frames have (160 − 64) // 32 + 1 = 4 windows at stride 32; the space has 6 and 8 patches."""
     space = SPACE.replace("  n_patches: 1\n", "").replace("parameters:", "parameters:\n  n_patches: {choices: [8, 6]}")
@@ -169,7 +161,6 @@ def test_results_name_the_patches_that_were_used(arguments, tmp_path, capsys):
     assert RunFolder(tmp_path / "next").read_manifest().initial, "a configuration of 4 patches is 6 in this space"
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -214,7 +205,6 @@ def test_an_output_that_is_a_file_or_full_is_refused(tmp_path, capsys):
     assert (tmp_path / "full/mine").read_text() == "mine"
 
 
-@pytest.mark.timeout(600)
 def test_two_drivers_do_not_share_a_folder(arguments, tmp_path, capsys):
     from search.store.folder import held
 

@@ -3,14 +3,16 @@
 import hashlib
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from trainable.config import TrialConfig
 from trainable.data.load import Dataset
-from trainable.errors import CheckpointError
+from trainable.errors import CheckpointError, OtherConfigError
 from trainable.training.checkpoint import (
     list_checkpoints,
     load_newest,
@@ -148,6 +150,57 @@ def test_only_checkpoints_are_listed_in_the_order_of_their_epochs(tmp_path: Path
         (tmp_path / stranger).write_text("")
     assert list(list_checkpoints(tmp_path)) == [3, 20, 100, 1_000_000]
     assert list_checkpoints(tmp_path / "nowhere") == {}
+
+
+def test_a_trial_resumed_from_an_earlier_epoch_abandons_the_later_ones(tmp_path: Path) -> None:
+    for epoch in (4, 5, 6):
+        save_checkpoint(tmp_path, epoch, {"epoch": epoch})
+    assert load_newest(tmp_path, at_most=5) == (5, {"epoch": 5})
+    with pytest.raises(CheckpointError, match="no intact checkpoint"):
+        load_newest(tmp_path, at_most=4)
+    save_checkpoint(tmp_path, 6, {"epoch": 6, "again": True})
+    assert load_newest(tmp_path) == (6, {"epoch": 6, "again": True})
+    assert save_checkpoint(tmp_path, 5, {"epoch": 5}).name == "epoch-000005.ckpt"
+    assert list(list_checkpoints(tmp_path)) == [5]
+
+
+def raising(error: Exception, on_epoch: int) -> Callable[[dict[str, Any]], None]:
+    """Restores any state but one."""
+
+    def restore(state: dict[str, Any]) -> None:
+        if state["epoch"] == on_epoch:
+            raise error
+
+    return restore
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (CheckpointError("of no trial"), "cannot resume from checkpoint {path}: of no trial"),
+        (KeyError("model"), "checkpoint {path} does not hold a trial's state (KeyError: 'model')"),
+        (ValueError("one\ntwo"), "checkpoint {path} does not hold a trial's state (ValueError: one)"),
+        (RuntimeError(""), "checkpoint {path} does not hold a trial's state (RuntimeError: )"),
+    ],
+)
+def test_a_state_that_cannot_be_restored_is_skipped_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception, message: str
+) -> None:
+    paths = [save_checkpoint(tmp_path, epoch, {"epoch": epoch}) for epoch in (1, 2)]
+    assert load_newest(tmp_path, raising(error, 2)) == (1, {"epoch": 1})
+    (record,) = caplog.records
+    assert record.getMessage() == message.format(path=paths[1]) + "; trying the one before it"
+
+
+@pytest.mark.parametrize(
+    "error", [OtherConfigError("of another configuration"), torch.OutOfMemoryError("CUDA out of memory.")]
+)
+def test_what_says_nothing_against_a_checkpoint_is_no_reason_to_skip_it(tmp_path: Path, error: Exception) -> None:
+    for epoch in (1, 2):
+        save_checkpoint(tmp_path, epoch, {"epoch": epoch})
+    with pytest.raises(type(error)) as caught:
+        load_newest(tmp_path, raising(error, 2))
+    assert caught.value is error
 
 
 def test_a_checkpoint_that_remembers_a_best_epoch_still_loads_and_the_third_file_goes(

@@ -68,7 +68,6 @@ def test_the_split_is_the_same_for_ever() -> None:
     assert chosen([("00", 0, number) for number in range(6)]) == {("00", 0, number) for number in (1, 3, 5)}
 
 
-@pytest.mark.timeout(30)
 def test_halves_of_a_data_set_have_no_clip_in_common(tiny_dataset: Dataset) -> None:
     validation, held_out = set(tiny_dataset.validation.names), set(tiny_dataset.held_out.names)
     assert validation.isdisjoint(held_out)
@@ -95,7 +94,6 @@ def test_training_clips_cannot_be_evaluated(tiny_dataset: Dataset) -> None:
         TestClips(train.frames_TF, train.offsets, train.machine_ids, train.names, Split.TRAIN)
 
 
-@pytest.mark.timeout(30)
 def test_the_trainer_takes_training_clips_only(tiny_dataset: Dataset) -> None:
     config, plan = TrialConfig.from_flat({"width": 0.25, "latent_dim": 4}), ExecutionPlan(micro_batch_clips=4)
     Trainer(config, noise_train_clips(), ("00", "01", "02"), plan=plan, device=torch.device("cpu"))

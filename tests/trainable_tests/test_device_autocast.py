@@ -27,7 +27,6 @@ def dtypes_of_layers(model: nn.Module, device: torch.device, plan: ExecutionPlan
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("precision", ["amp_bfloat16", "amp_float16"])
 def test_casts_agree_with_pytorchs_on_fake_cuda(precision: str) -> None:
     config = TrialConfig.from_flat({"width": 0.25, "latent_dim": 8})

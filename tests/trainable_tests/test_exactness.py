@@ -66,7 +66,6 @@ plans = st.builds(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(config=configs, plan=plans)
 def test_any_exact_plan_equals_the_unsplit_step(config: TrialConfig, plan: ExecutionPlan) -> None:
@@ -76,7 +75,6 @@ def test_any_exact_plan_equals_the_unsplit_step(config: TrialConfig, plan: Execu
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "plan",
     [

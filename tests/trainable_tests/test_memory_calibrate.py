@@ -14,7 +14,7 @@ from trainable.memory.profile import DeviceProfile
 from trainable.record import TrialRecord, TrialStart
 from trainable.training.phases import phase_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 PLANS = (ExecutionPlan(micro_batch_clips=16), ExecutionPlan(micro_batch_clips=4))
 
 

@@ -35,7 +35,6 @@ def changed(name: str) -> TrialConfig | None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_knob_that_is_not_in_the_key_changes_no_prediction() -> None:
     planner = Planner(DATA, budget_bytes=None)
     plan = ExecutionPlan(micro_batch_clips=8)
@@ -66,7 +65,6 @@ plans = st.builds(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(one=sizes, other=sizes, plan=plans)
 def test_larger_sizes_need_no_less(one: dict[str, int], other: dict[str, int], plan: ExecutionPlan) -> None:

@@ -18,13 +18,13 @@ from trainable.memory.planner import Planner
 from trainable.memory.predict import DataSizes
 from trainable.memory.profile import DeviceProfile, MeasuredPeak
 from trainable.memory.program import NotProportionalError
-from trainable.units import GIB, MIB
+from trainable.units import GIB, MIB, format_bytes
 
 DATA = DataSizes(train_frames=1_000_000, test_frames=250_000, train_clips=3_500, test_clips=400, n_ids=4)
 PATCH_BYTES = 64 * 64 * 4
 WIDE = TrialConfig.from_flat({"width": 4.0, "n_patches": 16})
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 configs = st.builds(
     lambda **flat: TrialConfig.from_flat(flat),
@@ -140,6 +140,7 @@ def test_memory_saver_takes_the_smallest_plan() -> None:
     choice = saver.plan(WIDE)
     assert choice.fits
     assert choice.predicted_bytes == min(saver.predict(WIDE, plan).predicted_bytes for plan in saver.candidates(WIDE))
+    assert saver.predict(WIDE, choice.plan).predicted_bytes == choice.predicted_bytes
 
 
 @pytest.mark.parametrize(
@@ -279,3 +280,108 @@ def test_the_decoder_is_not_recomputed_where_a_split_batch_is_faster() -> None:
     choice = Planner(DATA, budget_bytes=budget, profile=profile).plan(WIDE)
     assert choice.fits
     assert choice.plan == split
+
+
+def test_the_candidates_are_every_combination_once() -> None:
+    """Micro-batches by halves down to one clip, both recomputations, each chunk, both places, both precisions."""
+    config = WIDE.replace(batch_size=5, allow_amp=True)
+    candidates = list(planner().candidates(config))
+    assert len(candidates) == len(set(candidates)) == 4 * 4 * 4 * 2 * 2
+    assert {plan.micro_batch_clips for plan in candidates} == {5, 3, 2, 1}
+    assert {(plan.recompute_encoder, plan.recompute_decoder) for plan in candidates} == {
+        (False, False),
+        (False, True),
+        (True, False),
+        (True, True),
+    }
+    assert {plan.quantizer_chunk_rows for plan in candidates} == {16_384, 4_096, 1_024, 256}
+    assert {plan.data_placement for plan in candidates} == {"device", "host"}
+    assert {plan.precision for plan in candidates} == {"float32", "amp_bfloat16"}
+
+
+def test_a_micro_batch_asked_for_is_at_most_the_batch() -> None:
+    assert {plan.micro_batch_clips for plan in planner(micro_batch_clips=99).candidates(WIDE)} == {16}
+
+
+def test_an_uneven_rest_counts_as_a_micro_batch_and_as_a_chunk() -> None:
+    """16 clips of 16 patches of 64 rows; 3 clips at once are 3,072 rows."""
+    counts = planner().counts(WIDE, ExecutionPlan(micro_batch_clips=3, quantizer_chunk_rows=1_000))
+    assert counts == (6, 6 * 4)
+
+
+def test_the_profile_counts_and_travels_with_the_planner(tiny_dataset: Dataset) -> None:
+    usual, more = DeviceProfile(), DeviceProfile(context_bytes=3 * GIB, amp_precision="amp_float16")
+    plan = ExecutionPlan(micro_batch_clips=1)
+    request = PlanRequest(amp=True, micro_batch_clips=2)
+    made = Planner.for_dataset(tiny_dataset, budget_bytes=5 * GIB, request=request, profile=more)
+    assert made.data == DataSizes.of(tiny_dataset)
+    plain = Planner.for_dataset(tiny_dataset, budget_bytes=5 * GIB)
+    for asked in (made, pickle.loads(pickle.dumps(made))):
+        assert (asked.budget_bytes, asked.profile, asked.request) == (5 * GIB, more, request)
+        apart = asked.predict(WIDE, plan).predicted_bytes - plain.predict(WIDE, plan).predicted_bytes
+        assert apart == more.context_bytes - usual.context_bytes
+        assert {(each.precision, each.micro_batch_clips) for each in asked.candidates(WIDE)} == {("amp_float16", 2)}
+
+
+def test_a_planner_that_has_predicted_travels_as_light_as_a_new_one() -> None:
+    asked = planner(8 * GIB)
+    new = len(pickle.dumps(asked))
+    asked.plan(WIDE)
+    assert len(pickle.dumps(asked)) == new
+
+
+@pytest.mark.parametrize("budget_bytes", [None, 8 * GIB, 560 * MIB])
+def test_the_answer_holds_the_whole_prediction_of_its_plan(budget_bytes: int | None) -> None:
+    asked = planner(budget_bytes)
+    choice = asked.plan(WIDE)
+    expected = asked.predict(WIDE, choice.plan)
+    assert choice.fits is (budget_bytes != 560 * MIB)
+    assert (choice.reason == "") is choice.fits
+    assert choice.predicted_bytes == expected.predicted_bytes
+    assert choice.allocated_bytes == expected.allocated_bytes
+    assert choice.breakdown == expected.breakdown
+    assert choice.peak_pass == expected.peak_pass
+
+
+def test_next_smaller_is_the_fastest_of_those_that_need_a_tenth_less() -> None:
+    """What the process takes beside the allocator no plan can save, so it does not count."""
+    asked = planner()
+    outside = asked.profile.outside_bytes
+    needs = {plan: asked.predict(WIDE, plan).predicted_bytes - outside for plan in asked.candidates(WIDE)}
+    whole = ExecutionPlan(micro_batch_clips=16)
+    clearly = [plan for plan, size in needs.items() if size <= 0.9 * needs[whole]]
+    fastest = min(clearly, key=lambda plan: asked.relative_time(WIDE, plan))
+    assert asked.next_smaller(WIDE, whole) == fastest
+    assert needs[fastest] > min(needs.values()), "the smallest is slower, and a later step"
+
+
+def test_a_refusal_says_how_much_is_missing_and_what_takes_most() -> None:
+    choice = planner(560 * MIB).plan(WIDE)
+    largest = sorted(choice.breakdown, key=lambda part: choice.breakdown[part])[-3:]
+    assert f"{format_bytes(choice.predicted_bytes - 560 * MIB)} more than" in choice.reason
+    named = choice.reason.rpartition("largest parts: ")[2]
+    assert named == ", ".join(f"{part} {format_bytes(choice.breakdown[part])}" for part in reversed(largest))
+
+
+def test_exactly_what_a_plan_needs_is_enough_for_it_wherever_all_faster_ones_need_more() -> None:
+    asked = planner()
+    by_time = sorted(asked.candidates(WIDE), key=lambda plan: asked.relative_time(WIDE, plan))
+    sizes = [asked.predict(WIDE, plan).predicted_bytes for plan in by_time]
+    chosen = [index for index in range(len(sizes)) if sizes[index] < min(sizes[:index], default=2**62)]
+    assert len(chosen) > 5
+    for index in chosen:
+        assert planner(sizes[index]).plan(WIDE).plan == by_time[index]
+    second = sorted(chosen)[1]
+    few = Planner(DATA, budget_bytes=sizes[second])
+    few.candidates = lambda config: iter([by_time[second], by_time[0]])  # type: ignore[method-assign]
+    assert few.plan(WIDE).plan == by_time[second], "also where it is the only other one"
+
+
+def test_the_smallest_plan_is_the_answer_where_no_other_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan taken for no smaller than one that is too large is skipped; were all, the smallest would still do."""
+    monkeypatch.setattr("trainable.memory.planner._no_smaller", lambda plan, other: True)
+    asked = planner()
+    sizes = [asked.predict(WIDE, plan).predicted_bytes for plan in asked.candidates(WIDE)]
+    choice = planner(min(sizes)).plan(WIDE)
+    assert choice.fits
+    assert choice.predicted_bytes == asked.predict(WIDE, choice.plan).predicted_bytes == min(sizes)

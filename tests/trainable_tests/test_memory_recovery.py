@@ -31,7 +31,7 @@ CONFIG = TrialConfig.from_flat(
 )
 WHOLE = ExecutionPlan(micro_batch_clips=8)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 @contextmanager

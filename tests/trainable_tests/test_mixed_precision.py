@@ -17,8 +17,6 @@ from trainable.training.trainer import Trainer
 FORMS = list(product((0, 4), ("euclidean", "cosine"), ("straight_through", "rotation")))
 SMALL = {"width": 0.25, "latent_dim": 8, "head_hidden": 8, "batch_size": 8, "n_patches": 2, "num_embeddings": 8}
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def config_of(codebook_dim: int, distance: str, code_gradient: str) -> TrialConfig:
     form = {"codebook_dim": codebook_dim, "distance": distance, "code_gradient": code_gradient}

@@ -15,7 +15,7 @@ from trainable.ray_trainable import ENDED, REASON, REPORT, MemoryKeptError, RayT
 from trainable.record import TrialEnd, TrialStart
 from trainable.units import GIB, MIB
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.filterwarnings("ignore")]
 
 
 def config_of(folder: Path, number: int) -> dict[str, Any]:

@@ -60,7 +60,6 @@ def assert_same(one: object, other: object, where: str = "") -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(90)
 def test_resumed_in_a_new_process_ends_in_the_same_bits(tmp_path: Path) -> None:
     undisturbed = new_trainer()
     for _ in range(6):

@@ -12,8 +12,8 @@ from trainable.data.clips import Split, TestClips
 from trainable.errors import DataError, NonFiniteError
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.evaluate import evaluate, evaluate_codes, report_scores
-from trainable.scoring.metrics import auc, bootstrap_interval, mean_auc, pauc
-from trainable.scoring.registry import cheap_densities
+from trainable.scoring.metrics import auc, bootstrap_aucs, bootstrap_interval, mean_auc, pauc, percentile_interval
+from trainable.scoring.registry import cheap_densities, make_density
 
 LABELS = np.array([0, 0, 1, 1, 0, 1, 0, 1])
 IDS = ("00", "00", "00", "00", "02", "02", "02", "02")
@@ -101,6 +101,20 @@ def test_interval_is_that_of_resampling_clip_by_clip() -> None:
     assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.02)
 
 
+def test_an_interval_is_the_central_share_of_1000_resamples() -> None:
+    assert percentile_interval(np.arange(101.0)) == pytest.approx((2.5, 97.5))
+    assert percentile_interval(np.arange(101.0), 0.5) == pytest.approx((25.0, 75.0))
+    scores = np.array([0.0, 2.0, 1.0, 3.0, 0.0, 1.0, 2.0, 1.0])
+    assert bootstrap_aucs(LABELS, scores, IDS).shape == (1000,)
+    drawn = bootstrap_aucs(LABELS, scores, IDS, seed=2, resamples=300)
+    expected = np.quantile(drawn, [0.1, 0.9])
+    assert bootstrap_interval(LABELS, scores, IDS, seed=2, resamples=300, coverage=0.8) == pytest.approx(expected)
+
+
+def test_resamples_of_equal_scores_are_chance() -> None:
+    np.testing.assert_allclose(bootstrap_aucs(LABELS, np.ones(8), IDS), 0.5)
+
+
 def test_interval_of_a_perfect_detector_is_a_point() -> None:
     assert bootstrap_interval(LABELS, LABELS.astype(float), IDS) == (1.0, 1.0)
 
@@ -111,7 +125,11 @@ def test_evaluation_keeps_names_scores_and_ids_together() -> None:
     assert evaluation.auc_by_id == {"00": 1.0, "02": 0.0}
     assert evaluation.auc == 0.5
     assert evaluation.pauc == pytest.approx(np.mean(list(evaluation.pauc_by_id.values())))
+    assert evaluation.pauc_by_id == {"00": 1.0, "02": pytest.approx(0.5 * (1 - 0.005 / 0.095))}
     assert evaluation.names == clips.names
+    assert evaluation.machine_ids == IDS
+    np.testing.assert_array_equal(evaluation.labels, LABELS)
+    np.testing.assert_array_equal(evaluation.scores, [0.0, 1.0, 2.0, 3.0, 5.0, 1.0, 6.0, 2.0])
     assert evaluation.interval[0] <= evaluation.auc <= evaluation.interval[1]
 
 
@@ -144,4 +162,7 @@ def test_one_pass_reports_the_configured_model_and_every_cheap_one() -> None:
     assert report.comparison_auc == {"reconstruction_error": 1.0, "quantization_error": 0.0}
     alone = evaluate_codes(config, train, test, clips, codebook_KD, seed=0)
     np.testing.assert_array_equal(alone.scores, report.evaluation.scores)
+    for name, reported in report.auc_by_density.items():
+        only = make_density(config, name=name, seed=0).fit(train, codebook_KD)  # type: ignore[arg-type]
+        assert reported == pytest.approx(mean_auc(labels, only.score_samples(test), ids)), name
     assert report.auc_by_density["counts"] > 0.9, "half of an anomalous clip's codes were never heard"

@@ -9,14 +9,14 @@ import torch
 
 from trainable.config import DensityName, ScoreConfig
 from trainable.data.clips import Split
-from trainable.errors import CheckpointError, DataError, DataLeakError
+from trainable.errors import CheckpointError, ConfigError, DataError, DataLeakError
 from trainable.registry import DENSITIES
 from trainable.scoring import autoregressive, distances, neighbours
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.combined import Combined
 from trainable.scoring.density import DensityModel, PositionModel
 from trainable.scoring.metrics import mean_auc
-from trainable.scoring.registry import density_from_state, density_named, make_density
+from trainable.scoring.registry import density_from_state, density_named, make_density, register_density
 
 NUM_CODES, WIDTH, PATCHES = 24, 12, 4
 ALL = DENSITIES.names()
@@ -101,6 +101,11 @@ def test_max_and_top_k_are_of_the_most_surprising_positions(
     assert (top > mean - 1e-5).all()
     assert (largest >= top - 1e-5).all()
     assert mean_auc(labels, top, clips.ids) > 0.75
+    model = fitted(name, train)
+    assert isinstance(model, PositionModel)
+    ordered = np.sort(model.position_scores(clips).flatten(1).double().numpy(), axis=1)
+    np.testing.assert_allclose(largest, ordered[:, -1], rtol=1e-4)
+    np.testing.assert_allclose(top, ordered[:, -round(0.2 * PATCHES * 64) :].mean(axis=1), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", POSITION_MODELS)
@@ -148,6 +153,7 @@ def test_state_survives_a_file_without_pickle(
     file.seek(0)
     loaded = density_from_state(torch.load(file, weights_only=True))
     assert type(loaded) is type(model)
+    assert (loaded.config, loaded.seed, loaded.groups.keys()) == (model.config, 3, {"00", "01"})
     np.testing.assert_array_equal(loaded.score_samples(test_clips[0]), model.score_samples(test_clips[0]))
 
 
@@ -223,6 +229,23 @@ def test_an_unheard_id_is_an_error_per_id_and_none_pooled(
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_a_model_of_one_id_knows_nothing_of_the_others(
+    name: DensityName, train: ClipCodes, test_clips: tuple[ClipCodes, np.ndarray]
+) -> None:
+    """Per machine id each group is fitted as if alone; pooled, the ids mean nothing."""
+    clips, _ = test_clips
+    mine = [index for index, machine_id in enumerate(clips.ids) if machine_id == "01"]
+    both = fitted(name, train).score_samples(clips)
+    alone = fitted(name, train.take([index for index, machine_id in enumerate(train.ids) if machine_id == "01"]))
+    np.testing.assert_allclose(both[mine], alone.score_samples(clips.take(mine)), rtol=1e-4)
+    pooled = fitted(name, train, density_per_id=False)
+    assert set(pooled.groups) == {"*"}
+    renamed = fitted(name, replace(train, ids=("00",) * len(train)))
+    everyone = replace(clips, ids=("00",) * len(clips))
+    np.testing.assert_array_equal(pooled.score_samples(clips), renamed.score_samples(everyone))
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_codes_and_codebook_are_not_changed(
     name: DensityName, train: ClipCodes, test_clips: tuple[ClipCodes, np.ndarray]
 ) -> None:
@@ -239,6 +262,59 @@ def test_the_codebook_s_scale_and_place_mean_nothing_to_neighbours(
     straight = fitted(name, train).score_samples(test_clips[0])
     moved = make_density(ScoreConfig(), name=name, seed=3).fit(train, 50 * CODEBOOK_KD + 7)
     np.testing.assert_allclose(moved.score_samples(test_clips[0]), straight, rtol=1e-2)
+
+
+def test_the_codebook_s_scale_and_place_mean_nothing_to_the_autoregressive_model(train: ClipCodes) -> None:
+    grids = []
+    for codebook_KD in (CODEBOOK_KD, 50 * CODEBOOK_KD + 7):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            grids.append(autoregressive.CausalGrid(codebook_KD, 8))
+    with torch.no_grad():
+        straight, moved = (grid(train.codes_BPHW[0]) for grid in grids)
+    np.testing.assert_allclose(moved.numpy(), straight.numpy(), rtol=1e-3)
+
+
+def test_the_autoregressive_model_s_steps_shrink_along_half_a_cosine(
+    train: ClipCodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def recorded(optimizer: torch.optim.AdamW) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+        step(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    fitted("autoregressive", train.take([0]))
+    np.testing.assert_allclose(rates, 3e-3 * np.cos(np.pi / 2 * np.arange(25) / 25) ** 2)
+
+
+def test_no_logits_of_the_autoregressive_model_exceed_a_chunk(
+    train: ClipCodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In fitting and in scoring; a patch has 8 × 8 positions of 24 float32 logits."""
+    sizes: list[int] = []
+    surprise = autoregressive.CausalGrid.surprise
+
+    def recorded(grid: autoregressive.CausalGrid, codes_XHW: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(codes_XHW))
+        return surprise(grid, codes_XHW)
+
+    monkeypatch.setattr(autoregressive.CausalGrid, "surprise", recorded)
+    monkeypatch.setattr(autoregressive, "STEPS", 2)
+    monkeypatch.setattr(distances, "CHUNK_BYTES", 3 * 4 * 8 * 8 * NUM_CODES)
+    fitted("autoregressive", train).score_samples(replace(train.take([0, 1]), split=Split.VALIDATION))
+    assert set(sizes) == {1, 3}, "a clip has four patches: a chunk of three and one more"
+
+
+def test_another_seed_starts_the_autoregressive_model_elsewhere(
+    train: ClipCodes, test_clips: tuple[ClipCodes, np.ndarray]
+) -> None:
+    one, other = (
+        make_density(ScoreConfig(), name="autoregressive", seed=seed).fit(train, CODEBOOK_KD) for seed in (1, 2)
+    )
+    assert (one.score_samples(test_clips[0]) != other.score_samples(test_clips[0])).all()
 
 
 def test_repeated_patches_do_not_bias_neighbours(train: ClipCodes) -> None:
@@ -315,3 +391,41 @@ def test_known_clips_are_thinned_where_there_are_thousands(monkeypatch: pytest.M
     monkeypatch.setattr(neighbours, "MOST_PATCHES", 5 * PATCHES)
     model = make_density(ScoreConfig(density_per_id=False), name="shifted_neighbours").fit(train, CODEBOOK_KD)
     assert model.groups["*"]["clips"].shape[0] == 5
+    patches = make_density(ScoreConfig(density_per_id=False), name="grid_neighbours").fit(train, CODEBOOK_KD)
+    assert patches.groups["*"]["patches"].shape[0] == patches.groups["*"]["radii"].shape[0] == 5 * PATCHES
+
+
+@pytest.mark.parametrize("name", ["histogram_neighbours", "shifted_neighbours"])
+def test_radii_are_measured_against_some_clips_where_there_are_thousands(
+    name: DensityName, train: ClipCodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against every fourth of 40 clips radii are larger, since the nearest of fewer is farther; all stay known."""
+    every = make_density(ScoreConfig(density_per_id=False), name=name).fit(train, CODEBOOK_KD).groups["*"]["radii"]
+    monkeypatch.setattr(neighbours, "REFERENCE_CLIPS", 10)
+    fewer = make_density(ScoreConfig(density_per_id=False), name=name).fit(train, CODEBOOK_KD).groups["*"]["radii"]
+    assert len(fewer) == len(every) == 40
+    assert (fewer >= every - 1e-6).all()
+    assert fewer.mean() > 1.05 * every.mean()
+
+
+def test_a_model_is_registered_under_its_own_name_alone() -> None:
+    """A saved detector names the model by its class."""
+
+    class Other(density_named("counts")):  # type: ignore[misc]
+        name = "other"
+
+    with pytest.raises(ConfigError, match="Other cannot be registered as 'counts'"):
+        register_density("counts", Other)
+    same = type("Same", (density_named("counts"),), {"name": "counts"})
+    with pytest.raises(ConfigError):
+        register_density("counts", same)  # taken by another
+    assert density_named("counts") is not same
+    with pytest.raises(ConfigError):
+        density_named("other")  # type: ignore[arg-type]
+
+
+def test_the_configured_model_is_made_unless_another_is_named() -> None:
+    config = ScoreConfig(density="bigram")
+    assert make_density(config).name == "bigram"
+    assert make_density(config, name="counts", seed=5).name == "counts"
+    assert (make_density(config).seed, make_density(config, seed=5).seed) == (0, 5)

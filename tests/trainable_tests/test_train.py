@@ -18,7 +18,6 @@ from trainable.training.checkpoint import list_checkpoints
 
 TINY = ["--width=0.25", "--latent_dim=4", "--head-hidden=8", "--num_embeddings=8", "--batch_size=4", "--n_patches=1"]
 TINY += ["--stride", "16", "--density", "counts", "--device", "cpu"]
-pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

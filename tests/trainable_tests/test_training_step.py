@@ -17,7 +17,7 @@ from trainable.training.trainer import Trainer
 CLIPS = noise_train_clips()
 SMALL = {"width": 0.25, "latent_dim": 8, "head_hidden": 8, "n_patches": 2, "num_embeddings": 16, "epochs": 5}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 
 def trainer_of(**flat: Any) -> Trainer:

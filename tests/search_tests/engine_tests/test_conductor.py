@@ -12,17 +12,20 @@ from optuna.trial import TrialState
 
 from search.engine.conductor import Conductor, Decision
 from search.engine.feasibility import Feasibility
+from search.engine.observation import observation
+from search.engine.optuna_trials import frozen
+from search.engine.sampler import make_sampler
+from search.engine.space_draws import distributions_of
 from search.request import SearchOptions
 from search.store.study import SearchStudy
 from spaces.loader import space_from_text
-from tests.search_tests.synthetic import SPACE, make_conductor, report_at
+from tests.search_tests.synthetic import SPACE, conductor_of, make_conductor, report_at, short_warmup_space, small_space
 from trainable.config import TrialConfig
-from trainable.errors import BudgetError
+from trainable.errors import BudgetError, ConfigError
 from trainable.execution_plan import ExecutionPlan, MemoryPlan
-from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
+from trainable.record import EpochReport, RunFolder, TrialEnd, TrialOutcome, TrialStart
 
 CONTINUE, STOP = Decision.CONTINUE, Decision.STOP
-pytestmark = pytest.mark.timeout(30)
 
 
 def begin(conductor: Conductor) -> int:
@@ -109,6 +112,12 @@ def test_asha_stops_the_weak_and_says_why(tmp_path: Path) -> None:
     assert outcome.reason == "not among the best 1/3 of the trials seen at epoch 3"
     conductor.finish(number, outcome)
     assert conductor.store.study.trials()[number].state == TrialState.PRUNED
+
+
+def test_no_trial_is_judged_while_another_may_still_warm_up(tmp_path: Path) -> None:
+    """The longest warm-up of the space is two epochs, the grace period one."""
+    conductor = make_conductor(tmp_path, grace_period=1, reduction_factor=2, max_epochs=9, space=small_space())
+    assert conductor.asha.rung_epochs == (3, 6)
 
 
 @pytest.mark.parametrize("end", [TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRASHED])
@@ -204,6 +213,24 @@ def test_a_budget_that_nothing_fits_names_the_one_that_would_do(tmp_path: Path) 
     with pytest.raises(BudgetError, match=r"fits 100 B: .* needs 256 B .* give --gpu-memory-budget at least 1MiB"):
         make_conductor(tmp_path / "a", budget_bytes=100).next_trial()
     assert make_conductor(tmp_path / "b", budget_bytes=256).next_trial() is not None
+
+
+def test_whether_anything_fits_is_asked_about_the_same_configurations_of_a_seed(tmp_path: Path) -> None:
+    def asked(name: str, seed: int) -> list[TrialConfig]:
+        conductor, seen = make_conductor(tmp_path / name, budget_bytes=100, seed=seed), []
+
+        def nothing_fits(config: TrialConfig) -> MemoryPlan:
+            seen.append(config)
+            return MemoryPlan(ExecutionPlan(micro_batch_clips=1), 2000 - len(seen), False, "too large")
+
+        conductor.feasibility = Feasibility(conductor.space, budget_bytes=100, plans=nothing_fits)
+        with pytest.raises(BudgetError, match="nothing in space"):
+            conductor.next_trial()
+        return seen
+
+    once = asked("a", 1)
+    assert once == asked("b", 1)
+    assert once != asked("c", 2)
 
 
 def test_every_started_trial_fits(tmp_path: Path) -> None:
@@ -407,3 +434,121 @@ def test_a_started_trial_says_how_far_it_is_within_the_budget(tmp_path: Path) ->
     free = make_conductor(tmp_path / "b")
     begin(free)
     assert free.store.study.trials()[0].constraints == {}
+
+
+def test_restarts_are_still_counted_after_a_change_of_driver(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path, max_failures=2)
+    number = begin(conductor)
+    report_epochs(conductor, number, 0.6)
+    assert conductor.retry(number)
+    resumed = make_conductor(tmp_path, max_failures=2)
+    assert resumed.running[number].failures == 1
+    assert resumed.running[number].epoch == 1
+    assert [resumed.retry(number) for _ in range(2)] == [True, False]
+    assert make_conductor(tmp_path, max_failures=2).failed(number, TrialEnd.CRASHED, "x").failures == 2
+    assert (
+        resumed.outcome(number, failures=7).failures
+        == resumed.failed(number, TrialEnd.CRASHED, "", failures=7).failures
+    )
+
+
+def test_a_trial_that_the_space_no_longer_contains_goes_on_and_teaches_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    conductor = make_conductor(tmp_path, max_epochs=2, grace_period=2)
+    ended, number = complete(conductor, 0.7), begin(conductor)
+    narrow = space_from_text(SPACE.replace("{choices: [32, 64, 128, 256]}", "{choices: [31]}"), "synthetic")
+    resumed = make_conductor(tmp_path, max_epochs=2, grace_period=2, space=narrow)
+    assert [start.number for start in resumed.unfinished()] == [number]
+    assert f"trial {number} resumes with its original parameters" in caplog.text
+    assert resumed.sampler.history.trials() == []
+    assert resumed.best == (0.7, ended)
+    report_epochs(resumed, number, 0.8, 0.9)
+    resumed.finish(number, resumed.outcome(number))
+    assert resumed.sampler.history.trials() == []
+    assert resumed.best == (0.9, number)
+    again = resumed.next_trial()
+    assert again is not None
+    assert again.params["num_embeddings"] == 31
+
+
+def test_given_parameters_are_proposed_first_then_what_the_sampler_of_that_seed_draws(tmp_path: Path) -> None:
+    space = short_warmup_space()
+    given = {"num_embeddings": 64, "latent_dim": 16, "commitment_cost": 0.2, "commitment_warmup_epochs": 0}
+    given["learning_rate"] = 2e-3
+    options = SearchOptions(space="synthetic", num_samples=9, max_epochs=9, seed=5, startup_trials=4, local=True)
+    folder = RunFolder(tmp_path)
+    study = SearchStudy.in_folder(folder.study_path, "given")
+    conductor = conductor_of(folder, study, space, options, initial=[given])
+    alone = make_sampler("tpe", space, seed=5, startup_trials=4, initial=[given])
+    for index in range(9):
+        start = conductor.next_trial()
+        assert start is not None
+        assert start.params == alone.suggest(index, lambda params: True).params
+        assert (index == 0) == (start.params == given)
+        alone.update(frozen(index, TrialState.RUNNING, start.params, distributions_of(space, start.params)))
+        report_epochs(conductor, start.number, *[0.5 + index / 100] * 9)
+        outcome = (
+            conductor.failed(start.number, TrialEnd.CRASHED, "x") if index == 3 else conductor.outcome(start.number)
+        )
+        conductor.finish(start.number, outcome)
+        values = dict.fromkeys(range(1, 10), 0.5 + index / 100)
+        alone.update(observation(index, start.params, distributions_of(space, start.params), values, outcome))
+
+
+def test_a_sampler_that_leaves_the_space_is_an_error_that_names_it(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path)
+    inside = conductor.sampler.suggest(0, lambda params: True)
+    beyond = replace(inside, params={**inside.params, "latent_dim": 65})
+    conductor.sampler.suggest = lambda index, fits: beyond  # type: ignore[method-assign]
+    with pytest.raises(
+        ConfigError, match=r"the sampler tpe proposed \{.*'latent_dim': 65.*\}, which space 'synthetic'"
+    ):
+        conductor.next_trial()
+    assert conductor.started == 0
+
+
+def test_what_does_not_fit_is_told_and_teaches_nothing_and_a_time_limit_ends_the_asking(tmp_path: Path) -> None:
+    space = space_from_text(SPACE.replace("parameters:", "parameters:\n  width: {low: 0.25, high: 4.0}"), "wide")
+    now, heard = [0.0], RecordingListener()
+    options = {"budget_bytes": 1000, "time_limit_seconds": 7.0, "space": space}
+    conductor = make_conductor(tmp_path, clock=lambda: now[0], listener=heard, **options)
+
+    def a_second_each(config: TrialConfig) -> MemoryPlan:
+        now[0] += 1.0
+        fits = config.model.width == 0.25
+        return MemoryPlan(ExecutionPlan(micro_batch_clips=1), 500 if fits else 2000, fits, "" if fits else "too large")
+
+    conductor.feasibility = Feasibility(space, budget_bytes=1000, plans=a_second_each)
+    conductor.feasibility.fits = lambda params: True  # type: ignore[method-assign]
+    assert conductor.next_trial() is None
+    assert conductor.stop_reason == "the time limit of 7 s was reached"
+    assert heard.words == [f"end {number}: over_budget" for number in range(7)]
+    assert conductor.sampler.history.trials() == []
+    assert conductor.done
+    record = conductor.store.folder.read_trial(3)
+    assert record.outcome == TrialOutcome(
+        end=TrialEnd.OVER_BUDGET, reason="too large", epochs=0, best_auc=None, final_auc=None
+    )
+    seeds = {each.start.config.seed for each in conductor.store.folder.read_trials()}
+    assert seeds == {SearchOptions(space="s").trial_seed(index) for index in range(7)}, "each proposal has its own"
+
+
+def test_one_that_fits_begins_the_count_of_those_that_do_not_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.engine.conductor.OVER_BUDGET_IN_A_ROW", 3)
+    conductor = make_conductor(tmp_path, budget_bytes=1000, num_samples=2)
+    answers = iter([False] * 2 + [True] + [False] * 3)
+
+    def by_turns(config: TrialConfig) -> MemoryPlan:
+        fits = next(answers)
+        return MemoryPlan(ExecutionPlan(micro_batch_clips=1), 500 if fits else 2000, fits, "" if fits else "too large")
+
+    conductor.feasibility.require = lambda candidates: None  # type: ignore[method-assign]
+    conductor.feasibility.fits = lambda params: True  # type: ignore[method-assign]
+    conductor.feasibility.plan = by_turns  # type: ignore[method-assign]
+    assert begin(conductor) == 2
+    with pytest.raises(BudgetError, match="hardly anything"):
+        conductor.next_trial()
+    assert conductor.standing.counts[TrialEnd.OVER_BUDGET] == 5

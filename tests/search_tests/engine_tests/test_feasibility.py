@@ -59,6 +59,10 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(feasibility._answers) == REMEMBERED
     assert len(feasibility._choices) == 1
     assert feasibility.draws_asked == REMEMBERED + 100
+    assert feasibility.fits({"learning_rate": 1e-4 + (REMEMBERED + 99) * 1e-8})
+    assert feasibility.draws_asked == REMEMBERED + 100, "the newest are known"
+    assert feasibility.fits({"learning_rate": 1e-4})
+    assert feasibility.draws_asked == REMEMBERED + 101, "the oldest is forgotten"
 
 
 def test_what_needs_the_same_memory_is_asked_about_once() -> None:

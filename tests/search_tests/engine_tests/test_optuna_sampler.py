@@ -23,7 +23,6 @@ from search.engine import sampler as module
 from search.engine._tpe import Density
 from search.engine.sampler import BudgetedTPESampler, groups_of
 
-pytestmark = pytest.mark.timeout(60)
 SPACE = {"width": IntDistribution(8, 4096, log=True)}
 
 
@@ -153,6 +152,25 @@ def test_trials_that_run_are_kept_away_from() -> None:
     assert len(sampler._promised) == 0
 
 
+def test_a_proposal_depends_on_what_else_runs() -> None:
+    """The same trial of the same study, once beside one that runs and once beside one that was given up."""
+
+    def proposed(*, runs: bool) -> float:
+        space = {"x": FloatDistribution(0, 1)}
+        sampler = BudgetedTPESampler(everything, seed=0, n_startup_trials=5, search_space=space)
+        study = optuna.create_study(sampler=sampler)
+        for x in np.linspace(0, 1, 20):
+            study.add_trial(optuna.create_trial(params={"x": float(x)}, distributions=space, value=(x - 0.5) ** 2))
+        first, second = study.ask(), study.ask()
+        first.suggest_float("x", 0, 1)
+        if not runs:
+            study.tell(first, state=optuna.trial.TrialState.FAIL)
+        return second.suggest_float("x", 0, 1)
+
+    assert proposed(runs=True) != proposed(runs=False)
+    assert proposed(runs=True) == proposed(runs=True)
+
+
 def test_parameters_are_grouped_by_the_trials_that_asked_for_them() -> None:
     names = ["a", "b", "c", "d", "never"]
     space = {name: FloatDistribution(0, 1) for name in names}
@@ -232,6 +250,15 @@ def test_densities_and_draws_are_optunas(count: int) -> None:
     for name in GROUP:
         np.testing.assert_allclose(drawn[name], expected[name], rtol=1e-10, err_msg=name)
     np.testing.assert_allclose(ours.log_density(drawn), theirs.log_pdf(drawn), rtol=1e-9, atol=1e-9)
+
+
+def test_rounding_to_a_step_leaves_no_bound() -> None:
+    """Three steps of 0.1 are more than 0.3 in floating point."""
+    group = {"x": FloatDistribution(0.0, 0.3, step=0.1), "n": IntDistribution(2, 9, log=True)}
+    draws = Density(np.array([[0.3, 9.0], [0.0, 2.0]]), group).sample(np.random.RandomState(0), 500)
+    assert set(np.round(draws["x"], 9)) == {0.0, 0.1, 0.2, 0.3}
+    assert (draws["x"].min(), draws["x"].max()) == (0.0, 0.3)
+    assert (draws["n"].min(), draws["n"].max()) == (2.0, 9.0)
 
 
 def test_a_density_sums_to_one() -> None:

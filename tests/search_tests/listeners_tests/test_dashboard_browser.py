@@ -15,7 +15,7 @@ import pytest
 
 from tests.analysis_tests.browser import keep_screenshot, open_browser
 
-pytestmark = [pytest.mark.browser, pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 PAGE_MS = 60_000
 
 

@@ -30,8 +30,6 @@ from trainable.record import RunFolder, TrialEnd
 from trainable.training.checkpoint import list_checkpoints, write_checkpoint
 from trainable.units import GIB
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def drive(conductor: Conductor, factory: Any = SyntheticTrial) -> Conductor:
     LocalRunner(conductor, store=conductor.store, options=conductor.options, trial_factory=factory).run()

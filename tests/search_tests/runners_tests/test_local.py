@@ -23,7 +23,6 @@ def table(path: Path):
     ]
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_same_seed_twice_gives_the_same_table(tmp_path, concurrency):
     first = run(tmp_path / "a", concurrency=concurrency, seed=5, num_samples=12)
@@ -39,7 +38,6 @@ def test_same_seed_twice_gives_the_same_table(tmp_path, concurrency):
     assert {int(path.parent.name) for path in kept} == {number for _, number in first.standing.leaders}
 
 
-@pytest.mark.timeout(60)
 def test_interrupted_search_goes_on_and_ends_with_the_same_trials(tmp_path):
     class Interrupted(SyntheticTrial):
         steps = 0
@@ -61,7 +59,6 @@ def test_interrupted_search_goes_on_and_ends_with_the_same_trials(tmp_path):
     assert all(trial.state.is_finished() for trial in study)
 
 
-@pytest.mark.timeout(60)
 def test_a_crash_is_retried_from_the_checkpoint(tmp_path):
     class Flaky(SyntheticTrial):
         crashes = 0
@@ -79,7 +76,6 @@ def test_a_crash_is_retried_from_the_checkpoint(tmp_path):
     assert [report.epoch for report in record.epochs] == list(range(1, len(record.epochs) + 1))
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "full", [MemoryError("no more"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")]
 )
@@ -106,7 +102,6 @@ def test_every_fault_keeps_its_own_word(tmp_path, full):
     assert [trial.constraints for trial in trials[1:4]] == [{"failure": 1.0}] * 3
 
 
-@pytest.mark.timeout(60)
 def test_the_same_failure_five_times_first_ends_the_search(tmp_path):
     class Broken(SyntheticTrial):
         def step(self):
@@ -118,7 +113,6 @@ def test_the_same_failure_five_times_first_ends_the_search(tmp_path):
     assert "cannot open device" in conductor.stop_reason
 
 
-@pytest.mark.timeout(60)
 def test_a_swallowed_ctrl_c_ends_the_search_all_the_same(tmp_path):
     conductor = make_conductor(tmp_path / "run", num_samples=50, concurrency=2, max_epochs=3)
     conductor.listener = SwallowsCtrlC()

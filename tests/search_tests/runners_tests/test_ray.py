@@ -58,7 +58,6 @@ def run_on_ray(path: Path, factory, session=None, **options):
     return conductor
 
 
-@pytest.mark.timeout(600)
 def test_every_fault_keeps_its_own_word_on_ray(tmp_path, monkeypatch):
     monkeypatch.setenv("FAULTY_FOLDER", str(tmp_path))
     options = make_conductor(tmp_path / "o", concurrency=2).options
@@ -97,7 +96,6 @@ class NoRoom(SyntheticTrial):
         return super().save(folder)
 
 
-@pytest.mark.timeout(240)
 def test_what_is_not_a_trials_fault_ends_the_search_in_one_line(tmp_path, monkeypatch):
     """Workers that all die, a full disk under the checkpoints, under the folder and under the study."""
     monkeypatch.setenv("FAULTY_FOLDER", str(tmp_path))
@@ -131,7 +129,6 @@ def test_what_is_not_a_trials_fault_ends_the_search_in_one_line(tmp_path, monkey
         assert all(record.outcome is None for record in RunFolder(tmp_path / "folder").read_trials())
 
 
-@pytest.mark.timeout(600)
 def test_a_swallowed_ctrl_c_ends_the_search_all_the_same(tmp_path):
     from search.runners.ray_tune import RayRunner
 
@@ -161,7 +158,6 @@ class Slowest(SyntheticTrial):
         return super().step()
 
 
-@pytest.mark.timeout(600)
 def test_a_trial_that_waits_for_a_worker_is_not_silent(tmp_path):
     """A second trial asks for a slot that there is not, as on a busy cluster; it waits longer than it may be silent."""
     from search.runners.packing import cpu_slots
@@ -195,7 +191,6 @@ class _Slower(SlowTrial):
 
 
 @pytest.mark.long  # Ray takes a minute to declare a node dead
-@pytest.mark.timeout(600)
 def test_a_cluster_loses_a_node_and_no_trial(tmp_path, monkeypatch):
     """A head and two workers, each its own raylet; one worker is killed; GPUs are declared, not there."""
     from ray.cluster_utils import Cluster

@@ -15,7 +15,6 @@ from trainable.commandline import run
 from trainable.record import RunFolder
 from trainable.trial import Trial
 
-pytestmark = pytest.mark.timeout(600)
 TRIALS = 4
 
 

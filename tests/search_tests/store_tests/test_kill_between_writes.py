@@ -14,7 +14,6 @@ from search.store.study import outcome_of
 from tests.search_tests.synthetic import SyntheticTrial, make_conductor
 from trainable.record import EpochReport, RunFolder, TrialEnd
 
-pytestmark = pytest.mark.timeout(300)
 OPTIONS: dict[str, Any] = {"num_samples": 1, "max_epochs": 2, "grace_period": 1, "max_failures": 0}
 WRITES = frozenset(
     {"create_new_trial", "set_trial_intermediate_value", "set_trial_user_attr", "set_trial_system_attr"}

@@ -13,7 +13,6 @@ from optuna.testing.pytest_storages import StorageTestCase
 import search
 from search.store.storage import open_storage
 
-pytestmark = pytest.mark.timeout(120)
 PACKAGE = Path(search.__file__).parent
 
 

@@ -21,7 +21,6 @@ from tests.search_tests.synthetic import SyntheticTrial, make_conductor, report_
 from trainable.errors import RunError
 
 pytestmark = [
-    pytest.mark.timeout(240),
     # Connections of threads and of servers that are gone: nobody can close them any more.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

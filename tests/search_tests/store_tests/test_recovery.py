@@ -20,8 +20,6 @@ from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan, MemoryPlan
 from trainable.record import RunFolder, TrialEnd
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def drive(conductor: Conductor, factory: Any = SyntheticTrial) -> Conductor:
     LocalRunner(conductor, store=conductor.store, options=conductor.options, trial_factory=factory).run()

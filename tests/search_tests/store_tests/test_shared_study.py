@@ -17,7 +17,6 @@ from tests.analysis_tests.trained import write_recordings
 from tests.search_tests.test_run import SPACE
 from trainable.record import RunFolder
 
-pytestmark = pytest.mark.timeout(300)
 TRIALS = 3
 
 

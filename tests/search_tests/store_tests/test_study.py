@@ -31,7 +31,6 @@ DISTRIBUTIONS = {
 }
 CONFIG = TrialConfig.from_flat({"width": 0.5, "seed": 3})
 PLAN = ExecutionPlan(micro_batch_clips=2)
-pytestmark = pytest.mark.timeout(30)
 """Each test makes a database and forces every commit to a disk that may be busy."""
 
 
@@ -240,7 +239,6 @@ for _ in range(12):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 def test_drivers_that_write_at_once_never_get_the_same_number(tmp_path: Path) -> None:
     open_study(tmp_path, "first", shared=True)
     drivers = [
@@ -278,7 +276,6 @@ os.kill(os.getpid(), 9)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
 def test_what_was_written_is_there_after_a_kill(tmp_path: Path) -> None:
     process = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)], capture_output=True, text=True, check=False

@@ -14,8 +14,6 @@ from tests.search_tests.test_run import SPACE
 from trainable.record import RunFolder
 from trainable.training.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
 
-pytestmark = pytest.mark.timeout(600)
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -1,0 +1,362 @@
+"""Each density model against its definition, computed in NumPy clip by clip and code by code."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.covariance import ledoit_wolf
+
+from trainable.config import DensityName, ScoreConfig
+from trainable.data.clips import Split
+from trainable.scoring import autoregressive
+from trainable.scoring.autoregressive import CausalGrid
+from trainable.scoring.codes import ClipCodes
+from trainable.scoring.density import PositionModel, aggregate
+from trainable.scoring.distances import (
+    CHUNK_BYTES,
+    LANDMARKS,
+    chunk_length,
+    code_kernel,
+    floored,
+    local_radii,
+    nearest_in_radii,
+    reduced_codebook,
+)
+from trainable.scoring.neighbours import thinned
+from trainable.scoring.registry import make_density
+
+K, D, P, H, W = 11, 12, 3, 4, 5
+CODEBOOK_KD = torch.randn(K, D, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.2, 3, D)
+
+
+def random_codes(n_clips: int, seed: int, *, patches: int = P, highest: int = K) -> np.ndarray:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(highest, (n_clips, patches, H, W), generator=generator).numpy()
+
+
+TRAIN_BPHW, ASKED_BPHW = random_codes(9, 0, highest=K - 1), random_codes(4, 1)
+
+
+def clip_codes(codes_BPHW: np.ndarray, split: Split) -> ClipCodes:
+    starts = 16 * torch.arange(codes_BPHW.shape[1]).expand(len(codes_BPHW), -1)
+    return ClipCodes(torch.from_numpy(codes_BPHW), starts, ("00",) * len(codes_BPHW), split)
+
+
+def scores(name: DensityName, train_BPHW: np.ndarray = TRAIN_BPHW, asked_BPHW: np.ndarray = ASKED_BPHW) -> np.ndarray:
+    model = make_density(ScoreConfig(), name=name).fit(clip_codes(train_BPHW, Split.TRAIN), CODEBOOK_KD)
+    return model.score_samples(clip_codes(asked_BPHW, Split.VALIDATION))
+
+
+def positions(name: DensityName, train_BPHW: np.ndarray, asked_BPHW: np.ndarray) -> np.ndarray:
+    model = make_density(ScoreConfig(), name=name).fit(clip_codes(train_BPHW, Split.TRAIN), CODEBOOK_KD)
+    assert isinstance(model, PositionModel)
+    return model.position_scores(clip_codes(asked_BPHW, Split.VALIDATION)).numpy()
+
+
+# ---- counts ----------------------------------------------------------------------------------------------------------
+
+
+def row_counts(codes_BPHW: np.ndarray) -> np.ndarray:
+    counts_HK = np.zeros((H, K))
+    for h in range(H):
+        for code in codes_BPHW[:, :, h].ravel():
+            counts_HK[h, code] += 1
+    return counts_HK
+
+
+def log_shares(counts_HK: np.ndarray) -> np.ndarray:
+    """A tenth of a count for each code, heard or not."""
+    return np.log((counts_HK + 0.1) / (counts_HK + 0.1).sum(axis=1, keepdims=True))
+
+
+def surprise_of_shares(log_HK: np.ndarray, codes_BPHW: np.ndarray) -> np.ndarray:
+    return np.array([[-log_HK[np.arange(H)[:, None], patch] for patch in clip] for clip in codes_BPHW])
+
+
+def kernel() -> np.ndarray:
+    """Gaussian; its variance is the median squared distance of a code to its third-nearest neighbour."""
+    codebook = CODEBOOK_KD.double().numpy()
+    squared = ((codebook[:, None] - codebook) ** 2).sum(axis=2)
+    variance = np.median(np.sort(squared, axis=1)[:, 3])  # the nearest is the code itself
+    weights = np.exp(-squared / (2 * variance))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def test_counts_are_shares_of_a_row_s_codes() -> None:
+    expected = surprise_of_shares(log_shares(row_counts(TRAIN_BPHW)), ASKED_BPHW)
+    np.testing.assert_allclose(positions("counts", TRAIN_BPHW, ASKED_BPHW), expected, rtol=1e-4)
+    np.testing.assert_allclose(scores("counts"), expected.mean(axis=(1, 2, 3)), rtol=1e-4)
+
+
+def test_kernel_counts_are_shared_with_codes_nearby() -> None:
+    taken = kernel()
+    shared_HK = row_counts(TRAIN_BPHW) @ taken @ (taken / taken.sum(axis=0)).T
+    expected = surprise_of_shares(log_shares(shared_HK), ASKED_BPHW)
+    np.testing.assert_allclose(positions("kernel_counts", TRAIN_BPHW, ASKED_BPHW), expected, rtol=1e-3)
+
+
+def test_the_bigram_is_half_the_transition_and_half_the_code() -> None:
+    expected = surprise_of_shares(log_shares(row_counts(TRAIN_BPHW)), ASKED_BPHW)
+    unheard = 0
+    for b, p, h, w in np.ndindex(ASKED_BPHW.shape):
+        if w == 0:
+            continue
+        before, code = ASKED_BPHW[b, p, h, w - 1 : w + 1]
+        heard = TRAIN_BPHW[:, :, h, :-1] == before
+        if not heard.any():
+            unheard += 1
+            continue
+        share = (heard & (TRAIN_BPHW[:, :, h, 1:] == code)).sum() / heard.sum()
+        expected[b, p, h, w] = -np.log(0.5 * share + 0.5 * np.exp(-expected[b, p, h, w]))
+    assert unheard
+    np.testing.assert_allclose(positions("bigram", TRAIN_BPHW, ASKED_BPHW), expected, rtol=1e-4)
+
+
+# ---- neighbours ------------------------------------------------------------------------------------------------------
+
+
+def vectors() -> np.ndarray:
+    """The codebook on its eight main axes, of mean squared length 1."""
+    centred = CODEBOOK_KD.double().numpy()
+    centred = centred - centred.mean(axis=0)
+    main = centred @ np.linalg.svd(centred)[2][:8].T
+    return main / np.sqrt((main**2).sum(axis=1).mean())
+
+
+VECTORS_KD = vectors()
+
+
+def radii_of(distances_NN: np.ndarray, owners_N: np.ndarray) -> np.ndarray:
+    """Mean of the four nearest of other clips, at least a tenth of the mean radius."""
+    radii = [np.sort(row[owners_N != own])[:4].mean() for row, own in zip(distances_NN, owners_N, strict=True)]
+    return np.maximum(radii, 0.1 * np.mean(radii))
+
+
+def nearest_four(distances_MN: np.ndarray, radii_N: np.ndarray) -> np.ndarray:
+    return np.sort(distances_MN / radii_N, axis=1)[:, :4].mean(axis=1)
+
+
+def pairwise(a: list[np.ndarray], b: list[np.ndarray], distance) -> np.ndarray:  # type: ignore[no-untyped-def]
+    return np.array([[distance(one, other) for other in b] for one in a])
+
+
+def patch_distance(a_HW: np.ndarray, b_HW: np.ndarray) -> float:
+    return float(((VECTORS_KD[a_HW] - VECTORS_KD[b_HW]) ** 2).sum(axis=-1).mean())
+
+
+def test_histograms_are_compared_by_hellinger_s_distance() -> None:
+    taken = kernel()
+
+    def roots(clip_PHW: np.ndarray) -> np.ndarray:
+        return np.sqrt(row_counts(clip_PHW[None]) / (P * W) @ taken).ravel()
+
+    def distance(a: np.ndarray, b: np.ndarray) -> float:
+        return float(((a - b) ** 2).sum())
+
+    known, asked = [roots(clip) for clip in TRAIN_BPHW], [roots(clip) for clip in ASKED_BPHW]
+    radii = radii_of(pairwise(known, known, distance), np.arange(len(known)))
+    expected = nearest_four(pairwise(asked, known, distance), radii)
+    np.testing.assert_allclose(scores("histogram_neighbours"), expected, rtol=1e-3)
+
+
+def test_grids_are_compared_position_by_position_with_patches_of_other_clips() -> None:
+    train = TRAIN_BPHW.copy()
+    train[0, 2] = train[0, 1]  # a patch that only repeats the one before it is not known twice
+    train[1, 2] = train[1, 0]  # one that comes back later is
+    known = [patch for index, clip in enumerate(train) for patch in (clip[:2] if index == 0 else clip)]
+    owners = np.array([index for index in range(len(train)) for _ in range(2 if index == 0 else P)])
+    radii = radii_of(pairwise(known, known, patch_distance), owners)
+    asked = list(ASKED_BPHW.reshape(-1, H, W))
+    in_radii = pairwise(asked, known, patch_distance) / radii
+    expected = np.sort(in_radii, axis=1)[:, :4].mean(axis=1).reshape(-1, P)
+    np.testing.assert_allclose(scores("grid_neighbours", train), expected.mean(axis=1), rtol=1e-3)
+    surprise = [
+        np.mean([((VECTORS_KD[a] - VECTORS_KD[known[n]]) ** 2).sum(axis=-1) / radii[n] for n in np.argsort(row)[:4]], 0)
+        for a, row in zip(asked, in_radii, strict=True)
+    ]
+    found = positions("grid_neighbours", train, ASKED_BPHW).reshape(-1, H, W)
+    np.testing.assert_allclose(found, surprise, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("patches", "most"), [(1, 0), (3, 1), (17, 2)])
+def test_clips_are_compared_patch_by_patch_within_an_eighth(patches: int, most: int) -> None:
+    """The distance is the larger of both ways; what the other has and this one lacks is shared by all positions."""
+    train = list(random_codes(6, 2, patches=patches))
+    asked = list(random_codes(3, 3, patches=patches))
+
+    def matches(one: np.ndarray, other: np.ndarray) -> list[int]:
+        """For each patch of one the nearest of the other."""
+        near = [range(max(0, p - most), min(patches, p + most + 1)) for p in range(patches)]
+        return [min(near[p], key=lambda q: patch_distance(one[p], other[q])) for p in range(patches)]
+
+    def one_way(one: np.ndarray, other: np.ndarray) -> float:
+        return float(np.mean([patch_distance(one[p], other[q]) for p, q in enumerate(matches(one, other))]))
+
+    def distance(one: np.ndarray, other: np.ndarray) -> float:
+        return max(one_way(one, other), one_way(other, one))
+
+    radii = radii_of(pairwise(train, train, distance), np.arange(len(train)))
+    in_radii = pairwise(asked, train, distance) / radii
+    found = scores("shifted_neighbours", np.array(train), np.array(asked))
+    np.testing.assert_allclose(found, np.sort(in_radii, axis=1)[:, :4].mean(axis=1), rtol=1e-3)
+    surprise = np.zeros((len(asked), patches, H, W))
+    for clip, row in enumerate(in_radii):
+        for n in np.argsort(row)[:4]:
+            matched = train[n][matches(asked[clip], train[n])]
+            gaps = ((VECTORS_KD[asked[clip]] - VECTORS_KD[matched]) ** 2).sum(axis=-1)
+            surprise[clip] += (gaps / radii[n] + row[n] - gaps.mean() / radii[n]) / 4
+    np.testing.assert_allclose(
+        positions("shifted_neighbours", np.array(train), np.array(asked)), surprise, rtol=1e-3, atol=1e-4
+    )
+
+
+# ---- moments and the combination -------------------------------------------------------------------------------------
+
+
+def moments(clip_PHW: np.ndarray) -> np.ndarray:
+    """Of each row and axis: mean, deviation, and the root mean square of the steps within patches."""
+    found = []
+    for h in range(H):
+        rows_PWD = VECTORS_KD[clip_PHW[:, h]]
+        steps = np.diff(rows_PWD, axis=1)
+        found += [rows_PWD.mean(axis=(0, 1)), rows_PWD.std(axis=(0, 1)), np.sqrt((steps**2).mean(axis=(0, 1)))]
+    return np.concatenate(found)
+
+
+def test_mahalanobis_is_the_squared_distance_of_moments_a_dimension() -> None:
+    known, asked = (np.array([moments(clip) for clip in codes]) for codes in (TRAIN_BPHW, ASKED_BPHW))
+    gaps = asked - known.mean(axis=0)
+    precision = np.linalg.inv(ledoit_wolf(known)[0])
+    expected = np.einsum("bi,ij,bj->b", gaps, precision, gaps) / gaps.shape[1]
+    np.testing.assert_allclose(scores("mahalanobis"), expected, rtol=1e-3)
+
+
+def test_of_one_normal_clip_all_moments_count_alike() -> None:
+    gaps = np.array([moments(clip) for clip in ASKED_BPHW]) - moments(TRAIN_BPHW[0])
+    np.testing.assert_allclose(scores("mahalanobis", TRAIN_BPHW[:1]), (gaps**2).mean(axis=1), rtol=1e-3)
+
+
+def test_the_combination_is_the_mean_of_z_scores_from_clips_a_member_has_not_seen() -> None:
+    even, odd = TRAIN_BPHW[::2], TRAIN_BPHW[1::2]
+    expected = np.zeros(len(ASKED_BPHW))
+    for name in ("grid_neighbours", "mahalanobis"):
+        unseen = np.concatenate([scores(name, even, odd), scores(name, odd, even)])  # type: ignore[arg-type]
+        expected += (scores(name) - unseen.mean()) / unseen.std() / 2  # type: ignore[arg-type]
+    np.testing.assert_allclose(scores("combined"), expected, rtol=1e-3)
+
+
+def test_the_combination_of_one_normal_clip_is_the_mean_of_its_members() -> None:
+    members = [scores(name, TRAIN_BPHW[:1]) for name in ("grid_neighbours", "mahalanobis")]  # type: ignore[arg-type]
+    np.testing.assert_allclose(scores("combined", TRAIN_BPHW[:1]), np.mean(members, axis=0), rtol=1e-5)
+
+
+def test_where_a_member_s_scores_are_all_equal_a_thousandth_of_their_mean_is_a_deviation() -> None:
+    same = np.repeat(TRAIN_BPHW[:1], 4, axis=0)
+    expected = np.zeros(len(ASKED_BPHW))
+    for name in ("grid_neighbours", "mahalanobis"):
+        centre = float(scores(name, same[:2], same[:1])[0])  # type: ignore[arg-type]
+        expected += (scores(name, same) - centre) / (1e-3 * abs(centre) + 1e-9) / 2  # type: ignore[arg-type]
+    np.testing.assert_allclose(scores("combined", same), expected, rtol=1e-3)
+
+
+# ---- the autoregressive model ----------------------------------------------------------------------------------------
+
+
+def test_a_position_sees_five_rows_of_three_columns_before_it_and_two_rows_below_it() -> None:
+    torch.manual_seed(0)
+    n_rows, n_columns = 8, 9
+    grid = CausalGrid(CODEBOOK_KD, n_rows)
+    codes = torch.randint(K, (1, n_rows, n_columns), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = grid(codes)
+        np.testing.assert_allclose(before.exp().sum(dim=-1).numpy(), 1.0, rtol=1e-5)
+        surprise = -before[0, torch.arange(n_rows)[:, None], torch.arange(n_columns), codes[0]]
+        np.testing.assert_allclose(grid.surprise(codes)[0].numpy(), surprise.numpy(), rtol=1e-6)
+        h, w = 4, 3
+        codes[0, h, w] = (codes[0, h, w] + 1) % K
+        moved = (grid(codes) - before).abs().amax(dim=-1)[0] > 1e-7
+    sees = {
+        (row, column)
+        for row in range(n_rows)
+        for column in range(n_columns)
+        if (abs(row - h) <= 2 and 1 <= column - w <= 3) or (column == w and 1 <= row - h <= 2)
+    }
+    assert {tuple(place) for place in moved.nonzero().tolist()} == sees
+
+
+def test_the_autoregressive_model_learns_what_is_certain() -> None:
+    """Each column counts one further than the one before it: after the first column nothing is surprising."""
+    begin = np.random.default_rng(0).integers(K, size=(20, P, H, 1))
+    cycles = (begin + np.arange(W)) % K
+    surprise = positions("autoregressive", cycles, cycles[:5])
+    assert surprise[..., 1:].mean() < 0.2
+    assert surprise[..., 0].mean() > 1.5, "a beginning may be any code"
+
+
+def test_the_autoregressive_model_knows_a_code_s_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoregressive, "STEPS", 40)
+    rows = np.broadcast_to(np.arange(H)[:, None], (20, P, H, W)).copy()
+    assert positions("autoregressive", rows, rows[:3]).mean() < 0.2
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_s_score_is_the_mean_the_largest_or_the_mean_of_the_top_share() -> None:
+    surprise = torch.tensor([[3.0, 1.0, 10.0, 2.0, 8.0, 0.0, 4.0, 5.0, 6.0, 7.0]]).view(1, 1, 2, 5)
+    assert aggregate(surprise, ScoreConfig(aggregation="mean")).item() == pytest.approx(4.6)
+    assert aggregate(surprise, ScoreConfig(aggregation="max")).item() == 10.0
+    assert aggregate(surprise, ScoreConfig(aggregation="top_k", top_k_share=0.3)).item() == pytest.approx(25 / 3)
+    assert aggregate(surprise, ScoreConfig(aggregation="top_k", top_k_share=0.01)).item() == 10.0
+
+
+def test_a_chunk_holds_what_fits_and_at_least_one_row() -> None:
+    assert chunk_length(CHUNK_BYTES // 4) == 4
+    assert chunk_length(CHUNK_BYTES // 4 + 1) == 3
+    assert chunk_length(2 * CHUNK_BYTES) == 1
+    assert chunk_length(0) == CHUNK_BYTES
+
+
+def test_a_narrow_codebook_keeps_all_its_distances_up_to_scale() -> None:
+    codebook = torch.randn(20, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    reduced = reduced_codebook(codebook, 8)
+    ratio = torch.cdist(reduced, reduced)[0, 1:] / torch.cdist(codebook, codebook)[0, 1:]
+    np.testing.assert_allclose(ratio.numpy(), ratio[0].item(), rtol=1e-6)
+    assert reduced.square().sum(dim=1).mean().item() == pytest.approx(1.0)
+    assert torch.isfinite(reduced_codebook(torch.ones(3, 4), 8)).all(), "of equal codes all distances are 0"
+
+
+def test_of_many_codes_a_seeded_sample_stands_for_all() -> None:
+    codebook = torch.randn(LANDMARKS + 50, 6, generator=torch.Generator().manual_seed(0))
+    taken = code_kernel(codebook, seed=0)
+    assert taken.shape == (LANDMARKS + 50, LANDMARKS)
+    np.testing.assert_allclose(taken.sum(dim=1).numpy(), 1.0, rtol=1e-5)
+    assert torch.equal(taken, code_kernel(codebook, seed=0))
+    assert not torch.equal(taken, code_kernel(codebook, seed=1))
+    assert set(taken.argmax(dim=1).tolist()) == set(range(LANDMARKS)), "a landmark takes most of itself"
+    assert code_kernel(codebook[:LANDMARKS], seed=0).shape == (LANDMARKS, LANDMARKS)
+
+
+def test_radii_are_of_the_four_nearest_others_and_1_where_there_are_none() -> None:
+    distances = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0, 50.0]])
+    itself = torch.tensor([[True, False, False, False, False, False]])
+    assert local_radii(distances, itself).tolist() == [2.5]
+    assert local_radii(distances[:, :3], itself[:, :3]).tolist() == [1.5]
+    assert local_radii(distances[:, :1], itself[:, :1]).tolist() == [1.0]
+
+
+def test_no_radius_is_less_than_a_tenth_of_the_mean() -> None:
+    assert floored(torch.tensor([0.0, 4.0])).tolist() == pytest.approx([0.2, 4.0])
+    assert floored(torch.zeros(2)).tolist() == pytest.approx([1e-3, 1e-3])
+
+
+def test_nearest_is_by_distance_in_radii() -> None:
+    found, indices = nearest_in_radii(torch.tensor([[2.0, 3.0, 1.0]]), torch.tensor([1.0, 3.0, 0.1]), 2)
+    assert found.tolist() == [[1.0, 2.0]]
+    assert indices.tolist() == [[1, 0]]
+    few, _ = nearest_in_radii(torch.tensor([[2.0, 3.0, 1.0]]), torch.ones(3), 4)
+    assert few.shape == (1, 3)
+
+
+def test_thinning_spreads_evenly_and_keeps_all_of_a_few() -> None:
+    assert thinned(10, 4).tolist() == [0, 2, 5, 7]
+    assert thinned(3, 4).tolist() == [0, 1, 2]
