@@ -38,7 +38,7 @@ TRAIN_BPHW, ASKED_BPHW = random_codes(9, 0, highest=K - 1), random_codes(4, 1)
 
 def clip_codes(codes_BPHW: np.ndarray, split: Split) -> ClipCodes:
     starts = 16 * torch.arange(codes_BPHW.shape[1]).expand(len(codes_BPHW), -1)
-    return ClipCodes(torch.from_numpy(codes_BPHW), starts, ("00",) * len(codes_BPHW), split)
+    return ClipCodes(torch.from_numpy(codes_BPHW)[..., None], starts, ("00",) * len(codes_BPHW), split)
 
 
 def scores(name: DensityName, train_BPHW: np.ndarray = TRAIN_BPHW, asked_BPHW: np.ndarray = ASKED_BPHW) -> np.ndarray:
@@ -265,14 +265,14 @@ def test_a_position_sees_five_rows_of_three_columns_before_it_and_two_rows_below
     torch.manual_seed(0)
     n_rows, n_columns = 8, 9
     grid = CausalGrid(CODEBOOK_KD, n_rows)
-    codes = torch.randint(K, (1, n_rows, n_columns), generator=torch.Generator().manual_seed(0))
+    codes = torch.randint(K, (1, n_rows, n_columns, 1), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = grid(codes)
         np.testing.assert_allclose(before.exp().sum(dim=-1).numpy(), 1.0, rtol=1e-5)
-        surprise = -before[0, torch.arange(n_rows)[:, None], torch.arange(n_columns), codes[0]]
+        surprise = -before[0, torch.arange(n_rows)[:, None], torch.arange(n_columns), codes[0, ..., 0]]
         np.testing.assert_allclose(grid.surprise(codes)[0].numpy(), surprise.numpy(), rtol=1e-6)
         h, w = 4, 3
-        codes[0, h, w] = (codes[0, h, w] + 1) % K
+        codes[0, h, w, 0] = (codes[0, h, w, 0] + 1) % K
         moved = (grid(codes) - before).abs().amax(dim=-1)[0] > 1e-7
     sees = {
         (row, column)

@@ -142,7 +142,7 @@ def test_a_score_that_is_no_number_ends_the_trial(value: float) -> None:
 
 
 def random_codes(n_clips: int, ids: tuple[str, ...], split: Split, *, seed: int, highest: int = 8) -> ClipCodes:
-    codes = torch.randint(highest, (n_clips, 2, 8, 8), generator=torch.Generator().manual_seed(seed))
+    codes = torch.randint(highest, (n_clips, 2, 8, 8, 1), generator=torch.Generator().manual_seed(seed))
     return ClipCodes(codes, torch.zeros(n_clips, 2, dtype=torch.int64), ids, split)
 
 

@@ -271,7 +271,7 @@ def test_the_codebook_s_scale_and_place_mean_nothing_to_the_autoregressive_model
             torch.manual_seed(0)
             grids.append(autoregressive.CausalGrid(codebook_KD, 8))
     with torch.no_grad():
-        straight, moved = (grid(train.codes_BPHW[0]) for grid in grids)
+        straight, moved = (grid(train.codes_BPHWM[0]) for grid in grids)
     np.testing.assert_allclose(moved.numpy(), straight.numpy(), rtol=1e-3)
 
 

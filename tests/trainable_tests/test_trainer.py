@@ -324,14 +324,14 @@ def test_codes_and_errors_are_those_of_each_clip_s_evenly_spaced_patches(
             nearest = torch.cdist(rows_ND, model.codebook.codebook_KD).argmin(dim=1)
             vectors_ND = model.codebook.codebook_KD[nearest]
             decoded = model.decoder(model.codebook.grid(vectors_ND))
-        assert torch.equal(encoded.codes_BPHW[clip].flatten(), nearest)
+        assert torch.equal(encoded.codes_BPHWM[clip].flatten(), nearest)
         error = float((decoded - heard).square().mean())
         assert float(encoded.reconstruction_error_B[clip]) == pytest.approx(error, rel=1e-9)
         gap = float((rows_ND - vectors_ND).square().mean())
         assert float(encoded.quantization_error_B[clip]) == pytest.approx(gap, rel=1e-9)
-    assert encoded.codes_BPHW.shape == (14, patches, 8, 8)
+    assert encoded.codes_BPHWM.shape == (14, patches, 8, 8, 1)
     _, plain = trainer.encode(CLIPS)
-    assert torch.equal(plain.codes_BPHW, encoded.codes_BPHW)
+    assert torch.equal(plain.codes_BPHWM, encoded.codes_BPHWM)
     assert plain.reconstruction_error_B.numel() == plain.quantization_error_B.numel() == 0
 
 
