@@ -61,7 +61,7 @@ ROOMS = {
         ("trainable/training/*",),
         (
             *_trainable_tests("trainer", "training_step", "phases", "golden_losses", "checkpoint", "texture"),
-            # Of the rest of test_exactness.py and of test_memory_recovery.py each test takes many seconds.
+            # The other tests of test_exactness.py, and those of test_memory_recovery.py, take many seconds each.
             "tests/trainable_tests/test_exactness.py::test_frozen_phase_leaves_the_codebook_bit_identical",
             "tests/trainable_tests/test_exactness.py::test_revival_is_decided_by_the_step_not_by_the_split",
         ),

@@ -27,7 +27,7 @@ def distributions_of(space: Space, params: Mapping[str, Any]) -> dict[str, BaseD
 
 
 def active_params(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a value of every parameter those whose condition holds, in the space's order: what can be proposed."""
+    """The given values whose conditions hold, in the space's order: what can be proposed."""
     params: dict[str, Any] = {}
     for parameter in space.parameters:
         if space.is_active(parameter, params):
