@@ -22,8 +22,8 @@ def all_distributions(space: Space) -> dict[str, BaseDistribution]:
 
 def distributions_of(space: Space, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
     """Optuna's distributions of the parameters given, in their order. Raises KeyError for one that is not searched."""
-    distributions = {parameter.name: parameter.distribution for parameter in space.parameters}
-    return {name: to_optuna(distributions[name]) for name in params}
+    known = all_distributions(space)
+    return {name: known[name] for name in params}
 
 
 def active_params(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
