@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 RUN_ARGS ?=
 JOBS ?= 2
 
-.PHONY: search test test-long bench lint types house format clean setup
+.PHONY: search test test-long test-properties bench lint types house format clean setup
 
 search: setup
 	$(BIN)/python -m search.run --space ad_tuning $(RUN_ARGS)
@@ -25,6 +25,8 @@ test: setup
 
 test-long: setup
 	$(BIN)/python -m pytest -m "long" $(TEST_ARGS)
+
+test-properties: setup
 	HYPOTHESIS_PROFILE=drawn $(BIN)/python -m pytest -n $(JOBS) -m "hypothesis and not long" $(TEST_ARGS)
 
 lint: setup

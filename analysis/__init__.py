@@ -10,7 +10,7 @@ _missing = [name for name in ("pandas", "matplotlib", "jinja2", "tensorboard") i
 if _missing:
     raise ModuleNotFoundError(
         f"reading results needs {', '.join(_missing)}; install the extra: pip install 'vqvae-ad-search[analysis]'",
-        name="analysis",
+        name="analysis",  # `python -m analysis.…` then prints this one line instead of a traceback
     )
 
 # Optuna imports tqdm.auto, which in a notebook without ipywidgets warns about a progress bar that is not used here.

@@ -77,12 +77,7 @@ def report_content(
     Without the winner's checkpoint or its recordings (or with `with_model=False`) the sections that need them say
     why they are short; the others are complete.
     """
-    left_out = WinnerModel(
-        run,
-        None,
-        "It was omitted on request (--no-model)."
-        "a recording is. Only normal recordings are trained on. Trials are compared by AUC on validation clips; ",
-    )
+    left_out = WinnerModel(run, None, "It was omitted on request (--no-model).")
     winner = restore_winner(run, device=device, held_out=held_out) if with_model else left_out
     if with_model and winner.view is None:
         _log.warning("%s", winner.why_not)
@@ -155,7 +150,6 @@ def _searched(run: RunResults) -> Section:
     section = Section("What was searched", tables=[searched_table(run), run_table(run)])
     section.text.append(
         "A VQ-VAE learns to code the sound of healthy machines; a density model on its code indices says how unusual "
-        "a recording is. Only normal recordings are trained on. Trials are compared by AUC on validation clips; "
         "a recording is. Training uses normal recordings only. Trials are compared by AUC on validation clips; "
         "held-out clips are scored once, for the winner."
     )

@@ -36,9 +36,9 @@ from benchmarks.replayed import Replayed
 from benchmarks.tables import command_of, write_table
 from search.engine.feasibility import Feasibility
 from search.engine.observation import memory_violation
-from search.engine.optuna_trials import frozen, to_optuna
+from search.engine.optuna_trials import frozen
 from search.engine.sampler import SpaceProposer
-from search.engine.space_draws import uniform_params
+from search.engine.space_draws import all_distributions, distributions_of, uniform_params
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.commandline import add_flag, run
@@ -102,7 +102,7 @@ class Problem:
     def __init__(self, space: Space, feasibility: Feasibility, budget_bytes: int, value: Objective, trainings: int):
         self.space, self.feasibility, self.budget_bytes = space, feasibility, budget_bytes
         self.value, self.trainings = value, trainings
-        self.distributions = {parameter.name: to_optuna(parameter.distribution) for parameter in space.parameters}
+        self.distributions = all_distributions(space)
 
     def bytes_of(self, params: Mapping[str, Any]) -> int:
         return predicted_bytes(self.feasibility, self.space, params)
@@ -123,7 +123,8 @@ def ours(problem: Problem, seed: int) -> Search:
             done.started_over_budget += problem.bytes_of(proposal.params) > problem.budget_bytes
             done.values.append(problem.value(proposal.params))
             number, value = len(done.wasted) - 1, done.values[-1]
-            sampler.update(frozen(number, TrialState.COMPLETE, proposal.params, proposal.distributions, value=value))
+            distributions = distributions_of(problem.space, proposal.params)
+            sampler.update(frozen(number, TrialState.COMPLETE, proposal.params, distributions, value=value))
     return done
 
 

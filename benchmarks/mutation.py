@@ -13,8 +13,6 @@ mutmut reads its settings from a project's pyproject.toml, and writes beside it,
 project under `runs/mutation`.
 """
 
-import argparse
-import importlib.util
 import json
 import random
 import shutil
@@ -23,7 +21,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+
+from trainable.commandline import Parser, add_flag, run
+from trainable.errors import ConfigError, RunError
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("search", "spaces", "trainable", "analysis", "benchmarks", "tests", "docs", "pyproject.toml", "README.md")
@@ -61,7 +63,7 @@ ROOMS = {
         ("trainable/training/*",),
         (
             *_trainable_tests("trainer", "training_step", "phases", "golden_losses", "checkpoint", "texture"),
-            # Of the rest of test_exactness.py and of test_memory_recovery.py each test takes many seconds.
+            # The other tests of test_exactness.py, and those of test_memory_recovery.py, take many seconds each.
             "tests/trainable_tests/test_exactness.py::test_frozen_phase_leaves_the_codebook_bit_identical",
             "tests/trainable_tests/test_exactness.py::test_revival_is_decided_by_the_step_not_by_the_split",
         ),
@@ -75,7 +77,8 @@ ROOMS = {
 
 def copy_project(room: Room, folder: Path) -> None:
     """A copy of the project with mutmut's settings for a room."""
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     for name in COPIED:
         if (ROOT / name).is_dir():
@@ -116,16 +119,16 @@ def outcome(code: int | None) -> str:
     return "timed out" if code < 0 else NAMES.get(code, "killed")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--room", choices=ROOMS, required=True)
-    parser.add_argument("--sample", type=int, default=150, help="mutants to judge")
-    parser.add_argument("--seed", type=int, default=1, help="of the sample")
-    parser.add_argument("--only", help="judge only mutants whose name holds this")
-    parser.add_argument("--jobs", type=int, default=1, help="mutants judged at once")
-    args = parser.parse_args(arguments)
-    if importlib.util.find_spec("mutmut") is None:
-        sys.exit("mutmut is not installed; pip install mutmut==3.8.1")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="python -m benchmarks.mutation", description=(__doc__ or "").splitlines()[0])
+    add_flag(parser, "room", choices=tuple(ROOMS), required=True, help="package whose functions get faults")
+    add_flag(parser, "sample", type=int, default=150, metavar="N", help="mutants to judge (default: 150)")
+    add_flag(parser, "seed", type=int, default=1, metavar="N", help="seed of the sample (default: 1)")
+    add_flag(parser, "only", metavar="TEXT", help="judge only mutants whose name holds this")
+    add_flag(parser, "jobs", type=int, default=1, metavar="N", help="mutants judged at once (default: 1)")
+    args = parser.parse_args(argv)
+    if find_spec("mutmut") is None:
+        raise ConfigError("mutmut is not installed; pip install mutmut==3.8.1")
     folder = ROOT / "runs" / "mutation" / args.room
     copy_project(ROOMS[args.room], folder)
     begin = time.monotonic()
@@ -133,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     mutmut(folder, "run", "--max-children", "1", "none")
     made = sorted(results(folder))
     if not made:
-        sys.exit(f"no mutants were made; see {folder / 'mutmut.log'}")
+        raise RunError(f"no mutants were made; see {folder / 'mutmut.log'}")
     eligible = [name for name in made if (args.only or "") in name]
     sample = random.Random(args.seed).sample(eligible, min(args.sample, len(eligible)))
     reached = json.loads((folder / "mutants" / "mutmut-stats.json").read_text())["tests_by_mangled_function_name"]
@@ -151,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if word in ("survived", "not reached"):
             print(f"\n---- {word}")
             print(mutmut(folder, "show", name))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

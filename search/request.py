@@ -66,9 +66,9 @@ class SearchOptions:
     trial_timeout_seconds: float | None = 3600.0
     """Seconds without a report after which a trial fails (on Ray its worker is replaced); None = no limit."""
     sampler: str = "tpe"
-    """Of `search.registry.SAMPLERS`."""
+    """A name in `search.registry.SAMPLERS`."""
     listeners: tuple[str, ...] = ()
-    """Of `search.registry.LISTENERS`: who is told of the search beside those that always are."""
+    """Names in `search.registry.LISTENERS`: listeners beside those that every search has."""
     startup_trials: int | None = None
     """Random proposals before the sampler trusts what it learned; None = a third of the trials, 4 … 10."""
     device: str = "auto"

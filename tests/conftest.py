@@ -15,7 +15,7 @@ from hypothesis import settings
 from tests.fixtures_data import make_tiny_dataset
 from trainable.data.load import Dataset
 
-# The same examples every time: a failure is one that a change has caused. `make test-long` draws others.
+# The same examples every time: a failure is one that a change has caused. `make test-properties` draws others.
 settings.register_profile("same", derandomize=True)
 settings.register_profile("drawn", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from trainable.config import DataConfig
-from trainable.data.embedded.dataset import Amount, make_recordings
+from trainable.data.embedded import Amount, make_recordings
 from trainable.data.load import Dataset, assemble
 
 TINY = Amount(train_clips=12, test_clips=4, machine_ids=("00", "02"))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from trainable.data.embedded.dataset import EmbeddedClip, embedded_sound
+from trainable.data.embedded import EmbeddedClip, embedded_sound
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

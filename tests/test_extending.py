@@ -320,7 +320,7 @@ def test_a_sampler_that_leaves_the_space_is_told_so(
     modules, searching: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong = {"num_embeddings": 5, "learning_rate": 0.002}
-    proposal = modules["near_best"].Proposal(wrong, {}, True, 1)
+    proposal = modules["near_best"].Proposal(wrong, True, 1)
     monkeypatch.setattr(modules["near_best"].NearBest, "suggest", lambda self, index, fits: proposal)
     assert run(main, [*searching, "--sampler", "near_best", "--output", str(tmp_path / "run")]) == 2
     assert "the sampler near_best proposed {'num_embeddings': 5" in capsys.readouterr().err

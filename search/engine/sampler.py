@@ -56,22 +56,10 @@ Join = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Parameters that were drawn."""
-
-    params: dict[str, Any]
-    fits: bool
-    """False only if no draw fitted."""
-    draws: int
-    """Candidates that were checked."""
-
-
-@dataclass(frozen=True)
 class Proposal:
     """What to try next."""
 
     params: dict[str, Any]
-    distributions: dict[str, BaseDistribution]
     fits: bool
     """False only if no draw fitted."""
     draws: int
@@ -294,7 +282,7 @@ class BudgetedTPESampler(BaseSampler):
         *,
         join: Join | None = None,
         observations: Observations | None = None,
-    ) -> Drawn:
+    ) -> Proposal:
         """Draws the best candidate that fits, or a uniform one if the history is short or no candidate fits.
 
         Parameters
@@ -318,14 +306,14 @@ class BudgetedTPESampler(BaseSampler):
                     params = join([group[place] for group in candidates])
                     draws += 1
                     if fits(params):
-                        return Drawn(params, True, draws)
+                        return Proposal(params, True, draws)
         params = self.uniform(groups, rng, join)
         for _ in range(RANDOM_DRAWS):
             draws += 1
             if fits(params):
-                return Drawn(params, True, draws)
+                return Proposal(params, True, draws)
             params = self.uniform(groups, rng, join)
-        return Drawn(params, False, draws)
+        return Proposal(params, False, draws)
 
     @staticmethod
     def uniform(groups: Sequence[Group], rng: np.random.RandomState, join: Join) -> dict[str, Any]:
@@ -400,8 +388,7 @@ class SpaceProposer:
     def suggest(self, index: int, fits: Fits) -> Proposal:
         """Proposal number `index`; deterministic given the seed, the index, the history and `fits`."""
         if index < len(self._initial) and fits(self._initial[index]):
-            params = self._initial[index]
-            return self._proposal(Drawn(params, True, 1))
+            return Proposal(self._initial[index], True, 1)
         drawn = self._sampler.draw(
             self._groups,
             self.history,
@@ -411,15 +398,11 @@ class SpaceProposer:
             observations=self._observations,
         )
         # A first proposal that does not fit was asked about too.
-        return self._proposal(replace(drawn, draws=drawn.draws + (index < len(self._initial))))
+        return replace(drawn, draws=drawn.draws + (index < len(self._initial)))
 
     def update(self, trial: FrozenTrial) -> None:
         """Adds a trial of this space that has started, or was completed or pruned."""
         (self.history.ended if trial.state.is_finished() else self.history.running)(trial)
-
-    def _proposal(self, drawn: Drawn) -> Proposal:
-        distributions = {name: self._distributions[name] for name in drawn.params}
-        return Proposal(drawn.params, distributions, drawn.fits, drawn.draws)
 
 
 def uniform_proposer(

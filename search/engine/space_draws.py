@@ -22,12 +22,12 @@ def all_distributions(space: Space) -> dict[str, BaseDistribution]:
 
 def distributions_of(space: Space, params: Mapping[str, Any]) -> dict[str, BaseDistribution]:
     """Optuna's distributions of the parameters given, in their order. Raises KeyError for one that is not searched."""
-    distributions = {parameter.name: parameter.distribution for parameter in space.parameters}
-    return {name: to_optuna(distributions[name]) for name in params}
+    known = all_distributions(space)
+    return {name: known[name] for name in params}
 
 
 def active_params(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a value of every parameter those whose condition holds, in the space's order: what can be proposed."""
+    """The given values whose conditions hold, in the space's order: what can be proposed."""
     params: dict[str, Any] = {}
     for parameter in space.parameters:
         if space.is_active(parameter, params):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from search.engine.sampler import Proposal
+from search.engine.space_draws import distributions_of
 from search.engine.trial_store import KnownTrial
 from search.store.recovery import recovered_trials
 from search.store.study import SearchStudy, outcome_of
@@ -48,7 +49,7 @@ class RunStore:
     def start(self, proposal: Proposal, config: TrialConfig, memory: MemoryPlan) -> TrialStart:
         number = self.study.start(
             proposal.params,
-            proposal.distributions,
+            distributions_of(self._space, proposal.params),
             config=config,
             plan=memory.plan,
             predicted_bytes=memory.predicted_bytes,
@@ -73,7 +74,7 @@ class RunStore:
         assert self._budget_bytes is not None, "without a budget everything fits"
         number = self.study.over_budget(
             proposal.params,
-            proposal.distributions,
+            distributions_of(self._space, proposal.params),
             config=config,
             predicted_bytes=memory.predicted_bytes,
             budget_bytes=self._budget_bytes,

@@ -180,7 +180,7 @@ def test_positions_without_a_known_range_are_those_seen() -> None:
 
 
 def test_whole_numbers_have_ticks_at_whole_numbers() -> None:
-    """Of a geometric middle of 22.6 codes the nearest number is marked, where it lies."""
+    """The number of codes nearest to a geometric middle of 22.6 is marked, where it lies."""
     _, ticks = unit_positions(pd.Series([16, 32]), IntDistribution(16, 32, log=True))
     assert [text for _, text in ticks] == ["16", "23", "32"]
     assert ticks[1][0] == pytest.approx(np.log2(23 / 16))

@@ -1,5 +1,6 @@
 """The report: complete, one file, the same for the same run, and honest about what is missing."""
 
+import html
 import re
 import shutil
 from html.parser import HTMLParser
@@ -76,6 +77,9 @@ def test_sections_and_headline(synthetic_page: str, synthetic_run: RunResults) -
     assert "40 configurations" in synthetic_page
     assert f"trial {synthetic_run.best_number}" in synthetic_page
     assert "It was omitted on request (--no-model)." in synthetic_page
+    assert not re.search(r"\(--no-model\)\.\s*[a-z]", synthetic_page), "another sentence ran into it"
+    text = html.unescape(synthetic_page)
+    assert "how unusual a recording is. Training uses normal recordings only. Trials are compared by AUC" in text
 
 
 def test_a_trained_run_shows_held_out_clips_and_codes(trained_page: str) -> None:

@@ -270,13 +270,13 @@ def resumed_spaces() -> Target:
 
 
 def resumed_reports() -> Target:
-    """Of a trial that runs: an unreadable line is refused, a cut one is mended."""
+    """In a running trial an unreadable line is refused, a cut one is mended."""
     name = resumed.files("trials/00004/epochs.jsonl")[0]
     return Target([resumed.content(name)], JSON_WORDS, resumed.resume(name), resumed.sound, cost=6)
 
 
 def resumed_checkpoints() -> Target:
-    """Of a trial that runs: a damaged one is passed over, with a right checksum too."""
+    """A running trial's damaged checkpoint is passed over, with a right checksum too."""
     name = resumed.files("trials/00004/checkpoints/*.ckpt")[-1]
     resume = resumed.resume(name)
 

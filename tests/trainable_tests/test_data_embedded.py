@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trainable.config import DataConfig, FrontEndConfig
-from trainable.data.embedded.dataset import Amount, EmbeddedClip, embedded_clips, embedded_sound, make_recordings
+from trainable.data.embedded import Amount, EmbeddedClip, embedded_clips, embedded_sound, make_recordings
 from trainable.data.embedded.faults import FAULTS, SEVERITIES, Fault, faulty_sound
 from trainable.data.embedded.machines import (
     MACHINE_IDS,

@@ -64,7 +64,7 @@ def test_other_groups_do_not_move_a_clip(clips: list[Clip], others: list[Clip]) 
 
 
 def test_the_split_is_the_same_for_ever() -> None:
-    """Of ``printf normal_id_00_0000000N.wav | sha256sum``, N = 0 … 5, the three smallest are those of 1, 3 and 5."""
+    """The three smallest of ``printf normal_id_00_0000000N.wav | sha256sum``, N = 0 … 5, are those of 1, 3 and 5."""
     assert chosen([("00", 0, number) for number in range(6)]) == {("00", 0, number) for number in (1, 3, 5)}
 
 

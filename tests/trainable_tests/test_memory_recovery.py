@@ -157,7 +157,7 @@ class _Outside(TorchDispatchMode):
     def __init__(self, shapes: set[tuple[int, ...]]):
         super().__init__()  # type: ignore[no-untyped-call]
         self.shapes = shapes
-        """Of what an epoch adds up; on a CPU nothing else tells the device's tensors from the host's."""
+        """The tensors an epoch adds up; on a CPU nothing else tells the device's tensors from the host's."""
         self.recovering = 0
         self.found: list[str] = []
 

@@ -10,7 +10,7 @@ import numpy as np
 from trainable.config import DataConfig
 from trainable.data.cache import default_cache_dir
 from trainable.data.clips import Split, TestClips, TrainClips
-from trainable.data.embedded.dataset import make_recordings
+from trainable.data.embedded import make_recordings
 from trainable.data.features import ClipFeatures, Recordings
 from trainable.data.normalise import NormStats, compute_stats, load_stats, save_stats
 from trainable.data.recordings import read_recordings

@@ -132,7 +132,7 @@ def test_counts_and_best():
 
 
 def test_the_leader_is_ranked_as_the_winner_is():
-    """By the last epoch, which may be lower than one before; and whoever completed leads those who did not."""
+    """The last epoch ranks, which may be lower than one before; completed trials lead those that are not."""
     progress = make()
     for number in (0, 1, 2):
         progress.on_start(start(number), resumed=False)

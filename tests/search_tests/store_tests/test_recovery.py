@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from search.engine.conductor import Conductor
 from search.engine.sampler import Proposal
-from search.engine.space_draws import distributions_of, smallest
+from search.engine.space_draws import smallest
 from search.runners.local import LocalRunner
 from search.store.study import SearchStudy
 from spaces.loader import space_from_text
@@ -91,10 +91,9 @@ def test_a_lost_study_is_made_again_of_the_folder_and_the_search_goes_on_as_if_n
 def test_what_was_over_budget_repels_the_sampler_after_the_study_was_lost_too(tmp_path: Path) -> None:
     conductor = make_conductor(tmp_path, budget_bytes=1000)
     params = smallest(conductor.space)
-    distributions = distributions_of(conductor.space, params)
     choice = MemoryPlan(ExecutionPlan(micro_batch_clips=1), 2000, False, "too large")
     config = conductor.space.config(params, epochs=9)
-    conductor._record_over_budget(Proposal(params, distributions, False, 1), config, choice)
+    conductor._record_over_budget(Proposal(params, False, 1), config, choice)
     lose_study(tmp_path)
     again = make_conductor(tmp_path, budget_bytes=1000)
     (trial,) = again.store.study.trials()
