@@ -113,6 +113,9 @@ class ScoreConfig:
 
     density: DensityName = knob("grid_neighbours", "density model whose AUC is optimised", registry=DENSITIES)
     density_per_id: bool = knob(True, "fit one density model per machine id instead of one for all")
+    radius_power: float = knob(
+        1.0, "power of a normal neighbour's radius that distances are divided by; 0 = none", low=0.0, high=1.0
+    )
     aggregation: Aggregation = knob("mean", "how position scores become a clip's score")
     top_k_share: float = knob(0.1, "share of positions that top_k averages", low=0.001, high=1.0)
     score_patches: int = knob(0, "patches scored per clip, evenly spaced; 0 = n_patches", low=0, high=1024)

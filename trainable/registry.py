@@ -112,8 +112,11 @@ DENSITIES = Registry(
         "grid_neighbours": "trainable.scoring.neighbours:GridNeighbours",
         "shifted_neighbours": "trainable.scoring.neighbours:ShiftedNeighbours",
         "mahalanobis": "trainable.scoring.mahalanobis:Mahalanobis",
+        "cross_mahalanobis": "trainable.scoring.mahalanobis:CrossMahalanobis",
+        "interpolation": "trainable.scoring.interpolation:Interpolation",
         "autoregressive": "trainable.scoring.autoregressive:Autoregressive",
         "combined": "trainable.scoring.combined:Combined",
+        "fused": "trainable.scoring.combined:Fused",
     },
 )
 """Subclasses of `trainable.scoring.density.DensityModel`."""

@@ -1,4 +1,4 @@
-"""A calibrated combination: each member's score in standard deviations of its own scores on unseen normal clips."""
+"""Calibrated combinations: each member's score in standard deviations of its own scores on unseen normal clips."""
 
 from typing import ClassVar
 
@@ -7,11 +7,10 @@ from torch import Tensor
 
 from trainable.config import DensityName, ScoreConfig
 from trainable.scoring.density import DensityModel, GroupState
-from trainable.scoring.mahalanobis import Mahalanobis
+from trainable.scoring.interpolation import Interpolation
+from trainable.scoring.mahalanobis import CrossMahalanobis, Mahalanobis
 from trainable.scoring.neighbours import GridNeighbours
 
-MEMBERS: tuple[type[DensityModel], ...] = (GridNeighbours, Mahalanobis)
-"""A model of patches and one of a clip's moments; counts, histograms, bigrams and shifted clips added nothing."""
 SMALLEST_SCALE = 1e-3
 """Least standard deviation of a member's scores, as a share of their mean: a few clips may have equal scores."""
 
@@ -24,10 +23,12 @@ class Combined(DensityModel):
 
     name: ClassVar[DensityName] = "combined"
     cheap: ClassVar[bool] = True
+    kinds: ClassVar[tuple[type[DensityModel], ...]] = (GridNeighbours, Mahalanobis)
+    """A model of patches and one of a clip's moments; counts, histograms, bigrams and shifted clips added nothing."""
 
     def __init__(self, config: ScoreConfig, *, seed: int = 0):
         super().__init__(config, seed=seed)
-        self.members = [member(config, seed=seed) for member in MEMBERS]
+        self.members = [member(config, seed=seed) for member in self.kinds]
 
     def prepare(self) -> None:
         for member in self.members:
@@ -60,6 +61,33 @@ class Combined(DensityModel):
             scores = member.clip_scores(_own_state(state, index), codes_BPHWM).double()
             total += (scores - state[f"{index}/centre"]) / state[f"{index}/scale"]
         return total / len(self.members)
+
+    def part(self, smaller: type["Combined"]) -> "Combined":
+        """A combination of some of the members, as if fitted alone to this model's training clips."""
+        model = smaller(self.config, seed=self.seed)
+        model.codebook_KD, model.codebooks = self.codebook_KD, self.codebooks
+        model.prepare()
+        places = [self.kinds.index(kind) for kind in smaller.kinds]
+        model.groups = {group: _renumbered(state, places) for group, state in self.groups.items()}
+        return model
+
+
+class Fused(Combined):
+    """`Combined` of patches, moments, moments with correlations of rows, and columns between their neighbours."""
+
+    name: ClassVar[DensityName] = "fused"
+    kinds: ClassVar[tuple[type[DensityModel], ...]] = (GridNeighbours, Mahalanobis, CrossMahalanobis, Interpolation)
+    """Different machines are heard best by different members; `docs/detection.md` has each alone."""
+
+
+def _renumbered(state: GroupState, places: list[int]) -> GroupState:
+    """What members at these places learnt, numbered from 0."""
+    return {
+        f"{index}{name.removeprefix(str(place))}": value
+        for index, place in enumerate(places)
+        for name, value in state.items()
+        if name.startswith(f"{place}/")
+    }
 
 
 def _own_state(state: GroupState, index: int) -> GroupState:

@@ -11,7 +11,7 @@ from trainable.config import ScoreConfig
 from trainable.data.clips import TestClips
 from trainable.errors import NonFiniteError
 from trainable.scoring.codes import ClipCodes
-from trainable.scoring.combined import Combined
+from trainable.scoring.combined import Combined, Fused
 from trainable.scoring.density import DensityModel
 from trainable.scoring.metrics import auc, bootstrap_interval, groups_by_id, mean_auc, pauc
 from trainable.scoring.registry import cheap_densities, make_density
@@ -88,8 +88,10 @@ def report_scores(
     comparison: Mapping[str, np.ndarray],
 ) -> ScoreReport:
     """Evaluation of the configured density model, AUC of every cheap one, and of scores for comparison."""
-    combined = Combined(config, seed=seed).fit(train, codebook_KD)
-    fitted: dict[str, DensityModel] = {model.name: model for model in (combined, *combined.fitted_members())}
+    fused = Fused(config, seed=seed).fit(train, codebook_KD)
+    fitted: dict[str, DensityModel] = {
+        model.name: model for model in (fused, fused.part(Combined), *fused.fitted_members())
+    }
     scores: dict[str, np.ndarray] = {}
     for name in dict.fromkeys((config.density, *cheap_densities())):
         model = fitted.get(name) or make_density(config, name=name, seed=seed).fit(train, codebook_KD)

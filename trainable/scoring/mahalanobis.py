@@ -30,12 +30,14 @@ class Mahalanobis(DensityModel):
         self.embedding_KD = reduced_codebook(self.codebook_KD, EMBEDDING_WIDTH, self.codebooks)
 
     def _moments(self, codes_BPHWM: Tensor) -> Tensor:
-        """float64 (B, 3 · H · D): means, deviations and roughness."""
+        """What is compared of each clip, float64 (B, …): 3 · H · D means, deviations and roughness."""
         row_bytes = 3 * 4 * codes_BPHWM[:1, ..., 0].numel() * self.embedding_KD.shape[1]
-        return torch.cat([self._chunk_moments(chunk) for chunk in codes_BPHWM.split(chunk_length(row_bytes))])
+        vectors = (
+            code_vectors(chunk.transpose(1, 2), self.embedding_KD) for chunk in codes_BPHWM.split(chunk_length(row_bytes))
+        )
+        return torch.cat([self._summary(vectors_BHPWD) for vectors_BHPWD in vectors])
 
-    def _chunk_moments(self, codes_BPHWM: Tensor) -> Tensor:
-        vectors_BHPWD = code_vectors(codes_BPHWM.transpose(1, 2), self.embedding_KD)
+    def _summary(self, vectors_BHPWD: Tensor) -> Tensor:
         means = vectors_BHPWD.mean(dim=(2, 3))
         deviations = (vectors_BHPWD - means[:, :, None, None]).square_().mean(dim=(2, 3)).sqrt()
         steps = vectors_BHPWD[:, :, :, 1:] - vectors_BHPWD[:, :, :, :-1]
@@ -49,6 +51,25 @@ class Mahalanobis(DensityModel):
     def clip_scores(self, state: GroupState, codes_BPHWM: Tensor) -> Tensor:
         gaps = self._moments(codes_BPHWM) - state["centre"]
         return (gaps @ state["precision"] * gaps).mean(dim=1)
+
+
+class CrossMahalanobis(Mahalanobis):
+    """`Mahalanobis` on a clip's moments and the correlations of its rows: which bands move together.
+
+    C(h, k) = ⟨v_h, v_k⟩ / √(⟨v_h, v_h⟩ ⟨v_k, v_k⟩) of the rows' vectors around their means in the clip, averaged over
+    its positions; 28 numbers for 8 rows.
+    """
+
+    name: ClassVar[DensityName] = "cross_mahalanobis"
+
+    def _summary(self, vectors_BHPWD: Tensor) -> Tensor:
+        gaps_BHN = (vectors_BHPWD - vectors_BHPWD.mean(dim=(2, 3), keepdim=True)).flatten(2)
+        products_BHH = gaps_BHN @ gaps_BHN.transpose(1, 2)
+        # A row that never changes moves with no other.
+        lengths_BH = products_BHH.diagonal(dim1=1, dim2=2).clamp_min(1e-9).sqrt()
+        rows, others = torch.triu_indices(len(lengths_BH[0]), len(lengths_BH[0]), offset=1)
+        correlations = products_BHH[:, rows, others] / (lengths_BH[:, rows] * lengths_BH[:, others])
+        return torch.cat([super()._summary(vectors_BHPWD), correlations.double()], dim=1)
 
 
 def _precision(moments: Tensor) -> Tensor:

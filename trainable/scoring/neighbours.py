@@ -1,6 +1,6 @@
 """Nearest-neighbour models: how far a clip's codes lie from those of the nearest normal clips.
 
-All of them measure a distance in units of the radius of the neighbour it leads to (see `local_radii`).
+All of them divide a distance by a power of the radius of the neighbour it leads to (see `local_radii`).
 """
 
 from typing import ClassVar
@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trainable.config import DensityName
+from trainable.config import DensityName, ScoreConfig
 from trainable.model.quantizer import code_vectors
 from trainable.scoring.density import DensityModel, GroupState, PositionModel
 from trainable.scoring.distances import (
@@ -35,6 +35,12 @@ REFERENCE_CLIPS = 256
 def thinned(count: int, most: int) -> Tensor:
     """At most `most` of `count` indices, evenly spread."""
     return torch.arange(min(count, most)) * count // min(count, most)
+
+
+def _units(radii_N: Tensor, config: ScoreConfig) -> Tensor:
+    """What distances to normal neighbours are divided by: radius^p. At p = 1 a few normal clips of large radius excuse
+    whatever lies near them; at p = 0 loud and varied states are as suspicious as faults."""
+    return floored(radii_N) ** config.radius_power
 
 
 class HistogramNeighbours(DensityModel):
@@ -70,7 +76,7 @@ class HistogramNeighbours(DensityModel):
         chosen = thinned(len(histograms), REFERENCE_CLIPS)
         same = torch.arange(len(histograms))[:, None] == chosen
         radii = local_radii(squared_distances(histograms, histograms[chosen]), same)
-        return {"histograms": histograms, "radii": floored(radii)}
+        return {"histograms": histograms, "radii": _units(radii, self.config)}
 
     def clip_scores(self, state: GroupState, codes_BPHWM: Tensor) -> Tensor:
         known, radii = state["histograms"], state["radii"]
@@ -127,7 +133,7 @@ class GridNeighbours(_GridModel):
                 vectors.split(chunk_length(4 * len(vectors))), owners.split(chunk_length(4 * len(vectors))), strict=True
             )
         ]
-        return {"patches": patches.to(torch.int32), "radii": floored(torch.cat(radii))}
+        return {"patches": patches.to(torch.int32), "radii": _units(torch.cat(radii), self.config)}
 
     def _nearest(self, state: GroupState, asked_XHWM: Tensor) -> tuple[Tensor, Tensor]:
         known = self._vectors(state["patches"])
@@ -210,7 +216,7 @@ class ShiftedNeighbours(_GridModel):
             local_radii(self._distances(self._patches(codes_BPHWM[members]), reference), members[:, None] == chosen)
             for members in torch.arange(n_clips).split(length)
         ]
-        return {"clips": codes_BPHWM.to(torch.int32), "radii": floored(torch.cat(radii))}
+        return {"clips": codes_BPHWM.to(torch.int32), "radii": _units(torch.cat(radii), self.config)}
 
     def _nearest(self, state: GroupState, codes_BPHWM: Tensor) -> tuple[Tensor, Tensor]:
         if codes_BPHWM.shape[1] != state["clips"].shape[1]:
