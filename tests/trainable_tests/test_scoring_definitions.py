@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.covariance import ledoit_wolf
+from sklearn.linear_model import Ridge
 
 from trainable.config import DensityName, ScoreConfig
 from trainable.data.clips import Split
 from trainable.scoring import autoregressive
 from trainable.scoring.autoregressive import CausalGrid
 from trainable.scoring.codes import ClipCodes
+from trainable.scoring.combined import Combined, Fused
 from trainable.scoring.density import PositionModel, aggregate
 from trainable.scoring.distances import (
     CHUNK_BYTES,
@@ -41,8 +43,13 @@ def clip_codes(codes_BPHW: np.ndarray, split: Split) -> ClipCodes:
     return ClipCodes(torch.from_numpy(codes_BPHW)[..., None], starts, ("00",) * len(codes_BPHW), split)
 
 
-def scores(name: DensityName, train_BPHW: np.ndarray = TRAIN_BPHW, asked_BPHW: np.ndarray = ASKED_BPHW) -> np.ndarray:
-    model = make_density(ScoreConfig(), name=name).fit(clip_codes(train_BPHW, Split.TRAIN), CODEBOOK_KD)
+def scores(
+    name: DensityName,
+    train_BPHW: np.ndarray = TRAIN_BPHW,
+    asked_BPHW: np.ndarray = ASKED_BPHW,
+    config: ScoreConfig = ScoreConfig(),  # noqa: B008  (frozen)
+) -> np.ndarray:
+    model = make_density(config, name=name).fit(clip_codes(train_BPHW, Split.TRAIN), CODEBOOK_KD)
     return model.score_samples(clip_codes(asked_BPHW, Split.VALIDATION))
 
 
@@ -177,6 +184,22 @@ def test_grids_are_compared_position_by_position_with_patches_of_other_clips() -
     np.testing.assert_allclose(found, surprise, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("power", [0.0, 0.5])
+@pytest.mark.parametrize("name", ["grid_neighbours", "histogram_neighbours", "shifted_neighbours"])
+def test_distances_are_divided_by_a_power_of_the_neighbour_s_radius(name: DensityName, power: float) -> None:
+    config = ScoreConfig(radius_power=power)
+    plain, powered = (
+        make_density(each, name=name).fit(clip_codes(TRAIN_BPHW, Split.TRAIN), CODEBOOK_KD)
+        for each in (ScoreConfig(), config)
+    )
+    torch.testing.assert_close(powered.groups["00"]["radii"], plain.groups["00"]["radii"] ** power)
+    if name == "grid_neighbours":
+        known = list(TRAIN_BPHW.reshape(-1, H, W))
+        radii = radii_of(pairwise(known, known, patch_distance), np.arange(len(known)) // P) ** power
+        expected = nearest_four(pairwise(list(ASKED_BPHW.reshape(-1, H, W)), known, patch_distance), radii)
+        np.testing.assert_allclose(scores(name, config=config), expected.reshape(-1, P).mean(axis=1), rtol=1e-3)
+
+
 @pytest.mark.parametrize(("patches", "most"), [(1, 0), (3, 1), (17, 2)])
 def test_clips_are_compared_patch_by_patch_within_an_eighth(patches: int, most: int) -> None:
     """The distance is the larger of both ways; what the other has and this one lacks is shared by all positions."""
@@ -235,17 +258,112 @@ def test_of_one_normal_clip_all_moments_count_alike() -> None:
     np.testing.assert_allclose(scores("mahalanobis", TRAIN_BPHW[:1]), (gaps**2).mean(axis=1), rtol=1e-3)
 
 
-def test_the_combination_is_the_mean_of_z_scores_from_clips_a_member_has_not_seen() -> None:
+def row_correlations(clip_PHW: np.ndarray) -> np.ndarray:
+    """Correlation of each pair of rows, over the positions and axes of a clip."""
+    rows = np.array([VECTORS_KD[clip_PHW[:, h]] - VECTORS_KD[clip_PHW[:, h]].mean(axis=(0, 1)) for h in range(H)])
+    return np.array(
+        [
+            (rows[h] * rows[k]).sum() / np.sqrt((rows[h] ** 2).sum() * (rows[k] ** 2).sum())
+            for h in range(H)
+            for k in range(h + 1, H)
+        ]
+    )
+
+
+def test_the_cross_block_adds_correlations_of_rows() -> None:
+    known, asked = (
+        np.array([np.concatenate([moments(clip), row_correlations(clip)]) for clip in codes])
+        for codes in (TRAIN_BPHW, ASKED_BPHW)
+    )
+    gaps = asked - known.mean(axis=0)
+    precision = np.linalg.inv(ledoit_wolf(known)[0])
+    expected = np.einsum("bi,ij,bj->b", gaps, precision, gaps) / gaps.shape[1]
+    np.testing.assert_allclose(scores("cross_mahalanobis"), expected, rtol=1e-3)
+
+
+def test_the_cross_block_hears_rows_that_no_longer_move_together() -> None:
+    """Every row by itself is as before; only their common timing is gone, which the moments alone do not hear."""
+    rng = np.random.default_rng(0)
+    together = np.repeat(rng.integers(K, size=(40, P, 1, 40)), H, axis=2)
+    apart = together[30:].copy()
+    apart[:, :, 0] = np.roll(apart[:, :, 0], 7, axis=-1)
+
+    def rise(name: DensityName) -> float:
+        return float(scores(name, together[:30], apart).mean() / scores(name, together[:30], together[30:]).mean())
+
+    assert rise("mahalanobis") < 1.5
+    assert rise("cross_mahalanobis") > 10
+
+
+def columns(codes_BPHW: np.ndarray) -> np.ndarray:
+    """All vectors of each column, float64 (B, P, W, H · D)."""
+    return VECTORS_KD[codes_BPHW.transpose(0, 1, 3, 2)].reshape(*codes_BPHW.shape[:2], codes_BPHW.shape[3], -1)
+
+
+def test_interpolation_is_the_whitened_residual_of_a_ridge_regression_on_the_columns_beside() -> None:
+    known, asked = columns(TRAIN_BPHW), columns(ASKED_BPHW)
+    size = known.shape[-1]
+
+    def beside(columns_BPWC: np.ndarray) -> np.ndarray:
+        return np.concatenate([columns_BPWC[:, :, :-2], columns_BPWC[:, :, 2:]], axis=-1)
+
+    inputs, outputs = beside(known).reshape(-1, 2 * size), known[:, :, 1:-1].reshape(-1, size)
+    penalty = 0.1 * inputs.var(axis=0).mean() * len(inputs)
+    ridge = Ridge(alpha=penalty).fit(inputs, outputs)
+    residuals = outputs - ridge.predict(inputs)
+    covariance = 0.9 * residuals.T @ residuals / len(residuals)
+    covariance += 0.1 * (residuals**2).mean() * np.eye(size)
+    found = ridge.predict(beside(asked).reshape(-1, 2 * size)).reshape(asked[:, :, 1:-1].shape)
+    gaps = asked[:, :, 1:-1] - found
+    expected = np.einsum("bpwi,ij,bpwj->bpw", gaps, np.linalg.inv(covariance), gaps) / size
+    surprise = positions("interpolation", TRAIN_BPHW, ASKED_BPHW)
+    np.testing.assert_allclose(surprise[..., 1:-1].mean(axis=2), expected, rtol=1e-3)
+    np.testing.assert_array_equal(surprise[..., 0], surprise[..., 1])
+    np.testing.assert_array_equal(surprise[..., -1], surprise[..., -2])
+    np.testing.assert_allclose(scores("interpolation"), surprise.mean(axis=(1, 2, 3)), rtol=1e-5)
+
+
+def test_interpolation_finds_the_position_that_its_neighbours_do_not_tell() -> None:
+    rng = np.random.default_rng(0)
+    steady = np.repeat(rng.integers(K, size=(60, P, H, 1)), W, axis=3)
+    odd = steady[50:].copy()
+    odd[:, 1, 2, 2] = (odd[:, 1, 2, 2] + 1) % K
+    surprise = positions("interpolation", steady[:50], odd)
+    assert (surprise[:, 1, 2, 2] == surprise.max(axis=(1, 2, 3))).all()
+
+
+@pytest.mark.parametrize("n_columns", [1, 2])
+def test_grids_without_neighbours_are_compared_with_their_mean(n_columns: int) -> None:
+    surprise = positions("interpolation", TRAIN_BPHW[..., :n_columns], TRAIN_BPHW[..., :n_columns])
+    assert surprise.shape == (*TRAIN_BPHW.shape[:3], n_columns)
+    assert 0.5 < surprise.mean() < 1.5
+
+
+COMBINATIONS: dict[DensityName, tuple[DensityName, ...]] = {
+    "combined": ("grid_neighbours", "mahalanobis"),
+    "fused": ("grid_neighbours", "mahalanobis", "cross_mahalanobis", "interpolation"),
+}
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS)
+def test_a_combination_is_the_mean_of_z_scores_from_clips_a_member_has_not_seen(combination: DensityName) -> None:
     even, odd = TRAIN_BPHW[::2], TRAIN_BPHW[1::2]
     expected = np.zeros(len(ASKED_BPHW))
-    for name in ("grid_neighbours", "mahalanobis"):
-        unseen = np.concatenate([scores(name, even, odd), scores(name, odd, even)])  # type: ignore[arg-type]
-        expected += (scores(name) - unseen.mean()) / unseen.std() / 2  # type: ignore[arg-type]
-    np.testing.assert_allclose(scores("combined"), expected, rtol=1e-3)
+    for name in COMBINATIONS[combination]:
+        unseen = np.concatenate([scores(name, even, odd), scores(name, odd, even)])
+        expected += (scores(name) - unseen.mean()) / unseen.std() / len(COMBINATIONS[combination])
+    np.testing.assert_allclose(scores(combination), expected, rtol=1e-3)
+
+
+def test_a_part_of_a_combination_scores_as_if_fitted_alone() -> None:
+    codes = clip_codes(TRAIN_BPHW, Split.TRAIN)
+    part = Fused(ScoreConfig()).fit(codes, CODEBOOK_KD).part(Combined)
+    np.testing.assert_array_equal(part.score_samples(clip_codes(ASKED_BPHW, Split.VALIDATION)), scores("combined"))
+    assert part.name == "combined"
 
 
 def test_the_combination_of_one_normal_clip_is_the_mean_of_its_members() -> None:
-    members = [scores(name, TRAIN_BPHW[:1]) for name in ("grid_neighbours", "mahalanobis")]  # type: ignore[arg-type]
+    members = [scores(name, TRAIN_BPHW[:1]) for name in ("grid_neighbours", "mahalanobis")]
     np.testing.assert_allclose(scores("combined", TRAIN_BPHW[:1]), np.mean(members, axis=0), rtol=1e-5)
 
 
@@ -253,8 +371,8 @@ def test_where_a_member_s_scores_are_all_equal_a_thousandth_of_their_mean_is_a_d
     same = np.repeat(TRAIN_BPHW[:1], 4, axis=0)
     expected = np.zeros(len(ASKED_BPHW))
     for name in ("grid_neighbours", "mahalanobis"):
-        centre = float(scores(name, same[:2], same[:1])[0])  # type: ignore[arg-type]
-        expected += (scores(name, same) - centre) / (1e-3 * abs(centre) + 1e-9) / 2  # type: ignore[arg-type]
+        centre = float(scores(name, same[:2], same[:1])[0])
+        expected += (scores(name, same) - centre) / (1e-3 * abs(centre) + 1e-9) / 2
     np.testing.assert_allclose(scores("combined", same), expected, rtol=1e-3)
 
 

@@ -16,7 +16,7 @@ EMBEDDING_WIDTH = 8
 RIDGE = 0.1
 """Penalty of the prediction, as a share of the mean variance of what it is made from."""
 SHRINKAGE = 0.1
-"""Share of the residuals' covariance that is replaced by equal variances: its smallest directions are the least known."""
+"""Share of the residuals' covariance that equal variances replace: its smallest directions are the least known."""
 
 
 class Interpolation(PositionModel):

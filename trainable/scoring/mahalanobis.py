@@ -33,7 +33,8 @@ class Mahalanobis(DensityModel):
         """What is compared of each clip, float64 (B, …): 3 · H · D means, deviations and roughness."""
         row_bytes = 3 * 4 * codes_BPHWM[:1, ..., 0].numel() * self.embedding_KD.shape[1]
         vectors = (
-            code_vectors(chunk.transpose(1, 2), self.embedding_KD) for chunk in codes_BPHWM.split(chunk_length(row_bytes))
+            code_vectors(chunk.transpose(1, 2), self.embedding_KD)
+            for chunk in codes_BPHWM.split(chunk_length(row_bytes))
         )
         return torch.cat([self._summary(vectors_BHPWD) for vectors_BHPWD in vectors])
 
