@@ -92,7 +92,9 @@ class EpochReport:
     comparison_auc: dict[str, float] = field(default_factory=dict)
     """Reconstruction and quantization error scored for comparison only; never optimised."""
     perplexity: float
-    """exp of the entropy of code usage over the epoch, 1 … K."""
+    """exp of the entropy of code usage over the epoch, 1 … K; the mean of several codebooks."""
+    perplexities: tuple[float, ...] = ()
+    """Perplexity of each codebook, in order; empty in a report from a version that had one only."""
     dead_code_share: float
     """Share of codes not used in the epoch, 0 … 1."""
     epoch_seconds: float

@@ -168,6 +168,7 @@ class Trial:
             auc_by_density=scores.auc_by_density,
             comparison_auc=scores.comparison_auc,
             perplexity=losses.perplexity,
+            perplexities=losses.perplexities,
             dead_code_share=losses.dead_code_share,
             epoch_seconds=ended - begin,
             train_seconds=trained - begin,

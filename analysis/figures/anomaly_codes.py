@@ -11,29 +11,36 @@ PSEUDO_COUNT = 0.5
 """Added to each code's count, so that a code absent from one kind has a finite ratio (Haldane's correction)."""
 
 
-def code_contrast(codes_BX: np.ndarray, labels_B: np.ndarray, num_embeddings: int) -> pd.DataFrame:
+def code_contrast(codes_BXM: np.ndarray, labels_B: np.ndarray, num_codes: int) -> pd.DataFrame:
     """How much more often anomalies use each code than normal clips do.
 
     Parameters
     ----------
-    codes_BX
-        Codes of each clip, int64 (clips, …).
+    codes_BXM
+        Code indices of each clip, int64 (clips, …, M codebooks).
     labels_B
         0 normal, 1 anomaly.
+    num_codes
+        Codes of all codebooks together.
 
     Returns
     -------
     DataFrame
-        Indexed by code, most anomalous first: ``normal`` and ``anomaly`` (shares of positions) and ``log2_ratio``.
+        Most anomalous first: ``normal`` and ``anomaly`` (shares of positions) and ``log2_ratio``, indexed by the
+        code's name: ``17``, or ``2·17`` in the second of several codebooks.
     """
-    flat = codes_BX.reshape(len(codes_BX), -1)
+    n_books = codes_BXM.shape[-1]
     shares, smoothed = [], []
     for label in (0, 1):
-        part = flat[labels_B == label]
-        shares.append(usage_shares(part, num_embeddings))
-        counts = np.bincount(part.ravel(), minlength=num_embeddings) + PSEUDO_COUNT
-        smoothed.append(counts / counts.sum())
-    table = pd.DataFrame({"normal": shares[0], "anomaly": shares[1], "log2_ratio": np.log2(smoothed[1] / smoothed[0])})
+        part = codes_BXM[labels_B == label]
+        shares.append(usage_shares(part, num_codes).ravel())
+        counts_MK = np.bincount(part.ravel(), minlength=num_codes).reshape(n_books, -1) + PSEUDO_COUNT
+        smoothed.append((counts_MK / counts_MK.sum(axis=1, keepdims=True)).ravel())
+    size = num_codes // n_books
+    names = [str(code) if n_books == 1 else f"{code // size + 1}·{code % size}" for code in range(num_codes)]
+    table = pd.DataFrame(
+        {"normal": shares[0], "anomaly": shares[1], "log2_ratio": np.log2(smoothed[1] / smoothed[0])}, index=names
+    )
     table.index.name = "code"
     return table.sort_values("log2_ratio", ascending=False, kind="stable")
 
@@ -58,7 +65,7 @@ def anomaly_codes(contrast: pd.DataFrame, *, most: int = 10) -> Figure:
     plane.set(title="Codes used", xlabel="share in normal clips (%)", ylabel="share in anomalies (%)")
     legend_under(plane)
     # A code that occurred a handful of times has an extreme ratio by chance, so more frequent codes come first.
-    often = used[(used["normal"] + used["anomaly"]) >= 0.2 / len(contrast)]
+    often = used[(used["normal"] + used["anomaly"]) >= 0.2 * contrast["normal"].mean()]
     chosen = pd.concat([often.head(most), often.tail(most)])
     chosen = chosen[~chosen.index.duplicated()]
     colours = [VERMILION if ratio > 0 else BLUE for ratio in chosen["log2_ratio"]]

@@ -7,10 +7,18 @@ from matplotlib.figure import Figure
 from analysis.style import BLUE, GREY, PURPLE, integer_axis, legend_under, panels, plain_log, styled
 
 
-def usage_shares(codes: np.ndarray, num_embeddings: int) -> np.ndarray:
-    """Share of positions that have each code, float64 (K,), summing to 1."""
-    counts: np.ndarray = np.bincount(codes.ravel(), minlength=num_embeddings).astype(float)
-    return np.asarray(counts / max(counts.sum(), 1.0))
+def usage_shares(codes_XM: np.ndarray, num_codes: int) -> np.ndarray:
+    """Share of positions that have each code, float64 (M codebooks, K codes of each), every row summing to 1.
+
+    Parameters
+    ----------
+    codes_XM
+        Code indices, int (…, M), those of codebook m being m · K … (m + 1) · K − 1.
+    num_codes
+        Codes of all codebooks together, M · K.
+    """
+    counts = np.bincount(codes_XM.ravel(), minlength=num_codes).astype(float).reshape(codes_XM.shape[-1], -1)
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True).clip(min=1.0))
 
 
 def perplexity(shares: np.ndarray) -> float:
@@ -20,28 +28,36 @@ def perplexity(shares: np.ndarray) -> float:
 
 
 @styled
-def codebook_usage(shares: np.ndarray, epochs: pd.DataFrame) -> Figure:
+def codebook_usage(shares_MK: np.ndarray, epochs: pd.DataFrame) -> Figure:
     """Codes sorted by their frequency in normal clips (left); dead codes and perplexity over training (right).
+
+    Several codebooks lie over each other, the later the lighter; perplexity and dead codes are their mean.
 
     Parameters
     ----------
-    shares
-        Share of each code, from `usage_shares`.
+    shares_MK
+        Share of each code in each codebook, from `usage_shares`.
     epochs
         The same trial's rows of `RunResults.epochs`.
     """
     figure, (usage, history) = panels(1, 2, (8.6, 3.9))
-    ordered = np.sort(shares)[::-1]
-    ranks = np.arange(1, len(ordered) + 1)
-    used = ordered > 0
-    usage.fill_between(ranks[used], 100 * ordered[used], step="mid", color=BLUE, alpha=0.75, linewidth=0)
-    usage.axhline(100 / len(ordered), color=GREY, linestyle="--", linewidth=1, label="if all codes were used equally")
+    n_books, n_codes = shares_MK.shape
+    for index, shares in enumerate(shares_MK):
+        ordered = np.sort(shares)[::-1]
+        ranks = np.arange(1, n_codes + 1)[ordered > 0]
+        percent = 100 * ordered[ordered > 0]
+        if n_books == 1:
+            usage.fill_between(ranks, percent, step="mid", color=BLUE, alpha=0.75, linewidth=0)
+        else:
+            usage.step(ranks, percent, where="mid", color=BLUE, alpha=1 - 0.8 * index / n_books, label=f"{index + 1}")
+    usage.axhline(100 / n_codes, color=GREY, linestyle="--", linewidth=1, label="if all codes were used equally")
     usage.set_yscale("log")
+    spread = " ".join(f"{perplexity(shares):.0f}" for shares in shares_MK)
     usage.set(
-        title=f"{used.sum()} of {len(ordered)} codes used, perplexity {perplexity(shares):.0f}",
-        xlabel="code, by how often it is used",
+        title=f"{(shares_MK > 0).sum()} of {shares_MK.size} codes used, perplexity {spread}",
+        xlabel="code, by how often it is used" + ("" if n_books == 1 else ", in each codebook"),
         ylabel="share of positions (%)",
-        xlim=(0, len(ordered) + 1),
+        xlim=(0, n_codes + 1),
     )
     plain_log(usage)
     legend_under(usage)

@@ -304,31 +304,48 @@ def test_every_density_is_named(synthetic_run: RunResults) -> None:
 
 
 def test_code_usage_and_perplexity_by_hand() -> None:
-    shares = usage_shares(np.array([[0, 0], [1, 3]]), 5)
-    assert shares.tolist() == [0.5, 0.25, 0.0, 0.25, 0.0]
+    assert usage_shares(np.array([[0], [0], [1], [3]]), 5).tolist() == [[0.5, 0.25, 0.0, 0.25, 0.0]]
+    two_books = np.array([[0, 2], [0, 3], [1, 3], [0, 3]])
+    assert usage_shares(two_books, 4).tolist() == [[0.75, 0.25], [0.25, 0.75]]
     assert perplexity(np.full(8, 1 / 8)) == pytest.approx(8.0)
     assert perplexity(np.array([1.0, 0.0])) == pytest.approx(1.0)
 
 
 def test_codes_that_anomalies_use_come_first() -> None:
     normal, anomaly = np.array([[0, 0, 1, 1], [0, 0, 1, 1]]), np.array([[0, 1, 2, 2]])
-    contrast = code_contrast(np.concatenate([normal, anomaly]), np.array([0, 0, 1]), 4)
-    assert contrast.index[0] == 2
-    assert contrast.loc[2, "anomaly"] == 0.5
-    assert contrast.loc[2, "normal"] == 0.0
+    contrast = code_contrast(np.concatenate([normal, anomaly])[..., None], np.array([0, 0, 1]), 4)
+    assert contrast.index[0] == "2"
+    assert contrast.loc["2", "anomaly"] == 0.5
+    assert contrast.loc["2", "normal"] == 0.0
     # Counts 0 of 8 and 2 of 4 with half a count added to each of the four codes.
-    assert contrast.loc[2, "log2_ratio"] == pytest.approx(np.log2((2.5 / 6) / (0.5 / 10)))
+    assert contrast.loc["2", "log2_ratio"] == pytest.approx(np.log2((2.5 / 6) / (0.5 / 10)))
     assert len(drawn(anomaly_codes(contrast))) > 2000
 
 
 def test_codes_where_one_kind_uses_a_single_code() -> None:
-    contrast = code_contrast(np.array([[0, 0], [1, 1]]), np.array([0, 1]), 2)
+    contrast = code_contrast(np.array([[[0], [0]], [[1], [1]]]), np.array([0, 1]), 2)
     assert len(drawn(anomaly_codes(contrast))) > 2000
+
+
+def test_codes_of_several_codebooks_are_named_and_counted_by_codebook() -> None:
+    normal, anomaly = [[0, 2], [1, 2]], [[0, 3], [1, 3]]
+    contrast = code_contrast(np.array([normal, anomaly]), np.array([0, 1]), 4)
+    assert set(contrast.index) == {"1·0", "1·1", "2·0", "2·1"}
+    assert contrast.index[0] == "2·1"
+    assert contrast.loc["2·1", ["normal", "anomaly"]].tolist() == [0.0, 1.0]
+    assert contrast.loc["1·0", "log2_ratio"] == 0.0
+
+
+def test_codebook_usage_has_a_line_for_each_of_several_codebooks(synthetic_run: RunResults) -> None:
+    epochs = synthetic_run.epochs[synthetic_run.epochs["number"] == synthetic_run.best_number]
+    figure = codebook_usage(np.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]), epochs)
+    assert "3 of 6 codes used, perplexity 2 1" in texts(figure)
+    assert len(figure.axes[0].get_lines()) == 3
 
 
 def test_codebook_usage_counts_the_used_codes(synthetic_run: RunResults) -> None:
     epochs = synthetic_run.epochs[synthetic_run.epochs["number"] == synthetic_run.best_number]
-    figure = codebook_usage(np.array([0.5, 0.5, 0.0]), epochs)
+    figure = codebook_usage(np.array([[0.5, 0.5, 0.0]]), epochs)
     assert "2 of 3 codes used, perplexity 2" in texts(figure)
     assert len(drawn(figure)) > 2000
 

@@ -38,9 +38,9 @@ class Combined(DensityModel):
     def fit_group(self, codes_BPHWM: Tensor) -> GroupState:
         state: GroupState = {}
         for index, member in enumerate(self.members):
-            centre, scale = _calibration(member, codes_BPHWM)
+            own, centre, scale = _calibrated(member, codes_BPHWM)
             state |= {f"{index}/centre": centre, f"{index}/scale": scale}
-            state |= {f"{index}/member/{name}": value for name, value in member.fit_group(codes_BPHWM).items()}
+            state |= {f"{index}/member/{name}": value for name, value in own.items()}
         return state
 
     def gain_codebooks(self, state: GroupState) -> None:
@@ -96,15 +96,16 @@ def _own_state(state: GroupState, index: int) -> GroupState:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _calibration(member: DensityModel, codes_BPHWM: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of a member's scores on normal clips that it was not fitted to."""
+def _calibrated(member: DensityModel, codes_BPHWM: Tensor) -> tuple[GroupState, Tensor, Tensor]:
+    """A fitted member, with mean and standard deviation of its scores on normal clips that it was not fitted to."""
     if len(codes_BPHWM) < 2:
         # Nothing is left to calibrate on: uncalibrated scores are averaged, which still ranks the id's clips.
-        return torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
-    halves = (codes_BPHWM[::2], codes_BPHWM[1::2])
-    scores = torch.cat(
-        [member.clip_scores(member.fit_group(fitted), unseen).double() for fitted, unseen in (halves, halves[::-1])]
-    )
-    centre = scores.mean()
+        return (
+            member.fit_group(codes_BPHWM),
+            torch.zeros((), dtype=torch.float64),
+            torch.ones((), dtype=torch.float64),
+        )
+    state, unseen = member.cross_fitted(codes_BPHWM)
+    centre = unseen.mean()
     floor = SMALLEST_SCALE * float(centre.abs()) + 1e-9
-    return centre, scores.std(correction=0).clamp_min(floor)
+    return state, centre, unseen.std(correction=0).clamp_min(floor)

@@ -100,6 +100,17 @@ class DensityModel(ABC):
     def clip_scores(self, state: GroupState, codes_BPHWM: Tensor) -> Tensor:
         """Scores (B,) of one group's clips."""
 
+    def cross_fitted(self, codes_BPHWM: Tensor) -> tuple[GroupState, Tensor]:
+        """What `fit_group` gives, and scores (B,) of the same clips, each by a model fitted to the other half of them.
+
+        Clips of even numbers are one half; there must be two clips or more.
+        """
+        even, odd = codes_BPHWM[::2], codes_BPHWM[1::2]
+        unseen = torch.empty(len(codes_BPHWM), dtype=torch.float64)
+        unseen[::2] = self.clip_scores(self.fit_group(odd), even).double()
+        unseen[1::2] = self.clip_scores(self.fit_group(even), odd).double()
+        return self.fit_group(codes_BPHWM), unseen
+
     def gain_codebooks(self, state: GroupState) -> None:
         """Gives the codes of a group saved before there were several codebooks their last axis."""
         if self.kept_codes is not None:

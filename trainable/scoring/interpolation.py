@@ -46,10 +46,10 @@ class Interpolation(PositionModel):
     def fit_group(self, codes_BPHWM: Tensor) -> GroupState:
         count, total, products = 0, torch.zeros(()), torch.zeros(())
         for columns in self._columns(codes_BPHWM):
-            joint = torch.cat(_beside_and_middle(columns), dim=-1).flatten(0, -2).double()
+            joint = torch.cat(_beside_and_middle(columns), dim=-1).flatten(0, -2)
             count += len(joint)
-            total = total + joint.sum(dim=0)
-            products = products + joint.T @ joint
+            total = total + joint.sum(dim=0).double()
+            products = products + (joint.T @ joint).double()
         mean = total / count
         covariance = products / count - torch.outer(mean, mean)
         size = self.embedding_KD.shape[1] * codes_BPHWM.shape[2]

@@ -46,12 +46,17 @@ class Mahalanobis(DensityModel):
         return torch.stack([means, deviations, roughness], dim=1).flatten(1).double()
 
     def fit_group(self, codes_BPHWM: Tensor) -> GroupState:
-        moments = self._moments(codes_BPHWM)
-        return {"centre": moments.mean(dim=0), "precision": _precision(moments)}
+        return _gaussian(self._moments(codes_BPHWM))
 
     def clip_scores(self, state: GroupState, codes_BPHWM: Tensor) -> Tensor:
-        gaps = self._moments(codes_BPHWM) - state["centre"]
-        return (gaps @ state["precision"] * gaps).mean(dim=1)
+        return _squared_distances(state, self._moments(codes_BPHWM))
+
+    def cross_fitted(self, codes_BPHWM: Tensor) -> tuple[GroupState, Tensor]:
+        moments = self._moments(codes_BPHWM)  # once for the three fits: they cost far more than the fits
+        unseen = torch.empty(len(moments), dtype=torch.float64)
+        unseen[::2] = _squared_distances(_gaussian(moments[1::2]), moments[::2])
+        unseen[1::2] = _squared_distances(_gaussian(moments[::2]), moments[1::2])
+        return _gaussian(moments), unseen
 
 
 class CrossMahalanobis(Mahalanobis):
@@ -71,6 +76,16 @@ class CrossMahalanobis(Mahalanobis):
         rows, others = torch.triu_indices(len(lengths_BH[0]), len(lengths_BH[0]), offset=1)
         correlations = products_BHH[:, rows, others] / (lengths_BH[:, rows] * lengths_BH[:, others])
         return torch.cat([super()._summary(vectors_BHPWD), correlations.double()], dim=1)
+
+
+def _gaussian(moments: Tensor) -> GroupState:
+    return {"centre": moments.mean(dim=0), "precision": _precision(moments)}
+
+
+def _squared_distances(state: GroupState, moments: Tensor) -> Tensor:
+    """Squared Mahalanobis distance of each row, divided by the number of dimensions."""
+    gaps = moments - state["centre"]
+    return (gaps @ state["precision"] * gaps).mean(dim=1)
 
 
 def _precision(moments: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ Fits = Callable[[Mapping[str, Any]], bool]
 
 
 def narrow(params: Mapping[str, Any]) -> bool:
-    """About half of the synthetic space, and of `ad_tuning` what has few channels."""
+    """About half of the synthetic space, and of the larger one what has few channels."""
     return bool(params["num_embeddings"] * params["latent_dim"] <= 2048)
 
 
@@ -41,7 +41,7 @@ def height(params: Mapping[str, Any]) -> float:
 
 def cases() -> dict[str, tuple[Space, Fits, int, list[dict[str, Any]]]]:
     """Name → space, what fits, seed, initial proposals."""
-    small, whole = small_space(), load_space("ad_tuning")
+    small, whole = small_space(), load_space(str(FILE.with_name("golden_space.yaml")))
     first = {"num_embeddings": 32, "latent_dim": 8, "commitment_cost": 0.5, "commitment_warmup_epochs": 0}
     too_large = {**first, "num_embeddings": 256, "latent_dim": 64, "learning_rate": 1e-3}
     return {
