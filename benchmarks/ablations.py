@@ -4,8 +4,10 @@
     python -m benchmarks.ablations --data-root DIR --machine-type spoken --sample-rate 8000 --n-fft 512 --hop-length 16
 
 Every variant is trained with the same seeds; `difference` is its mean AUC minus the base's, with a 95 % interval of the
-mean over seeds (Student's t, paired by seed). `alive` is the share of codes used in the last epoch. `epoch` is the
-median CPU time of training an epoch (one of phase 2), relative to the base's in the same run.
+mean over seeds (Student's t, paired by seed). `validation` is the mean AUC of the fused model on validation clips:
+where variants are chosen among, it is what may choose. `alive` is the share of codes used in the last epoch. `epoch` is
+the median CPU time of training an epoch (one of phase 2), and `memory` the predicted peak of a training step on CUDA,
+both relative to the base's in the same run.
 """
 
 import sys
@@ -21,23 +23,43 @@ from scipy.stats import t as student
 
 from benchmarks.tables import command_of, write_table
 from trainable.commandline import Parser, add_data_flags, add_flag, add_knob_flags, data_config, given_knobs, run
-from trainable.config import TrialConfig
+from trainable.config import DensityName, TrialConfig
+from trainable.data.clips import TestClips
 from trainable.data.load import Dataset, load_dataset
+from trainable.execution_plan import ExecutionPlan
+from trainable.memory.predict import DataSizes, Predictor
 from trainable.scoring.metrics import mean_auc
 from trainable.scoring.registry import make_density
 from trainable.training.seeds import derived_seed
 from trainable.trial import PlannedTrial, Trial
 
 BASE: Mapping[str, Any] = {
-    "num_embeddings": 512,
-    "latent_dim": 16,
+    "num_embeddings": 64,
+    "codebooks": 4,
+    "linear_path": True,
+    "columns": 16,
+    "latent_dim": 32,
     "width": 0.5,
     "batch_size": 4,
-    "learning_rate": 4e-3,
+    "n_patches": 4,
+    "stride": 8,
+    "learning_rate": 2e-3,
+    "id_weight": 0.0,
+    "transform_weight": 0.0,
+    "score_patches": 10,
+    "radius_power": 0.5,
 }
-"""Small batches as in `spaces/ad_tuning.yaml`, and a large codebook, which a plain quantizer does not keep alive."""
+"""In the middle of `spaces/ad_tuning.yaml`."""
+ONE_CODEBOOK: Mapping[str, Any] = {"num_embeddings": 512, "codebooks": 1}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "base": {},
+    "8 columns": {"columns": 8},
+    "32 columns": {"columns": 32},
+    "no linear path": {"linear_path": False},
+    "one codebook of 512": ONE_CODEBOOK,
+    "no linear path, one codebook of 512": {"linear_path": False, **ONE_CODEBOOK},
+    "eight codebooks": {"codebooks": 8},
+    "codebooks of 256": {"num_embeddings": 256},
     "plain quantizer (no k-means start, no revival)": {"kmeans_start": False, "revival": False},
     "no revival": {"revival": False},
     "no k-means start": {"kmeans_start": False},
@@ -48,12 +70,13 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "no frozen phase": {"frozen_share": 0.0},
     "commitment warm-up 3 epochs from 0": {"commitment_warmup_epochs": 3, "commitment_warmup_start": 0.0},
     "texture loss, weight 5": {"texture_weight": 5.0},
-    "texture loss, weight 5, no semantic heads": {"texture_weight": 5.0, "id_weight": 0.0, "transform_weight": 0.0},
-    "no semantic heads": {"id_weight": 0.0, "transform_weight": 0.0},
-    "no machine-id head": {"id_weight": 0.0},
-    "no transformation head": {"transform_weight": 0.0},
+    "machine-id head": {"id_weight": 0.1},
+    "transformation head": {"transform_weight": 0.1},
+    "twice as wide": {"width": 1.0},
+    "twice as long": {"epochs": 24},
+    "hardly trained (learning rate / 1000)": {"learning_rate": 2e-6},
 }
-DENSITIES = ("mahalanobis", "grid_neighbours")
+DENSITIES: tuple[DensityName, ...] = ("mahalanobis", "fused")
 
 
 @dataclass
@@ -62,7 +85,9 @@ class Measured:
 
     aucs: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in DENSITIES})
     alive: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
     perplexity: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
     epoch_seconds: list[float] = field(default_factory=list)
 
 
@@ -77,11 +102,19 @@ def measure(config: TrialConfig, dataset: Dataset, into: Measured) -> None:
     into.epoch_seconds.append(median(seconds))
     into.alive.append(1.0 - losses.dead_code_share)
     into.perplexity.append(losses.perplexity)
-    train, held_out, clips = trial.train_codes(), trial.codes(dataset.held_out), dataset.held_out
+    plan = ExecutionPlan(micro_batch_clips=config.patch.batch_size)
+    into.peak_bytes = Predictor(DataSizes.of(dataset)).predict(config, plan).allocated_bytes
+    train = trial.train_codes()
+    held_out, validation = trial.codes(dataset.held_out), trial.codes(dataset.validation)
     for name in DENSITIES:
         model = make_density(config.score, name=name, seed=derived_seed(config.seed, "density"))
-        scores = model.fit(train, trial.codebook()).score_samples(held_out)
-        into.aucs[name].append(mean_auc(clips.labels, scores, clips.machine_ids))
+        model.fit(train, trial.codebook())
+        into.aucs[name].append(_auc(dataset.held_out, model.score_samples(held_out)))
+    into.validation.append(_auc(dataset.validation, model.score_samples(validation)))
+
+
+def _auc(clips: TestClips, scores: np.ndarray) -> float:
+    return mean_auc(clips.labels, scores, clips.machine_ids)
 
 
 def difference(values: Sequence[float], base: Sequence[float]) -> str:
@@ -99,9 +132,11 @@ def row(name: str, measured: Measured, base: Measured) -> dict[str, str]:
     for density in DENSITIES:
         line[density] = f"{np.mean(measured.aucs[density]):.3f}"
         line[f"{density} difference"] = "" if name == "base" else difference(measured.aucs[density], base.aucs[density])
+    line["validation"] = f"{np.mean(measured.validation):.3f}"
     line["alive"] = f"{np.mean(measured.alive):.0%}"
     line["perplexity"] = f"{np.mean(measured.perplexity):.0f}"
     line["epoch"] = f"{np.mean(measured.epoch_seconds) / np.mean(base.epoch_seconds):.2f}"
+    line["memory"] = f"{measured.peak_bytes / base.peak_bytes:.2f}"
     return line
 
 
