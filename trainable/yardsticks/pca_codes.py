@@ -25,8 +25,10 @@ CELL = 8
 """Mel bins, and frames, of a cell: what one code of the default model stands for."""
 COMPONENTS = 32
 CODEBOOKS, CODES = 4, 64
-SAMPLED_CELLS = 60_000
-"""Cells that components and codes are fitted to: more than 200 for each code."""
+SAMPLED_CELLS = 20_000
+"""Cells that components and codes are fitted to. 60,000 detect no more: 0.913 and 0.913 on the fan, four seeds each."""
+KMEANS_BATCH = 8192
+"""Cells of a step of k-means. With 4,096 the mean of four seeds is 0.905; Lloyd's algorithm on 60,000 gives 0.904."""
 CHUNK_BYTES = 64 * 1024**2
 """Largest array of patches at a time."""
 
@@ -66,7 +68,12 @@ class PCACodes(Yardstick):
         stages = []
         for stage in range(CODEBOOKS):
             # As many codes in every stage, so that a code's index tells its codebook.
-            kmeans = MiniBatchKMeans(min(CODES, len(left_ND)), random_state=(self.seed + stage) % 2**32, n_init=1)
+            kmeans = MiniBatchKMeans(
+                min(CODES, len(left_ND)),
+                batch_size=KMEANS_BATCH,
+                n_init=1,
+                random_state=(self.seed + stage) % 2**32,
+            )
             chosen_N = kmeans.fit_predict(left_ND)
             stages.append(kmeans.cluster_centers_)
             left_ND = left_ND - kmeans.cluster_centers_[chosen_N]
