@@ -156,7 +156,7 @@ def _add_yardsticks(table: Table, yardsticks: Comparison | None) -> None:
         table.add_row("yardsticks", "not measured; see the warning above")
         return
     table.add_row("yardsticks", ", ".join(f"{title_of(name)} {auc:.3f}" for name, auc in yardsticks.aucs.items()))
-    table.add_row("" if yardsticks.beaten else "[bold red]warning[/]", f"the winner {yardsticks.verdict}")
+    table.add_row("  beaten" if yardsticks.beaten else "[bold red]  not beaten[/]", f"the winner {yardsticks.verdict}")
 
 
 def _with_interval(auc: float, evaluation: Evaluation | None) -> str:
