@@ -225,7 +225,7 @@ def _why(run: RunResults, found: Importances) -> str:
 YARDSTICK_WORDS = (
     "Yardsticks train no network. Log-mel Mahalanobis is what a covariance finds, from the mean and deviation of each "
     "mel bin. TWFR + Gaussian weighs the loudest moments of each bin most. PCA codes put principal components and "
-    "k-means in the place of this detector's encoder and codebook: what it finds beyond them is what training was "
+    "k-means in the place of this detector's encoder and codebook: what it finds beyond theirs is what training was "
     "worth."
 )
 
