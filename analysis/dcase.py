@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis.tables import Table
 from trainable.config import DataConfig, TrialConfig
-from trainable.data.clips import Split
+from trainable.data.clips import TestClips
 from trainable.data.layout import machine_types
 from trainable.data.load import Dataset, load_dataset
 from trainable.errors import DataError, NonFiniteError, RunError
@@ -22,6 +22,7 @@ from trainable.scoring.metrics import auc, pauc
 from trainable.scoring.registry import make_density
 from trainable.training.seeds import derived_seed
 from trainable.trial import PlannedTrial, Trial
+from trainable.yardsticks.catalogue import YARDSTICKS, title_of
 
 BASELINE: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "ToyCar": {"01": (0.828, 0.679), "02": (0.866, 0.762), "03": (0.639, 0.547), "04": (0.869, 0.701)},
@@ -103,8 +104,8 @@ def train_and_score(
     dataset = load_dataset(data)
     results = []
     for index in range(seeds):
-        seeded = config.replace(seed=(config.seed + index) % 2**31)
-        trial = Trial(PlannedTrial(seeded, MemoryPlan(plan, 0)), dataset, device=device)
+        its_config = seeded(config, index)
+        trial = Trial(PlannedTrial(its_config, MemoryPlan(plan, 0)), dataset, device=device)
         try:
             while not trial.done:
                 losses = trial.trainer.train_epoch()
@@ -113,7 +114,7 @@ def train_and_score(
                     f"loss {losses.total:.4f}"
                 )
         except NonFiniteError as error:
-            raise RunError(f"{data.machine_type}: training with seed {seeded.seed} diverged ({error})") from None
+            raise RunError(f"{data.machine_type}: training with seed {its_config.seed} diverged ({error})") from None
         results.append(_score(trial, dataset))
         trial.release()
     return results
@@ -122,10 +123,41 @@ def train_and_score(
 def _score(trial: Trial, dataset: Dataset) -> MachineScores:
     seed = derived_seed(trial.config.seed, "density")
     density = make_density(trial.config.score, seed=seed).fit(trial.train_codes(), trial.codebook())
-    parts = [trial.clips(split) for split in (Split.VALIDATION, Split.HELD_OUT)]
-    scores = np.concatenate([density.score_samples(trial.codes(part)) for part in parts])
+    return _machine_scores(dataset, lambda clips: density.score_samples(trial.codes(clips)), "the density model")
+
+
+def score_yardsticks(
+    config: TrialConfig, data: DataConfig, *, seeds: int, log: Callable[[str], None]
+) -> dict[str, list[MachineScores]]:
+    """Fits every yardstick once per seed on a machine type and scores all its test clips; by the yardstick's name.
+
+    Raises
+    ------
+    DataError
+        If the recordings cannot be loaded.
+    RunError
+        If a yardstick's score is not finite.
+    """
+    dataset = load_dataset(data)
+    results: dict[str, list[MachineScores]] = {}
+    for kind in YARDSTICKS:
+        for index in range(seeds):
+            log(f"{data.machine_type}  seed {index + 1}/{seeds}  yardstick {kind.title}")
+            yardstick = kind.beside(seeded(config, index)).fit(dataset.train)
+            results.setdefault(kind.name, []).append(_machine_scores(dataset, yardstick.score_samples, kind.title))
+    return results
+
+
+def seeded(config: TrialConfig, index: int) -> TrialConfig:
+    """The configuration of a machine type's n-th training."""
+    return config.replace(seed=(config.seed + index) % 2**31)
+
+
+def _machine_scores(dataset: Dataset, score: Callable[[TestClips], np.ndarray], scored_by: str) -> MachineScores:
+    parts = [dataset.validation, dataset.held_out]
+    scores = np.concatenate([score(part) for part in parts])
     if not np.isfinite(scores).all():
-        raise RunError(f"{dataset.machine_type}: the density model gave a score that is not finite")
+        raise RunError(f"{dataset.machine_type}: {scored_by} gave a score that is not finite")
     names = [name for part in parts for name in part.names]
     ids = [machine_id for part in parts for machine_id in part.machine_ids]
     labels = np.concatenate([part.labels for part in parts])
@@ -186,25 +218,41 @@ def _write_rows(path: Path, rows: Sequence[Sequence[object]]) -> None:
         raise RunError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def comparison_table(results: Mapping[str, Mapping[str, tuple[float, float]]]) -> Table:
+Results = Mapping[str, Mapping[str, tuple[float, float]]]
+"""(AUC, pAUC) by machine type and machine id."""
+
+
+def comparison_table(results: Results, yardsticks: Mapping[str, Results] | None = None) -> Table:
     """Compares each machine id with the official baseline, and the mean of each machine type and of all of them.
 
     A baseline's mean is shown only if the same ids were scored.
+
+    Parameters
+    ----------
+    yardsticks
+        Results of each yardstick, by its name, on the same clips; each adds a column ``AUC / pAUC``.
     """
     rows = []
     means, official = [], []
+    beside = (yardsticks or {}).values()
     for machine_type, by_id in results.items():
         known = BASELINE.get(machine_type, {})
-        rows += [(machine_type, i, *_pair(values), *_pair(known.get(i))) for i, values in by_id.items()]
+        rows += [
+            (machine_type, i, *_pair(values), *_pair(known.get(i)), *(_both(each[machine_type][i]) for each in beside))
+            for i, values in by_id.items()
+        ]
         base = BASELINE_MEANS[machine_type] if known and set(known) == set(by_id) else None
-        rows.append((machine_type, "mean", *_pair(average(by_id)), *_pair(base)))
+        yardstick_means = [_both(average(each[machine_type])) for each in beside]
+        rows.append((machine_type, "mean", *_pair(average(by_id)), *_pair(base), *yardstick_means))
         means.append(average(by_id))
         official.append(base)
     if len(results) > 1:
         complete = [base for base in official if base is not None]
         base = _columns_mean(complete) if len(complete) == len(official) else None
-        rows.append(("all", "mean", *_pair(_columns_mean(means)), *_pair(base)))
-    return Table(("machine type", "id", "AUC", "pAUC", "baseline AUC", "baseline pAUC"), tuple(rows))
+        overall = [_both(_columns_mean([average(each[name]) for name in results])) for each in beside]
+        rows.append(("all", "mean", *_pair(_columns_mean(means)), *_pair(base), *overall))
+    columns = ("machine type", "id", "AUC", "pAUC", "baseline AUC", "baseline pAUC", *map(title_of, yardsticks or ()))
+    return Table(columns, tuple(rows))
 
 
 def _columns_mean(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -213,3 +261,7 @@ def _columns_mean(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 def _pair(values: tuple[float, float] | None) -> tuple[str, str]:
     return ("–", "–") if values is None else (f"{values[0]:.3f}", f"{values[1]:.3f}")
+
+
+def _both(values: tuple[float, float]) -> str:
+    return " / ".join(_pair(values))

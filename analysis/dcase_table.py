@@ -2,11 +2,12 @@
 prints the table of AUC and pAUC beside the official baseline, and writes DCASE's own result files.
 
     python -m analysis.dcase_table --data-root DIR [--config best.yaml] [--epochs N] [--seeds N] [--output DIR]
+        [--yardsticks]
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="split every batch into N micro-batches: less memory, the same result (default: 1)",
     )
+    add_flag(
+        parser,
+        "yardsticks",
+        action="store_true",
+        help="add the AUC and pAUC of five simple detectors on the same clips",
+    )
     add_flag(parser, "quiet", action="store_true", help="do not log epochs")
     return parser
 
@@ -62,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         comparison_table,
         find_machine_types,
         mean_by_id,
+        score_yardsticks,
         train_and_score,
         write_results,
         write_scores,
@@ -73,7 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         micro_batch_clips=micro_batch_of(config.patch.batch_size, arguments.gradient_accumulation_steps)
     )
     results: dict[str, dict[str, tuple[float, float]]] = {}
+    yardsticks: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
     by_seed: list[dict[str, dict[str, tuple[float, float]]]] = [{} for _ in range(arguments.seeds)]
+    log: Callable[[str], None] = (
+        (lambda line: None) if arguments.quiet else lambda line: print(line, file=sys.stderr, flush=True)
+    )
     for name in names:
         data = DataConfig.from_dict({**saved_data, "data_root": str(root), "machine_type": name})
         runs = train_and_score(
@@ -82,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seeds=arguments.seeds,
             device=device,
             plan=plan,
-            log=(lambda line: None) if arguments.quiet else lambda line: print(line, file=sys.stderr, flush=True),
+            log=log,
         )
         results[name] = mean_by_id(runs)
         for index, scores in enumerate(runs):
@@ -94,7 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 write_results(folder / "result.csv", by_seed[index])
         # Written after each machine type, so that an interrupted job keeps its results.
         write_results(output / "result.csv", results)
-    print(as_text(comparison_table(results)))
+        if arguments.yardsticks:
+            for yardstick, runs in score_yardsticks(config, data, seeds=arguments.seeds, log=log).items():
+                its_results = yardsticks.setdefault(yardstick, {})
+                its_results[name] = mean_by_id(runs)
+                write_results(output / "yardsticks" / yardstick / "result.csv", its_results)
+    print(as_text(comparison_table(results, yardsticks)))
     print(_remark(config, arguments.seeds, arguments.config))
     print(f"wrote {output / 'result.csv'} and the scores beside it")
     return 0

@@ -27,6 +27,8 @@ from trainable.data.clips import Split
 from trainable.record import TrialEnd
 from trainable.scoring.evaluate import Evaluation
 from trainable.units import counted, duration_text, format_bytes
+from trainable.yardsticks.catalogue import title_of
+from trainable.yardsticks.comparison import Comparison
 
 _log = logging.getLogger(__name__)
 
@@ -95,15 +97,17 @@ def report_content(
     ]
     return ReportContent(
         title=f"Search {run.manifest.name}",
-        summary=summary_sentence(run, evaluation),
-        tiles=_tiles(run, evaluation),
+        summary=summary_sentence(run, evaluation, winner.yardsticks),
+        tiles=_tiles(run, evaluation, winner.yardsticks),
         sections=tuple(sections),
         notes=run.notes,
     )
 
 
-def summary_sentence(run: RunResults, held_out: Evaluation | None) -> str:
-    """What happened, in two sentences."""
+def summary_sentence(run: RunResults, held_out: Evaluation | None, yardsticks: Comparison | None = None) -> str:
+    """What happened, in two sentences; before them, in one, that a yardstick does as well, if one does."""
+    if yardsticks is not None and not yardsticks.beaten:
+        return f"The winner {yardsticks.verdict}. {summary_sentence(run, held_out)}"
     counts = run.end_counts()
     machine = run.manifest.data.get("machine_type", "unknown machine")
     trained = int((run.trials["epochs"] > 0).sum())
@@ -124,12 +128,17 @@ def summary_sentence(run: RunResults, held_out: Evaluation | None) -> str:
     )
 
 
-def _tiles(run: RunResults, held_out: Evaluation | None) -> tuple[tuple[str, str, str], ...]:
+def _tiles(
+    run: RunResults, held_out: Evaluation | None, yardsticks: Comparison | None
+) -> tuple[tuple[str, str, str], ...]:
     tiles = []
     if held_out is not None:
         low, high = held_out.interval
         tiles.append(("held-out AUC", f"{held_out.auc:.3f}", f"95 % interval {low:.3f} … {high:.3f}"))
         tiles.append(("held-out pAUC", f"{held_out.pauc:.3f}", "false alarms ≤ 10 %"))
+    if yardsticks is not None:
+        name = yardsticks.best
+        tiles.append(("best yardstick's AUC", f"{yardsticks.aucs[name]:.3f}", f"{title_of(name)}, held-out"))
     if run.best_number is not None:
         best = run.ranked.iloc[0]
         tiles.append(("validation AUC", f"{best['final_auc']:.3f}", f"trial {run.best_number}, epoch {best['epochs']}"))
@@ -213,6 +222,14 @@ def _why(run: RunResults, found: Importances) -> str:
     )
 
 
+YARDSTICK_WORDS = (
+    "Yardsticks train no network. Log-mel Mahalanobis is what a covariance finds, from the mean and deviation of each "
+    "mel bin. TWFR + Gaussian weighs the loudest moments of each bin most. PCA codes put principal components and "
+    "k-means in the place of this detector's encoder and codebook: what it finds beyond theirs is what training was "
+    "worth."
+)
+
+
 def _held_out(winner: WinnerModel) -> Section:
     section = Section("Detection on held-out clips")
     if winner.view is None or winner.missing(Split.HELD_OUT):
@@ -225,6 +242,9 @@ def _held_out(winner: WinnerModel) -> Section:
         f"({int(clips.labels.sum())} anomalous). pAUC looks at false-alarm rates up to 10 % only; 0.5 is chance "
         "for both."
     )
+    section.tables.append(winner.yardstick_table())
+    if winner.yardsticks is not None:
+        section.text.append(f"This detector {winner.yardsticks.verdict}. {YARDSTICK_WORDS}")
     section.pictures += [
         Picture(
             winner.score_histograms(),

@@ -1,6 +1,7 @@
 """The winner restored for pictures and tables that need its model. If that is impossible, each one says why."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,6 +19,8 @@ from analysis.tables import Table
 from trainable.data.clips import Split
 from trainable.errors import ProjectError
 from trainable.scoring.evaluate import Evaluation
+from trainable.yardsticks.catalogue import title_of
+from trainable.yardsticks.comparison import Comparison, compare
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,32 @@ class WinnerModel:
         rows.append(("mean", f"{held_out.auc:.3f}", f"{held_out.pauc:.3f}"))
         rows.append(("95 % interval of the mean", f"{low:.3f} … {high:.3f}", ""))
         return Table(columns, tuple(rows))
+
+    @cached_property
+    def yardsticks(self) -> Comparison | None:
+        """What yardsticks find on the same clips; None without held-out scores.
+
+        From the search's summary, or computed where that has none: of older runs, of other trials than the winner.
+        """
+        held_out = self.held_out()
+        if self.view is None or held_out is None:
+            return None
+        best = self.run.summary.get("best") or {}
+        if (best.get("trial"), best.get("epochs")) == (self.view.number, self.view.epoch):
+            saved = Comparison.from_dict(best)
+            if saved is not None:
+                return saved
+        return compare(self.view.config, self.view.dataset, held_out)
+
+    def yardstick_table(self) -> Table:
+        """AUC of the detector and of each yardstick on held-out clips, the highest first."""
+        columns = ("on the same held-out clips", "AUC")
+        if self.yardsticks is None:
+            return Table(columns, ((self.missing(Split.HELD_OUT) or "Yardsticks could not be measured.", "–"),))
+        rows = [("this detector", self.yardsticks.auc)]
+        rows += [(title_of(name), auc) for name, auc in self.yardsticks.aucs.items()]
+        rows.sort(key=lambda row: -row[1])
+        return Table(columns, tuple((title, f"{auc:.3f}") for title, auc in rows))
 
     def score_histograms(self, split: Split = Split.HELD_OUT) -> Figure:
         """Scores of normal and anomalous clips, one panel per machine id."""

@@ -1,4 +1,4 @@
-"""AUC and cost of each density model on held-out clips, compared with detectors without codes.
+"""AUC and cost of each density model on held-out clips, compared with the yardsticks.
 
     python -m benchmarks.density --seeds 5 --epochs 20
     python -m benchmarks.density --data-root DIR --machine-type spoken --sample-rate 8000 --n-fft 512 --hop-length 16
@@ -6,6 +6,8 @@
 Trains one configuration (any flag of ``python -m trainable.train`` sets a knob) once per seed and fits every density
 model to the same codes. AUC is the mean over machine ids, then over seeds. Intervals are 95 % percentile bootstraps
 over clips, with the same resamples for every seed and detector; one column per machine id gives its mean over seeds.
+`over_yardstick` is the interval of the difference to the yardstick with the highest AUC, whose own cell says so, and
+`over_pca_codes` that of the difference to codes that need no training.
 `share` is the time to fit and score training and held-out clips, relative to the training time of one epoch in the same
 run; the last row is the whole scoring pass at the end of every epoch of a trial.
 """
@@ -19,7 +21,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.tables import command_of, write_table
-from benchmarks.yardsticks import Autoencoder, LogMelMahalanobis
 from trainable.commandline import Parser, add_data_flags, add_flag, add_knob_flags, data_config, given_knobs, run
 from trainable.config import TrialConfig
 from trainable.data.clips import TestClips
@@ -31,9 +32,11 @@ from trainable.scoring.registry import make_density
 from trainable.train import read_config_file
 from trainable.training.seeds import derived_seed
 from trainable.trial import PlannedTrial, Trial
+from trainable.yardsticks.base import Yardstick
+from trainable.yardsticks.catalogue import YARDSTICKS
+from trainable.yardsticks.pca_codes import PCACodes
+from trainable.yardsticks.stacked_frames import FramePredictor
 
-YARDSTICK = "log-mel Mahalanobis (no codes)"
-AUTOENCODER = "DCASE autoencoder (no codes)"
 SCORING_PASS = "scoring pass of an epoch"
 
 
@@ -58,8 +61,16 @@ class Measured:
             self.shares.append(share)
 
 
+def row_name(yardstick: type[Yardstick]) -> str:
+    """What the table calls a yardstick."""
+    return f"{yardstick.title} (yardstick)"
+
+
+PCA_CODES = row_name(PCACodes)
+
+
 def measure(
-    config: TrialConfig, dataset: Dataset, seeds: int, autoencoder_epochs: int, progress: Callable[[str], None]
+    config: TrialConfig, dataset: Dataset, seeds: int, network_epochs: int, progress: Callable[[str], None]
 ) -> dict[str, Measured]:
     """Measures all detectors on the held-out clips, for seeds 0 … seeds − 1."""
     table: dict[str, Measured] = {}
@@ -87,9 +98,13 @@ def measure(
             add(name, scores, (time.perf_counter() - begin) / epoch_seconds)
         add("reconstruction error", encoded.reconstruction_error_B.double().numpy())
         add("quantization error", encoded.quantization_error_B.double().numpy())
-        baseline = Autoencoder(epochs=autoencoder_epochs, seed=seed).fit(dataset.train)
-        add(AUTOENCODER, baseline.score_samples(dataset.held_out))
-    add(YARDSTICK, LogMelMahalanobis().fit(dataset.train).score_samples(dataset.held_out))
+        for kind in YARDSTICKS:
+            begin = time.perf_counter()
+            yardstick = kind.beside(trial.config)
+            if isinstance(yardstick, FramePredictor):
+                yardstick.epochs = network_epochs
+            scores = yardstick.fit(dataset.train).score_samples(dataset.held_out)
+            add(row_name(kind), scores, (time.perf_counter() - begin) / epoch_seconds)
     return table
 
 
@@ -99,15 +114,24 @@ def _density_scores(trial: Trial, config: TrialConfig, name: str, train: ClipCod
     return model.fit(train, trial.codebook()).score_samples(held_out)
 
 
+def strongest(table: dict[str, Measured]) -> str:
+    """The row of the yardstick with the highest AUC."""
+    return max(map(row_name, YARDSTICKS), key=lambda name: float(np.mean(table[name].aucs)))
+
+
 def rows(table: dict[str, Measured]) -> list[dict[str, str]]:
     """Formats the table's rows, best AUC first."""
-    yardstick = table[YARDSTICK].resamples[0]
+    yardstick = strongest(table)
     detectors = {name: measured for name, measured in table.items() if measured.aucs}
+    resamples = {name: np.mean(measured.resamples, axis=0) for name, measured in detectors.items()}
+
+    def over(name: str, other: str) -> str:
+        low, high = percentile_interval(resamples[name] - resamples[other])
+        return f"{low:+.3f} … {high:+.3f}"
+
     result = []
     for name, measured in sorted(detectors.items(), key=lambda item: -float(np.mean(item[1].aucs))):
-        resampled = np.mean(measured.resamples, axis=0)
-        low, high = percentile_interval(resampled)
-        gain_low, gain_high = percentile_interval(resampled - yardstick)
+        low, high = percentile_interval(resamples[name])
         result.append(
             {
                 "detector": name,
@@ -115,7 +139,8 @@ def rows(table: dict[str, Measured]) -> list[dict[str, str]]:
                 "interval": f"{low:.3f} … {high:.3f}",
                 "seeds": f"{min(measured.aucs):.3f} … {max(measured.aucs):.3f}",
                 "pauc": f"{np.mean(measured.paucs):.3f}",
-                "over_yardstick": "" if name == YARDSTICK else f"{gain_low:+.3f} … {gain_high:+.3f}",
+                "over_yardstick": "the strongest" if name == yardstick else over(name, yardstick),
+                "over_pca_codes": "" if name == PCA_CODES else over(name, PCA_CODES),
                 "share": f"{np.mean(measured.shares):.2f}" if measured.shares else "",
             }
             | {
@@ -130,7 +155,7 @@ def rows(table: dict[str, Measured]) -> list[dict[str, str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.density", description=__doc__.split("\n")[0])
     add_flag(parser, "seeds", type=int, default=5, help="trainings, with seeds 0, 1, … (default: 5)")
-    add_flag(parser, "autoencoder_epochs", type=int, default=10, help="epochs of the DCASE autoencoder (default: 10)")
+    add_flag(parser, "network_epochs", type=int, default=10, help="epochs of autoencoder and IDNN (default: 10)")
     add_flag(parser, "config", metavar="FILE", help="configuration and data, such as a search's best.yaml")
     add_flag(parser, "output", metavar="FILE", help="also write the table as CSV")
     add_data_flags(parser)
@@ -145,9 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{dataset.machine_type}: {len(dataset.train)} training and {len(dataset.held_out)} held-out clips, "
         f"{len(dataset.ids)} machine ids; {arguments.seeds} seeds; defaults except {changed}"
     )
-    table = measure(
-        config, dataset, arguments.seeds, arguments.autoencoder_epochs, lambda line: print(line, flush=True)
-    )
+    table = measure(config, dataset, arguments.seeds, arguments.network_epochs, lambda line: print(line, flush=True))
     lines = rows(table)
     widths = {key: max(len(key), *(len(line[key]) for line in lines)) for key in lines[0]}
     print("  ".join(key.ljust(width) for key, width in widths.items()))

@@ -21,6 +21,8 @@ from trainable.record import TrialEnd, TrialStart
 from trainable.scoring.evaluate import Evaluation
 from trainable.trial import Trial
 from trainable.units import counted, duration_text, format_bytes
+from trainable.yardsticks.catalogue import title_of
+from trainable.yardsticks.comparison import NOT_MEASURED, Comparison, compare
 
 logger = logging.getLogger(__name__)
 SAME_AUC = 1e-9
@@ -39,6 +41,8 @@ class Winner:
     epochs: int
     unmeasured: str = ""
     """Why there is no held-out evaluation; empty if there is one."""
+    yardsticks: Comparison | None = None
+    """What yardsticks find on the same held-out clips."""
 
 
 def find_winner(conductor: Conductor, store: RunStore, make_trial: Callable[[TrialStart], Trial]) -> Winner | None:
@@ -64,7 +68,8 @@ def find_winner(conductor: Conductor, store: RunStore, make_trial: Callable[[Tri
     finally:
         place.forget_copy()
         trial.release()
-    return Winner(start, validation, held_out, auc, epochs)
+    yardsticks = compare(start.config, trial.dataset, held_out)
+    return Winner(start, validation, held_out, auc, epochs, yardsticks=yardsticks)
 
 
 def _train_to(trial: Trial, epochs: int, auc: float) -> None:
@@ -137,12 +142,21 @@ def _add_winner(table: Table, conductor: Conductor, winner: Winner) -> None:
         by_id = ", ".join(f"{machine_id} {auc:.3f}" for machine_id, auc in winner.held_out.auc_by_id.items())
         table.add_row("  by machine id", by_id)
         table.add_row("held-out pAUC", f"{winner.held_out.pauc:.3f}")
+        _add_yardsticks(table, winner.yardsticks)
     else:
         table.add_row("held-out AUC", f"not measured: {winner.unmeasured}")
     if winner.start.predicted_bytes:
         budget = conductor.options.budget_bytes
         of = f" of {format_bytes(budget)}" if budget else ""
         table.add_row("GPU memory", f"{format_bytes(winner.start.predicted_bytes)} predicted{of}")
+
+
+def _add_yardsticks(table: Table, yardsticks: Comparison | None) -> None:
+    if yardsticks is None:
+        table.add_row("yardsticks", "not measured; see the warning above")
+        return
+    table.add_row("yardsticks", ", ".join(f"{title_of(name)} {auc:.3f}" for name, auc in yardsticks.aucs.items()))
+    table.add_row("  beaten" if yardsticks.beaten else "[bold red]  not beaten[/]", f"the winner {yardsticks.verdict}")
 
 
 def _with_interval(auc: float, evaluation: Evaluation | None) -> str:
@@ -178,6 +192,7 @@ def write_results(
             "held_out_interval": None if winner.held_out is None else list(winner.held_out.interval),
             "held_out_auc_by_id": None if winner.held_out is None else winner.held_out.auc_by_id,
             "held_out_pauc": None if winner.held_out is None else winner.held_out.pauc,
+            **(NOT_MEASURED if winner.yardsticks is None else winner.yardsticks.to_dict()),
             "predicted_bytes": winner.start.predicted_bytes,
         }
         summary["best"] = best

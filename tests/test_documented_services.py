@@ -156,7 +156,7 @@ TINY_MODEL = "--width 0.125 --latent-dim 4 --num-embeddings 8 --n-patches 1 --ba
 SHORT = {
     "against_default": "runs/first --seeds 1",
     "budget_sampler": "--seeds 2 --trainings 6",
-    "density": f"--seeds 1 --autoencoder-epochs 1 {TINY_MODEL} {TINY_DATA}",
+    "density": f"--seeds 1 --network-epochs 1 {TINY_MODEL} {TINY_DATA}",
     "driver_scale": "--trials 10",
     "prediction": "--architectures 1",
     "learning_curves": f"--space my_space.yaml --configurations 3 --epochs 3 --output curves.csv {TINY_DATA}",

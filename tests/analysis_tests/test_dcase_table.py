@@ -29,6 +29,8 @@ from trainable.errors import DataError
 from trainable.execution_plan import MemoryPlan
 from trainable.scoring.metrics import auc, pauc
 from trainable.trial import PlannedTrial, Trial
+from trainable.yardsticks.catalogue import YARDSTICKS
+from trainable.yardsticks.log_mel import LogMelMahalanobis
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +182,46 @@ def test_the_command_on_two_machine_types(
     values = np.array([float(value) for _, value in rows])
     result = (output / "result.csv").read_text().split("\n\n")[1].splitlines()
     assert result[3] == f"02,{auc(labels, values)},{pauc(labels, values)}"
+
+
+def test_yardsticks_add_a_column_each_on_the_same_clips(
+    root: Path, config_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainable.yardsticks.stacked_frames.BATCH_FRAMES", 4096)
+    arguments = ["--data-root", str(root), "--config", str(config_path), "--epochs", "1", "--output", str(tmp_path)]
+    assert dcase_table.main([*arguments, "--machine-type", "grinder", "--yardsticks"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("yardstick") == 5
+    head, *lines = captured.out.splitlines()
+    assert [head.index(kind.title) for kind in YARDSTICKS] == sorted(head.index(kind.title) for kind in YARDSTICKS)
+    data = DataConfig(data_root=str(root), machine_type="grinder")
+    dataset = load_dataset(data)
+    model = LogMelMahalanobis().fit(dataset.train)
+    clips = (dataset.validation, dataset.held_out)
+    scores = np.concatenate([model.score_samples(part) for part in clips])
+    labels = np.concatenate([part.labels for part in clips])
+    mine = np.array([i == "00" for part in clips for i in part.machine_ids])
+    expected = f"{auc(labels[mine], scores[mine]):.3f} / {pauc(labels[mine], scores[mine]):.3f}"
+    assert lines[0][head.index("log-mel Mahalanobis") :].startswith(expected)
+    written = {path.parent.name for path in (tmp_path / "yardsticks").glob("*/result.csv")}
+    assert written == {kind.name for kind in YARDSTICKS}
+    assert read_rows(tmp_path / "yardsticks" / "log_mel_mahalanobis" / "result.csv")[0] == ["grinder"]
+
+
+def test_means_of_yardsticks_by_hand() -> None:
+    results = {"fan": {"00": (0.9, 0.8)}, "pump": {"00": (0.7, 0.6), "02": (0.5, 0.6)}}
+    table = comparison_table(
+        results, {"twfr": {"pump": {"00": (0.8, 0.7), "02": (0.6, 0.5)}, "fan": {"00": (0.5, 0.4)}}}
+    )
+    assert table.columns[-1] == "TWFR + Gaussian"
+    assert [row[-1] for row in table.rows] == [
+        "0.500 / 0.400",
+        "0.500 / 0.400",
+        "0.800 / 0.700",
+        "0.600 / 0.500",
+        "0.700 / 0.600",
+        "0.600 / 0.500",
+    ]
 
 
 def test_several_trainings_have_a_folder_each(

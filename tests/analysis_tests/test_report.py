@@ -1,6 +1,7 @@
 """The report: complete, one file, the same for the same run, and honest about what is missing."""
 
 import html
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -12,9 +13,11 @@ import pytest
 from analysis import report
 from analysis.report_content import report_content, summary_sentence
 from analysis.results import RunResults, load_run
+from analysis.winner_model import restore_winner
 from tests.analysis_tests.synthetic import make_run
 from trainable import commandline
 from trainable.errors import RunError
+from trainable.yardsticks.comparison import Comparison
 
 SECTIONS = (
     "What was searched",
@@ -105,6 +108,58 @@ def test_held_out_numbers_are_the_evaluations(trained_path: Path) -> None:
     assert f"{held_out.auc:.3f} (95 % interval" in content.summary
 
 
+def test_a_winner_that_beats_no_yardstick_is_the_first_thing_said(trained_path: Path) -> None:
+    """Any covariance finds the tone band of these anomalies. The run's summary is from before there were yardsticks."""
+    run = load_run(trained_path)
+    assert "best" not in run.summary
+    content = report_content(run)
+    assert content.summary.startswith("The winner does not beat the yardsticks, the best of which (")
+    assert "2 configurations of a VQ-VAE" in content.summary
+    assert content.tiles[2][:2] == ("best yardstick's AUC", "1.000")
+    section = next(s for s in content.sections if s.title.startswith("Detection on"))
+    rows = dict(section.tables[1].rows)
+    assert rows["log-mel Mahalanobis"] == "1.000"
+    assert set(rows) == {"this detector", "log-mel Mahalanobis", "TWFR + Gaussian", "PCA codes"}
+    assert [float(auc) for auc in rows.values()] == sorted(map(float, rows.values()), reverse=True)
+    assert "This detector does not beat the yardsticks" in section.text[1]
+
+
+def test_what_the_search_measured_is_not_measured_again(
+    trained_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shutil.copytree(trained_path, tmp_path / "run")
+    run = load_run(path)
+    measured = Comparison({"twfr": 0.5, "of_a_later_version": 0.75}, 0.9, (0.05, 0.2))
+    best = {"trial": run.best_number, "epochs": run.best_epochs, "held_out_auc": 0.9, **measured.to_dict()}
+    (path / "summary.json").write_text(json.dumps({"parts": 1, "best": best}))
+    monkeypatch.setattr("analysis.winner_model.compare", lambda *_: pytest.fail("computed although saved"))
+    content = report_content(load_run(path))
+    assert content.summary.startswith("2 configurations of a VQ-VAE")
+    section = next(s for s in content.sections if s.title.startswith("Detection on"))
+    assert section.tables[1].rows == (
+        ("this detector", "0.900"),
+        ("of_a_later_version", "0.750"),
+        ("TWFR + Gaussian", "0.500"),
+    )
+    assert section.text[1].startswith("This detector beats the yardsticks, the best of which (of_a_later_version)")
+
+
+def test_another_epoch_of_the_winner_is_measured_anew(trained_path: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(trained_path, tmp_path / "run")
+    measured = Comparison({"twfr": 0.5}, 0.9, (0.05, 0.2))
+    best = {"trial": load_run(path).best_number, "epochs": 1, "held_out_auc": 0.9, **measured.to_dict()}
+    (path / "summary.json").write_text(json.dumps({"parts": 1, "best": best}))
+    found = restore_winner(load_run(path)).yardsticks
+    assert found is not None
+    assert found != measured
+
+
+def test_yardsticks_that_cannot_be_measured_are_said(trained_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.winner_model.compare", lambda *_: None)
+    section = next(s for s in report_content(load_run(trained_path)).sections if s.title.startswith("Detection on"))
+    assert section.tables[1].rows == (("Yardsticks could not be measured.", "–"),)
+
+
 def test_a_checkpoint_that_is_gone_is_said(synthetic_run: RunResults) -> None:
     content = report_content(synthetic_run)
     section = next(s for s in content.sections if s.title.startswith("Detection on"))
@@ -121,6 +176,7 @@ def test_a_search_that_has_not_ended_says_so_and_keeps_its_held_out_clips(traine
     assert "Held-out clips are scored once" in section.text[0]
     assert section.pictures == section.tables == []
     assert "held-out" not in content.summary
+    assert "yardstick" not in content.summary
     assert not [tile for tile in content.tiles if "held-out" in tile[0]]
     assert "2 of 2 trials ended, as of " in content.notes[0]
     assert next(s for s in content.sections if "codes" in s.title).pictures  # validation clips are open to all

@@ -57,6 +57,9 @@ def test_a_search_ends_with_a_best_configuration_that_train_takes(arguments, tmp
     shown = capsys.readouterr().out
     assert "4 trials:" in shown
     assert "held-out AUC" in shown
+    assert "log-mel Mahalanobis 1.000, TWFR + Gaussian 1.000" in " ".join(shown.replace("│", " ").split())
+    assert "does not beat the yardsticks" in " ".join(shown.replace("│", " ").split())
+    assert json.loads((tmp_path / "run/summary.json").read_text())["best"]["beats_yardsticks"] is False
     best = yaml.safe_load((tmp_path / "run/best.yaml").read_text())
     assert best["config"]["num_embeddings"] in (4, 8)
     assert f"{best['result']['validation_auc']:.3f}" in shown

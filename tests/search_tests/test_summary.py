@@ -1,13 +1,26 @@
-"""What ``summary.json`` says of a search."""
+"""What ``summary.json`` and the terminal say of a search."""
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+
+from search.engine.conductor import Conductor
 from search.store.study import SearchStudy
-from search.summary import write_results
+from search.summary import Winner, print_summary, write_results
 from tests.search_tests.synthetic import make_conductor
 from tests.search_tests.test_plan_recalibrate import manifest
 from trainable.record import TrialEnd
+from trainable.scoring.evaluate import Evaluation
+from trainable.yardsticks.comparison import Comparison
+
+AUCS = {"log_mel_mahalanobis": 0.849, "twfr": 0.87, "pca_codes": 0.775}
+BEATEN = Comparison(AUCS, 0.9, (0.01, 0.05))
+NOT_BEATEN = Comparison(AUCS, 0.9, (-0.02, 0.08))
 
 
 def test_failures_of_another_driver_on_the_same_study_are_not_this_runs(tmp_path: Path) -> None:
@@ -24,3 +37,51 @@ def test_failures_of_another_driver_on_the_same_study_are_not_this_runs(tmp_path
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         assert summary["failures"] == [{"trial": number, "end": "crashed", "reason": f"{name} broke"}]
         assert summary["counts"]["crashed"] == 1
+
+
+@pytest.fixture
+def ended(tmp_path: Path) -> Conductor:
+    conductor = make_conductor(tmp_path / "run")
+    conductor.store.folder.write_manifest(manifest())
+    return conductor
+
+
+def winner_with(conductor: Conductor, yardsticks: Comparison | None) -> Winner:
+    start = conductor.next_trial()
+    assert start is not None
+    labels, scores = np.array([0, 1, 0, 1]), np.arange(4.0)
+    held_out = Evaluation(0.9, 0.8, {"00": 0.9}, {"00": 0.8}, scores, ("a", "b", "c", "d"), ("00",) * 4, labels)
+    return Winner(start, held_out, held_out, 0.95, 9, yardsticks=yardsticks)
+
+
+def shown(conductor: Conductor, winner: Winner) -> str:
+    """The words of the table at the end of a search, whatever its line breaks."""
+    text = io.StringIO()
+    console = Console(file=text, width=100)
+    print_summary(console, conductor, conductor.store, winner, seconds=1.0, skipped=0)
+    return " ".join(text.getvalue().replace("│", " ").split())
+
+
+@pytest.mark.parametrize("yardsticks", [BEATEN, NOT_BEATEN])
+def test_yardsticks_stand_beside_the_held_out_auc(ended: Conductor, yardsticks: Comparison) -> None:
+    winner = winner_with(ended, yardsticks)
+    write_results(ended, ended.store, winner, seconds=1.0, skipped=0)
+    folder = ended.store.folder
+    best = json.loads(folder.summary_path.read_text())["best"]
+    assert best["yardsticks"] == AUCS
+    assert best["beats_yardsticks"] is yardsticks.beaten
+    assert Comparison.from_dict(best) == yardsticks
+    assert yaml.safe_load(folder.best_path.read_text())["result"]["yardsticks"] == AUCS
+    words = shown(ended, winner)
+    assert "log-mel Mahalanobis 0.849, TWFR + Gaussian 0.870, PCA codes 0.775" in words
+    assert f"the winner {yardsticks.verdict}" in words
+    assert ("does not beat" in words) == (not yardsticks.beaten)
+    assert ("not beaten" in words) == (not yardsticks.beaten)
+
+
+def test_without_yardsticks_their_entries_are_empty(ended: Conductor) -> None:
+    winner = winner_with(ended, None)
+    write_results(ended, ended.store, winner, seconds=1.0, skipped=0)
+    best = json.loads(ended.store.folder.summary_path.read_text())["best"]
+    assert best["yardsticks"] is best["beats_yardsticks"] is None
+    assert "not measured; see the warning" in shown(ended, winner)
