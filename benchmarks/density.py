@@ -6,6 +6,8 @@
 Trains one configuration (any flag of ``python -m trainable.train`` sets a knob) once per seed and fits every density
 model to the same codes. AUC is the mean over machine ids, then over seeds. Intervals are 95 % percentile bootstraps
 over clips, with the same resamples for every seed and detector; one column per machine id gives its mean over seeds.
+`validation` is a density model's mean AUC on the validation clips, by which a configuration may be chosen; one row is,
+for every seed, the model with the highest.
 `over_yardstick` is the interval of the difference to the yardstick with the highest AUC, whose own cell says so, and
 `over_pca_codes` that of the difference to codes that need no training.
 `share` is the time to fit and score training and held-out clips, relative to the training time of one epoch in the same
@@ -26,7 +28,6 @@ from trainable.config import TrialConfig
 from trainable.data.clips import TestClips
 from trainable.data.load import Dataset, load_dataset
 from trainable.registry import DENSITIES
-from trainable.scoring.codes import ClipCodes
 from trainable.scoring.metrics import auc, bootstrap_aucs, groups_by_id, mean_auc, pauc, percentile_interval
 from trainable.scoring.registry import make_density
 from trainable.train import read_config_file
@@ -37,6 +38,7 @@ from trainable.yardsticks.catalogue import YARDSTICKS
 from trainable.yardsticks.pca_codes import PCACodes
 from trainable.yardsticks.stacked_frames import FramePredictor
 
+CHOSEN = "the density model with the highest validation AUC"
 SCORING_PASS = "scoring pass of an epoch"
 
 
@@ -49,6 +51,7 @@ class Measured:
     paucs: list[float] = field(default_factory=list)
     resamples: list[np.ndarray] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
+    validation_aucs: list[float] = field(default_factory=list)
 
     def add(self, clips: TestClips, scores: np.ndarray, share: float | None = None) -> None:
         """Adds one seed's scores, and their cost in epochs if codes were scored."""
@@ -70,9 +73,15 @@ PCA_CODES = row_name(PCACodes)
 
 
 def measure(
-    config: TrialConfig, dataset: Dataset, seeds: int, network_epochs: int, progress: Callable[[str], None]
+    config: TrialConfig,
+    dataset: Dataset,
+    seeds: int,
+    network_epochs: int,
+    progress: Callable[[str], None],
+    *,
+    densities: Sequence[str],
 ) -> dict[str, Measured]:
-    """Measures all detectors on the held-out clips, for seeds 0 … seeds − 1."""
+    """Measures detectors on the held-out clips, for seeds 0 … seeds − 1."""
     table: dict[str, Measured] = {}
 
     def add(name: str, scores: np.ndarray, share: float | None = None) -> None:
@@ -90,12 +99,21 @@ def measure(
         begin = time.perf_counter()
         train, held_out = trial.codes(dataset.train), trial.codes(dataset.held_out)
         encode_share = (time.perf_counter() - begin) / epoch_seconds
+        validation = trial.codes(dataset.validation)
         _, encoded = trial.trainer.encode(dataset.held_out, with_errors=True)
         progress(f"seed {seed}: {epoch_seconds:.2f} s an epoch; encoding costs {encode_share:.2f} epochs")
-        for name in DENSITIES.names():
+        chosen, highest = np.empty(0), -1.0
+        for name in densities:
+            model = make_density(config.score, name=name, seed=derived_seed(trial.config.seed, "density"))
             begin = time.perf_counter()
-            scores = _density_scores(trial, config, name, train, held_out)
+            scores = model.fit(train, trial.codebook()).score_samples(held_out)
             add(name, scores, (time.perf_counter() - begin) / epoch_seconds)
+            clips = dataset.validation
+            found = mean_auc(clips.labels, model.score_samples(validation), clips.machine_ids)
+            table[name].validation_aucs.append(found)
+            if found > highest:
+                chosen, highest = scores, found
+        add(CHOSEN, chosen)
         add("reconstruction error", encoded.reconstruction_error_B.double().numpy())
         add("quantization error", encoded.quantization_error_B.double().numpy())
         for kind in YARDSTICKS:
@@ -106,12 +124,6 @@ def measure(
             scores = yardstick.fit(dataset.train).score_samples(dataset.held_out)
             add(row_name(kind), scores, (time.perf_counter() - begin) / epoch_seconds)
     return table
-
-
-def _density_scores(trial: Trial, config: TrialConfig, name: str, train: ClipCodes, held_out: ClipCodes) -> np.ndarray:
-    seed = derived_seed(trial.config.seed, "density")
-    model = make_density(config.score, name=name, seed=seed)
-    return model.fit(train, trial.codebook()).score_samples(held_out)
 
 
 def strongest(table: dict[str, Measured]) -> str:
@@ -142,6 +154,7 @@ def rows(table: dict[str, Measured]) -> list[dict[str, str]]:
                 "over_yardstick": "the strongest" if name == yardstick else over(name, yardstick),
                 "over_pca_codes": "" if name == PCA_CODES else over(name, PCA_CODES),
                 "share": f"{np.mean(measured.shares):.2f}" if measured.shares else "",
+                "validation": f"{np.mean(measured.validation_aucs):.3f}" if measured.validation_aucs else "",
             }
             | {
                 name: f"{np.mean([by_id[name] for by_id in measured.aucs_by_id]):.3f}"
@@ -156,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.density", description=__doc__.split("\n")[0])
     add_flag(parser, "seeds", type=int, default=5, help="trainings, with seeds 0, 1, … (default: 5)")
     add_flag(parser, "network_epochs", type=int, default=10, help="epochs of autoencoder and IDNN (default: 10)")
+    add_flag(parser, "densities", metavar="NAMES", help="density models, with commas (default: all)")
     add_flag(parser, "config", metavar="FILE", help="configuration and data, such as a search's best.yaml")
     add_flag(parser, "output", metavar="FILE", help="also write the table as CSV")
     add_data_flags(parser)
@@ -170,7 +184,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{dataset.machine_type}: {len(dataset.train)} training and {len(dataset.held_out)} held-out clips, "
         f"{len(dataset.ids)} machine ids; {arguments.seeds} seeds; defaults except {changed}"
     )
-    table = measure(config, dataset, arguments.seeds, arguments.network_epochs, lambda line: print(line, flush=True))
+    table = measure(
+        config,
+        dataset,
+        arguments.seeds,
+        arguments.network_epochs,
+        lambda line: print(line, flush=True),
+        densities=arguments.densities.split(",") if arguments.densities else DENSITIES.names(),
+    )
     lines = rows(table)
     widths = {key: max(len(key), *(len(line[key]) for line in lines)) for key in lines[0]}
     print("  ".join(key.ljust(width) for key, width in widths.items()))
