@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from trainable.data.embedded import shaft, shaft_faults
+from trainable.data.embedded import gearbox, gearbox_faults, shaft, shaft_faults
 from trainable.data.embedded.acoustics import Array
 
 M = TypeVar("M")
@@ -39,6 +39,9 @@ def _driven_by_a_shaft(kind: str) -> MachineType[shaft.Machine]:
 
 MACHINES: dict[str, MachineType[Any]] = {
     **{kind: _driven_by_a_shaft(kind) for kind in shaft.KINDS},
+    "gearbox": MachineType(
+        gearbox.make_gearbox, gearbox.healthy_sound, gearbox_faults.faulty_sound, gearbox_faults.FAULTS
+    ),
 }
 MACHINE_TYPES = tuple(MACHINES)
 """Clips are drawn by a type's index here: append new types, or the others' sounds change."""
