@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from trainable.data.embedded import gearbox, gearbox_faults, shaft, shaft_faults
+from trainable.data.embedded import gearbox, gearbox_faults, shaft, shaft_faults, slider, slider_faults
 from trainable.data.embedded.acoustics import Array
 
 M = TypeVar("M")
@@ -42,6 +42,7 @@ MACHINES: dict[str, MachineType[Any]] = {
     "gearbox": MachineType(
         gearbox.make_gearbox, gearbox.healthy_sound, gearbox_faults.faulty_sound, gearbox_faults.FAULTS
     ),
+    "slider": MachineType(slider.make_slider, slider.healthy_sound, slider_faults.faulty_sound, slider_faults.FAULTS),
 }
 MACHINE_TYPES = tuple(MACHINES)
 """Clips are drawn by a type's index here: append new types, or the others' sounds change."""
