@@ -1,11 +1,14 @@
 """The embedded machines: the same sounds every time, and faults that can be heard."""
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from trainable.commandline import MACHINE_HELP
 from trainable.config import DataConfig, FrontEndConfig
 from trainable.data.embedded import (
     Amount,
@@ -18,8 +21,10 @@ from trainable.data.embedded import (
 from trainable.data.embedded.acoustics import SAMPLES, band_noise
 from trainable.data.embedded.machines import MACHINE_IDS, MACHINE_TYPES, MACHINES, SEVERITIES, Fault
 from trainable.data.embedded.shaft import KINDS
+from trainable.data.features import pack
 from trainable.data.frontend import log_mel
 from trainable.data.load import load_dataset
+from trainable.errors import ConfigError, DataError
 
 TINY = Amount(train_clips=2, test_clips=2, machine_ids=("00", "04"))
 HEALTHY = EmbeddedClip("00", "train", 0, 3)
@@ -151,9 +156,50 @@ def test_the_front_end_applies_to_embedded_machines_too(tmp_path: Path) -> None:
 
 
 def test_the_default_data_set_is_there_without_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainable.data.embedded.dataset.Amount", lambda: TINY)
+    monkeypatch.setattr("trainable.data.load.Amount", lambda **_: TINY)
     dataset = load_dataset(DataConfig(), cache_dir=tmp_path)
     assert dataset.ids == TINY.machine_ids
     assert (len(dataset.train), len(dataset.validation), len(dataset.held_out)) == (4, 4, 4)
     assert set(dataset.train.lengths) == {141}
     assert load_dataset(DataConfig(), cache_dir=tmp_path).digest == dataset.digest
+
+
+def test_more_test_clips_are_other_data_and_the_default_amount_keeps_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silence(machine_type: str, clips: list[EmbeddedClip], front_end: FrontEndConfig) -> Mapping[str, np.ndarray]:
+        return pack([np.zeros((64, 64), dtype=np.float32)] * len(clips))
+
+    monkeypatch.setattr("trainable.data.embedded.dataset._make_all", silence)
+    large = load_dataset(DataConfig(embedded_test_clips=125), cache_dir=tmp_path)
+    default = load_dataset(DataConfig(), cache_dir=tmp_path)
+    assert (len(default.train), len(large.train)) == (400, 400)
+    assert (len(default.validation), len(default.held_out)) == (160, 160)
+    assert default.digest != large.digest
+    assert "f18336c2c22fce1c0b1289a1508f8add" in {path.stem for path in tmp_path.glob("*.npz")}, (
+        "the name of its cache entry since 0.1.0"
+    )
+    for clips in (large.validation, large.held_out):
+        counts = Counter(zip(clips.machine_ids, clips.labels.tolist(), strict=True))
+        assert counts.keys() == {(one, label) for one in MACHINE_IDS for label in (0, 1)}
+        assert set(counts.values()) <= {62, 63}
+    assert len(large.validation) + len(large.held_out) == 1_000
+
+
+def test_only_embedded_machines_have_a_number_of_test_clips_to_choose() -> None:
+    for wrong in (1, 10_001, 2.5, True, "125"):
+        with pytest.raises(ConfigError, match=r"embedded_test_clips is .*; it must be a whole number in 2 … 10000"):
+            DataConfig.from_dict({"embedded_test_clips": wrong})
+    with pytest.raises(ConfigError, match="embedded_test_clips is 125, but data_root names recordings"):
+        DataConfig(data_root="/recordings", embedded_test_clips=125)
+    many = DataConfig(embedded_test_clips=125)
+    assert DataConfig.from_dict(many.to_dict()) == many
+    # A run saved before the option existed compares as equal when it is resumed.
+    assert "embedded_test_clips" not in DataConfig().to_dict()
+
+
+def test_help_names_every_embedded_machine() -> None:
+    for machine_type in MACHINE_TYPES:
+        assert machine_type in MACHINE_HELP
+    with pytest.raises(DataError, match=f"there are {', '.join(MACHINE_TYPES)}"):
+        load_dataset(DataConfig(machine_type="lathe"))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.signal import resample_poly
 
-from trainable.config import FrontEndConfig, nearest
+from trainable.config import EMBEDDED_TEST_CLIPS, FrontEndConfig, nearest
 from trainable.data.cache import cached, content_key
 from trainable.data.embedded import machines
 from trainable.data.embedded.acoustics import SAMPLE_RATE, hall_background, mix
@@ -33,7 +33,7 @@ class Amount:
 
     train_clips: int = 100
     """Normal training clips."""
-    test_clips: int = 40
+    test_clips: int = EMBEDDED_TEST_CLIPS
     """Normal test clips, and as many anomalous ones."""
     machine_ids: tuple[str, ...] = machines.MACHINE_IDS
 
