@@ -1,8 +1,8 @@
 """What breaks in a gearbox. Each fault at severity 0 … 1 gives the whole sound; at 0 it is the healthy one.
 
 Two of them are there to tell detectors apart. `lagging_oil` leaves each band's levels as they are, and changes only
-which levels occur together: a covariance of log-mel statistics hears it. `skipping_belt` changes only the rhythm:
-every mean and deviation of a clip stays, and only what listens to the order of events hears it.
+which levels occur together: a covariance of log-mel statistics hears it, no band alone does. `skipping_belt` changes
+only the rhythm: every mean and deviation of a clip stays, and only what listens to seconds of events hears it.
 """
 
 from collections.abc import Callable
@@ -74,7 +74,7 @@ def lagging_oil(gearbox: Gearbox, run: Run, severity: float, rng: np.random.Gene
     """A sticking governor: the oil's pressure follows the load late, by up to half a cycle of work.
 
     For covariances: the cycle begins anywhere in a clip, so mesh and oil each keep the distribution of their levels,
-    and only their correlation changes. No band tells it alone.
+    and only their correlation changes.
     """
     return gearbox_sound(gearbox, run, rng, oil_lag=np.pi * severity)
 
