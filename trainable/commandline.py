@@ -13,6 +13,7 @@ from trainable.errors import ConfigError, ProjectError
 from trainable.execution_plan import PlanRequest, micro_batch_of
 from trainable.redaction import without_words
 
+MACHINE_HELP = "machine type to use (default: fan); embedded are fan, pump, valve, gearbox and slider"
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as in shells: 128 + SIGINT."""
 
@@ -58,7 +59,14 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(
         group, "data_root", metavar="DIR", help="folder with one folder per machine type; default: embedded machines"
     )
-    add_flag(group, "machine_type", metavar="NAME", help="machine type to use (default: fan)")
+    add_flag(group, "machine_type", metavar="NAME", help=MACHINE_HELP)
+    add_flag(
+        group,
+        "embedded_test_clips",
+        type=int,
+        metavar="N",
+        help="normal test clips per id of an embedded machine, and as many anomalous ones (40)",
+    )
     add_flag(group, "sample_rate", type=int, metavar="HZ", help="raw recordings are resampled to this rate")
     add_flag(group, "n_fft", type=int, metavar="N", help="samples per spectrum")
     add_flag(group, "hop_length", type=int, metavar="N", help="samples between spectra")
@@ -71,11 +79,13 @@ def data_config(arguments: argparse.Namespace, defaults: dict[str, Any] | None =
 
     Paths become absolute, so that saved ones mean the same from another folder.
     """
-    names = DataConfig().to_dict()
-    given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+    given = {name: value for name in DataConfig.names() if (value := getattr(arguments, name, None)) is not None}
     for name in given.keys() & {"data_root", "norm_stats_path"}:
         given[name] = str(Path(given[name]).expanduser().absolute())
-    return DataConfig.from_dict({**(defaults or {}), **given})
+    saved = dict(defaults or {})
+    if "data_root" in given:
+        saved.pop("embedded_test_clips", None)  # what was saved with it was about the machines this flag replaces
+    return DataConfig.from_dict({**saved, **given})
 
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:

@@ -96,6 +96,15 @@ def test_flags_go_over_what_a_space_or_a_saved_run_says() -> None:
         data_config(parse(), {"machine_type": 3})
 
 
+def test_recordings_given_as_a_flag_replace_saved_embedded_machines() -> None:
+    saved = {"embedded_test_clips": 125}
+    assert data_config(parse(), saved).embedded_test_clips == 125
+    assert data_config(parse("--embedded_test_clips", "7"), saved).embedded_test_clips == 7
+    assert data_config(parse("--data-root", "/d"), saved) == DataConfig(data_root="/d")
+    with pytest.raises(ConfigError, match="leave one of the two out"):
+        data_config(parse("--data-root", "/d", "--embedded-test-clips", "125"))
+
+
 @pytest.mark.parametrize(("steps", "batch_size", "clips"), [(1, 16, 16), (4, 16, 4), (16, 16, 1), (1, 1, 1)])
 def test_accumulation_steps_become_whole_clips(steps: int, batch_size: int, clips: int) -> None:
     arguments = parse("--gradient-accumulation-steps", str(steps))

@@ -10,7 +10,7 @@ import numpy as np
 from trainable.config import DataConfig
 from trainable.data.cache import default_cache_dir
 from trainable.data.clips import Split, TestClips, TrainClips
-from trainable.data.embedded import make_recordings
+from trainable.data.embedded import Amount, make_recordings
 from trainable.data.features import ClipFeatures, Recordings
 from trainable.data.normalise import NormStats, compute_stats, load_stats, save_stats
 from trainable.data.recordings import read_recordings
@@ -50,7 +50,8 @@ def load_dataset(config: DataConfig, *, cache_dir: Path | None = None) -> Datase
     """
     cache_dir = cache_dir or default_cache_dir()
     if config.data_root is None:
-        recordings = make_recordings(config.machine_type, config.front_end, cache_dir)
+        amount = Amount(test_clips=config.embedded_test_clips)
+        recordings = make_recordings(config.machine_type, config.front_end, cache_dir, amount=amount)
     else:
         recordings = read_recordings(Path(config.data_root).expanduser(), config, cache_dir)
     return assemble(config, recordings)

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from scipy.signal import resample_poly
 
-from trainable.config import FrontEndConfig, nearest
+from trainable.config import EMBEDDED_TEST_CLIPS, FrontEndConfig, nearest
 from trainable.data.cache import cached, content_key
-from trainable.data.embedded import faults as machine_faults
 from trainable.data.embedded import machines
+from trainable.data.embedded.acoustics import SAMPLE_RATE, hall_background, mix
 from trainable.data.features import ClipFeatures, Recordings, pack, unpack
 from trainable.data.frontend import log_mel
 from trainable.data.readers import lengthen
@@ -33,7 +33,7 @@ class Amount:
 
     train_clips: int = 100
     """Normal training clips."""
-    test_clips: int = 40
+    test_clips: int = EMBEDDED_TEST_CLIPS
     """Normal test clips, and as many anomalous ones."""
     machine_ids: tuple[str, ...] = machines.MACHINE_IDS
 
@@ -52,14 +52,6 @@ class EmbeddedClip:
         """The file name the clip would have in DCASE's layout."""
         return f"{'anomaly' if self.label else 'normal'}_id_{self.machine_id}_{self.number:08d}.wav"
 
-    @property
-    def fault(self) -> tuple[machine_faults.Fault, float] | None:
-        """Which fault an anomalous clip has, and how severe it is (0 … 1)."""
-        if self.label == 0:
-            return None
-        faults, severities = machine_faults.FAULTS, machine_faults.SEVERITIES
-        return faults[self.number % len(faults)], severities[self.number // len(faults) % len(severities)]
-
 
 def embedded_clips(amount: Amount) -> list[EmbeddedClip]:
     """Names and kinds of the embedded machines' clips, training first."""
@@ -70,17 +62,23 @@ def embedded_clips(amount: Amount) -> list[EmbeddedClip]:
     return train + sorted(normal + anomalous, key=lambda clip: (clip.machine_id, clip.label, clip.number))
 
 
+def embedded_fault(machine_type: str, clip: EmbeddedClip) -> tuple[machines.Fault, float] | None:
+    """Which fault a clip has and how severe it is (0 … 1); None for a normal one. All of them come round by turns."""
+    if clip.label == 0:
+        return None
+    faults, severities = machines.MACHINES[machine_type].faults, machines.SEVERITIES
+    return faults[clip.number % len(faults)], severities[clip.number // len(faults) % len(severities)]
+
+
 def embedded_sound(machine_type: str, clip: EmbeddedClip) -> np.ndarray:
     """Samples of one clip at 16 kHz, float32, full scale ± 1; the same every time."""
     index = machines.MACHINE_IDS.index(clip.machine_id)
-    machine = machines.make_machine(machine_type, index)
     kind, part = machines.MACHINE_TYPES.index(machine_type), ("train", "test").index(clip.part)
     rng = np.random.default_rng([kind, index, part, clip.label, clip.number])
-    if clip.fault is None:
-        sound = machines.machine_sound(machine, machines.draw_motion(machine, rng), rng)
-    else:
-        sound = machine_faults.faulty_sound(machine, *clip.fault, rng)
-    return machines.mix(sound, machines.hall_background(rng), rng)
+    family, fault = machines.MACHINES[machine_type], embedded_fault(machine_type, clip)
+    machine = family.make(index)
+    sound = family.healthy(machine, rng) if fault is None else family.faulty(machine, *fault, rng)
+    return mix(sound, hall_background(rng), rng)
 
 
 def make_recordings(
@@ -111,8 +109,8 @@ def _clip_features(clips: list[EmbeddedClip], features: list[np.ndarray]) -> Cli
 def _make_all(machine_type: str, clips: list[EmbeddedClip], front_end: FrontEndConfig) -> Mapping[str, np.ndarray]:
     def features(clip: EmbeddedClip) -> np.ndarray:
         samples = embedded_sound(machine_type, clip)
-        if front_end.sample_rate != machines.SAMPLE_RATE:
-            samples = resample_poly(samples, front_end.sample_rate, machines.SAMPLE_RATE).astype(np.float32)
+        if front_end.sample_rate != SAMPLE_RATE:
+            samples = resample_poly(samples, front_end.sample_rate, SAMPLE_RATE).astype(np.float32)
         return lengthen(log_mel(torch.from_numpy(samples), front_end).numpy())
 
     with ThreadPoolExecutor(MAKER_THREADS) as pool:

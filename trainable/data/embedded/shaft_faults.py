@@ -1,21 +1,13 @@
-"""What breaks: faults of the embedded machines, each a change of the sound that a maintenance engineer would know."""
+"""What breaks on fan, pump and valve, each a change of the sound that a maintenance engineer would know."""
 
 import copy
 from collections.abc import Callable
 
 import numpy as np
 
-from trainable.data.embedded.machines import (
-    SAMPLE_RATE,
-    SAMPLES,
-    Array,
-    Machine,
-    Motion,
-    coloured_noise,
-    draw_motion,
-    impacts,
-    machine_sound,
-)
+from trainable.data.embedded.acoustics import SAMPLE_RATE, SAMPLES, Array, coloured_noise, impacts
+from trainable.data.embedded.motion import Motion, draw_motion
+from trainable.data.embedded.shaft import Machine, machine_sound
 
 Fault = Callable[[Machine, Motion, float, np.random.Generator], Array]
 """What a fault of a severity (0 … 1) adds to the healthy sound, float64 (samples,)."""
@@ -25,15 +17,20 @@ BEARING_ORDER = 3.57
 
 
 def bearing(machine: Machine, motion: Motion, severity: float, rng: np.random.Generator) -> Array:
-    """Impacts of an outer-race defect with 1 % slip, exciting the housing's resonance, stronger in the load zone."""
+    """Impacts of an outer-race defect on the shaft."""
     order = BEARING_ORDER if machine.kind != "valve" else 12.0
+    return 0.9 * severity * bearing_impacts(motion, order, machine.resonance_hz, rng)
+
+
+def bearing_impacts(motion: Motion, order: float, resonance_hz: float, rng: np.random.Generator) -> Array:
+    """Impacts, `order` a rotation with 1 % slip, ringing the housing, stronger in the load zone, (samples,)."""
     angle = order * motion.phase_S / (2 * np.pi)
     positions = np.flatnonzero(np.diff(np.floor(angle)) > 0)
     slip = rng.normal(0.0, 0.01 * SAMPLE_RATE / (order * motion.speed_hz_S.mean()), len(positions))
     positions = np.clip(positions + slip, 0, SAMPLES - 1).astype(np.int64)
     # The cage carries the load zone round slowly, so the impacts swell and fade a few times a second.
     swell = 0.5 + 0.5 * np.cos(0.12 * motion.phase_S[positions] + rng.uniform(0, 6.28))
-    return 0.9 * severity * impacts(positions, swell, machine.resonance_hz, 0.004)
+    return impacts(positions, swell, resonance_hz, 0.004)
 
 
 def imbalance(machine: Machine, motion: Motion, severity: float, rng: np.random.Generator) -> Array:
@@ -70,13 +67,11 @@ def hunting(machine: Machine, motion: Motion, severity: float, rng: np.random.Ge
 
 
 FAULTS: tuple[Fault, ...] = (bearing, imbalance, rubbing, whine, hunting)
-SEVERITIES = (0.3, 0.6, 1.0)
-"""From what only a trained ear hears to what anybody hears."""
 
 
 def faulty_sound(machine: Machine, fault: Fault, severity: float, rng: np.random.Generator) -> Array:
     """A machine with a fault, float64 (samples,)."""
-    motion = draw_motion(machine, rng)
+    motion = draw_motion(machine.speeds_hz, rng)
     sound = machine_sound(machine, motion, copy.deepcopy(rng))
     scale = 1.0 if fault is hunting else np.std(sound)
     return sound + scale * fault(machine, motion, severity, rng)
