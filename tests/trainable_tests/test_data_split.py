@@ -103,7 +103,7 @@ def test_the_trainer_takes_training_clips_only(tiny_dataset: Dataset) -> None:
 
 @pytest.mark.parametrize("split", [Split.VALIDATION, Split.HELD_OUT])
 def test_a_density_model_is_fitted_to_training_clips_only(split: Split) -> None:
-    codes = torch.from_numpy(np.random.default_rng(0).integers(0, 8, (6, 2, 8, 8)))
+    codes = torch.from_numpy(np.random.default_rng(0).integers(0, 8, (6, 2, 8, 8, 1)))
     starts = torch.zeros(6, 2, dtype=torch.int64)
     model, codebook = make_density(ScoreConfig(density="counts")), torch.zeros(8, 4)
     model.fit(ClipCodes(codes, starts, ("00",) * 6, Split.TRAIN), codebook)

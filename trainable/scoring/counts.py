@@ -77,7 +77,6 @@ class Bigram(PositionModel):
     """
 
     name: ClassVar[DensityName] = "bigram"
-    cheap: ClassVar[bool] = True
 
     def fit_group(self, codes_BPHWM: Tensor) -> GroupState:
         keys, counts = self._keys(codes_BPHWM).flatten().unique(return_counts=True)

@@ -173,7 +173,6 @@ class ShiftedNeighbours(_GridModel):
     """
 
     name: ClassVar[DensityName] = "shifted_neighbours"
-    cheap: ClassVar[bool] = True
     kept_codes = "clips"
 
     def _shifts(self, n_patches: int) -> range:
