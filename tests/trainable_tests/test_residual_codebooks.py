@@ -1,6 +1,7 @@
 """Several codebooks in sequence: each quantizes, and learns from, what those before it left over."""
 
 import itertools
+import json
 
 import pytest
 import torch
@@ -8,11 +9,14 @@ from torch import Tensor
 
 from tests.noise_clips import IDS, noise_train_clips
 from trainable.config import ModelConfig, QuantizerConfig, TrialConfig
+from trainable.data.load import Dataset
 from trainable.execution_plan import ExecutionPlan
 from trainable.model.codebook import Codebook
 from trainable.model.geometry import Geometry
 from trainable.model.quantizer import code_vectors, quantize
+from trainable.record import EpochReport
 from trainable.training.trainer import Trainer
+from trainable.trial import PlannedTrial, Trial
 
 WIDTH = 3
 
@@ -116,6 +120,18 @@ def test_perplexity_and_dead_codes_are_counted_per_codebook() -> None:
     assert codes.shape[-1] == 3
     assert len(codes[..., 1].unique()) == 1
     assert set(codes[..., 2].unique().tolist()) <= set(range(16, 24))
+
+
+def test_a_trial_reports_each_codebook_and_scores_by_every_model(tiny_dataset: Dataset) -> None:
+    """A whole epoch with everything new switched on, of a grid that is finer in time than in frequency."""
+    flat = {"width": 0.125, "latent_dim": 8, "num_embeddings": 8, "codebooks": 3, "linear_path": True, "columns": 16}
+    config = TrialConfig.from_flat(flat | {"n_patches": 2, "epochs": 2, "head_hidden": 4, "density": "fused"})
+    report = Trial(PlannedTrial.whole_batch(config), tiny_dataset).step()
+    assert len(report.perplexities) == 3
+    assert report.perplexity == pytest.approx(sum(report.perplexities) / 3)
+    assert {"fused", "cross_mahalanobis", "interpolation"} <= set(report.auc_by_density)
+    assert report.auc_by_density["fused"] == report.validation_auc
+    assert EpochReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
 
 
 def test_one_codebook_is_what_a_codebook_always_was() -> None:
