@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         (lambda line: None) if arguments.quiet else lambda line: print(line, file=sys.stderr, flush=True)
     )
     for name in names:
-        data = DataConfig.from_dict({**saved_data, "data_root": str(root), "machine_type": name})
+        data = DataConfig.merged(saved_data, {"data_root": str(root), "machine_type": name})
         runs = train_and_score(
             config,
             data,

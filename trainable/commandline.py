@@ -82,10 +82,7 @@ def data_config(arguments: argparse.Namespace, defaults: dict[str, Any] | None =
     given = {name: value for name in DataConfig.names() if (value := getattr(arguments, name, None)) is not None}
     for name in given.keys() & {"data_root", "norm_stats_path"}:
         given[name] = str(Path(given[name]).expanduser().absolute())
-    saved = dict(defaults or {})
-    if "data_root" in given:
-        saved.pop("embedded_test_clips", None)  # what was saved with it was about the machines this flag replaces
-    return DataConfig.from_dict({**saved, **given})
+    return DataConfig.merged(defaults or {}, given)
 
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:

@@ -391,6 +391,15 @@ class DataConfig:
         }
 
     @classmethod
+    def merged(cls, saved: Mapping[str, Any], given: Mapping[str, Any]) -> "DataConfig":
+        """What was given over what a space or a run has saved. Raises ConfigError for a value that is not valid.
+
+        A given `data_root` takes the place of the embedded machines, and of what was saved about their amount.
+        """
+        dropped = {"embedded_test_clips"} if "data_root" in given else set()
+        return cls.from_dict({**{name: value for name, value in saved.items() if name not in dropped}, **given})
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DataConfig":
         """The data configuration of flat names. Raises ConfigError for an unknown one."""
         known = cls.names()
