@@ -2,7 +2,8 @@
 
     python -m benchmarks.budget_sampler --seeds 200 --output benchmarks/results/budget_sampler.csv
 
-The space is `ad_tuning`. Memory is the planner's prediction for the whole batch at once without recomputation; the
+The space is the one that the replayed curves were drawn from (`benchmarks/results/curves_space.yaml`, `ad_tuning` of
+then). Memory is the planner's prediction for the whole batch at once without recomputation; the
 budget is the median over uniform draws, so that about half of the space exceeds it. Nothing is trained: two objectives
 are SYNTHETIC (`hill`: smooth, with its summit over or within the budget), the third is REPLAYED (`benchmarks.replayed`:
 a surrogate fitted to 60 recorded trainings). All samplers get the same number of trainings; proposals that do not fit
@@ -23,6 +24,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -47,6 +49,7 @@ from trainable.memory.planner import Planner
 from trainable.memory.predict import DataSizes
 
 DATA = DataSizes(train_frames=200 * 141, test_frames=200 * 141, train_clips=200, test_clips=200, n_ids=4)
+SPACE = Path(__file__).with_name("results") / "curves_space.yaml"
 WINDOW = 25
 """Number of first and of last proposals whose waste is shown separately."""
 MOST_PROPOSALS = 10
@@ -232,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     torch.set_num_threads(1)
-    space = load_space("ad_tuning")
+    space = load_space(str(SPACE))
     batch = space.default_config(epochs=1).patch.batch_size
     planner = Planner(DATA, budget_bytes=None, request=PlanRequest(micro_batch_clips=batch, recompute=False))
     feasibility = Feasibility(space, budget_bytes=None, plans=planner.plan)

@@ -14,7 +14,7 @@ MOST_NODES = 5_000
 MOST_DEPTH = 8
 LARGEST_INTEGER = 2**53
 """Every integer up to this one is exact as a float."""
-MOST_SHOWN = 400
+MOST_SHOWN = 300
 """Characters of a message; a longer one loses its middle, which is a quoted value."""
 _SCALARS = {
     "tag:yaml.org,2002:int",

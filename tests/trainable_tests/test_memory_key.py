@@ -18,6 +18,7 @@ OTHER_VALUES: dict[str, Any] = {
     "aggregation": "max",
     "distance": "cosine",
     "code_gradient": "rotation",
+    "columns": 16,
 }
 
 
@@ -30,7 +31,8 @@ def changed(name: str) -> TrialConfig | None:
     elif value is None and spec.type is str:
         return None  # a registry with one name
     elif value is None:
-        value = type(spec.default)(spec.default / 2 if spec.default else spec.high or 1)
+        half = type(spec.default)(spec.default / 2 if spec.default else spec.high or 1)
+        value = half if spec.low is None or half >= spec.low else spec.high
     return None if value == spec.default else TrialConfig.from_flat({name: value})
 
 

@@ -21,6 +21,8 @@ from spaces.space import Space
 from tests.search_tests.synthetic import small_space
 
 FILE = Path(__file__).with_name("golden_proposals.json")
+SPACE = Path(__file__).parents[3] / "benchmarks" / "results" / "curves_space.yaml"
+"""`ad_tuning` as it was when the proposals were computed."""
 COUNT = 30
 Fits = Callable[[Mapping[str, Any]], bool]
 
@@ -41,7 +43,7 @@ def height(params: Mapping[str, Any]) -> float:
 
 def cases() -> dict[str, tuple[Space, Fits, int, list[dict[str, Any]]]]:
     """Name → space, what fits, seed, initial proposals."""
-    small, whole = small_space(), load_space(str(FILE.with_name("golden_space.yaml")))
+    small, whole = small_space(), load_space(str(SPACE))
     first = {"num_embeddings": 32, "latent_dim": 8, "commitment_cost": 0.5, "commitment_warmup_epochs": 0}
     too_large = {**first, "num_embeddings": 256, "latent_dim": 64, "learning_rate": 1e-3}
     return {
