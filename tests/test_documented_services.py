@@ -23,7 +23,7 @@ from tests.reader import DOCUMENTS, ROOT, TINY_DATA, Command, appended, inline, 
 __all__ = ["own_folder", "reader"]  # fixtures
 BIN = Path(sys.executable).parent
 PRINTED = [command for document in DOCUMENTS for command in shown(document)]
-WAIT_S = 120.0
+WAIT_S = 600.0
 
 
 def printed(pattern: str) -> Command:
