@@ -329,7 +329,7 @@ class FrontEndConfig:
 
 EMBEDDED_TEST_CLIPS = 40
 MOST_EMBEDDED_TEST_CLIPS = 10_000
-"""80,000 clips of four ids: 3 GB of features, an hour to make."""
+"""80,000 clips of four ids: 141 × 64 float32 each, 3 GB of features."""
 
 
 @dataclass(frozen=True, kw_only=True)

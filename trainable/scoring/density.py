@@ -8,7 +8,7 @@ width. The vector of a position is the sum of its codes' vectors.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, ClassVar, Self
 
@@ -105,11 +105,7 @@ class DensityModel(ABC):
 
         Clips of even numbers are one half; there must be two clips or more.
         """
-        even, odd = codes_BPHWM[::2], codes_BPHWM[1::2]
-        unseen = torch.empty(len(codes_BPHWM), dtype=torch.float64)
-        unseen[::2] = self.clip_scores(self.fit_group(odd), even).double()
-        unseen[1::2] = self.clip_scores(self.fit_group(even), odd).double()
-        return self.fit_group(codes_BPHWM), unseen
+        return cross_fitted(codes_BPHWM, self.fit_group, self.clip_scores)
 
     def gain_codebooks(self, state: GroupState) -> None:
         """Gives the codes of a group saved before there were several codebooks their last axis."""
@@ -126,6 +122,16 @@ class DensityModel(ABC):
             "codebooks": self.codebooks,
             "groups": self.groups,
         }
+
+
+def cross_fitted(
+    rows: Tensor, fit: Callable[[Tensor], GroupState], score: Callable[[GroupState, Tensor], Tensor]
+) -> tuple[GroupState, Tensor]:
+    """What is fitted to all rows, and float64 scores of them, each by what is fitted to the other half: even or odd."""
+    unseen = torch.empty(len(rows), dtype=torch.float64)
+    for half, other in ((slice(None, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(None, None, 2))):
+        unseen[half] = score(fit(rows[other]), rows[half]).double()
+    return fit(rows), unseen
 
 
 class PositionModel(DensityModel):

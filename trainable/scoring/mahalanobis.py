@@ -3,13 +3,13 @@
 from typing import ClassVar
 
 import torch
-from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from trainable.config import DensityName
 from trainable.model.quantizer import code_vectors
-from trainable.scoring.density import DensityModel, GroupState
+from trainable.scoring.density import DensityModel, GroupState, cross_fitted
 from trainable.scoring.distances import chunk_length, reduced_codebook
+from trainable.scoring.gaussian import gaussian_of, mahalanobis_distances
 
 EMBEDDING_WIDTH = 8
 """Principal axes of the codebook: 8 rows × 8 axes × 3 moments; 4 and 16 detect no better on four sets of codes."""
@@ -46,17 +46,14 @@ class Mahalanobis(DensityModel):
         return torch.stack([means, deviations, roughness], dim=1).flatten(1).double()
 
     def fit_group(self, codes_BPHWM: Tensor) -> GroupState:
-        return _gaussian(self._moments(codes_BPHWM))
+        return gaussian_of(self._moments(codes_BPHWM))
 
     def clip_scores(self, state: GroupState, codes_BPHWM: Tensor) -> Tensor:
-        return _squared_distances(state, self._moments(codes_BPHWM))
+        return mahalanobis_distances(state, self._moments(codes_BPHWM))
 
     def cross_fitted(self, codes_BPHWM: Tensor) -> tuple[GroupState, Tensor]:
         moments = self._moments(codes_BPHWM)  # once for the three fits: they cost far more than the fits
-        unseen = torch.empty(len(moments), dtype=torch.float64)
-        unseen[::2] = _squared_distances(_gaussian(moments[1::2]), moments[::2])
-        unseen[1::2] = _squared_distances(_gaussian(moments[::2]), moments[1::2])
-        return _gaussian(moments), unseen
+        return cross_fitted(moments, gaussian_of, mahalanobis_distances)
 
 
 class CrossMahalanobis(Mahalanobis):
@@ -76,26 +73,3 @@ class CrossMahalanobis(Mahalanobis):
         rows, others = torch.triu_indices(len(lengths_BH[0]), len(lengths_BH[0]), offset=1)
         correlations = products_BHH[:, rows, others] / (lengths_BH[:, rows] * lengths_BH[:, others])
         return torch.cat([super()._summary(vectors_BHPWD), correlations.double()], dim=1)
-
-
-def _gaussian(moments: Tensor) -> GroupState:
-    return {"centre": moments.mean(dim=0), "precision": _precision(moments)}
-
-
-def _squared_distances(state: GroupState, moments: Tensor) -> Tensor:
-    """Squared Mahalanobis distance of each row, divided by the number of dimensions."""
-    gaps = moments - state["centre"]
-    return (gaps @ state["precision"] * gaps).mean(dim=1)
-
-
-def _precision(moments: Tensor) -> Tensor:
-    """Inverse covariance of rows, float64 (M, M)."""
-    # One clip has no covariance at all: every direction counts equally.
-    covariance = (
-        torch.from_numpy(ledoit_wolf(moments.numpy())[0])
-        if len(moments) > 1
-        else torch.eye(moments.shape[1], dtype=torch.float64)
-    )
-    # A group of identical clips has no covariance either; the ridge keeps its distances finite.
-    ridge = 1e-9 + 1e-9 * covariance.diagonal().mean()
-    return torch.linalg.inv(covariance + ridge * torch.eye(len(covariance), dtype=torch.float64))
