@@ -34,6 +34,7 @@ from trainable.model.vqvae import make_model
 from trainable.training.batch import VIEW_SHARE
 from trainable.training.trainer import Trainer
 
+CPU = torch.device("cpu")
 FRAMES, IDS, PATCH = 313, ("00", "02", "04", "06"), Geometry().patch_frames
 CASES: dict[str, dict[str, Any]] = {
     "standard": {},
@@ -106,12 +107,12 @@ def transformed(patch: np.ndarray, name: str) -> np.ndarray:
 class Straightforward:
     """The usual training loop."""
 
-    def __init__(self, config: TrialConfig, clips: TrainClips, workers: int):
-        self._config = config
-        self._model = make_model(config, len(IDS))
+    def __init__(self, config: TrialConfig, clips: TrainClips, workers: int, device: torch.device = CPU):
+        self._config, self._device = config, device
+        self._model = make_model(config, len(IDS)).to(device)
         codes = config.quantizer.num_embeddings
-        self._codebook_KD = torch.randn(codes, config.model.latent_dim)
-        self._counts_K, self._sums_KD = torch.ones(codes), self._codebook_KD.clone()
+        self._codebook_KD = torch.randn(codes, config.model.latent_dim, device=device)
+        self._counts_K, self._sums_KD = torch.ones(codes, device=device), self._codebook_KD.clone()
         optim = config.optim
         self._optimizer = torch.optim.AdamW(
             self._model.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay
@@ -122,11 +123,12 @@ class Straightforward:
             shuffle=True,
             num_workers=workers,
             persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
         )
 
     def train_epoch(self) -> None:
-        for patches_BPFT, views_BVFT, id_labels_B, transform_labels_B in self._loader:
-            self._step(patches_BPFT, views_BVFT, id_labels_B, transform_labels_B)
+        for batch in self._loader:
+            self._step(*(each.to(self._device, non_blocking=True) for each in batch))
 
     def _step(self, patches_BPFT: Tensor, views_BVFT: Tensor, id_labels_B: Tensor, labels_B: Tensor) -> None:
         model, weights = self._model, self._config.loss
@@ -158,7 +160,7 @@ class Straightforward:
             rows_ND.pow(2).sum(1, keepdim=True) + self._codebook_KD.pow(2).sum(1) - 2 * rows_ND @ self._codebook_KD.T
         )
         codes_N1 = distances_NK.argmin(1, keepdim=True)
-        one_hot_NK = torch.zeros(rows_ND.shape[0], settings.num_embeddings).scatter_(1, codes_N1, 1)
+        one_hot_NK = rows_ND.new_zeros(rows_ND.shape[0], settings.num_embeddings).scatter_(1, codes_N1, 1)
         chosen = (one_hot_NK @ self._codebook_KD).view(grid.shape)
         with torch.no_grad():
             decay, rows = settings.ema_decay, rows_ND.detach()
@@ -166,7 +168,8 @@ class Straightforward:
             self._sums_KD = self._sums_KD * decay + (1 - decay) * one_hot_NK.T @ rows
             codes_KD = self._sums_KD / (self._counts_K + 1e-5)[:, None]
             dead_K1 = (self._counts_K < settings.dead_threshold * self._counts_K.mean())[:, None]
-            self._codebook_KD = torch.where(dead_K1, rows[torch.randint(len(rows), (len(codes_KD),))], codes_KD)
+            revived = torch.randint(len(rows), (len(codes_KD),), device=rows.device)
+            self._codebook_KD = torch.where(dead_K1, rows[revived], codes_KD)
         commitment = F.mse_loss(grid, chosen)
         return (grid + (chosen - grid).detach()).permute(0, 3, 1, 2), commitment
 
@@ -174,9 +177,9 @@ class Straightforward:
 class Ours:
     """Our trainer, in phase 2 from its first epoch."""
 
-    def __init__(self, config: TrialConfig, clips: TrainClips):
+    def __init__(self, config: TrialConfig, clips: TrainClips, device: torch.device = CPU):
         plan = ExecutionPlan(micro_batch_clips=config.patch.batch_size)
-        self._trainer = Trainer(config, clips, IDS, plan=plan, device=torch.device("cpu"))
+        self._trainer = Trainer(config, clips, IDS, plan=plan, device=device)
 
     def train_epoch(self) -> None:
         losses = self._trainer.train_epoch()
@@ -191,7 +194,7 @@ def seconds_of(contenders: dict[str, Any], epochs: int) -> dict[str, float]:
     for _ in range(epochs):
         for name, contender in contenders.items():
             begin = time.perf_counter()
-            contender.train_epoch()
+            contender.train_epoch()  # ends with a loss on the host, so a GPU has finished too
             seconds[name].append(time.perf_counter() - begin)
     return {name: min(times) for name, times in seconds.items()}
 
