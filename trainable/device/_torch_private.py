@@ -59,7 +59,14 @@ MEM_TRACKER = PrivateName(
     "is the reference for benchmarks.prediction",
     _WRITTEN_FOR,
 )
-NAMES = (CLEAR_WORKSPACES, FUSED_DEVICES, SCALE, DISPATCH_MODE, FAKE_TENSOR_MODE, MEM_TRACKER)
+STORAGE_USES = PrivateName(
+    "torch",
+    "torch._C",
+    "_storage_Use_Count",
+    "tells the memory tracker which gradients PyTorch adds up in place; without it no memory can be predicted",
+    _WRITTEN_FOR,
+)
+NAMES = (STORAGE_USES, CLEAR_WORKSPACES, FUSED_DEVICES, SCALE, DISPATCH_MODE, FAKE_TENSOR_MODE, MEM_TRACKER)
 
 
 def __getattr__(name: str) -> Any:
@@ -67,6 +74,12 @@ def __getattr__(name: str) -> Any:
     if name == DISPATCH_MODE.name:
         return DISPATCH_MODE.get()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def shares_storage(tensor: Tensor) -> bool:
+    """Whether another tensor uses the storage of this one."""
+    storage = tensor.untyped_storage()  # counts as a use itself
+    return bool(STORAGE_USES.get()(storage._cdata) > 2)
 
 
 def clear_workspaces() -> None:

@@ -13,9 +13,10 @@ from trainable.data.frontend import N_MELS
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.key import memory_key, phases_of
 from trainable.memory.profile import DeviceProfile
-from trainable.memory.program import NotProportionalError, Peak, Program
+from trainable.memory.program import Ints, NotProportionalError, Peak, Program, Scale, Timeline
+from trainable.memory.replay import Replay
 from trainable.memory.trace import Form, Pass, sizes_of, trace, trace_exactly
-from trainable.memory.tracker import WORKSPACE
+from trainable.memory.tracker import CUBLAS, SPLIT_SUMS, WORKSPACE
 from trainable.registry import ARCHITECTURES, QUANTIZERS
 from trainable.training.losses import OWN_TERMS, loss_terms
 from trainable.training.phases import Phase
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 FLOAT_BYTES = 4
+MOST_PARTS = 4
+"""Micro-batches that are replayed: later ones find their blocks where the ones before left them."""
 Value = TypeVar("Value")
 
 
@@ -142,126 +145,193 @@ def program_of(config: TrialConfig, n_ids: int, form: Form) -> Program | None:
     return _PROGRAMS.get((architecture_of(config, n_ids), form), make)
 
 
+@dataclass(frozen=True)
+class SizedPass:
+    """A pass of a configuration's training under a plan, at its real sizes."""
+
+    name: str
+    """Such as ``step, phase 2``."""
+    form: Form
+    clips: int
+    """Clips of a micro-batch."""
+    n_patches: int
+    sizes: tuple[tuple[str, int], ...]
+    parts: int
+    """Number of micro-batches."""
+
+
 class Predictor:
     """Predicts for one data set and one kind of device.
 
-    Takes a trace (about 0.1 s) for a new architecture, then well under a millisecond per plan.
+    Takes a trace (about 0.1 s) for a new architecture. Then the largest sum of blocks takes well under a millisecond
+    per plan, and what the allocator reserves for them some ten milliseconds.
     """
 
     def __init__(self, data: DataSizes, profile: DeviceProfile | None = None):
         self.data = data
         self.profile = profile or DeviceProfile()
         self._peaks = Remembered(4096)
+        self._replays = Remembered(1024)
+        self._exact = Remembered(64)
 
     def predict(self, config: TrialConfig, plan: ExecutionPlan) -> Prediction:
-        """The largest peak among all passes of the configuration's training."""
-        largest: tuple[Peak, str] | None = None
-        for name, peak in self.passes(config, plan):
-            if largest is None or peak.allocated_bytes > largest[0].allocated_bytes:
-                largest = peak, name
+        """The largest peak among all passes of the configuration's training, and what the allocator reserves."""
+        largest: tuple[int, Peak, SizedPass] | None = None
+        for each in self.passes(config, plan):
+            peak = self._peak(config, plan, each)
+            allocated_bytes = peak.allocated_bytes + self._workspace_bytes(each)
+            if largest is None or allocated_bytes > largest[0]:
+                largest = allocated_bytes, peak, each
         assert largest is not None
-        return self._with_device(*largest, plan)
+        return self._with_device(config, plan, *largest[1:])
 
     def fits(self, config: TrialConfig, plan: ExecutionPlan, budget_bytes: int) -> bool:
-        """Whether the prediction is within a budget; stops at the first pass that is not."""
-        return all(
-            self._with_device(peak, name, plan).predicted_bytes <= budget_bytes
-            for name, peak in self.passes(config, plan)
-        )
+        """Whether the prediction is within a budget; the sums of blocks alone rule most others out."""
+        outside_bytes = self.profile.outside_bytes + self._data_bytes(plan)
+        for each in self.passes(config, plan):
+            allocated_bytes = self._peak(config, plan, each).allocated_bytes + self._workspace_bytes(each)
+            if allocated_bytes + outside_bytes > budget_bytes:
+                return False
+        return self.predict(config, plan).predicted_bytes <= budget_bytes
 
-    def passes(self, config: TrialConfig, plan: ExecutionPlan) -> Iterator[tuple[str, Peak]]:
-        """Name and peak of each pass."""
+    def passes(self, config: TrialConfig, plan: ExecutionPlan) -> Iterator[SizedPass]:
+        """Every pass that may hold the peak, in the order of a training."""
         patch, clips = config.patch, min(plan.micro_batch_clips, config.patch.batch_size, self.data.train_clips)
-        largest_batch = min(patch.batch_size, self.data.train_clips)
-        for phase in peak_phases(config):
-            yield (
-                f"step, phase {phase}",
-                self._peak(config, plan, "step", phase, clips, patch.n_patches, split=clips < largest_batch),
-            )
-        most_clips = max(self.data.train_clips, self.data.test_clips)
-        scored = min(plan.micro_batch_clips, most_clips)
-        yield (
-            "validation",
-            self._peak(
-                config,
-                plan,
-                "validation",
-                1,
-                scored,
-                config.score.score_patches or patch.n_patches,
-                split=scored < most_clips,
-            ),
-        )
         if config.quantizer.kmeans_start:
             sample = min(KMEANS_CLIPS, self.data.train_clips)
             encoded = min(plan.micro_batch_clips, sample)
-            yield (
-                "codebook start",
-                self._peak(config, plan, "codebook_start", 1, encoded, patch.n_patches, split=encoded < sample),
+            yield self._sized(
+                config, plan, "codebook start", "codebook_start", 1, encoded, patch.n_patches, total=sample
             )
+        largest_batch = min(patch.batch_size, self.data.train_clips)
+        for phase in peak_phases(config):
+            name = f"step, phase {phase}"
+            yield self._sized(config, plan, name, "step", phase, clips, patch.n_patches, total=largest_batch)
+        most_clips = max(self.data.train_clips, self.data.test_clips)
+        scored = min(plan.micro_batch_clips, most_clips)
+        n_patches = config.score.score_patches or patch.n_patches
+        yield self._sized(
+            config, plan, "validation", "validation", 1, scored, n_patches, total=most_clips
+        )
 
-    def _peak(
+    def _sized(
         self,
         config: TrialConfig,
         plan: ExecutionPlan,
+        name: str,
         kind: Pass,
         phase: Phase,
         clips: int,
         n_patches: int,
         *,
-        split: bool,
-    ) -> Peak:
+        total: int,
+    ) -> SizedPass:
         sample = min(KMEANS_CLIPS, self.data.train_clips) if kind == "codebook_start" else 0
         step = kind == "step"
+        parts = -(-total // clips)
+        # With a single micro-batch, what follows it runs beside the leftovers of all clips, not only of the last ones.
+        rest = (min(clips, sample - clips) if parts > 1 else clips) if sample else 0
+        sizes = sizes_of(config, clips, n_patches, plan.quantizer_chunk_rows, sample_clips=sample, rest_clips=rest)
         form = Form(
             kind=kind,
             phase=phase,
             recompute_encoder=step and plan.recompute_encoder,
             recompute_decoder=step and plan.recompute_decoder,
             precision=plan.precision,
+            one_chunk=sizes["rest_rows"] == 0,
         )
-        # With a single micro-batch, what follows it runs beside the leftovers of all clips, not only of the last ones.
-        rest = (min(clips, sample - clips) if split else clips) if sample else 0
-        sizes = sizes_of(config, clips, n_patches, plan.quantizer_chunk_rows, sample_clips=sample, rest_clips=rest)
-        profile = self.profile
+        return SizedPass(name, form, clips, n_patches, tuple(sizes.items()), parts)
 
+    def _program(self, config: TrialConfig, plan: ExecutionPlan, sized: SizedPass) -> Program:
+        n_ids = self.data.n_ids
+        program = program_of(config, n_ids, sized.form)
+        if program is not None:
+            return program
+
+        def make() -> Program:
+            held = replace(plan, micro_batch_clips=sized.clips)
+            clips = dict(sized.sizes)["sample_clips"] or min(2, sized.parts) * sized.clips
+            return trace_exactly(config, n_ids, sized.form, held, clips, sized.n_patches)
+
+        return self._exact.get((architecture_of(config, n_ids), sized), make)
+
+    def _peak(self, config: TrialConfig, plan: ExecutionPlan, sized: SizedPass) -> Peak:
         def make() -> Peak:
-            program = program_of(config, self.data.n_ids, form)
-            if program is None:
-                held = replace(plan, micro_batch_clips=clips)
-                total = sample or (2 * clips if split else clips)
-                program = trace_exactly(config, self.data.n_ids, form, held, total, n_patches)
-            return program.peak(
-                sizes,
-                whole=not split,
-                round_to=profile.block_bytes,
-                scales={WORKSPACE: profile.convolution_workspace_share},
+            return self._program(config, plan, sized).peak(
+                dict(sized.sizes), whole=sized.parts == 1, round_to=self.profile.block_bytes, scales=self._scales
             )
 
-        key = (architecture_of(config, self.data.n_ids), form, tuple(sizes.values()), split)
-        return self._peaks.get(key, make)
+        return self._peaks.get((architecture_of(config, self.data.n_ids), sized), make)
 
-    def _with_device(self, peak: Peak, name: str, plan: ExecutionPlan) -> Prediction:
-        """Adds what the trace does not see, part by part."""
+    def _timeline(self, config: TrialConfig, plan: ExecutionPlan, sized: SizedPass) -> Timeline:
+        return self._program(config, plan, sized).timeline(
+            dict(sized.sizes), parts=min(sized.parts, MOST_PARTS), round_to=self.profile.block_bytes, scales=self._scales
+        )
+
+    @property
+    def _scales(self) -> Mapping[str, Scale]:
         profile = self.profile
-        data_bytes = 0
-        if plan.data_placement == "device":
-            # One tensor per split, each rounded separately.
-            data_bytes = self.data.frames_bytes + 3 * profile.block_bytes
-        allocated = peak.allocated_bytes + data_bytes + profile.workspace_bytes
-        segments = profile.small_segment_bytes + profile.large_segment_bytes
-        fragmentation = segments + int(np.ceil(allocated * profile.fragmentation_share))
+        return {
+            WORKSPACE: Scale(profile.convolution_workspace_share),
+            SPLIT_SUMS: Scale(profile.split_sums, profile.split_sums_most_bytes),
+            **dict.fromkeys(CUBLAS, Scale(0.0)),
+        }
+
+    def _workspace_bytes(self, sized: SizedPass) -> int:
+        """cuBLAS's workspaces: before the first step no thread but the main one has one."""
+        workspace_bytes = self.profile.workspace_bytes
+        return workspace_bytes // 2 if sized.form.kind == "codebook_start" else workspace_bytes
+
+    def _data_bytes(self, plan: ExecutionPlan) -> int:
+        """Features on the device; one tensor per split, each rounded separately."""
+        return self.data.frames_bytes + 3 * self.profile.block_bytes if plan.data_placement == "device" else 0
+
+    def _needed_bytes(self, config: TrialConfig, plan: ExecutionPlan) -> int:
+        """What the allocator may have to reserve over a training (see `trainable.memory.replay`)."""
+        passes = list(self.passes(config, plan))
+        key = architecture_of(config, self.data.n_ids), tuple(passes), plan.data_placement
+
+        def make() -> int:
+            timelines = {each.name: self._timeline(config, plan, each) for each in passes}
+            steps = [timelines[each.name] for each in passes if each.form.kind == "step"]
+            replay = Replay(self.profile.workspace_bytes // 2)
+            replay.begin(steps[0])
+            if plan.data_placement == "device":
+                replay.hold(self._frames_bytes(self.data.train_frames))
+            if "codebook start" in timelines:
+                replay.other(timelines["codebook start"])
+            for epoch in range(2):
+                for index, step in enumerate(steps):
+                    replay.step(step, first=epoch == 0 and index == 0)
+                    replay.step(step, first=False)
+                if plan.data_placement == "device" and epoch == 0:
+                    replay.hold(self._frames_bytes(self.data.test_frames))
+                replay.other(timelines["validation"])
+            return replay.needed_bytes
+
+        return self._replays.get(key, make)
+
+    def _frames_bytes(self, frames: int) -> Ints:
+        unit = self.profile.block_bytes
+        return np.array([-(-frames * N_MELS * FLOAT_BYTES // unit) * unit])
+
+    def _with_device(self, config: TrialConfig, plan: ExecutionPlan, peak: Peak, sized: SizedPass) -> Prediction:
+        """Adds what the trace does not see, part by part."""
+        profile, data_bytes = self.profile, self._data_bytes(plan)
+        workspace_bytes = self._workspace_bytes(sized)
+        allocated = peak.allocated_bytes + data_bytes + workspace_bytes
+        needed = self._needed_bytes(config, plan)
         margin = int(np.ceil(allocated * profile.margin_share))
         parts = dict(peak.parts)
-        parts["workspace"] = parts.get("workspace", 0) + profile.workspace_bytes
-        parts |= {"data": data_bytes, "fragmentation": fragmentation, "margin": margin}
+        parts[WORKSPACE] = parts.get(WORKSPACE, 0) + workspace_bytes
+        parts |= {"data": data_bytes, "fragmentation": needed - allocated, "margin": margin}
         parts |= {"context": profile.context_bytes, "libraries": profile.library_bytes}
-        reserved = allocated + fragmentation + margin
+        reserved = needed + margin
         return Prediction(
             predicted_bytes=reserved + profile.outside_bytes,
             allocated_bytes=allocated,
             reserved_bytes=reserved,
-            peak_pass=name,
+            peak_pass=sized.name,
             breakdown={part: size for part, size in parts.items() if size},
         )
 

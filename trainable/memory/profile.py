@@ -61,6 +61,11 @@ class DeviceProfile:
     convolution_workspace_share: float = 1.0
     """Workspace of a convolution that is not depthwise, as a share of its input and output bytes: cuDNN turns both
     into the layout of its tensor-core kernels. Estimate."""
+    split_sums: float = 64.0
+    """Parts in which cuDNN sums up the gradient of a convolution's weights, so that small batches fill the card too:
+    each takes as many bytes as the weights. Measured on an H100."""
+    split_sums_most_bytes: int = 24 * MIB
+    """At most this much: larger weights are summed in fewer parts. Likewise."""
 
     block_bytes: int = 512
     """The allocator rounds every block up to this. Documented (``kMinBlockSize``)."""

@@ -1,12 +1,12 @@
 """Traces the passes of a trial on meta tensors: the very functions that train, encode and start the codebook.
 
-A pass is traced in two micro-batches and two chunks of distances; those after the second need no more memory, and
-the same trace also gives the peak of a single one (`Program.peak`).
+A pass is traced in two micro-batches; those after the second need no more memory, and the same trace also gives the
+peak of a single one (`Program.peak`). Likewise in two chunks of distances, unless one holds all rows.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -67,6 +67,8 @@ class Form:
     recompute_encoder: bool
     recompute_decoder: bool
     precision: Precision
+    one_chunk: bool = False
+    """Whether all rows of a micro-batch (of the sample, where the codebook starts) are one chunk of distances."""
 
 
 def sizes_of(
@@ -143,8 +145,8 @@ def trace_exactly(
     config: TrialConfig, n_ids: int, form: Form, plan: ExecutionPlan, clips: int, n_patches: int
 ) -> Program:
     """The program of a pass of `clips` clips, traced at its real sizes: always works, but for these sizes only."""
-    allocations, order, _ = _run(config, n_ids, form, plan, clips, n_patches)
-    return Program(allocations, order, Probe({}, {}))
+    tracker, _ = _run(config, n_ids, form, plan, clips, n_patches)
+    return Program(tracker.allocations, tracker.order, Probe({}, {}), held=tracker.held, update=tracker.since_update)
 
 
 def _trace_symbolic(config: TrialConfig, n_ids: int, form: Form, sizes: Mapping[str, int]) -> Program:
@@ -160,7 +162,8 @@ def _trace_symbolic(config: TrialConfig, n_ids: int, form: Form, sizes: Mapping[
     starts_codebook = form.kind == "codebook_start"
     rest = sizes["rest_clips"] if starts_codebook else 0
     sample = clips + rest if starts_codebook else 0
-    chunk_rows = geometry_of(config).codes_per_patch * n_patches * (sample or clips) // 2 + 1_000_003
+    rows = geometry_of(config).codes_per_patch * n_patches * (sample or clips)
+    chunk_rows = rows if form.one_chunk else rows // 2 + 1_000_003
     plan = ExecutionPlan(
         micro_batch_clips=clips,
         recompute_encoder=form.recompute_encoder,
@@ -169,30 +172,31 @@ def _trace_symbolic(config: TrialConfig, n_ids: int, form: Form, sizes: Mapping[
         precision=form.precision,
     )
     batch = _batch_sizes(config, clips, n_patches, chunk_rows, sample, rest)
-    allocations, order, repeated = _run(config, n_ids, form, plan, sample or 2 * clips, n_patches)
-    named = [_relabelled(allocation, batch) for allocation in allocations]
-    return Program(named, order, Probe(batch, _model_sizes(config)), repeated)
+    tracker, repeated = _run(config, n_ids, form, plan, sample or 2 * clips, n_patches)
+    named = [_relabelled(allocation, batch) for allocation in tracker.allocations]
+    probe = Probe(batch, _model_sizes(config))
+    return Program(named, tracker.order, probe, repeated, tracker.held, tracker.since_update)
 
 
 def _run(
     config: TrialConfig, n_ids: int, form: Form, plan: ExecutionPlan, clips: int, n_patches: int
-) -> tuple[list[Allocation], list[int], tuple[int, int]]:
-    """Allocations, their order, and where in it the second micro-batch begins and ends."""
+) -> tuple[MemoryTracker, tuple[int, int]]:
+    """What a pass allocated, and where in its order the second micro-batch begins and ends."""
     with fused_optimizer_on_meta():
         state = meta_state(config, n_ids, plan, trained=form.kind != "codebook_start")
         tracker = MemoryTracker("meta")
         record(state, form, plan, clips, n_patches, tracker)
-    order = list(tracker.order)
-    begins = tracker.marks[1] if len(tracker.marks) > 1 else len(order)
-    ends = {"step": tracker.after_backward[-1:], "validation": [len(order)], "codebook_start": tracker.marks[-1:]}
-    return tracker.allocations, order, (begins, ends[form.kind][0])
+    end = len(tracker.order)
+    begins = tracker.marks[1] if len(tracker.marks) > 1 else end
+    ends = {"step": tracker.after_backward[-1:], "validation": [end], "codebook_start": tracker.marks[-1:]}
+    return tracker, (begins, ends[form.kind][0])
 
 
 def _relabelled(allocation: Allocation, batch: Mapping[str, int]) -> Allocation:
     """Attributes what is made outside modules and is a multiple of no batch size to the codebook's update."""
     if allocation.label != PATCHES or any(size > 1 and allocation.size_bytes % size == 0 for size in batch.values()):
         return allocation
-    return Allocation(allocation.size_bytes, "codebook update")
+    return replace(allocation, label="codebook update")
 
 
 def record(
@@ -231,6 +235,8 @@ def record(
         tracker.hold((parameter.grad for parameter in model.parameters()), "gradients")
         stack.enter_context(_Marks(tracker, n_patches))
         stack.enter_context(_marked_start(model.codebook, tracker))
+        hook = state.optimizer.register_step_pre_hook(lambda *_: tracker.mark_update())
+        stack.callback(hook.remove)
         stack.enter_context(tracker)
         if batch is not None:
             train_step(state, frames_TF, batch, plan, PhaseState(form.phase, 1.0))

@@ -6,18 +6,23 @@ Works on meta tensors, which have sizes and no memory, and on real ones; a test 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.module_tracker import ModuleTracker
 
-from trainable.device._torch_private import TorchDispatchMode
+from trainable.device._torch_private import TorchDispatchMode, shares_storage
 from trainable.memory.metadata import run_on_meta
 from trainable.memory.program import Allocation
 
+CUBLAS = ("cuBLAS", "cuBLAS, backward")
+"""Labels of cuBLAS's workspaces, of the main thread and of the one that runs backward passes: made by the thread's
+first matrix product, and kept. A profile says how large one is; here it has one byte."""
 WORKSPACE = "workspace"
 """Label of a library's workspace beside a convolution's tensors: their input and output bytes, to be scaled."""
+SPLIT_SUMS = "split sums"
+"""Label of the partial sums beside the gradient of a convolution's weights: the bytes of one, to be scaled."""
 BACKWARD = "backward"
 """Label of gradients of activations and other temporaries of the backward pass."""
 PATCHES = "patches"
@@ -26,7 +31,7 @@ PATCHES = "patches"
 _MODULES = ModuleTracker()
 """Never entered; used to test whether a backward pass is running."""
 _aten = torch.ops.aten
-_CONVOLUTIONS = frozenset({_aten.convolution.default, _aten.convolution_backward.default})
+_PRODUCTS = frozenset({_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default})
 
 
 class MemoryTracker(TorchDispatchMode):
@@ -48,10 +53,19 @@ class MemoryTracker(TorchDispatchMode):
         self._inside: list[str] = []
         self._live: dict[int, tuple[int, Any]] = {}
         self._was_backward = False
+        self._products: set[str] = set()
+        self._update: int | None = None
         self.marks: list[int] = []
         """Positions in `order` where `mark` was called."""
         self.after_backward: list[int] = []
         """Positions in `order` where a backward pass ended."""
+        self.held = 0
+        """How many storages existed before the tracker was entered."""
+
+    def __enter__(self) -> Self:
+        self.held = len(self.allocations)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def __torch_dispatch__(
         self,
@@ -61,17 +75,26 @@ class MemoryTracker(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         on_meta = self.device_type == "meta"
+        if func is _aten.add.Tensor and _in_backward() and _adds_in_place(args):
+            # PyTorch's engine does so itself, but not while a mode like this one watches it.
+            func = _aten.add_.Tensor
         result = run_on_meta(func, args, kwargs or {}) if on_meta else func(*args, **(kwargs or {}))
         if func is _aten.mse_loss.default:
             self._squares(args, result)
+        elif func is _aten.convolution.default:
+            self._convolution(result, args[0], result, groups=args[8])
+        elif func is _aten.convolution_backward.default:
+            self._convolution(result[0], args[1], args[0], groups=args[9])
+            self._convolution(result[1], args[1], args[0], groups=args[9], weights=args[2])
+            self._convolution(result[2])
         elif isinstance(result, Tensor):
             self._see(result)
         elif isinstance(result, (tuple, list)):
             for item in result:
                 if isinstance(item, Tensor):
                     self._see(item)
-        if func in _CONVOLUTIONS:
-            self._workspace(func, args, result)
+        if func in _PRODUCTS:
+            self._product(args)
         return result
 
     def hold(self, tensors: Iterable[Tensor | None], label: str) -> None:
@@ -88,6 +111,15 @@ class MemoryTracker(TorchDispatchMode):
     def mark(self) -> None:
         """Marks the current position in the record."""
         self.marks.append(len(self.order))
+
+    def mark_update(self) -> None:
+        """Marks the current position as the one where the optimizer begins."""
+        self._update = len(self.order)
+
+    @property
+    def since_update(self) -> int:
+        """How many events were recorded since `mark_update`; 0 if it was not called."""
+        return 0 if self._update is None else len(self.order) - self._update
 
     @contextmanager
     def watching(
@@ -142,7 +174,7 @@ class MemoryTracker(TorchDispatchMode):
         size_bytes = args[0].numel() * loss.element_size()
         self._see(loss, size_bytes=max(size_bytes, loss.untyped_storage().nbytes()))
         if loss.device.type == self.device_type and loss.dim() == 0:
-            self._moment([size_bytes], self._current_label())
+            self._moment([(size_bytes, self._current_label())])
 
     def _see(self, tensor: Tensor, label: str | None = None, size_bytes: int | None = None) -> None:
         if tensor.device.type != self.device_type:
@@ -162,23 +194,46 @@ class MemoryTracker(TorchDispatchMode):
 
         self._live[key] = (index, weakref.ref(storage, freed))
 
-    def _workspace(self, func: Callable[..., Any], args: tuple[Any, ...], result: Any) -> None:
-        """A temporary allocation beside a convolution, as large as its input and output; depthwise ones need none."""
-        backward = func is _aten.convolution_backward.default
-        source, output, groups = (args[1], args[0], args[9]) if backward else (args[0], result, args[8])
-        if source.device.type != self.device_type or groups != 1:
-            return
-        self._moment([tensor.numel() * tensor.element_size() for tensor in (source, output)], WORKSPACE)
+    def _product(self, args: tuple[Any, ...]) -> None:
+        label = CUBLAS[_in_backward()]
+        if args[0].device.type == self.device_type and label not in self._products:
+            self._products.add(label)
+            self.order.append(len(self.allocations))
+            self.allocations.append(Allocation(1, label))
 
-    def _moment(self, sizes_bytes: list[int], label: str) -> None:
-        """Storages that a kernel makes for itself and frees before it ends."""
-        indices = range(len(self.allocations), len(self.allocations) + len(sizes_bytes))
-        self.allocations += [Allocation(size_bytes, label) for size_bytes in sizes_bytes]
+    def _convolution(
+        self, result: Tensor | None, *sides: Tensor, groups: int = 0, weights: Tensor | None = None
+    ) -> None:
+        """A result of a convolution and the temporary allocation beside it, as large as the convolution's input and
+        output (`sides`); depthwise ones need none. A gradient of weights is summed up in parts beside these, each as
+        large as the weights in float32."""
+        if result is None:
+            return
+        self._see(result)
+        if groups == 1 and result.device.type == self.device_type:
+            moment = [(side.numel() * side.element_size(), WORKSPACE) for side in sides]
+            if weights is not None:
+                moment.append((weights.numel() * torch.float32.itemsize, SPLIT_SUMS))
+            self._moment(moment)
+
+    def _moment(self, storages: list[tuple[int, str]]) -> None:
+        """Storages (bytes and label) in one block that a kernel makes for itself and frees before it ends."""
+        indices = range(len(self.allocations), len(self.allocations) + len(storages))
+        self.allocations += [
+            Allocation(size_bytes, label, joined=index > 0) for index, (size_bytes, label) in enumerate(storages)
+        ]
         self.order += [*indices, *(~index for index in indices)]
 
     def close(self) -> None:
         """Forgets live storages; later frees are not recorded."""
         self._live.clear()
+
+
+def _adds_in_place(args: tuple[Any, ...]) -> bool:
+    """Whether the engine adds a gradient to one it has without a third (``accumulate`` in ``input_buffer.cpp``): it
+    does if nothing else uses the first one."""
+    both = len(args) == 2 and all(isinstance(arg, Tensor) for arg in args)
+    return both and args[0].shape == args[1].shape and args[0].is_contiguous() and not shares_storage(args[0])
 
 
 def _in_backward() -> bool:

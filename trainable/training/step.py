@@ -64,9 +64,13 @@ def mixed_precision(plan: ExecutionPlan, device: torch.device) -> Iterator[None]
 
 
 def load_patches(frames_TF: Tensor, starts_BP: Tensor, state: TrainState) -> Tensor:
-    """Patches (B, P, F, T) on the model's device, cut where the features live."""
+    """Patches (B, P, F, T) on the model's device, cut where the features live.
+
+    Cut patches have the features' layout, mel bins next to each other; every convolution that reads them would copy
+    them into its own, so they are copied once here.
+    """
     patches_BPFT = gather_patches(frames_TF, starts_BP.to(frames_TF.device), patch_frames=state.geometry.patch_frames)
-    return patches_BPFT.to(device=state.device, dtype=state.dtype, non_blocking=True)
+    return patches_BPFT.to(device=state.device, dtype=state.dtype, non_blocking=True).contiguous()
 
 
 def train_step(
