@@ -300,13 +300,14 @@ class Predictor:
                 replay.hold(self._frames_bytes(self.data.train_frames))
             if "codebook start" in timelines:
                 replay.other(timelines["codebook start"])
-            for epoch in range(2):
-                for index, step in enumerate(steps):
-                    replay.step(step, first=epoch == 0 and index == 0)
-                    replay.step(step, first=False)
-                if plan.data_placement == "device" and epoch == 0:
-                    replay.hold(self._frames_bytes(self.data.test_frames))
-                replay.other(timelines["validation"])
+            replay.step(steps[0], first=True)
+            for step in steps:
+                replay.step(step, first=False)
+            if plan.data_placement == "device":
+                replay.hold(self._frames_bytes(self.data.test_frames))
+            replay.other(timelines["validation"])
+            for step in steps:  # the next epoch, which finds the validation clips on the device
+                replay.step(step, first=False)
             return replay.needed_bytes
 
         return self._replays.get(key, make)
