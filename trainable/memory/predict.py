@@ -210,9 +210,7 @@ class Predictor:
         most_clips = max(self.data.train_clips, self.data.test_clips)
         scored = min(plan.micro_batch_clips, most_clips)
         n_patches = config.score.score_patches or patch.n_patches
-        yield self._sized(
-            config, plan, "validation", "validation", 1, scored, n_patches, total=most_clips
-        )
+        yield self._sized(config, plan, "validation", "validation", 1, scored, n_patches, total=most_clips)
 
     def _sized(
         self,
@@ -265,7 +263,10 @@ class Predictor:
 
     def _timeline(self, config: TrialConfig, plan: ExecutionPlan, sized: SizedPass) -> Timeline:
         return self._program(config, plan, sized).timeline(
-            dict(sized.sizes), parts=min(sized.parts, MOST_PARTS), round_to=self.profile.block_bytes, scales=self._scales
+            dict(sized.sizes),
+            parts=min(sized.parts, MOST_PARTS),
+            round_to=self.profile.block_bytes,
+            scales=self._scales,
         )
 
     @property

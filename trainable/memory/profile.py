@@ -21,6 +21,8 @@ from trainable.units import MIB
 
 _log = logging.getLogger(__name__)
 
+_COMPUTED_NOW = frozenset({"small_segment_bytes", "large_segment_bytes", "fragmentation_share"})
+"""Quantities of profiles that were saved before the allocator's rules were replayed (`trainable.memory.replay`)."""
 PROFILES = Path(__file__).parent / "profiles"
 """Measured profiles that come with the project, one JSON file each, found by the GPU's name."""
 
@@ -69,12 +71,6 @@ class DeviceProfile:
 
     block_bytes: int = 512
     """The allocator rounds every block up to this. Documented (``kMinBlockSize``)."""
-    small_segment_bytes: int = 2 * MIB
-    """Unit in which the allocator reserves memory for blocks up to 1 MiB. Documented (``kSmallBuffer``)."""
-    large_segment_bytes: int = 20 * MIB
-    """Unit in which it reserves memory for larger ones with expandable segments. Documented (``kLargeBuffer``)."""
-    fragmentation_share: float = 0.03
-    """Reserved bytes that no block can use, as a share of those allocated. Estimate."""
     margin_share: float = 0.03
     """What a prediction adds so that it does not under-predict, as a share of the allocator's bytes. Estimate."""
 
@@ -109,7 +105,11 @@ class DeviceProfile:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DeviceProfile":
-        """The inverse of `to_dict`. Raises ConfigError for an unknown or wrong quantity."""
+        """The inverse of `to_dict`. Raises ConfigError for an unknown or wrong quantity.
+
+        Ignores quantities of earlier versions that are computed now.
+        """
+        values = {name: value for name, value in values.items() if name not in _COMPUTED_NOW}
         known = {item.name: item.default for item in fields(cls)}
         unknown = sorted(set(values) - set(known))
         if unknown:

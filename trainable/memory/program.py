@@ -182,7 +182,11 @@ class Program:
         labels = np.array(self.labels, dtype=object)[self._label]
         repeats = max(1, parts - 1)
         return Timeline(
-            np.tile(blocks, repeats), self._unrolled(blocks, order, parts), np.tile(labels, repeats), self.held, self.update
+            np.tile(blocks, repeats),
+            self._unrolled(blocks, order, parts),
+            np.tile(labels, repeats),
+            self.held,
+            self.update,
         )
 
     def _unrolled(self, blocks: Ints, order: Ints, parts: int) -> Ints:
