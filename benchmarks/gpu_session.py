@@ -4,8 +4,9 @@
     python -m benchmarks.gpu_session --output benchmarks/results/h100 --only promise,growth --seconds 120
     python -m benchmarks.gpu_session --output few --only table --cases 'recipe w1*,capped w4*'
 
-Needs only torch. Each section has a time limit, and all together have `--seconds`. Nothing else may run on the card.
-Most cases run in this one process, each with an empty allocator: a fresh process takes about six seconds to start.
+Needs only torch. Each section has a time limit, unless it is the only one, and all together have `--seconds`. Nothing
+else may run on the card. Most cases run in this one process, each with an empty allocator: a fresh process takes about
+six seconds to start.
 """
 
 import argparse
@@ -103,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     results.note("versions", versions(card.name, card.total_memory))
     for name in names:
         section, start = sections[name], time.monotonic()
-        end = min(start + section.seconds, begun + arguments.seconds)
+        share = arguments.seconds if len(names) == 1 else section.seconds
+        end = min(start + share, begun + arguments.seconds)
         if end <= start:
             print(f"{name}: no time left", flush=True)
             continue
