@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN_ARGS ?=
 JOBS ?= 2
+# A Python whose torch sees a CUDA card, and a script that makes one: SCRIPT FOLDER leaves it as FOLDER/python.
+FAKE_CARD ?= $(if $(FAKE_CARD_BUILD),$(abspath .fake-card/python))
+FAKE_CARD_BUILD ?=
 
-.PHONY: search test test-long test-properties bench lint types house format clean setup
+.PHONY: search test test-card test-long test-properties bench lint types house format clean setup
 
 search: setup
 	$(BIN)/python -m search.run --space ad_tuning $(RUN_ARGS)
@@ -25,6 +28,11 @@ test: setup
 
 test-long: setup
 	$(BIN)/python -m pytest -m "long" $(TEST_ARGS)
+
+test-card: setup
+	@test -n "$(FAKE_CARD)" || { echo "test-card needs FAKE_CARD, a Python whose torch sees a CUDA card (python3 on a machine with one), or FAKE_CARD_BUILD, a script that builds one; see CONTRIBUTING.md" >&2; exit 2; }
+	@test -z "$(FAKE_CARD_BUILD)" || test -x "$(FAKE_CARD)" || "$(FAKE_CARD_BUILD)" "$(dir $(FAKE_CARD))"
+	FAKE_CARD="$(FAKE_CARD)" $(BIN)/python -m pytest -rs tests/card_tests $(TEST_ARGS)
 
 test-properties: setup
 	HYPOTHESIS_PROFILE=drawn $(BIN)/python -m pytest -n $(JOBS) -m "hypothesis and not long" $(TEST_ARGS)
@@ -50,4 +58,4 @@ house: setup
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .fake-card runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

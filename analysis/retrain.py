@@ -20,7 +20,7 @@ from trainable.detection.detector import Detector, build_detector
 from trainable.device.cap import cap_process_memory, gpu_name
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import BudgetError, NonFiniteError, RunError
-from trainable.execution_plan import PlanRequest, micro_batch_of
+from trainable.execution_plan import PlanRequest, micro_batch_of, today
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
 from trainable.scoring.evaluate import Evaluation, evaluate
@@ -119,14 +119,10 @@ def retrain(
 
 def _planner(run: RunResults, dataset: Dataset, config: TrialConfig, device: str) -> Planner:
     """Returns a planner for the training clips with the run's budget, flags and profile; caps this process's memory."""
-    options, budget_bytes = run.manifest.options, run.manifest.gpu_memory_budget_bytes
+    options, budget_bytes = today(run.manifest.options), run.manifest.gpu_memory_budget_bytes
     steps, saved = options.get("gradient_accumulation_steps"), options.get("profile")
-    request = PlanRequest(
-        micro_batch_clips=None if steps is None else micro_batch_of(config.patch.batch_size, steps),
-        recompute=options.get("use_gradient_checkpointing"),
-        amp=options.get("use_amp"),
-        memory_saver=bool(options.get("memory_saver")),
-    )
+    micro = None if steps is None else micro_batch_of(config.patch.batch_size, steps)
+    request = PlanRequest.of_options(options, micro_batch_clips=micro)
     profile = DeviceProfile.for_gpu(gpu_name(device)) if saved is None else DeviceProfile.from_dict(saved)
     cap_process_memory(budget_bytes, device, profile.outside_bytes)
     return Planner.for_dataset(dataset, budget_bytes=budget_bytes, request=request, profile=profile)

@@ -1,8 +1,9 @@
 """The cases of `benchmarks.gpu_memory`: named configurations and plans, and the clips they train on."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from itertools import product
 
 import numpy as np
@@ -38,6 +39,7 @@ def cases() -> Iterator[Case]:
         yield Case(f"{recipe} encoder", config, ExecutionPlan(micro_batch_clips=16, recompute_encoder=True))
         yield Case(f"{recipe} decoder", config, ExecutionPlan(micro_batch_clips=16, recompute_decoder=True))
         yield Case(f"{recipe} amp", config, ExecutionPlan(micro_batch_clips=16, precision="amp_bfloat16"))
+        yield Case(f"{recipe} both amp", config, _recipes_own())
         yield Case(f"{recipe} saver", config, _saver())
     yield from _parts()
     for width, n_patches, batch in product((1.0, 4.0), (4, 16, 32), (16, 64)):
@@ -84,7 +86,13 @@ def _planned_to_fit() -> Iterator[Case]:
         yield Case(f"capped {sizes} saver", config, _saver(), capped=True)
 
 
+def _recipes_own() -> ExecutionPlan:
+    """What the recipe says fits into 24 GB, and `--memory-saver` plans without a budget."""
+    return ExecutionPlan(micro_batch_clips=16, recompute_encoder=True, recompute_decoder=True, precision="amp_bfloat16")
+
+
 def _saver() -> ExecutionPlan:
+    """Every part as small as it gets, as `--smallest-plan` has it."""
     return ExecutionPlan(
         micro_batch_clips=1,
         recompute_encoder=True,
@@ -96,13 +104,25 @@ def _saver() -> ExecutionPlan:
 
 
 def chosen(patterns: str | None) -> list[Case]:
-    """The cases whose names match any of the patterns, such as ``recipe*,part w1*``. Raises ConfigError if none do."""
+    """The cases whose names match any of the patterns, such as ``recipe*,part w1*``. Raises ConfigError if none do.
+
+    A number is matched whole: ``part w1*`` takes no case of ``w16``.
+    """
     wanted = [part.strip() for part in (patterns or "*").split(",")]
-    found = [case for case in cases() if any(fnmatch(case.name, pattern) for pattern in wanted)]
+    found = [case for case in cases() if any(_matches(case.name, pattern) for pattern in wanted)]
     if not found:
         groups = ", ".join(dict.fromkeys(case.name.split()[0] for case in cases()))
         raise ConfigError(f"--cases {patterns!r} matches no case; names begin with {groups} (such as 'recipe w4*')")
     return found
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """As in a shell, but a ``*`` behind a digit does not go on with the number."""
+    found = re.search(r"(?<=\d)\*", pattern)
+    if found is None:
+        return fnmatchcase(name, pattern)
+    begin, rest = pattern[: found.start()], pattern[found.end() :]
+    return _matches(name, begin + rest) or _matches(name, f"{begin}[!0-9.]*{rest}")
 
 
 def noise_train_clips() -> TrainClips:

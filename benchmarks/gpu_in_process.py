@@ -14,6 +14,7 @@ from trainable.device._torch_private import clear_workspaces
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.execution_plan import ExecutionPlan
 from trainable.training.batch import Batch
+from trainable.training.phases import phase_at
 from trainable.training.trainer import NextPlan, Trainer
 
 STEPS = 2
@@ -31,6 +32,11 @@ class ShortEpochs(Trainer):
 
     def _batches(self) -> Iterator[tuple[Batch, int]]:
         yield from itertools.islice(super()._batches(), self.steps)
+
+    def one_step(self) -> None:
+        """The next epoch's first step alone: what runs for every batch, and nothing that runs once an epoch."""
+        batch, _ = next(self._batches())
+        self._step(batch, phase_at(self.config, self.epoch))
 
 
 def empty_allocator(cap_bytes: int | None = None) -> None:

@@ -3,17 +3,18 @@
     python -m benchmarks.gpu_packing
     python -m benchmarks.gpu_packing --counts 1,2,4 --budget 6GiB
 
-Needs only torch. Each trial is a process with a memory cap as in a search. All have the same configuration and the same
-budget, however many there are; they start together and train some epochs after one that is not counted. `ratio` is
-trials per hour divided by those of one at a time in the same run. Two competing trials want more memory than their
-budget: each trains with growing batches until its allocator refuses, and the memory of both that the driver sees
-(context and libraries included) is compared with the sum of their budgets. Nothing else may run on the card.
+Needs only torch. Each row is on disk as soon as it is measured. Each trial is a process with a memory cap as in a
+search. All have the same configuration and the same budget, however many there are; they start together and train some
+epochs after one that is not counted. `ratio` is trials per hour divided by those of one at a time in the same run. Two
+competing trials want more memory than their budget: each trains with growing batches until its allocator refuses, and
+the memory of both that the driver sees (context and libraries included) is compared with the sum of their budgets.
+Nothing else may run on the card.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -107,6 +108,14 @@ def packed_seconds(count: int, budget_bytes: int, device: str, epochs: int) -> f
     return float(max(end for _, end in spans) - min(begin for begin, _ in spans))
 
 
+def packed_rows(counts: Sequence[int], budget_bytes: int, device: str, epochs: int) -> Iterator[dict[str, Any]]:
+    """The row of each number of trials, as soon as it is measured; `counts` begins with 1."""
+    seconds: dict[int, float] = {}
+    for count in counts:
+        seconds[count] = packed_seconds(count, budget_bytes, device, epochs)
+        yield rows_of(seconds, epochs)[-1]
+
+
 def competing(budget_bytes: int) -> dict[str, Any]:
     """Measures the memory that the driver sees of two trials that both want more than their budget."""
     before = torch.cuda.mem_get_info()[0]
@@ -153,19 +162,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     gpu, total_bytes = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
     budget_bytes = given_bytes or int(SHARE * total_bytes / counts[-1])
     torch.zeros(1, device="cuda")  # creates this process's own context before any measurement
-    seconds = {count: packed_seconds(count, budget_bytes, "cuda", arguments.epochs) for count in counts}
-    rows = rows_of(seconds, arguments.epochs)
-    print(f"{gpu}, {format_bytes(budget_bytes)} a trial, {CLIPS} clips, {arguments.epochs} epochs counted")
-    for row in rows:
-        print(f"{row['trials']:2d} at a time: {row['trials_an_hour']:8.1f} trials per hour, {row['ratio']:.2f}x")
+    path = arguments.output or RESULTS / f"gpu_packing-{gpu.replace(' ', '-')}.csv"
+    command, rows = command_of("gpu_packing", argv), list[dict[str, Any]]()
+    print(f"{gpu}, {format_bytes(budget_bytes)} a trial, {CLIPS} clips, {arguments.epochs} epochs counted", flush=True)
+    for row in packed_rows(counts, budget_bytes, "cuda", arguments.epochs):
+        rows.append(row)
+        write_table(path, rows, command, device="cuda")
+        text = f"{row['trials']:2d} at a time: {row['trials_an_hour']:8.1f} trials per hour, {row['ratio']:.2f}x"
+        print(text, flush=True)
     rivals = competing(budget_bytes)
     print(
         f"two competing: the driver sees {format_bytes(rivals['driver_bytes'])} of "
         f"{format_bytes(rivals['budgets_bytes'])}; both were refused more memory: {rivals['both_refused']}"
     )
-    path = arguments.output or RESULTS / f"gpu_packing-{gpu.replace(' ', '-')}.csv"
     compete = ", ".join(f"{name} {value}" for name, value in rivals.items())
-    write_table(path, rows, command_of("gpu_packing", argv), f"two competing: {compete}", device="cuda")
+    write_table(path, rows, command, f"two competing: {compete}", device="cuda")
     return 0
 
 

@@ -7,24 +7,28 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu_cases import DATA, IDS, cases, noise_train_clips
+from benchmarks.gpu_cases import DATA, IDS, Case, cases, noise_train_clips
 from benchmarks.gpu_in_process import DEVICE, PHASE_2, ShortEpochs, empty_allocator, measured
 from benchmarks.gpu_memory import row_of
-from benchmarks.gpu_packing import competing, packed_seconds, rows_of
+from benchmarks.gpu_packing import competing, packed_rows
 from benchmarks.throughput import CASES, Ours, Straightforward, noise_clips, seconds_of
 from trainable.config import TrialConfig
+from trainable.device._torch_private import allocator_events
 from trainable.device.cap import allocator_cap_bytes, memory_in_use
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
 from trainable.units import GIB, MIB
 
+ROOT = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
 Left = Callable[[], float]
 """Seconds that a section still has; it starts nothing more when there are none."""
@@ -59,11 +63,11 @@ def context(profile: DeviceProfile, left: Left) -> Iterator[Row]:
     yield {"stage": "of this process by NVML", "mib": None if seen.outside_bytes is None else seen.outside_bytes / MIB}
 
 
-def table(profile: DeviceProfile, left: Left) -> Iterator[Row]:
-    """Prediction beside measurement for all cases; capped ones within their own prediction."""
+def table(profile: DeviceProfile, left: Left, wanted: Sequence[Case] | None = None) -> Iterator[Row]:
+    """Prediction beside measurement for all cases, or those `wanted`; capped ones within their own prediction."""
     clips, planner = noise_train_clips(), Planner(DATA, budget_bytes=None, profile=profile)
     most = MOST_SHARE * torch.cuda.get_device_properties(DEVICE).total_memory
-    slow_last = sorted(cases(), key=lambda case: "saver" in case.name or "micro" in case.name)
+    slow_last = sorted(wanted or cases(), key=lambda case: "saver" in case.name or "micro" in case.name)
     for case in slow_last:
         said = planner.predict(case.config, case.plan)
         if left() < 0:
@@ -105,12 +109,8 @@ def traces(profile: DeviceProfile, left: Left) -> Iterator[Row]:
             return
         case = by_name[name]
         empty_allocator()
-        torch.cuda.memory._record_memory_history(context=None, max_entries=1_000_000)
-        try:
+        with allocator_events(DEVICE.index) as events:
             got = measured(case.config, case.plan, clips)
-            events = torch.cuda.memory._snapshot()["device_traces"][DEVICE.index]
-        finally:
-            torch.cuda.memory._record_memory_history(enabled=None)
         yield {"case": name, **got, "events": [[each["action"], each["addr"], each["size"]] for each in events]}
 
 
@@ -170,7 +170,7 @@ def driver(profile: DeviceProfile, left: Left) -> Iterator[Row]:
             yield row_of(by_name[name], planner, max(5.0, left()))
 
 
-TRAININGS = {"float32": (), "mixed precision": ("--use-amp",), "smallest plan": ("--memory-saver",)}
+TRAININGS = {"float32": (), "mixed precision": ("--use-amp",), "smallest plan": ("--smallest-plan",)}
 
 
 def train(profile: DeviceProfile, left: Left) -> Iterator[Row]:
@@ -199,12 +199,10 @@ def packing(profile: DeviceProfile, left: Left) -> Iterator[Row]:
     """Trials an hour with 1, 2, 4 and 8 on the card, and the memory of two that want more than their budgets."""
     empty_allocator()
     budget_bytes = int(MOST_SHARE * torch.cuda.get_device_properties(DEVICE).total_memory / 8)
-    seconds: dict[int, float] = {}
-    for count in (1, 2, 4, 8):
+    for row in packed_rows((1, 2, 4, 8), budget_bytes, "cuda", PACKED_EPOCHS):
+        yield row
         if left() < 0:
             return
-        seconds[count] = packed_seconds(count, budget_bytes, "cuda", PACKED_EPOCHS)
-        yield rows_of(seconds, PACKED_EPOCHS)[-1]
     if left() > 0:
         yield competing(4 * GIB)
 
@@ -326,6 +324,47 @@ def _numerics(*, no_tf32: bool, deterministic: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
+def waits(profile: DeviceProfile, left: Left) -> Iterator[Row]:
+    """Where a training step makes the host wait for the card, by plan: nowhere, if it stays ahead of its kernels.
+
+    The last row waits on purpose.
+    """
+    config = TrialConfig.from_flat(PHASE_2 | {"n_patches": 8, "batch_size": 16})
+    whole = ExecutionPlan(micro_batch_clips=16)
+    plans = {
+        "plain": whole,
+        "encoder and decoder": replace(whole, recompute_encoder=True, recompute_decoder=True),
+        "4 micro-batches": replace(whole, micro_batch_clips=4),
+        "chunk 1024": replace(whole, quantizer_chunk_rows=1_024),
+        "host": replace(whole, data_placement="host"),
+        "bfloat16": replace(whole, precision="amp_bfloat16"),
+        "float16": replace(whole, precision="amp_float16"),
+    }
+    for name, plan in plans.items():
+        if left() < 0:
+            return
+        empty_allocator()
+        trainer = ShortEpochs(config, noise_train_clips(), IDS, plan=plan, device=DEVICE)
+        trainer.train_epoch()  # makes what is made once: the codebook's start, moments, workspaces
+        yield {"plan": name, "waits_at": waits_at(trainer.one_step)}
+    yield {"plan": "a number read on purpose", "waits_at": waits_at(lambda: torch.zeros(1, device=DEVICE).item())}
+
+
+def waits_at(action: Callable[[], object]) -> str:
+    """The line of ours that first waits for the card, and its call; empty where none does."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        action()
+    except RuntimeError as error:
+        if "synchronizing CUDA operation" not in str(error):
+            raise
+        where = [each for each in traceback.extract_tb(error.__traceback__) if str(ROOT) in each.filename][-1]
+        return f"{Path(where.filename).relative_to(ROOT)}:{where.lineno}: {where.line}"
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return ""
+
+
 def growth(profile: DeviceProfile, left: Left) -> Iterator[Row]:
     """Allocated bytes after 2, 10 and 50 epochs, which must be equal."""
     empty_allocator()
@@ -358,6 +397,7 @@ SECTIONS = {
     "throughput": Section(throughput, 50.0),
     "agreement": Section(agreement, 20.0),
     "growth": Section(growth, 15.0),
+    "waits": Section(waits, 15.0),
     "promise": Section(promise, 30.0),
 }
 """In the order in which they run: the most important first."""

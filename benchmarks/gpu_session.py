@@ -2,9 +2,11 @@
 
     python -m benchmarks.gpu_session --output benchmarks/results/h100
     python -m benchmarks.gpu_session --output benchmarks/results/h100 --only promise,growth --seconds 120
+    python -m benchmarks.gpu_session --output few --only table --cases 'recipe w1*,capped w4*'
 
-Needs only torch. Each section has a time limit, and all together have `--seconds`. Nothing else may run on the card.
-Most cases run in this one process, each with an empty allocator: a fresh process takes about six seconds to start.
+Needs only torch. Each section has a time limit, unless it is the only one, and all together have `--seconds`. Nothing
+else may run on the card. Most cases run in this one process, each with an empty allocator: a fresh process takes about
+six seconds to start.
 """
 
 import argparse
@@ -16,20 +18,23 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from benchmarks.gpu_cases import chosen
 from benchmarks.gpu_in_process import empty_allocator
 from benchmarks.gpu_memory import versions
-from benchmarks.gpu_sections import SECTIONS, Row, Section
+from benchmarks.gpu_sections import SECTIONS, Row, Section, table
 from trainable.commandline import add_flag, run
 from trainable.device.cap import pin_settings
 from trainable.errors import ConfigError
 from trainable.memory.profile import DeviceProfile
 
 SECONDS = 520.0
-SMALL = ("context", "train", "agreement", "growth")
+SMALL = ("context", "train", "agreement", "growth", "waits")
 """Sections with few rows, which share one file."""
 
 
@@ -76,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_session", description=__doc__.split("\n")[0])
     add_flag(parser, "output", metavar="DIR", required=True, help="folder of the results")
     add_flag(parser, "only", metavar="NAMES", help=f"sections, of {','.join(SECTIONS)} (default: all)")
+    add_flag(parser, "cases", metavar="NAMES", help="cases of the section table, such as 'recipe*,part w1*' (all)")
     add_flag(parser, "seconds", type=float, default=SECONDS, metavar="S", help=f"in all (default: {SECONDS:.0f})")
     add_flag(parser, "profile", metavar="FILE", help="device profile to predict with (default: the built-in one)")
     arguments = parser.parse_args(argv)
@@ -84,6 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [name for name in names if name not in SECTIONS]
     if unknown:
         raise ConfigError(f"--only names {', '.join(unknown)}; the sections are {', '.join(SECTIONS)}")
+    sections = dict(SECTIONS)
+    if arguments.cases is not None:
+        if "table" not in names:
+            raise ConfigError(f"--cases chooses cases of the section table, which --only {arguments.only} leaves out")
+        sections["table"] = replace(SECTIONS["table"], rows=partial(table, wanted=chosen(arguments.cases)))
     pin_settings(os.environ)  # before anything asks CUDA: the allocator reads its settings once
     if not torch.cuda.is_available():
         raise ConfigError("benchmarks.gpu_session needs a CUDA GPU, and torch sees none here; nothing was measured")
@@ -92,8 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     card = torch.cuda.get_device_properties(0)
     results.note("versions", versions(card.name, card.total_memory))
     for name in names:
-        section, start = SECTIONS[name], time.monotonic()
-        end = min(start + section.seconds, begun + arguments.seconds)
+        section, start = sections[name], time.monotonic()
+        share = arguments.seconds if len(names) == 1 else section.seconds
+        end = min(start + share, begun + arguments.seconds)
         if end <= start:
             print(f"{name}: no time left", flush=True)
             continue

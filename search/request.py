@@ -3,7 +3,7 @@
 import argparse
 import hashlib
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from trainable.checkpoint_place import absolute_place, check_address
 from trainable.commandline import Parser, add_data_flags, add_flag, add_plan_flags, data_config
 from trainable.config import DataConfig, nearest
 from trainable.errors import BudgetError, ConfigError, RunError, SpaceError
+from trainable.execution_plan import PlanRequest, today
 from trainable.host import available_cores
 from trainable.memory.profile import DeviceProfile
 from trainable.record import RunFolder, RunManifest
@@ -75,6 +76,7 @@ class SearchOptions:
     profile: dict[str, Any] | None = None
     """Values of the device profile given by the user (`DeviceProfile.to_dict`); None = chosen by the GPU's name."""
     memory_saver: bool = False
+    smallest_plan: bool = False
     use_amp: bool | None = None
     use_gradient_checkpointing: bool | None = None
     gradient_accumulation_steps: int | None = None
@@ -116,6 +118,7 @@ class SearchOptions:
                 _check_known(flag, known, name)
         if self.local and self.address:
             raise ConfigError("--local runs in this process and --address joins a cluster; give only one of them")
+        self.plan_request(None)
 
     @property
     def startup(self) -> int:
@@ -133,6 +136,16 @@ class SearchOptions:
         """The seed of a trial, 0 … 2³¹ − 1, derived from the search's seed and the proposal's number."""
         digest = hashlib.sha256(f"trial {self.seed} {index}".encode()).digest()
         return int.from_bytes(digest[:4], "big") & 0x7FFF_FFFF
+
+    def plan_request(self, micro_batch_clips: int | None) -> PlanRequest:
+        """The parts of a plan that these options fix. Raises ConfigError if they contradict each other."""
+        return PlanRequest(
+            micro_batch_clips=micro_batch_clips,
+            recompute=self.use_gradient_checkpointing,
+            amp=self.use_amp,
+            memory_saver=self.memory_saver,
+            smallest=self.smallest_plan,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values for the manifest; a storage URL is left out, since it may hold a password."""
@@ -199,6 +212,7 @@ def _resume_request(arguments: argparse.Namespace, argv: tuple[str, ...], flags:
     if not folder.path.is_dir():
         raise RunError(f"--resume {folder.path} is not a folder; name the folder of a run, such as one under runs/")
     manifest = folder.read_manifest()
+    manifest = replace(manifest, options=today(manifest.options))
     old_space = None
     try:
         old_space = load_space(str(folder.space_path)).named(manifest.space_name)
@@ -348,7 +362,7 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         given["profile"] = DeviceProfile.load(Path(arguments.profile)).to_dict()
     if arguments.listener is not None:
         given["listeners"] = tuple(dict.fromkeys(arguments.listener))
-    given.update({flag: True for flag in ("local", "memory_saver") if getattr(arguments, flag)})
+    given.update({flag: True for flag in ("local", "memory_saver", "smallest_plan") if getattr(arguments, flag)})
     return given
 
 

@@ -219,12 +219,7 @@ def _plan_request(request: "Request") -> PlanRequest:
             raise ConfigError("--gradient-accumulation-steps needs one batch size, but the space searches batch_size")
         batch_size = space.default_config(epochs=1).patch.batch_size
         micro = micro_batch_of(batch_size, options.gradient_accumulation_steps)
-    return PlanRequest(
-        micro_batch_clips=micro,
-        recompute=options.use_gradient_checkpointing,
-        amp=options.use_amp,
-        memory_saver=options.memory_saver,
-    )
+    return options.plan_request(micro)
 
 
 def _profile(options: SearchOptions, device: str, ray: "RaySession | None") -> DeviceProfile:

@@ -166,6 +166,7 @@ SHORT = {
 NOT_SHORT = {
     "gpu_memory": "needs a GPU",
     "gpu_packing": "needs a GPU",
+    "gpu_session": "needs a GPU; on a card that computes nothing in tests/card_tests",
     "orchestration": "plain Ray Tune beside ours, each starting its actors anew",
     "mutation": "needs mutmut, which nothing else needs",
     "quantizer": "its sizes are those of real batches, with --quick too; in `make bench`",

@@ -97,7 +97,13 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="recompute activations in backward, or keep all of them",
     )
-    add_flag(group, "memory_saver", action="store_true", help="use the smallest plan instead of the fastest")
+    add_flag(
+        group,
+        "memory_saver",
+        action="store_true",
+        help="mixed precision and gradient checkpointing, with the whole batch at once if it fits",
+    )
+    add_flag(group, "smallest_plan", action="store_true", help="use the smallest plan instead of the fastest")
 
 
 def plan_request(arguments: argparse.Namespace, batch_size: int) -> PlanRequest:
@@ -108,6 +114,7 @@ def plan_request(arguments: argparse.Namespace, batch_size: int) -> PlanRequest:
         recompute=arguments.use_gradient_checkpointing,
         amp=arguments.use_amp,
         memory_saver=arguments.memory_saver,
+        smallest=arguments.smallest_plan,
     )
 
 

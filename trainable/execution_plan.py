@@ -103,7 +103,50 @@ class PlanRequest:
     """Fixed by ``--use_amp`` or ``--no-use-amp``; `None` uses AMP only where the configuration allows it and it is
     faster."""
     memory_saver: bool = False
-    """``--memory_saver``: the smallest plan instead of the fastest that fits."""
+    """``--memory_saver``: mixed precision and both recomputations, with the whole batch at once if that fits."""
+    smallest: bool = False
+    """``--smallest_plan``: the smallest plan instead of the fastest that fits."""
+
+    def __post_init__(self) -> None:
+        for value, flag, what in (
+            (self.amp, "--no-use-amp", "mixed precision"),
+            (self.recompute, "--no-use-gradient-checkpointing", "gradient checkpointing"),
+        ):
+            if self.memory_saver and value is False:
+                raise ConfigError(
+                    f"--memory-saver switches {what} on and {flag} switches it off; give only one of them"
+                )
+
+    @property
+    def fixed_recompute(self) -> bool | None:
+        """Whether encoder and decoder are recomputed; `None` leaves each to the planner."""
+        return True if self.memory_saver else self.recompute
+
+    @property
+    def fixed_amp(self) -> bool | None:
+        """Whether mixed precision is used; `None` leaves it to configuration and planner."""
+        return True if self.memory_saver else self.amp
+
+    @classmethod
+    def of_options(cls, options: Mapping[str, Any], *, micro_batch_clips: int | None) -> "PlanRequest":
+        """What the flags of a run fixed, from the options in its manifest (`today`)."""
+        return cls(
+            micro_batch_clips=micro_batch_clips,
+            recompute=options.get("use_gradient_checkpointing"),
+            amp=options.get("use_amp"),
+            memory_saver=bool(options.get("memory_saver")),
+            smallest=bool(options.get("smallest_plan")),
+        )
+
+
+def today(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run's manifest with the names of today.
+
+    Until there was ``--smallest-plan``, ``--memory-saver`` meant the smallest plan; a run goes on with what it meant.
+    """
+    if "smallest_plan" in options or "memory_saver" not in options:
+        return dict(options)
+    return {**options, "smallest_plan": options["memory_saver"], "memory_saver": False}
 
 
 def micro_batch_of(batch_size: int, steps: int) -> int:

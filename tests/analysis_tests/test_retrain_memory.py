@@ -71,6 +71,31 @@ def planner_of(run: RunResults, dataset: Dataset, budget_bytes: int | None) -> t
     return Planner.for_dataset(full, budget_bytes=budget_bytes, profile=PROFILE), config
 
 
+@pytest.mark.parametrize(
+    ("options", "amp", "clips"),
+    [
+        ({"memory_saver": True}, False, 1),  # written before there was --smallest-plan, which it meant
+        ({"memory_saver": True, "smallest_plan": False}, True, 8),
+        ({"memory_saver": False, "smallest_plan": True}, False, 1),
+    ],
+)
+def test_it_is_planned_as_its_run_was_asked_to(
+    run: RunResults, card: FakeCuda, options: dict[str, bool], amp: bool, clips: int
+) -> None:
+    kept = {
+        name: value for name, value in run.manifest.options.items() if name not in ("memory_saver", "smallest_plan")
+    }
+    options = {**kept, **options, "profile": PROFILE.to_dict()}
+    manifest = dataclasses.replace(run.manifest, gpu_memory_budget_bytes=8 * GIB, options=options)
+    config = run.records[NUMBER].start.config
+    planner = module._planner(dataclasses.replace(run, manifest=manifest), load_run_data(run), config, "cuda:1")
+    plan = planner.plan(config).plan
+    assert (plan.uses_amp, plan.micro_batch_clips, plan.recompute_encoder, plan.recompute_decoder) == (
+        *(amp, clips),
+        *(True, True),
+    )
+
+
 def test_it_is_capped_and_planned_for_the_budget_and_goes_on_with_a_smaller_plan(
     run: RunResults, card: FakeCuda, made: list[Trial]
 ) -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_memory, gpu_packing
+from benchmarks import gpu_memory, gpu_packing, gpu_session
+from benchmarks.tables import read_table
 from benchmarks.together import Barrier, together
+from tests.trainable_tests.fake_cuda import fake_cuda
 from trainable.errors import ConfigError
 from trainable.host import available_cores
+from trainable.units import GIB
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 
@@ -39,6 +42,35 @@ def test_trials_an_hour_are_counted_over_all_trials() -> None:
     assert one["trials_an_hour"] == pytest.approx(360)
     assert four["trials_an_hour"] == pytest.approx(720)
     assert (one["ratio"], four["ratio"]) == (1.0, pytest.approx(2.0))
+
+
+def test_a_row_is_on_disk_before_the_next_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ends_at_four(count: int, *_: object) -> float:
+        if count == 4:
+            raise KeyboardInterrupt
+        return 10.0
+
+    monkeypatch.setattr(gpu_packing, "packed_seconds", ends_at_four)
+    monkeypatch.setattr(gpu_packing.torch, "zeros", lambda *_, **__: None)
+    path = tmp_path / "packing.csv"
+    with fake_cuda(8 * GIB), pytest.raises(KeyboardInterrupt):
+        gpu_packing.main(["--counts", "1,2,4", "--output", str(path)])
+    assert [(row["trials"], float(row["ratio"])) for row in read_table(path)] == [("1", 1.0), ("2", 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--only", "growht"], "--only names growht; the sections are context, table"),
+        (["--only", "growth", "--cases", "recipe*"], "--cases chooses cases of the section table, which --only growth"),
+        (["--cases", "nothing"], "--cases 'nothing' matches no case"),
+    ],
+)
+def test_a_session_refuses_what_it_does_not_have(words: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        gpu_session.main(["--output", str(tmp_path / "out"), *words])
+    assert message in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def answers_at_once(word: str, barrier: Barrier) -> tuple[str, int]:

@@ -42,9 +42,25 @@ def test_the_cases_are_named_reach_far_and_hold_the_recipe(planner: Planner) -> 
     assert planner.predict(small.config, small.plan).allocated_bytes < 200 * MIB
     assert max(large) > 16 * GIB
     assert [case.capped for case in every] == [case.name.startswith("capped") for case in every]
+    own = ExecutionPlan(micro_batch_clips=16, recompute_encoder=True, recompute_decoder=True, precision="amp_bfloat16")
+    assert {case.plan for case in chosen("recipe * both amp")} == {own}
     assert len(chosen("part w1 micro*,part w1 host")) == 5
     with pytest.raises(ConfigError, match="recipe, part"):
         chosen("nothing")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "widths"),
+    [
+        ("recipe w1*", {1.0}),
+        ("recipe w1* plain", {1.0}),
+        ("recipe w16*", {16.0}),
+        ("recipe w1*,recipe w[48]*", {1.0, 4.0, 8.0}),
+        ("recipe w*", {1.0, 2.0, 4.0, 8.0, 16.0}),
+    ],
+)
+def test_a_number_in_a_pattern_is_matched_whole(patterns: str, widths: set[float]) -> None:
+    assert {case.config.model.width for case in chosen(patterns)} == widths
 
 
 def test_a_step_is_measured_in_phase_2() -> None:

@@ -36,6 +36,7 @@ from trainable.memory.profile import DeviceProfile
             "--sampler is 'tep'; there are tpe, random, and others where AD_EXTENSIONS names the module",
         ),
         ({"sampler": "tep"}, "did you mean 'tpe'?"),
+        ({"memory_saver": True, "use_amp": False}, "--memory-saver switches mixed precision on and --no-use-amp"),
         ({"listeners": ("mine",)}, "--listener is 'mine'; there are none yet, and others"),
     ],
 )

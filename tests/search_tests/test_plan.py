@@ -39,9 +39,15 @@ def test_says_why_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_one_configuration_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "best.yaml").write_text("config: {width: 0.25, n_patches: 2}\ndata: {machine_type: pump}\n")
-    text = planned(capsys, "--config", str(tmp_path / "best.yaml"), "--latent-dim", "32", "--memory-saver")
+    text = planned(capsys, "--config", str(tmp_path / "best.yaml"), "--latent-dim", "32", "--smallest-plan")
     assert "latent_dim 32" in text
-    assert "1 clips" in text
+    assert re.search(r"\b1 clips", text)
+
+
+def test_the_memory_saver_plans_the_whole_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "best.yaml").write_text("config: {width: 0.25, n_patches: 2, batch_size: 8}\n")
+    text = planned(capsys, "--config", str(tmp_path / "best.yaml"), "--memory_saver")
+    assert "8 clips, recompute enc+dec, chunk 16384, device, amp_bfloat16" in " ".join(text.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(

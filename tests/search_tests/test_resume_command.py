@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,34 @@ def test_another_space_is_refused_parameter_by_parameter_or_taken_into_the_folde
     assert folder.read_manifest().history[-1]["changes"] == [f"space space: {', '.join(differences)}"]
     assert main(more) == 0, "from now on it is the run's space"
     assert len(folder.read_trials()) == 4
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_a_run_from_before_the_smallest_plan_had_a_flag_goes_on_with_what_it_meant(arguments, tmp_path, started):
+    """Its ``--memory-saver`` meant the smallest plan, in float32; both runs of the test plan alike."""
+    folder = RunFolder(tmp_path / "run")
+    assert main([*arguments, "--num-samples", "1", *(["--smallest-plan"] if started else [])]) == 0
+    manifest = folder.read_manifest()
+    earlier = {name: value for name, value in manifest.options.items() if name != "smallest_plan"}
+    folder.write_manifest(replace(manifest, options={**earlier, "memory_saver": started}))
+    assert main(["--resume", str(folder.path), "--quiet", "--num-samples", "2"]) == 0
+    first, second = folder.read_trials()
+    for record in (first, second):
+        plan = record.start.plan
+        assert plan is not None
+        smallest = plan.micro_batch_clips == 1 and plan.recompute_encoder and plan.recompute_decoder
+        assert (smallest, plan.precision) == (started, "float32")
+    resumed = folder.read_manifest()
+    assert (resumed.options["smallest_plan"], resumed.options["memory_saver"]) == (started, False)
+    assert resumed.history[-1]["changes"] == []
+
+
+def test_a_resume_with_the_memory_saver_of_today_is_a_change(arguments, tmp_path, capsys):
+    assert main([*arguments, "--num-samples", "1"]) == 0
+    assert run(main, ["--resume", str(tmp_path / "run"), "--quiet", "--memory-saver"]) == 2
+    assert "memory_saver False → True" in capsys.readouterr().err
+    assert run(main, ["--resume", str(tmp_path / "run"), "--memory-saver", "--no-use-amp"]) == 2
+    assert "--memory-saver switches mixed precision on and --no-use-amp switches it off" in capsys.readouterr().err
 
 
 def test_other_recordings_are_refused_with_how_many_there_were(arguments, machine, tmp_path, capsys):

@@ -46,14 +46,22 @@ def test_the_recipes_flags_are_known_in_both_spellings(spelling: int) -> None:
     values = {"data_root": "/d", "machine_type": "pump", "batch_size": "4", "epochs": "3", "norm_stats_path": "/n.pt"}
     values |= {"n_patches": "6", "stride": "8", "gradient_accumulation_steps": "2"}
     words = [word for name, value in values.items() for word in (both(name)[spelling], value)]
-    switches = [both(name)[spelling] for name in ("use_amp", "use_gradient_checkpointing", "memory_saver")]
+    names = ("use_amp", "use_gradient_checkpointing", "memory_saver", "smallest_plan")
+    switches = [both(name)[spelling] for name in names]
     arguments = parse(*words, *switches)
     assert given_knobs(arguments) == {"batch_size": 4, "epochs": 3, "n_patches": 6, "stride": 8}
     data = data_config(arguments)
     assert (data.data_root, data.machine_type, data.norm_stats_path) == ("/d", "pump", "/n.pt")
     request = plan_request(arguments, batch_size=4)
-    assert request == PlanRequest(micro_batch_clips=2, recompute=True, amp=True, memory_saver=True)
+    assert request == PlanRequest(micro_batch_clips=2, recompute=True, amp=True, memory_saver=True, smallest=True)
     assert parse(both("gpu_memory_budget")[spelling], "8GiB").gpu_memory_budget == "8GiB"
+
+
+@pytest.mark.parametrize("off", ["--no-use-amp", "--no-use-gradient-checkpointing"])
+def test_the_memory_saver_without_what_it_switches_on_is_refused(off: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--memory-saver switches .* on and {off} switches it off; give only one"):
+        plan_request(parse("--memory-saver", off), batch_size=4)
+    assert plan_request(parse("--smallest-plan", off), batch_size=4).smallest
 
 
 @pytest.mark.parametrize("word", ["--no-density-per-id", "--no_density_per_id", "--no-density_per_id"])

@@ -135,12 +135,59 @@ def test_explicit_flags_fix_their_part() -> None:
         smaller = planner(micro_batch_clips=2, recompute=True).next_smaller(WIDE, smaller)
 
 
-def test_memory_saver_takes_the_smallest_plan() -> None:
-    saver = planner(memory_saver=True)
-    choice = saver.plan(WIDE)
+@pytest.mark.parametrize("saver", [False, True])
+def test_the_smallest_plan_is_the_smallest_that_the_other_flags_allow(saver: bool) -> None:
+    asked = planner(smallest=True, memory_saver=saver)
+    choice = asked.plan(WIDE)
     assert choice.fits
-    assert choice.predicted_bytes == min(saver.predict(WIDE, plan).predicted_bytes for plan in saver.candidates(WIDE))
-    assert saver.predict(WIDE, choice.plan).predicted_bytes == choice.predicted_bytes
+    assert choice.predicted_bytes == min(asked.predict(WIDE, plan).predicted_bytes for plan in asked.candidates(WIDE))
+    assert asked.predict(WIDE, choice.plan).predicted_bytes == choice.predicted_bytes
+    assert (choice.plan.micro_batch_clips, choice.plan.uses_amp) == (1, saver)
+
+
+def recipes_own(clips: int, **parts: object) -> ExecutionPlan:
+    """The whole batch or a part of it, in half precision and recomputed, as the recipe has it."""
+    both = {"recompute_encoder": True, "recompute_decoder": True, "precision": "amp_bfloat16"}
+    return ExecutionPlan(micro_batch_clips=clips, **both, **parts)  # type: ignore[arg-type]
+
+
+def test_memory_saver_holds_the_whole_batch_in_half_precision_and_recomputes_it() -> None:
+    """Also where the configuration allows no mixed precision: the flag asks for it, as `--use-amp` does."""
+    choice = planner(memory_saver=True).plan(WIDE.replace(allow_amp=False))
+    assert choice.plan == recipes_own(16)
+    assert choice.allocated_bytes < planner().plan(WIDE).allocated_bytes
+    assert planner(8 * GIB, memory_saver=True).plan(WIDE).plan == recipes_own(16)
+    assert planner(memory_saver=True, micro_batch_clips=4).plan(WIDE).plan == recipes_own(4)
+
+
+def test_memory_saver_splits_the_batch_only_where_no_whole_one_fits() -> None:
+    asked = planner(memory_saver=True)
+    whole = [
+        asked.predict(WIDE, plan).predicted_bytes for plan in asked.candidates(WIDE) if plan.micro_batch_clips == 16
+    ]
+    tight = planner(min(whole), memory_saver=True).plan(WIDE)
+    assert tight.fits
+    assert tight.plan.micro_batch_clips == 16
+    below = planner(min(whole) - 1, memory_saver=True)
+    split = below.plan(WIDE)
+    assert split.fits
+    fastest = min(
+        (plan for plan in below.candidates(WIDE) if below.predict(WIDE, plan).predicted_bytes < min(whole)),
+        key=lambda plan: below.relative_time(WIDE, plan),
+    )
+    assert split.plan == fastest
+    assert (split.plan.recompute_encoder, split.plan.recompute_decoder, split.plan.uses_amp) == (True, True, True)
+    assert split.plan.micro_batch_clips < 16
+
+
+def test_memory_saver_goes_on_in_half_precision_after_running_out() -> None:
+    asked, plan, sizes = planner(memory_saver=True), recipes_own(16), []
+    while (smaller := asked.next_smaller(WIDE, plan)) is not None:
+        assert (smaller.recompute_encoder, smaller.recompute_decoder, smaller.uses_amp) == (True, True, True)
+        plan = smaller
+        sizes.append(asked.predict(WIDE, plan).predicted_bytes)
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(sizes) > 2
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,24 @@ STORAGE_USES = PrivateName(
     "tells the memory tracker which gradients PyTorch adds up in place; without it no memory can be predicted",
     _WRITTEN_FOR,
 )
-NAMES = (STORAGE_USES, CLEAR_WORKSPACES, FUSED_DEVICES, SCALE, DISPATCH_MODE, FAKE_TENSOR_MODE, MEM_TRACKER)
+RECORD_HISTORY = PrivateName(
+    "torch",
+    "torch.cuda.memory",
+    "_record_memory_history",
+    "records what the allocator does, event by event, for benchmarks.gpu_session; without it there are no traces",
+    _WRITTEN_FOR,
+)
+SNAPSHOT = PrivateName(
+    "torch",
+    "torch.cuda.memory",
+    "_snapshot",
+    "gives what the allocator did, event by event, for benchmarks.gpu_session; without it there are no traces",
+    _WRITTEN_FOR,
+)
+NAMES = (
+    *(CLEAR_WORKSPACES, FUSED_DEVICES, SCALE, DISPATCH_MODE, FAKE_TENSOR_MODE, MEM_TRACKER),
+    *(RECORD_HISTORY, SNAPSHOT, STORAGE_USES),
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -100,3 +117,16 @@ def scaler_tensors(scaler: torch.amp.GradScaler) -> Iterator[Tensor]:
     """The scale and the counter of an enabled scaler, once it has scaled something."""
     SCALE.get()
     yield from (value for value in (scaler._scale, scaler._growth_tracker) if value is not None)
+
+
+@contextmanager
+def allocator_events(device_index: int, most: int = 1_000_000) -> Iterator[list[dict[str, Any]]]:
+    """What a card's allocator does in the block, filled in at its end: ``action``, ``addr`` and ``size`` (bytes) of
+    the last `most` events. Nothing is recorded after the block, whatever ends it."""
+    events: list[dict[str, Any]] = []
+    RECORD_HISTORY.get()(context=None, max_entries=most)
+    try:
+        yield events
+        events += SNAPSHOT.get()()["device_traces"][device_index]
+    finally:
+        RECORD_HISTORY.get()(enabled=None)

@@ -78,14 +78,15 @@ class Planner:
         self._predictor = Predictor(self.data, self.profile)
 
     def plan(self, config: TrialConfig) -> MemoryPlan:
-        """The fastest plan that fits; with `memory_saver` the smallest one. Milliseconds, plus a trace the first time.
+        """The fastest plan that fits; if the request says so, the smallest one. Milliseconds, plus a trace the first
+        time.
 
         If none fits, `MemoryPlan.fits` is false and the result holds the smallest plan and the reason.
         """
-        candidates = sorted(self.candidates(config), key=lambda plan: self.relative_time(config, plan))
-        if self.budget_bytes is None and not self.request.memory_saver:
+        candidates = sorted(self.candidates(config), key=lambda plan: self._preference(config, plan))
+        if self.budget_bytes is None and not self.request.smallest:
             return self._answer(candidates[0], self.predict(config, candidates[0]))
-        if not self.request.memory_saver:
+        if not self.request.smallest:
             fastest = self.predict(config, candidates[0])
             if self._fits(fastest):
                 return self._answer(candidates[0], fastest)
@@ -93,7 +94,7 @@ class Planner:
         least = self.predict(config, smallest)
         if not self._fits(least):
             return self._answer(smallest, least, why_not=self._why_not(smallest, least))
-        if self.request.memory_saver:
+        if self.request.smallest:
             return self._answer(smallest, least)
         assert self.budget_bytes is not None
         too_large: list[ExecutionPlan] = [candidates[0]]
@@ -130,13 +131,13 @@ class Planner:
         if request.micro_batch_clips is not None:
             micro_batches = [min(request.micro_batch_clips, batch)]
         recompute = [(False, False), (True, False), (False, True), (True, True)]
-        if request.recompute is not None:
-            recompute = [(request.recompute, request.recompute)]
+        if request.fixed_recompute is not None:
+            recompute = [(request.fixed_recompute, request.fixed_recompute)]
         placements: list[Placement] = ["device", "host"]
         precisions: list[Precision] = ["float32"]
-        if request.amp:
+        if request.fixed_amp:
             precisions = [self.profile.amp_precision]
-        elif request.amp is None and config.optim.allow_amp:
+        elif request.fixed_amp is None and config.optim.allow_amp:
             precisions = [self.profile.amp_precision, "float32"]
         for clips, (encoder, decoder), chunk, placement, precision in product(
             micro_batches, recompute, CHUNKS, placements, precisions
@@ -149,6 +150,12 @@ class Planner:
                 data_placement=placement,
                 precision=precision,
             )
+
+    def _preference(self, config: TrialConfig, plan: ExecutionPlan) -> tuple[bool, float]:
+        """Sorts plans, the best first: by their time; with `memory_saver` those that hold the whole batch come first,
+        since recomputation in half precision is to replace the splitting of the batch."""
+        splits = plan.micro_batch_clips < config.patch.batch_size
+        return self.request.memory_saver and splits, self.relative_time(config, plan)
 
     def relative_time(self, config: TrialConfig, plan: ExecutionPlan) -> float:
         """Estimated time of a step, in patches that the fastest plan trains in it; only the order matters."""

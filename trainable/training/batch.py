@@ -51,6 +51,15 @@ class Batch:
         )
 
 
+def to_device(draws: Tensor, device: torch.device) -> Tensor:
+    """A batch's index tensor on the device that uses it, without waiting for the kernels queued there.
+
+    A step stays ahead of its device only if nothing in it waits. The tensors of a batch lie in pageable memory, of
+    which CUDA takes a copy before the call returns, so that they may be freed at once.
+    """
+    return draws.to(device, non_blocking=True)
+
+
 def make_batch(
     config: TrialConfig,
     offsets: np.ndarray,

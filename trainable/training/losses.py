@@ -19,7 +19,7 @@ from trainable.model.quantizer import Quantized
 from trainable.model.texture import cell_deviations
 from trainable.model.transforms import TransformDraws, apply_transforms
 from trainable.registry import LOSS_TERMS
-from trainable.training.batch import Batch
+from trainable.training.batch import Batch, to_device
 from trainable.training.phases import Phase, PhaseState
 from trainable.training.state import TrainState
 
@@ -111,7 +111,7 @@ def _id(values: StepValues) -> Tensor:
     state = values.state
     with values.mixed_precision():
         logits = state.model.heads.machine_id(clip_latents(values.latents_XDHW, values.patches_BPFT.shape[1]))
-    return F.cross_entropy(logits.to(state.dtype), values.part.id_labels_B.to(state.device))
+    return F.cross_entropy(logits.to(state.dtype), to_device(values.part.id_labels_B, state.device))
 
 
 def _transform(values: StepValues) -> Tensor:
@@ -124,7 +124,7 @@ def _transform_logits(values: StepValues) -> tuple[Tensor, TransformDraws]:
     """The transformation head's output for a second, transformed view of some patches, and the truth."""
     state, part = values.state, values.part
     draws = part.transforms.to(state.device)
-    heard_BVFT = values.patches_BPFT[:, part.view_columns_V.to(state.device)]
+    heard_BVFT = values.patches_BPFT[:, to_device(part.view_columns_V, state.device)]
     views_BVFT = apply_transforms(heard_BVFT, draws, state.model.noise_M)
     latents = state.model.encoder(views_BVFT.flatten(0, 1), recompute=values.plan.recompute_encoder)
     return state.model.heads.transform(clip_latents(latents, views_BVFT.shape[1])), draws

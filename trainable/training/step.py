@@ -17,7 +17,7 @@ from trainable.device.autocast import CudaAutocastOnMeta
 from trainable.errors import ConfigError
 from trainable.execution_plan import ExecutionPlan
 from trainable.model.codebook import BatchStatistics
-from trainable.training.batch import Batch
+from trainable.training.batch import Batch, to_device
 from trainable.training.losses import StepValues, loss_names, loss_terms
 from trainable.training.phases import PhaseState
 from trainable.training.state import TrainState
@@ -69,7 +69,8 @@ def load_patches(frames_TF: Tensor, starts_BP: Tensor, state: TrainState) -> Ten
     Cut patches have the features' layout, mel bins next to each other; every convolution that reads them would copy
     them into its own, so they are copied once here.
     """
-    patches_BPFT = gather_patches(frames_TF, starts_BP.to(frames_TF.device), patch_frames=state.geometry.patch_frames)
+    starts_BP = to_device(starts_BP, frames_TF.device)
+    patches_BPFT = gather_patches(frames_TF, starts_BP, patch_frames=state.geometry.patch_frames)
     return patches_BPFT.to(device=state.device, dtype=state.dtype, non_blocking=True).contiguous()
 
 
@@ -120,7 +121,7 @@ def _micro_losses(
     with torch.no_grad():
         statistics.add(model.codebook.statistics(rows_ND, quantized.codes_NM))
         if not phase.codebook_frozen:
-            candidates_K = part.candidate_rows_K.to(state.device)
+            candidates_K = to_device(part.candidate_rows_K, state.device)
             model.codebook.offer(statistics, rows_ND, quantized.codes_NM, candidates_K, first_row)
     with mixed_precision(plan, state.device):
         grid_XDHW = model.codebook.grid(quantized.vectors_ND)
