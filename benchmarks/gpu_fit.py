@@ -1,21 +1,37 @@
-"""Fits a device profile to the results of `benchmarks.gpu_memory`: times by least squares, margin from the worst."""
+"""Fits a device profile to what `benchmarks.gpu_session` or `benchmarks.gpu_memory` measured on a card.
 
-from collections.abc import Mapping, Sequence
+    python -m benchmarks.gpu_fit benchmarks/results/h100 --output trainable/memory/profiles/h100.json
+
+Needs no card. Times come from least squares, workspaces from the allocator's peaks, the margin from the worst of these,
+context and libraries from the fresh processes whose memory the driver counted. Rows in float16 are left out: that type
+is chosen only on cards without bfloat16, whose kernels are others.
+"""
+
+import argparse
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_cases import DATA, Case
+from benchmarks.gpu_cases import DATA, Case, cases, timed_cases
+from trainable.commandline import add_flag, run
+from trainable.errors import ConfigError
 from trainable.execution_plan import ExecutionPlan
-from trainable.memory.calibrate import Measured, recalibrated
+from trainable.memory.calibrate import Measured, errors_of, recalibrated
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
 from trainable.units import MIB
 
-LARGE_BYTES = 256 * MIB
-"""In smaller peaks, the units in which the allocator reserves memory dominate; these are counted separately."""
 Row = Mapping[str, Any]
+LIBRARIES_MIB = 126
+"""What cuBLAS and cuDNN add to the context on an H100 (`benchmarks.gpu_session --only context`); only the sum of both
+matters to a prediction."""
 
 
 def calibrated(
@@ -26,33 +42,36 @@ def calibrated(
     Parameters
     ----------
     rows
-        Measured rows of the table without failed ones.
+        Measured rows without failed ones, with any of ``allocated_bytes``, ``step_seconds``, and ``driver_bytes``
+        beside ``reserved_bytes``. Those without a known case and those in float16 are ignored.
     cases
-        By name, the case of each row. Rows without a known case are ignored.
+        By name, the case of each row.
     profile
         Provides the values that were not measured.
     total_bytes
         Memory of the card.
     """
-    known = [row for row in rows if row["case"] in cases]
-    measured: dict[str, Any] = {
-        "name": name,
-        "total_bytes": total_bytes,
-        "context_bytes": max(
-            0, max(row["driver_bytes"] - row["reserved_bytes"] for row in known) - profile.library_bytes
-        ),
-        "fragmentation_share": _fragmentation(known, profile),
-    }
-    started = replace(profile, **(measured | time_quantities(known, cases, profile)))
-    peaks = [Measured(cases[row["case"]].config, cases[row["case"]].plan, row["allocated_bytes"]) for row in known]
-    return recalibrated(started, peaks, DATA)
+    known = [row for row in rows if row["case"] in cases and cases[row["case"]].plan.precision != "amp_float16"]
+    outside = [row["driver_bytes"] - row["reserved_bytes"] for row in known if "driver_bytes" in row]
+    measured: dict[str, Any] = {"name": name, "total_bytes": total_bytes, **time_quantities(known, cases, profile)}
+    if outside:
+        library_bytes = min(LIBRARIES_MIB * MIB, max(outside))
+        # The driver gives memory in units of 2 MiB.
+        measured |= {"library_bytes": library_bytes, "context_bytes": _rounded(max(outside) - library_bytes, 2 * MIB)}
+    return recalibrated(replace(profile, **measured), peaks_of(known, cases), DATA)
 
 
-def _fragmentation(rows: Sequence[Row], profile: DeviceProfile) -> float:
-    """Largest excess of reserved bytes over allocated bytes and the allocator's units, as a share of the allocated."""
-    large = [row for row in rows if row["allocated_bytes"] > LARGE_BYTES] or list(rows)
-    units = profile.small_segment_bytes + profile.large_segment_bytes
-    return max(0.0, *((row["reserved_bytes"] - units) / row["allocated_bytes"] - 1.0 for row in large))
+def peaks_of(rows: Iterable[Row], cases: Mapping[str, Case]) -> list[Measured]:
+    """The peaks among the rows."""
+    return [
+        Measured(cases[row["case"]].config, cases[row["case"]].plan, row["allocated_bytes"])
+        for row in rows
+        if "allocated_bytes" in row
+    ]
+
+
+def _rounded(size_bytes: int, unit_bytes: int) -> int:
+    return math.ceil(size_bytes / unit_bytes) * unit_bytes
 
 
 TIMES = (
@@ -74,13 +93,14 @@ def time_quantities(rows: Sequence[Row], cases: Mapping[str, Case], profile: Dev
     linear in the shares, m and k. Mixed precision multiplies the shares, so rows that combine it with one are ignored.
     """
     planner = Planner(DATA, budget_bytes=None, profile=profile)
+    timed = [row for row in rows if "step_seconds" in row]
     plain = {
         str(case.config.flat()): row
-        for row in rows
+        for row in timed
         if (case := cases[row["case"]]).plan == ExecutionPlan(micro_batch_clips=case.config.patch.batch_size)
     }
     equations, ratios = [], []
-    for row in rows:
+    for row in timed:
         case = cases[row["case"]]
         plan, base = case.plan, plain.get(str(case.config.flat()))
         shares = (plan.recompute_encoder, plan.recompute_decoder, plan.data_placement == "host")
@@ -102,3 +122,53 @@ def time_quantities(rows: Sequence[Row], cases: Mapping[str, Case], profile: Dev
     if "amp_time_share" in values:
         values["amp_time_share"] += 1.0
     return {quantity: round(max(0.0, value), 4) for quantity, value in values.items()}
+
+
+def read_session(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of a session's tables with numbers as numbers, failed ones left out, and the versions it ran on.
+
+    Raises ConfigError if the folder holds no session.
+    """
+    try:
+        versions = json.loads((folder / "session.json").read_text(encoding="utf-8"))["versions"]
+    except (OSError, ValueError, KeyError):
+        raise ConfigError(f"{folder} holds no results of benchmarks.gpu_session") from None
+    rows: list[dict[str, Any]] = []
+    for name in ("table", "driver", "times"):
+        path = folder / f"{name}.csv"
+        if not path.exists():
+            continue
+        for row in csv.DictReader(path.open(newline="", encoding="utf-8")):
+            numbers: dict[str, Any] = {"case": row["case"]}
+            if row.get("median_ms"):
+                numbers["step_seconds"] = float(row["median_ms"]) / 1e3
+            elif not row.get("failed"):
+                wanted = ("allocated_bytes", "reserved_bytes", "driver_bytes")
+                numbers |= {column: int(row[column]) for column in wanted if row.get(column)}
+            if len(numbers) > 1:
+                rows.append(numbers)
+    return rows, versions
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_fit", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", metavar="DIR", help="results of benchmarks.gpu_session")
+    add_flag(parser, "output", metavar="FILE", required=True, help="the profile (JSON)")
+    arguments = parser.parse_args(argv)
+    rows, versions = read_session(Path(arguments.folder))
+    by_name = {case.name: case for case in (*cases(), *timed_cases())}
+    before = DeviceProfile()
+    after = calibrated(rows, by_name, before, name=versions["gpu"], total_bytes=versions["total_bytes"])
+    after.save(Path(arguments.output))
+    measured = peaks_of((row for row in rows if by_name[row["case"]].plan.precision != "amp_float16"), by_name)
+    for profile in (before, after):
+        errors = errors_of(measured, DATA, profile)
+        print(
+            f"{profile.name}: {len(measured)} peaks, median error {errors.median:.2%}, worst {errors.worst:.1%}, "
+            f"{errors.above_margin} above the margin of {profile.margin_share:.1%}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_cases import DATA, IDS, Case, cases, noise_train_clips
+from benchmarks.gpu_cases import DATA, IDS, Case, cases, noise_train_clips, timed_cases
 from benchmarks.gpu_in_process import DEVICE, PHASE_2, ShortEpochs, empty_allocator, measured
 from benchmarks.gpu_memory import row_of
 from benchmarks.gpu_packing import competing, packed_rows
@@ -207,41 +207,21 @@ def packing(profile: DeviceProfile, left: Left) -> Iterator[Row]:
         yield competing(4 * GIB)
 
 
-TIMED = ((16.0, 16, 16), (1.0, 64, 32), (1.0, 16, 8))
-"""Width, clips and patches: arithmetic counts in the first two, the launching of kernels in the last."""
 REPEATS = 9
 
 
 def times(profile: DeviceProfile, left: Left) -> Iterator[Row]:
     """Milliseconds of a step for one part of a plan at a time."""
-    clips = noise_train_clips()
-    for width, batch, patches in TIMED:
-        knobs = {"width": width, "batch_size": batch, "n_patches": patches, "kmeans_start": False}
-        config = TrialConfig.from_flat(PHASE_2 | knobs)
-        whole = ExecutionPlan(micro_batch_clips=batch)
-        plans = {
-            "plain": whole,
-            "encoder": replace(whole, recompute_encoder=True),
-            "decoder": replace(whole, recompute_decoder=True),
-            "2 micro-batches": replace(whole, micro_batch_clips=batch // 2),
-            "4 micro-batches": replace(whole, micro_batch_clips=batch // 4),
-            "chunk 1024": replace(whole, quantizer_chunk_rows=1_024),
-            "host": replace(whole, data_placement="host"),
-            "bfloat16": replace(whole, precision="amp_bfloat16"),
-            "float16": replace(whole, precision="amp_float16"),
-            "plain again": whole,
+    for case in timed_cases():
+        if left() < 0:
+            return
+        seconds = _seconds_of_steps(case.config.replace(**PHASE_2), case.plan)
+        yield {
+            "case": case.name,
+            "median_ms": 1e3 * statistics.median(seconds),
+            "least_ms": 1e3 * min(seconds),
+            "most_ms": 1e3 * max(seconds),
         }
-        for name, plan in plans.items():
-            if left() < 0:
-                return
-            seconds = _seconds_of_steps(config, plan)
-            milliseconds = {
-                "median_ms": 1e3 * statistics.median(seconds),
-                "least_ms": 1e3 * min(seconds),
-                "most_ms": 1e3 * max(seconds),
-            }
-            yield {"width": width, "clips": batch, "patches": patches, "plan": name, **milliseconds}
-    del clips
 
 
 def _seconds_of_steps(config: TrialConfig, plan: ExecutionPlan) -> list[float]:

@@ -148,7 +148,7 @@ def workspace_share(profile: DeviceProfile, measured: Sequence[Measured], data: 
 
 def _predicted(measured: Sequence[Measured], data: DataSizes, profile: DeviceProfile) -> list[int]:
     predictor = Predictor(data, profile)
-    return [predictor.predict(each.config, each.plan).allocated_bytes for each in measured]
+    return [predictor.allocated_bytes(each.config, each.plan) for each in measured]
 
 
 def _smallest(function: Callable[[float], float], low: float, high: float) -> float:

@@ -66,7 +66,7 @@ class DeviceProfile:
     split_sums: float = 64.0
     """Parts in which cuDNN sums up the gradient of a convolution's weights, so that small batches fill the card too:
     each takes as many bytes as the weights. Measured on an H100."""
-    split_sums_most_bytes: int = 24 * MIB
+    split_sums_most_bytes: int = 8 * MIB
     """At most this much: larger weights are summed in fewer parts. Likewise."""
 
     block_bytes: int = 512
