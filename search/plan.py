@@ -46,7 +46,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "decoder": ("decoder",),
     "heads": ("heads", "losses"),
     "backward": ("backward",),
-    "workspace": ("workspace",),
+    "workspace": ("workspace", "split sums"),
     "data": ("data", "patches"),
     "device": ("context", "libraries", "fragmentation", "margin"),
 }

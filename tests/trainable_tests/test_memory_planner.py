@@ -1,6 +1,5 @@
 """The planner picks the fastest plan that fits, says why none does, and always finds a smaller one or ends."""
 
-import math
 import pickle
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from trainable.device.cap import allocator_cap_bytes, cap_process_memory, pin_se
 from trainable.errors import BudgetError, ConfigError
 from trainable.execution_plan import ExecutionPlan, PlanRequest
 from trainable.memory import predict
+from trainable.memory.allocator import SMALL_UNIT_BYTES
 from trainable.memory.planner import Planner
 from trainable.memory.predict import DataSizes
 from trainable.memory.profile import DeviceProfile, MeasuredPeak
@@ -74,9 +74,8 @@ def test_nothing_smaller_is_overlooked_where_mixed_precision_is_allowed(width: f
     choice = planner(560 * MIB).plan(config)
     assert not choice.fits
     asked = planner()
-    assert choice.predicted_bytes == min(
-        asked.predict(config, plan).predicted_bytes for plan in asked.candidates(config)
-    )
+    least = min(asked.predict(config, plan).predicted_bytes for plan in asked.candidates(config))
+    assert choice.predicted_bytes - SMALL_UNIT_BYTES <= least <= choice.predicted_bytes
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
@@ -96,8 +95,8 @@ def test_smaller_plans_need_less(config: TrialConfig) -> None:
             if same and plan.data_placement == other.data_placement and plan.precision == other.precision:
                 smaller = plan.micro_batch_clips <= other.micro_batch_clips
                 if smaller and plan.quantizer_chunk_rows <= other.quantizer_chunk_rows:
-                    allowed = other_prediction.predicted_bytes + math.ceil(more * (1 + asked.profile.margin_share))
-                    assert prediction.predicted_bytes <= allowed
+                    # Of the tensors: what the allocator reserves beside them depends on how they follow each other.
+                    assert prediction.allocated_bytes <= other_prediction.allocated_bytes + more
 
 
 def _gradients_bytes(config: TrialConfig, asked: Planner) -> int:

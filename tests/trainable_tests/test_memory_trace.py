@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from trainable.config import TrialConfig
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.predict import program_of
-from trainable.memory.program import Allocation, Probe, Program
+from trainable.memory.program import Allocation, Probe, Program, Scale
 from trainable.memory.trace import Form, record, sizes_of, trace, trace_exactly
-from trainable.memory.tracker import WORKSPACE, MemoryTracker
+from trainable.memory.tracker import CUBLAS, SPLIT_SUMS, WORKSPACE, MemoryTracker
 from trainable.model.geometry import geometry_of
 from trainable.model.vqvae import make_model
 from trainable.training.state import make_state
 
 N_IDS = 3
-NO_WORKSPACE = {WORKSPACE: 0.0}
+NO_WORKSPACE = dict.fromkeys((WORKSPACE, SPLIT_SUMS, *CUBLAS), Scale(0.0))
 HOST_BLOCKS = 16 * 512
 """On a CPU the batch's own tensors, of one number each here, count as if they were on the device."""
 
@@ -54,14 +54,20 @@ cases = st.fixed_dictionaries(
 )
 
 
-def form_and_plan(case: dict[str, Any], precision: str = "float32") -> tuple[Form, ExecutionPlan, int]:
+def form_and_plan(
+    config: TrialConfig, case: dict[str, Any], precision: str = "float32"
+) -> tuple[Form, ExecutionPlan, int]:
     step = case["kind"] == "step"
+    total = case["clips"] * (2 if case["split"] else 1)
+    rows = geometry_of(config).codes_per_patch * case["n_patches"]
+    rows *= total if case["kind"] == "codebook_start" else case["clips"]
     form = Form(
         case["kind"],
         case["phase"] if step else 1,
         step and case["encoder"],
         step and case["decoder"],
         precision,  # type: ignore[arg-type]
+        one_chunk=rows <= case["chunk"],
     )
     plan = ExecutionPlan(
         micro_batch_clips=case["clips"],
@@ -70,11 +76,11 @@ def form_and_plan(case: dict[str, Any], precision: str = "float32") -> tuple[For
         quantizer_chunk_rows=case["chunk"],
         precision=form.precision,
     )
-    return form, plan, case["clips"] * (2 if case["split"] else 1)
+    return form, plan, total
 
 
 def predicted(config: TrialConfig, case: dict[str, Any], precision: str = "float32") -> int:
-    form, plan, total = form_and_plan(case, precision)
+    form, plan, total = form_and_plan(config, case, precision)
     program = program_of(config, N_IDS, form)
     assert program is not None, "the allocations of every pass should be proportional to its sizes"
     starts = case["kind"] == "codebook_start"
@@ -91,7 +97,7 @@ def predicted(config: TrialConfig, case: dict[str, Any], precision: str = "float
 
 def really_allocated(config: TrialConfig, case: dict[str, Any]) -> int:
     """The same pass on real tensors on the CPU, followed by the same tracker."""
-    form, plan, total = form_and_plan(case)
+    form, plan, total = form_and_plan(config, case)
     state = make_state(config, N_IDS, torch.device("cpu"))
     if case["kind"] != "codebook_start":
         for parameter in state.model.parameters():
@@ -114,7 +120,9 @@ def test_prediction_is_what_real_tensors_take(config: TrialConfig, case: dict[st
     spared = 3 * latents + 8192 * case["clips"] * 2
     # Codes go to the host, 8 bytes each; on a CPU that is the device, where they are put together once more.
     patch_codes = 8 * codes * config.quantizer.codebooks
-    host_codes = 2 * patch_codes * case["n_patches"] * form_and_plan(case)[2] if case["kind"] == "validation" else 0
+    host_codes = (
+        2 * patch_codes * case["n_patches"] * form_and_plan(config, case)[2] if case["kind"] == "validation" else 0
+    )
     assert real - HOST_BLOCKS - host_codes <= predicted(config, case) <= real + spared
 
 
@@ -122,7 +130,7 @@ def test_prediction_is_what_real_tensors_take(config: TrialConfig, case: dict[st
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(config=configs, case=cases, precision=st.sampled_from(["float32", "amp_bfloat16", "amp_float16"]))
 def test_one_trace_holds_for_every_size(config: TrialConfig, case: dict[str, Any], precision: str) -> None:
-    form, plan, total = form_and_plan(case, precision)
+    form, plan, total = form_and_plan(config, case, precision)
     program = trace_exactly(config, N_IDS, form, plan, total, case["n_patches"])
     exact = program.peak({}, scales=NO_WORKSPACE).allocated_bytes
     # With more codes than rows k-means begins with a row for some codes only; the trace counts one for each.
@@ -149,7 +157,7 @@ def test_a_second_trace_confirms_every_structure(
     config: TrialConfig, case: dict[str, Any], precision: str, weights: dict[str, float]
 ) -> None:
     """Planning trusts one trace: that a structure's allocations are proportional to its sizes is made sure of here."""
-    trace(config.replace(**weights), N_IDS, form_and_plan(case, precision)[0], verify=True)
+    trace(config.replace(**weights), N_IDS, form_and_plan(config, case, precision)[0], verify=True)
 
 
 def test_a_third_trace_agrees() -> None:
@@ -165,7 +173,7 @@ def test_a_second_step_needs_no_more(precision: str) -> None:
     config = TrialConfig.from_flat({"width": 0.25, "latent_dim": 8})
     case = {"kind": "step", "phase": 2, "clips": 2, "n_patches": 2, "split": False}
     case |= {"chunk": 64, "encoder": False, "decoder": False}
-    form, plan, total = form_and_plan(case, precision)
+    form, plan, total = form_and_plan(config, case, precision)
     program = trace_exactly(config, N_IDS, form, plan, total, 2)
     parts = program.peak({}, scales=NO_WORKSPACE).parts
     model = make_model(config, N_IDS)

@@ -90,12 +90,12 @@ class Planner:
             fastest = self.predict(config, candidates[0])
             if self._fits(fastest):
                 return self._answer(candidates[0], fastest)
-        smallest = min(self._lean(candidates), key=lambda plan: self.predict(config, plan).predicted_bytes)
+        lean = self._lean(candidates)
+        smallest = min(lean, key=lambda plan: self.predict(config, plan).predicted_bytes)
         least = self.predict(config, smallest)
-        if not self._fits(least):
-            return self._answer(smallest, least, why_not=self._why_not(smallest, least))
-        if self.request.smallest:
-            return self._answer(smallest, least)
+        why_not = "" if self._fits(least) else self._why_not(smallest, least)
+        if self.request.smallest or (why_not and self._far_too_large(config, lean)):
+            return self._answer(smallest, least, why_not=why_not)
         assert self.budget_bytes is not None
         too_large: list[ExecutionPlan] = [candidates[0]]
         for plan in candidates[1:]:
@@ -105,7 +105,13 @@ class Planner:
             if self._predictor.fits(config, plan, self.budget_bytes):
                 return self._answer(plan, self.predict(config, plan))
             too_large.append(plan)
-        return self._answer(smallest, least)
+        return self._answer(smallest, least, why_not=why_not)
+
+    def _far_too_large(self, config: TrialConfig, lean: list[ExecutionPlan]) -> bool:
+        """Whether no plan's tensors alone fit; what the allocator reserves beside them is not least where they are."""
+        assert self.budget_bytes is not None
+        tensors_bytes = min(self._predictor.allocated_bytes(config, plan) for plan in lean)
+        return tensors_bytes + self.profile.outside_bytes > self.budget_bytes
 
     def predict(self, config: TrialConfig, plan: ExecutionPlan) -> Prediction:
         """The peak of a configuration under any plan."""

@@ -1,0 +1,88 @@
+"""What the allocator reserves: its rules by hand, and over whole trainings as a card's allocator was recorded."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu_cases import DATA, cases
+from trainable.memory.allocator import LARGE_UNIT_BYTES, Allocator, Pool
+from trainable.memory.planner import Planner
+from trainable.memory.profile import DeviceProfile
+from trainable.units import MIB
+
+RECORDED = Path(__file__).parent / "golden" / "allocator_events.json.gz"
+"""Every block over 1 MiB that trainings took (size) and freed (−1 − the number of the block), by case."""
+
+
+def test_the_smallest_free_block_that_is_large_enough_is_taken() -> None:
+    pool = Pool(20 * MIB)
+    first, gap, second, small_gap, last = (pool.allocate(size * MIB) for size in (4, 6, 2, 3, 5))
+    assert pool.mapped_bytes == 20 * MIB
+    pool.free(gap, 6 * MIB)
+    pool.free(small_gap, 3 * MIB)
+    assert pool.allocate(3 * MIB) == small_gap
+    assert pool.allocate(2 * MIB) == gap, "what is left of a block stays free"
+    assert pool.allocate(4 * MIB) == gap + 2 * MIB
+    pool.free(first, 4 * MIB)
+    pool.free(second, 2 * MIB)
+    assert pool.allocate(5 * MIB) == 20 * MIB, "two free blocks are one only if they are neighbours"
+    assert pool.mapped_bytes == 40 * MIB
+    assert last == 15 * MIB
+
+
+def test_neighbours_merge_and_the_range_grows_by_what_is_missing() -> None:
+    pool = Pool(20 * MIB)
+    addresses = [pool.allocate(10 * MIB) for _ in range(4)]
+    pool.free(addresses[1], 10 * MIB)
+    pool.free(addresses[3], 10 * MIB)
+    pool.free(addresses[2], 10 * MIB)
+    assert pool.allocate(35 * MIB) == 10 * MIB
+    assert pool.mapped_bytes == 60 * MIB
+
+
+def test_the_last_block_is_spared_for_what_only_it_can_hold() -> None:
+    """The allocator counts the last block as large as the range can grow."""
+    pool = Pool(20 * MIB)
+    first, _ = pool.allocate(15 * MIB), pool.allocate(1 * MIB)
+    pool.free(first, 15 * MIB)  # 4 MiB are free at the end
+    assert pool.allocate(3 * MIB) == first
+
+
+def test_a_cap_must_hold_the_request_rounded_up() -> None:
+    allocator = Allocator()
+    allocator.allocate(30 * MIB)  # 10 MiB stay free
+    allocator.allocate(25 * MIB)
+    assert allocator.reserved_bytes == 60 * MIB
+    assert allocator.needed_bytes == 40 * MIB + 26 * MIB
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, dict[str, object]]:
+    with gzip.open(RECORDED, "rt", encoding="utf-8") as file:
+        values: dict[str, dict[str, object]] = json.load(file)
+    return values
+
+
+def test_recorded_events_reserve_what_the_card_reserved(recorded: dict[str, dict[str, object]]) -> None:
+    for name, training in recorded.items():
+        pool, live = Pool(LARGE_UNIT_BYTES), []
+        events: list[int] = training["events"]  # type: ignore[assignment]
+        for event in events:
+            if event >= 0:
+                live.append((pool.allocate(event), event))
+            else:
+                pool.free(*live[-1 - event])
+        assert pool.mapped_bytes == training["large_reserved_bytes"], name
+
+
+def test_predictions_cover_what_the_card_reserved(recorded: dict[str, dict[str, object]]) -> None:
+    """Recorded on a card that computes nothing, whose convolutions need no workspace."""
+    profile = DeviceProfile(convolution_workspace_share=0.0, split_sums=0.0, margin_share=0.0)
+    planner, by_name = Planner(DATA, budget_bytes=None, profile=profile), {case.name: case for case in cases()}
+    for name, training in recorded.items():
+        case, reserved_bytes = by_name[name], training["reserved_bytes"]
+        said = planner.predict(case.config, case.plan)
+        assert reserved_bytes <= said.reserved_bytes <= 1.15 * reserved_bytes + 2 * MIB, name  # type: ignore[operator]
+        assert said.allocated_bytes == pytest.approx(training["allocated_bytes"], rel=2e-3), name
