@@ -127,7 +127,7 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "code_gradient": ("straight_through", "rotation"),
     "allow_amp": (False, True),
 }
-PROMISES = 150
+PROMISES = 500
 
 
 def promise(profile: DeviceProfile, left: Left) -> Iterator[Row]:
