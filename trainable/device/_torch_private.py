@@ -59,7 +59,15 @@ MEM_TRACKER = PrivateName(
     "is the reference for benchmarks.prediction",
     _WRITTEN_FOR,
 )
-NAMES = (CLEAR_WORKSPACES, FUSED_DEVICES, SCALE, DISPATCH_MODE, FAKE_TENSOR_MODE, MEM_TRACKER)
+ALLOCATOR_SETTINGS = PrivateName(
+    "torch",
+    "torch._C",
+    "_accelerator_setAllocatorSettings",
+    "changes the allocator's settings after it has started; without it a driver that refuses expandable segments, "
+    "or code that used CUDA before, cannot be made up for",
+    _WRITTEN_FOR,
+)
+NAMES = (CLEAR_WORKSPACES, ALLOCATOR_SETTINGS, FUSED_DEVICES, SCALE, DISPATCH_MODE, FAKE_TENSOR_MODE, MEM_TRACKER)
 
 
 def __getattr__(name: str) -> Any:
@@ -72,6 +80,11 @@ def __getattr__(name: str) -> Any:
 def clear_workspaces() -> None:
     """Returns the workspaces of cuBLAS on all devices to the allocator."""
     CLEAR_WORKSPACES.get()()
+
+
+def set_allocator_settings(settings: str) -> None:
+    """Gives a running allocator other settings, in the form of ``PYTORCH_ALLOC_CONF``."""
+    ALLOCATOR_SETTINGS.get()(settings)
 
 
 @contextmanager
