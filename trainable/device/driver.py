@@ -11,7 +11,7 @@ _log = logging.getLogger(__name__)
 
 
 def process_bytes(device: int) -> int | None:
-    """GPU memory of this process on the card of a number as NVML counts it: context, libraries and what the allocator reserved.
+    """GPU memory of this process on a card as NVML counts it: context, libraries and what the allocator reserved.
 
     None where NVML does not tell: without the package nvidia-ml-py, without NVIDIA's driver, where it hides processes,
     or in a container whose process numbers are not the host's.
