@@ -103,7 +103,8 @@ class EpochReport:
     peak_bytes: int
     """Measured peak of the CUDA allocator; 0 on a CPU."""
     driver_bytes: int = 0
-    """Peak of everything that the driver counts for the process; 0 on a CPU and where the driver does not tell."""
+    """Peak of everything that the driver counts for the process, since the last recovery in the epoch if there was one,
+    as `peak_bytes`; 0 on a CPU and where the driver does not tell."""
     cap_bytes: int = 0
     """What the allocator could reserve: the budget less what lies outside it; 0 on a CPU and without a budget."""
     predicted_bytes: int

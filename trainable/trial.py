@@ -91,17 +91,17 @@ class PlannedTrial:
             return self
         while (needed := memory.predicted_bytes - cap.planned_outside_bytes) > cap.cap_bytes:
             why = (
-                f"({memory.plan.describe()}) is predicted to need {format_bytes(needed)} of the allocator, which has "
+                f"is predicted to need {format_bytes(needed)} of the allocator, which has "
                 f"{format_bytes(cap.cap_bytes)}: the driver counts {format_bytes(cap.outside_bytes)} for context and "
                 f"libraries, {format_bytes(cap.outside_bytes - cap.planned_outside_bytes)} more than was planned"
             )
             smaller = self.next_smaller(memory.plan)
             if smaller is None:
                 raise BudgetError(
-                    f"no plan fits the {format_bytes(cap.budget_bytes)} budget: the smallest, {why}; give a larger "
+                    f"no plan fits the {format_bytes(cap.budget_bytes)} budget: the smallest {why}; give a larger "
                     "--gpu-memory-budget, or a --profile measured on this GPU"
                 )
-            events += (f"{PLAN_TOO_LARGE}: {why}; trains with ({smaller.describe()})",)
+            events += (f"{PLAN_TOO_LARGE}: ({memory.plan.describe()}) {why}; trains with ({smaller.describe()})",)
             predicted_bytes, allocated_bytes = self.predicted(smaller)
             memory = MemoryPlan(smaller, predicted_bytes, allocated_bytes=allocated_bytes)
         return replace(self, memory=memory, events=events)
