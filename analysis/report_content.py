@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.advice import Advice, next_steps
@@ -21,7 +22,7 @@ from analysis.importance import Importances, importances
 from analysis.pruning import pruning_savings
 from analysis.results import RunResults
 from analysis.style import Message
-from analysis.tables import Table, ends_table, plans_table, run_table, searched_table, top_table
+from analysis.tables import Table, ends_table, memory_bytes, plans_table, run_table, searched_table, top_table
 from analysis.winner_model import WinnerModel, restore_winner
 from trainable.data.clips import Split
 from trainable.record import TrialEnd
@@ -142,9 +143,9 @@ def _tiles(
     if run.best_number is not None:
         best = run.ranked.iloc[0]
         tiles.append(("validation AUC", f"{best['final_auc']:.3f}", f"trial {run.best_number}, epoch {best['epochs']}"))
-        peak = int(best["peak_bytes"]) or int(best["predicted_bytes"])
+        peak = memory_bytes(best)
         if peak:
-            how = "measured" if best["peak_bytes"] else "predicted"
+            how = "by the driver" if best["driver_bytes"] else "measured" if best["peak_bytes"] else "predicted"
             budget = run.manifest.gpu_memory_budget_bytes
             tiles.append(
                 ("GPU memory", format_bytes(peak), f"{how}; budget {format_bytes(budget) if budget else 'none'}")
@@ -294,6 +295,39 @@ PLAN_WORDS = (
 )
 
 
+EVENTS_SHOWN = 10
+"""Events of the trials' memory that the report quotes; the rest are counted."""
+
+
+def driver_text(trials: pd.DataFrame, *, budget_bytes: int | None) -> str:
+    """What the driver counted for the trials' processes, beside the budget; empty where it did not tell."""
+    counted = trials.loc[trials["driver_bytes"] > 0, "driver_bytes"]
+    if not len(counted):
+        return ""
+    text = f"By the driver's count the largest process took {format_bytes(int(counted.max()))}"
+    if budget_bytes is None:
+        return f"{text}; there was no budget."
+    above = [str(number) for number in counted.index[counted > budget_bytes]]
+    kept = (
+        f"above it: trial {', '.join(above)}" if above else f"none of the {len(counted)} that were counted exceeded it"
+    )
+    return f"{text} of a budget of {format_bytes(budget_bytes)}; {kept}."
+
+
+def events_text(run: RunResults) -> str:
+    """What happened to the trials' memory while they trained; empty if nothing did."""
+    events = [
+        f"trial {number}, {event}"
+        for number, record in sorted(run.records.items())
+        for report in record.epochs
+        for event in report.events
+    ]
+    if not events:
+        return ""
+    more = f" And {len(events) - EVENTS_SHOWN} more." if len(events) > EVENTS_SHOWN else ""
+    return f"What happened to memory: {'. '.join(events[:EVENTS_SHOWN])}.{more}"
+
+
 def _memory(run: RunResults) -> Section:
     budget = run.manifest.gpu_memory_budget_bytes
     section = Section("What it costs: memory and time", tables=[plans_table(run)])
@@ -303,6 +337,7 @@ def _memory(run: RunResults) -> Section:
     )
     section.text.append(PLAN_WORDS)
     section.text.append(infeasible_text(run.trials, budget_text=run.budget_text))
+    section.text += [each for each in (driver_text(run.trials, budget_bytes=budget), events_text(run)) if each]
     figures: list[tuple[Callable[[], Figure], str]] = [
         (lambda: auc_against_memory(run.trials, budget_bytes=budget), "AUC against peak memory."),
         (lambda: auc_against_time(run.trials), "AUC against seconds an epoch."),

@@ -192,8 +192,9 @@ def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...
 
     Columns: end, reason, failures, epochs, final_auc and final_pauc (last epoch), best_auc, best_epoch,
     predicted_bytes, predicted_allocated_bytes (the allocator's only, to compare with peak_bytes; 0 if it was not
-    recorded), peak_bytes (largest measured, 0 on a CPU), plan (a phrase), micro_batch_clips, recompute,
-    precision, epoch_seconds (median), hours, draws (candidates that the sampler tried for it), started and
+    recorded), peak_bytes (largest measured, 0 on a CPU), driver_bytes (the driver's largest count for the process, 0
+    where it did not tell), cap_bytes (the allocator's last cap, 0 without), plan (a phrase), micro_batch_clips,
+    recompute, precision, epoch_seconds (median), hours, draws (candidates that the sampler tried for it), started and
     completed (if the study has them), and ``params_*``.
     """
     studied = {trial.number: trial for trial in proposed}
@@ -233,6 +234,8 @@ def _record_row(record: TrialRecord) -> dict[str, Any]:
         "predicted_bytes": record.start.predicted_bytes,
         "predicted_allocated_bytes": _allocated(record),
         "peak_bytes": max((report.peak_bytes for report in epochs), default=0),
+        "driver_bytes": max((report.driver_bytes for report in epochs), default=0),
+        "cap_bytes": epochs[-1].cap_bytes if epochs else 0,
         **_plan_columns(plan),
         "epoch_seconds": _median_seconds(epochs),
         "hours": sum(report.epoch_seconds for report in epochs) / 3600,
@@ -263,6 +266,8 @@ def _proposal_row(trial: FrozenTrial | None) -> dict[str, Any] | None:
         "predicted_bytes": int(attrs.get("predicted_bytes") or 0),
         "predicted_allocated_bytes": int(attrs.get("predicted_allocated_bytes") or 0),
         "peak_bytes": 0,
+        "driver_bytes": 0,
+        "cap_bytes": 0,
         **_plan_columns(None),
         "epoch_seconds": None,
         "hours": 0.0,

@@ -17,7 +17,7 @@ from trainable.config import DataConfig, TrialConfig
 from trainable.data.clips import ClipSet, Split, TrainClips
 from trainable.data.load import Dataset
 from trainable.detection.detector import Detector, build_detector
-from trainable.device.cap import cap_process_memory, gpu_name
+from trainable.device.cap import ProcessCap, cap_process_memory, gpu_name
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import BudgetError, NonFiniteError, RunError
 from trainable.execution_plan import PlanRequest, micro_batch_of, today
@@ -80,11 +80,11 @@ def retrain(
     base = record.start.config
     epochs = int(run.ranked["epochs"].loc[number])
     full = dataclasses.replace(dataset, train=all_normal_clips(dataset))
-    planner = None if device == "cpu" else _planner(run, full, base, device)
+    planner, cap = (None, None) if device == "cpu" else _planner(run, full, base, device)
     trials = []
     for index in range(seeds):
         config = base.replace(seed=(base.seed + index) % 2**31)
-        trial = _trial(config, full, planner, device)
+        trial = _trial(config, full, planner, cap, device)
         try:
             while trial.epoch < epochs:
                 losses = trial.trainer.train_epoch()
@@ -117,22 +117,24 @@ def retrain(
     return Retrained(dataclasses.replace(detector, made=made), held_out)
 
 
-def _planner(run: RunResults, dataset: Dataset, config: TrialConfig, device: str) -> Planner:
-    """Returns a planner for the training clips with the run's budget, flags and profile; caps this process's memory."""
+def _planner(run: RunResults, dataset: Dataset, config: TrialConfig, device: str) -> tuple[Planner, ProcessCap | None]:
+    """Returns a planner for the training clips with the run's budget, flags and profile, and this process's cap."""
     options, budget_bytes = today(run.manifest.options), run.manifest.gpu_memory_budget_bytes
     steps, saved = options.get("gradient_accumulation_steps"), options.get("profile")
     micro = None if steps is None else micro_batch_of(config.patch.batch_size, steps)
     request = PlanRequest.of_options(options, micro_batch_clips=micro)
     profile = DeviceProfile.for_gpu(gpu_name(device)) if saved is None else DeviceProfile.from_dict(saved)
-    cap_process_memory(budget_bytes, device, profile.outside_bytes)
-    return Planner.for_dataset(dataset, budget_bytes=budget_bytes, request=request, profile=profile)
+    cap = cap_process_memory(budget_bytes, device, profile.outside_bytes, profile.amp_precision)
+    return Planner.for_dataset(dataset, budget_bytes=budget_bytes, request=request, profile=profile), cap
 
 
-def _trial(config: TrialConfig, dataset: Dataset, planner: Planner | None, device: str) -> Trial:
+def _trial(
+    config: TrialConfig, dataset: Dataset, planner: Planner | None, cap: ProcessCap | None, device: str
+) -> Trial:
     """Returns a trial under the fastest plan that fits. Raises BudgetError if none does."""
     if planner is None:
         return Trial(PlannedTrial.whole_batch(config), dataset, device=device)
     memory = planner.plan(config)
     if not memory.fits:
         raise BudgetError(f"{memory.reason}; retrain on the CPU, or another trial")
-    return Trial(PlannedTrial(config, memory, planner), dataset, device=device)
+    return Trial(PlannedTrial(config, memory, planner, cap), dataset, device=device)

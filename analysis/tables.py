@@ -93,6 +93,11 @@ def _spread(values: "pd.Series[Any]", distribution: BaseDistribution | None) -> 
     return ends[0] if ends[0] == ends[1] else f"{ends[0]} … {ends[1]}"
 
 
+def memory_bytes(row: pd.Series) -> int:
+    """A trial's memory as well as it is known: the driver's count, the allocator's peak, the prediction; 0 if none."""
+    return int(row["driver_bytes"] or row["peak_bytes"] or row["predicted_bytes"])
+
+
 def top_table(run: RunResults, count: int = 5) -> Table:
     """The best trials by validation AUC."""
     rows = []
@@ -104,9 +109,7 @@ def top_table(run: RunResults, count: int = 5) -> Table:
                 f"{row['final_pauc']:.3f}",
                 f"{row['epochs']} of {run.manifest.max_epochs}",
                 str(row["end"]).replace("_", " "),
-                format_bytes(row["peak_bytes"] or row["predicted_bytes"])
-                if row["peak_bytes"] or row["predicted_bytes"]
-                else "–",
+                format_bytes(memory) if (memory := memory_bytes(row)) else "–",
                 f"{row['epoch_seconds']:.3g} s",
                 ", ".join(
                     f"{name} {_whole(row[PARAM + name], run.distributions.get(name))}"

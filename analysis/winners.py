@@ -48,6 +48,8 @@ class Winner:
     """Why there is no held-out AUC."""
     shared: bool = False
     """Whether that reason holds for all trials of the run."""
+    driver_bytes: int = 0
+    """The driver's largest count for its process; 0 on a CPU and where the driver did not tell."""
 
 
 def find_winners(
@@ -94,6 +96,7 @@ def find_winners(
                 plan=None if plan is None else plan.to_dict(),
                 missing=missing,
                 shared=bool(reason),
+                driver_bytes=int(row["driver_bytes"]),
             )
         )
     return winners, [reason] if reason else []
@@ -155,7 +158,9 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def memory_text(winner: Winner) -> str:
-    """Measured memory if there is any, else predicted."""
+    """Measured memory if there is any, by the driver where it told; else predicted."""
+    if winner.driver_bytes:
+        return f"{format_bytes(winner.driver_bytes)} by the driver"
     if winner.peak_bytes:
         return f"{format_bytes(winner.peak_bytes)} measured"
     return f"{format_bytes(winner.predicted_bytes)} predicted" if winner.predicted_bytes else "–"

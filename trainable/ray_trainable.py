@@ -12,9 +12,9 @@ import torch
 from ray import tune
 
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
-from trainable.device.cap import MemoryInUse, memory_in_use
+from trainable.device.cap import MemoryInUse, measured_outside_bytes, memory_in_use
 from trainable.device.out_of_memory import is_out_of_memory
-from trainable.errors import CheckpointError, NonFiniteError, RunError
+from trainable.errors import BudgetError, CheckpointError, NonFiniteError, RunError
 from trainable.record import EpochReport, TrialEnd, TrialStart
 
 REPORT, ENDED, REASON, UNWRITTEN = "report", "ended", "reason", "unwritten"
@@ -57,8 +57,7 @@ class RayTrial(tune.Trainable):
         try:
             self.cleanup()
             now = memory_in_use()
-            if self._baseline.outside_bytes is None:
-                # Without a context before the first trial, the memory outside the allocator after it is the baseline.
+            if self._baseline.outside_bytes is None:  # nothing was measured: the first trial's rest is the baseline
                 self._baseline = dataclasses.replace(self._baseline, outside_bytes=now.outside_bytes)
             kept = now.kept_since(self._baseline)
             if kept is not None:
@@ -78,6 +77,9 @@ class RayTrial(tune.Trainable):
         self._label = str(config["label"])
         self._name_process(self._label)
         self._trial = self._guarded(lambda: self._make(int(config["reported"])))
+        if self._baseline.outside_bytes is None:
+            # There was no context before the first trial: what was measured when it was capped is the baseline.
+            self._baseline = dataclasses.replace(self._baseline, outside_bytes=measured_outside_bytes())
 
     def _make(self, reported: int) -> Any:
         return begin_or_resume(lambda: self._factory(self._start), self._place, reported)
@@ -121,8 +123,8 @@ class RayTrial(tune.Trainable):
             self._ended = {UNWRITTEN: unwritten, METRIC: float("nan")}
         except NonFiniteError as error:
             self._ended = {ENDED: TrialEnd.NON_FINITE.value, REASON: str(error), METRIC: float("nan")}
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+        except (RuntimeError, MemoryError, BudgetError) as error:
+            if not isinstance(error, BudgetError) and not is_out_of_memory(error):
                 raise
             reason = f"{type(error).__name__}: {error}"
             self._ended = {ENDED: TrialEnd.OUT_OF_MEMORY.value, REASON: reason, METRIC: float("nan")}

@@ -102,6 +102,11 @@ class EpochReport:
     score_seconds: float
     peak_bytes: int
     """Measured peak of the CUDA allocator; 0 on a CPU."""
+    driver_bytes: int = 0
+    """Peak of everything that the driver counts for the process, since the last recovery in the epoch if there was one,
+    as `peak_bytes`; 0 on a CPU and where the driver does not tell."""
+    cap_bytes: int = 0
+    """What the allocator could reserve: the budget less what lies outside it; 0 on a CPU and without a budget."""
     predicted_bytes: int
     """Predicted peak of the plan in use, for the whole process; 0 if there was no prediction."""
     predicted_allocated_bytes: int = 0
@@ -109,7 +114,8 @@ class EpochReport:
     plan: ExecutionPlan | None = None
     """The plan in use; None in a report from a version that did not record it."""
     events: tuple[str, ...] = ()
-    """Out-of-memory recoveries and the like, one sentence each."""
+    """What happened to the trial's memory, one sentence each: ``epoch 3: out of memory under …`` (recovered),
+``… plan too large for the cap …`` (before its first epoch in a process), ``… over the budget …`` (by the driver)."""
 
     def to_dict(self) -> dict[str, Any]:
         return {**_shallow(self), "plan": {} if self.plan is None else self.plan.to_dict()}

@@ -94,20 +94,22 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     budget_bytes = parse_bytes(budget, "--gpu-memory-budget") if budget is not None else None
     given = DeviceProfile.load(Path(arguments.profile)) if arguments.profile else None
     profile = given or DeviceProfile.for_gpu(gpu_name(device))
-    cap_process_memory(budget_bytes, device, profile.outside_bytes)
+    cap = cap_process_memory(budget_bytes, device, profile.outside_bytes, profile.amp_precision)
     dataset = load_dataset(data)
     request = plan_request(arguments, config.patch.batch_size)
     planner = Planner.for_dataset(dataset, budget_bytes=budget_bytes, request=request, profile=profile)
     memory = planner.plan(config)
     if not memory.fits:
         raise BudgetError(memory.reason)
+    planned = PlannedTrial(config, memory, planner, cap).within_cap()
+    memory = planned.memory
     print(
         f"{dataset.machine_type}: {len(dataset.train)} training clips, {len(dataset.validation)} validation clips, "
         f"{len(dataset.ids)} machine ids; {len(dataset.skipped)} recordings skipped\n"
         f"plan: {memory.plan.describe()}; predicted peak {format_bytes(memory.predicted_bytes)} on {device}"
     )
     with _endings(0):
-        trial = Trial(PlannedTrial(config, memory, planner), dataset, device=device)
+        trial = Trial(planned, dataset, device=device)
     if folder is not None and list_checkpoints(folder):
         print(f"continuing from epoch {_resumed(trial, folder)} in {folder}")
     while not trial.done:
@@ -173,6 +175,8 @@ def _endings(epochs_done: int) -> Iterator[None]:
 
 def _line(report: EpochReport, epochs: int) -> str:
     memory = f"  peak {format_bytes(report.peak_bytes)}" if report.peak_bytes else ""
+    memory += f" of {format_bytes(report.cap_bytes)}" if report.cap_bytes else ""
+    memory += f", by the driver {format_bytes(report.driver_bytes)}" if report.driver_bytes else ""
     return (
         f"epoch {report.epoch:3d}/{epochs}  phase {report.phase}  loss {report.loss:.4f}  "
         f"rec {report.reconstruction_loss:.4f}  AUC {report.validation_auc:.3f}  pAUC {report.validation_pauc:.3f}  "

@@ -1,8 +1,9 @@
 """One trial, epoch by epoch: what every runner drives. Trains, scores validation clips, reports, saves, resumes."""
 
 import gc
+import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,8 @@ import torch
 from trainable.config import TrialConfig
 from trainable.data.clips import ClipSet, Split, TestClips
 from trainable.data.load import Dataset
+from trainable.device.cap import ProcessCap, driver_peak_bytes
+from trainable.errors import BudgetError
 from trainable.execution_plan import ExecutionPlan, MemoryPlan
 from trainable.record import EpochReport
 from trainable.scoring.codes import ClipCodes
@@ -20,6 +23,12 @@ from trainable.training.encode import EncodedClips
 from trainable.training.losses import shown_terms
 from trainable.training.seeds import derived_seed
 from trainable.training.trainer import Trainer
+from trainable.units import format_bytes
+
+_log = logging.getLogger(__name__)
+
+OVER_BUDGET, PLAN_TOO_LARGE = "over the budget", "plan too large for the cap"
+"""Names of a report's events beside the trainer's "out of memory": each follows its epoch, ``epoch 3: …``."""
 
 
 class PredictedPeak(Protocol):
@@ -53,6 +62,10 @@ class PlannedTrial:
     """The plan, and what it is predicted to need."""
     planner: NextPlans | None = None
     """Chooses the next plan after an out-of-memory error; without one the error ends the trial."""
+    cap: ProcessCap | None = None
+    """How the trial's process keeps to the budget; None on a CPU or without a budget."""
+    events: tuple[str, ...] = ()
+    """Plans that `within_cap` left for smaller ones; without their epoch."""
 
     @classmethod
     def whole_batch(cls, config: TrialConfig) -> "PlannedTrial":
@@ -62,6 +75,36 @@ class PlannedTrial:
     def next_smaller(self, plan: ExecutionPlan) -> ExecutionPlan | None:
         """The plan to continue with after `plan` ran out of memory; None if there is none."""
         return None if self.planner is None else self.planner.next_smaller(self.config, plan)
+
+    def within_cap(self) -> "PlannedTrial":
+        """The trial under a plan whose prediction fits the process's cap: its own, or the first smaller one that does.
+
+        A cap is smaller than planned where the driver counts more for context and libraries than the device profile.
+
+        Raises
+        ------
+        BudgetError
+            If no plan fits.
+        """
+        cap, memory, events = self.cap, self.memory, self.events
+        if cap is None or not memory.predicted_bytes:
+            return self
+        while (needed := memory.predicted_bytes - cap.planned_outside_bytes) > cap.cap_bytes:
+            why = (
+                f"is predicted to need {format_bytes(needed)} of the allocator, which has "
+                f"{format_bytes(cap.cap_bytes)}: the driver counts {format_bytes(cap.outside_bytes)} for context and "
+                f"libraries, {format_bytes(cap.outside_bytes - cap.planned_outside_bytes)} more than was planned"
+            )
+            smaller = self.next_smaller(memory.plan)
+            if smaller is None:
+                raise BudgetError(
+                    f"no plan fits the {format_bytes(cap.budget_bytes)} budget: the smallest {why}; give a larger "
+                    "--gpu-memory-budget, or a --profile measured on this GPU"
+                )
+            events += (f"{PLAN_TOO_LARGE}: ({memory.plan.describe()}) {why}; trains with ({smaller.describe()})",)
+            predicted_bytes, allocated_bytes = self.predicted(smaller)
+            memory = MemoryPlan(smaller, predicted_bytes, allocated_bytes=allocated_bytes)
+        return replace(self, memory=memory, events=events)
 
     def predicted(self, plan: ExecutionPlan) -> tuple[int, int]:
         """Predicted peak of a plan in bytes, and the allocator's part of it; zeros without predictions."""
@@ -84,6 +127,11 @@ class Trial:
         The same for all trials of a search.
     dtype
         Type of weights and features; float64 is for tests of exactness.
+
+    Raises
+    ------
+    BudgetError
+        If no plan fits the process's cap.
     """
 
     def __init__(
@@ -97,7 +145,10 @@ class Trial:
         self.config = planned.config
         self.dataset = dataset
         self.device = torch.device(device)
-        self._planned = planned
+        self._planned = planned = planned.within_cap()
+        self._waiting_events = list(planned.events)
+        self._most_bytes = 0 if planned.cap is None else planned.cap.budget_bytes
+        """The budget, or the driver's highest count above it so far; 0 without a budget."""
         self._trainer: Trainer | None = Trainer(
             planned.config,
             dataset.train,
@@ -147,7 +198,9 @@ class Trial:
         trained = time.perf_counter()
         scores = self._score_validation()
         ended = time.perf_counter()
-        events, trainer.events = tuple(trainer.events), []
+        driver_bytes = driver_peak_bytes(self.device)
+        events = (*self._events(trainer.epoch, driver_bytes), *trainer.events)
+        trainer.events = []
         predicted_bytes, predicted_allocated_bytes = self._planned.predicted(trainer.plan)
         return EpochReport(
             epoch=trainer.epoch,
@@ -174,11 +227,29 @@ class Trial:
             train_seconds=trained - begin,
             score_seconds=ended - trained,
             peak_bytes=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0,
+            driver_bytes=driver_bytes,
+            cap_bytes=0 if self._planned.cap is None else self._planned.cap.cap_bytes,
             predicted_bytes=predicted_bytes,
             predicted_allocated_bytes=predicted_allocated_bytes,
             plan=trainer.plan,
             events=events,
         )
+
+    def _events(self, epoch: int, driver_bytes: int) -> list[str]:
+        """What happened around this epoch beside the trainer's own events; an excess only where it grew."""
+        events, self._waiting_events = self._waiting_events, []
+        if 0 < self._most_bytes < driver_bytes:
+            assert self._planned.cap is not None
+            budget_bytes = self._planned.cap.budget_bytes
+            events.append(
+                f"{OVER_BUDGET}: the driver counted {format_bytes(driver_bytes)}, "
+                f"{format_bytes(driver_bytes - budget_bytes)} more than the budget of {format_bytes(budget_bytes)}"
+            )
+            self._most_bytes = driver_bytes
+        dated = [f"epoch {epoch}: {event}" for event in events]
+        for event in dated:
+            _log.warning("%s", event)
+        return dated
 
     def _codes(self, clips: ClipSet, *, with_errors: bool = False) -> tuple[ClipCodes, EncodedClips]:
         starts_BP, encoded = self.trainer.encode(clips, with_errors=with_errors)

@@ -40,7 +40,10 @@ def comparable_prediction(trials: pd.DataFrame) -> tuple[pd.Series, str]:
 
 @styled
 def predicted_against_measured(trials: pd.DataFrame, *, budget_bytes: int | None) -> Figure:
-    """Predicted peak of each trial's plan against the peak that the CUDA allocator measured."""
+    """Predicted peak of each trial's plan against the peak that the CUDA allocator measured.
+
+    Beside it, where the driver told: the prediction for the whole process against the driver's count.
+    """
     title = "Predicted against measured memory"
     expected, how = comparable_prediction(trials)
     both = trials[(expected > 0) & (trials["peak_bytes"] > 0)]
@@ -53,13 +56,26 @@ def predicted_against_measured(trials: pd.DataFrame, *, budget_bytes: int | None
     error = (measured / predicted - 1).to_numpy()
     figure = new_figure((4.8, 4.4))
     axes = figure.subplots()
-    top = 1.08 * float(max(predicted.max(), measured.max()))
+    whole = both[both["driver_bytes"] > 0]
+    of_processes = whole[["predicted_bytes", "driver_bytes"]] / unit
+    top = 1.08 * float(max(predicted.max(), measured.max(), of_processes.to_numpy().max(initial=0.0)))
     axes.plot([0, top], [0, top], color=GREY, linewidth=1, linestyle="--", label="equal")
     above = (measured > predicted).to_numpy()
     if not above.all():
         axes.scatter(predicted[~above], measured[~above], s=24, color=BLUE, label=f"at or below ({(~above).sum()})")
     if above.any():
         axes.scatter(predicted[above], measured[above], s=28, color=ORANGE, marker="^", label=f"above ({above.sum()})")
+    if len(whole):
+        axes.scatter(
+            of_processes["predicted_bytes"],
+            of_processes["driver_bytes"],
+            s=24,
+            facecolors="none",
+            edgecolors=BLACK,
+            linewidths=0.7,
+            marker="s",
+            label="whole process, by the driver",
+        )
     if budget_bytes and budget_bytes / unit <= 1.5 * top:
         axes.axhline(budget_bytes / unit, color=BLACK, linewidth=1.2, linestyle=":")
         axes.annotate(

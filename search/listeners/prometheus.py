@@ -12,6 +12,7 @@ METRICS = {
     "search_trials": "Trials by state: running, or how they ended.",
     "search_predicted_bytes": "Predicted peak GPU memory of the trial in a slot.",
     "search_used_bytes": "Measured peak GPU memory of the trial in a slot; 0 on a CPU.",
+    "search_driver_bytes": "Peak GPU memory of the slot's process by the driver; 0 on a CPU or if it does not tell.",
 }
 
 
@@ -33,17 +34,17 @@ class RayMetrics(BaseListener):
         taken = set(self._slots.values())
         slot = next(number for number in range(len(taken) + 1) if number not in taken)
         self._slots[start.number] = slot
-        self._set_slot(slot, start.predicted_bytes, 0)
+        self._set_slot(slot, start.predicted_bytes)
         self._count()
         self._best()
 
     def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
-        self._set_slot(self._slots[number], report.predicted_bytes, report.peak_bytes)
+        self._set_slot(self._slots[number], report.predicted_bytes, report.peak_bytes, report.driver_bytes)
 
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
         slot = self._slots.pop(start.number, None)
         if slot is not None:
-            self._set_slot(slot, 0, 0)
+            self._set_slot(slot, 0)
         self._count()
         self._best()
 
@@ -58,7 +59,8 @@ class RayMetrics(BaseListener):
         for state, count in states.items():
             self._gauges["search_trials"].set(count, {**self._tags, "state": state})
 
-    def _set_slot(self, slot: int, predicted_bytes: int, used_bytes: int) -> None:
+    def _set_slot(self, slot: int, predicted_bytes: int, used_bytes: int = 0, driver_bytes: int = 0) -> None:
         tags = {**self._tags, "slot": str(slot)}
         self._gauges["search_predicted_bytes"].set(predicted_bytes, tags)
         self._gauges["search_used_bytes"].set(used_bytes, tags)
+        self._gauges["search_driver_bytes"].set(driver_bytes, tags)

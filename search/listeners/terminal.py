@@ -189,10 +189,15 @@ def best_text(best: Leader) -> str:
 
 
 def memory_text(start: TrialStart, report: EpochReport | None) -> str:
-    """Used and predicted memory; only predicted on a CPU and before the first epoch."""
+    """Used and predicted memory; only predicted on a CPU and before the first epoch.
+
+    Used is what the driver counts for the process, as the prediction does; where it does not tell, the allocator's
+    peak.
+    """
     predicted = report.predicted_bytes if report else start.predicted_bytes
     shown = format_bytes(predicted) if predicted else "–"
-    return f"{format_bytes(report.peak_bytes)} / {shown}" if report and report.peak_bytes else shown
+    used = (report.driver_bytes or report.peak_bytes) if report else 0
+    return f"{format_bytes(used)} / {shown}" if used else shown
 
 
 def epochs_text(epochs: int) -> str:

@@ -29,12 +29,15 @@ class TrialFactory:
 
         Raises
         ------
+        BudgetError
+            If no plan fits what the driver leaves of the budget in this process.
         RuntimeError
             If not even the weights fit.
         """
         from trainable.device.cap import cap_process_memory
 
-        cap_process_memory(self.budget_bytes, self.device, self.planner.profile.outside_bytes)
+        profile = self.planner.profile
+        cap = cap_process_memory(self.budget_bytes, self.device, profile.outside_bytes, profile.amp_precision)
         assert start.plan is not None, "a trial that no plan fits is never started"
         memory = MemoryPlan(start.plan, start.predicted_bytes, allocated_bytes=start.predicted_allocated_bytes)
-        return Trial(PlannedTrial(start.config, memory, self.planner), self.dataset, device=self.device)
+        return Trial(PlannedTrial(start.config, memory, self.planner, cap), self.dataset, device=self.device)

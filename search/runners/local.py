@@ -17,7 +17,7 @@ from search.store.checkpoints import CheckpointKeeper, checkpoint_place
 from search.store.run_store import RunStore
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
 from trainable.device.out_of_memory import is_out_of_memory
-from trainable.errors import NonFiniteError, RunError
+from trainable.errors import BudgetError, NonFiniteError, RunError
 from trainable.record import EpochReport, TrialEnd, TrialStart
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class LocalRunner:
             return
         if isinstance(error, NonFiniteError):
             end = TrialEnd.NON_FINITE
-        elif is_out_of_memory(error):
+        elif isinstance(error, BudgetError) or is_out_of_memory(error):
             end = TrialEnd.OUT_OF_MEMORY
         else:
             end = TrialEnd.CRASHED

@@ -16,6 +16,8 @@ from trainable.errors import RunError
 from trainable.host import available_cores
 from trainable.memory.profile import DeviceProfile
 
+logger = logging.getLogger(__name__)
+
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our records of a trial replace them
@@ -103,6 +105,9 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
         cards = _gpus()
         asked = {node_id: card.total_bytes for node_id, card in cards.items()}
         names = frozenset(name for card in cards.values() for name in card.names)
+        # Here, since Ray shows a worker's warnings only with --verbose.
+        for sentence in sorted({sentence for card in cards.values() for sentence in card.lacking}):
+            logger.warning("%s", sentence)
         yield RaySession(context.dashboard_url or None, tuple(nodes_of(_nodes(), asked)), asked, names)
     finally:
         ray.shutdown()
@@ -126,6 +131,8 @@ class _Cards:
     total_bytes: int
     """Memory of the smallest GPU."""
     names: frozenset[str]
+    lacking: frozenset[str] = frozenset()
+    """What keeping a budget lacks on the first of them (`trainable.device.cap.shortcomings`)."""
 
 
 def _gpus() -> dict[str, _Cards]:
@@ -137,8 +144,13 @@ def _gpus() -> dict[str, _Cards]:
     def cards() -> _Cards:
         import torch
 
+        from trainable.device.cap import gpu_name, shortcomings
+
+        gpu_name("cuda")  # pins the allocator's settings before CUDA starts
         all_of_them = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        return _Cards(min(card.total_memory for card in all_of_them), frozenset(card.name for card in all_of_them))
+        names = frozenset(card.name for card in all_of_them)
+        lacking = frozenset(shortcomings("cuda"))
+        return _Cards(min(card.total_memory for card in all_of_them), names, lacking)
 
     asked = {}
     for node in _nodes():

@@ -208,6 +208,7 @@ def test_measured_memory_is_shown_before_predicted(trained_path: Path) -> None:
 
     winner = dataclasses.replace(find_winners(load_run(trained_path), 1)[0][0], predicted_bytes=2**30, peak_bytes=2**29)
     assert memory_text(winner) == "512 MiB measured"
+    assert memory_text(dataclasses.replace(winner, driver_bytes=3 * 2**28)) == "768 MiB by the driver"
     assert memory_text(dataclasses.replace(winner, peak_bytes=0)) == "1.00 GiB predicted"
     assert memory_text(dataclasses.replace(winner, peak_bytes=0, predicted_bytes=0)) == "–"
     assert math.isfinite(winner.epoch_seconds)

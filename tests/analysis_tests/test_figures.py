@@ -251,12 +251,31 @@ def test_trials_and_epochs_have_whole_numbers_also_where_there_is_one() -> None:
 
 def test_predictions_are_of_what_was_measured_where_that_was_kept() -> None:
     """The allocator's own prediction beside its peak; the whole process's only where a run has nothing else."""
-    trials = pd.DataFrame({"peak_bytes": [GIB], "predicted_bytes": [2 * GIB], "predicted_allocated_bytes": [GIB]})
+    trials = pd.DataFrame(
+        {"peak_bytes": [GIB], "predicted_bytes": [2 * GIB], "predicted_allocated_bytes": [GIB], "driver_bytes": [0]}
+    )
     assert "median error +0.0%" in texts(predicted_against_measured(trials, budget_bytes=None))
     trials["predicted_allocated_bytes"] = 0
     words = texts(predicted_against_measured(trials, budget_bytes=None))
     assert "median error -50.0%" in words
     assert "with CUDA's own share" in words
+
+
+def test_the_drivers_count_is_drawn_against_the_whole_prediction_where_it_told() -> None:
+    trials = pd.DataFrame(
+        {
+            "peak_bytes": [2 * GIB, 2 * GIB],
+            "predicted_bytes": [4 * GIB, 4 * GIB],
+            "predicted_allocated_bytes": [2 * GIB, 2 * GIB],
+            "driver_bytes": [0, 3 * GIB],
+        }
+    )
+    (points,) = [
+        each
+        for each in predicted_against_measured(trials, budget_bytes=None).axes[0].collections
+        if each.get_label() == "whole process, by the driver"
+    ]
+    assert np.asarray(points.get_offsets()).tolist() == [[4.0, 3.0]]
 
 
 def test_importances_are_drawn_in_their_order(synthetic_run: RunResults) -> None:

@@ -1,5 +1,6 @@
 """The report: complete, one file, the same for the same run, and honest about what is missing."""
 
+import dataclasses
 import html
 import json
 import re
@@ -11,7 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from analysis import report
-from analysis.report_content import report_content, summary_sentence
+from analysis.report_content import driver_text, events_text, report_content, summary_sentence
 from analysis.results import RunResults, load_run
 from analysis.winner_model import restore_winner
 from tests.analysis_tests.synthetic import make_run
@@ -106,6 +107,27 @@ def test_held_out_numbers_are_the_evaluations(trained_path: Path) -> None:
     assert [row[0] for row in table.rows] == ["00", "02", "mean", "95 % interval of the mean"]
     assert table.rows[-2][1] == f"{held_out.auc:.3f}"
     assert f"{held_out.auc:.3f} (95 % interval" in content.summary
+
+
+def test_what_the_driver_counted_is_said_beside_the_budget(synthetic_run: RunResults) -> None:
+    trials = synthetic_run.trials.head(3).assign(driver_bytes=[0, 2**30, 3 * 2**29])
+    assert driver_text(trials.assign(driver_bytes=0), budget_bytes=2**31) == ""
+    assert driver_text(trials, budget_bytes=None) == (
+        "By the driver's count the largest process took 1.50 GiB; there was no budget."
+    )
+    assert driver_text(trials, budget_bytes=2**31).endswith("none of the 2 that were counted exceeded it.")
+    assert driver_text(trials, budget_bytes=2**30).endswith(f"above it: trial {trials.index[2]}.")
+
+
+def test_what_happened_to_memory_is_quoted_and_the_rest_counted(synthetic_run: RunResults) -> None:
+    assert events_text(synthetic_run) == ""
+    number, record = next((number, each) for number, each in synthetic_run.records.items() if each.epochs)
+    first = dataclasses.replace(record.epochs[0], events=tuple(f"epoch 1: over the budget {i}" for i in range(12)))
+    changed = dataclasses.replace(record, epochs=(first, *record.epochs[1:]))
+    run = dataclasses.replace(synthetic_run, records={**synthetic_run.records, number: changed})
+    text = events_text(run)
+    assert text.startswith(f"What happened to memory: trial {number}, epoch 1: over the budget 0. trial {number},")
+    assert text.endswith("over the budget 9. And 2 more.")
 
 
 def test_a_winner_that_beats_no_yardstick_is_the_first_thing_said(trained_path: Path) -> None:

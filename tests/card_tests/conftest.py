@@ -5,11 +5,12 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import pytest
 
 from tests.reader import ROOT
@@ -20,6 +21,7 @@ NO_CARD = (
     "(CONTRIBUTING.md); on a machine with a GPU run FAKE_CARD=python3 make test-card"
 )
 Session = Callable[..., Path]
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -83,3 +85,42 @@ def rows(out: Path, section: str) -> list[dict[str, str]]:
     """The rows of a large section."""
     with (out / f"{section}.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts ``python -m`` on the test's card; ``context_mib``, ``total_mib`` and ``no_vmm`` are the card's."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    shutil.copy(pynvml.__file__, packages)  # a module of one file, which the fake card's Python need not have
+    books = tmp_path / "books"
+    started = []
+
+    def begin(
+        *command: str, context_mib: int = 520, total_mib: int = 81_088, no_vmm: bool = False
+    ) -> "subprocess.Popen[str]":
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("FAKE_", "PYTORCH_"))}
+        environment |= {
+            "FAKE_SHM": str(books),
+            "FAKE_CONTEXT_MIB": str(context_mib),
+            "FAKE_TOTAL_MIB": str(total_mib),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(packages)]),
+            **({"FAKE_NO_VMM": "1"} if no_vmm else {}),
+        }
+        process = subprocess.Popen(
+            [os.environ["FAKE_CARD"], "-m", *command],
+            env=environment,
+            cwd=tmp_path,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        if process.poll() is None:  # the test failed before it ended
+            process.kill()
+        process.communicate()

@@ -66,7 +66,7 @@ def test_a_trial_is_capped_by_it(tiny_dataset: Dataset, monkeypatch: pytest.Monk
     monkeypatch.setattr(cap, "cap_process_memory", lambda *given: caps.append(given))
     planner = Planner.for_dataset(tiny_dataset, budget_bytes=2 * GIB, profile=PROFILE)
     TrialFactory(tiny_dataset, planner, "cpu", 2 * GIB)(START)
-    assert caps == [(2 * GIB, "cpu", PROFILE.outside_bytes)]
+    assert caps == [(2 * GIB, "cpu", PROFILE.outside_bytes, "amp_bfloat16")]
 
 
 @pytest.mark.slow

@@ -1,13 +1,30 @@
 """What bounds a process on its GPU, with the driver made up below torch's own functions."""
 
+import logging
 import os
+import re
 from unittest import mock
 
 import pytest
 import torch
 
+from tests.reader import ROOT
 from tests.trainable_tests.fake_cuda import fake_cuda
-from trainable.device.cap import cap_process_memory, index_of, pin_settings
+from trainable.device import cap
+from trainable.device.cap import (
+    KERNELS_BYTES,
+    NOT_COUNTED,
+    NOT_EXPANDABLE,
+    cap_process_memory,
+    driver_peak_bytes,
+    expandable_segments_work,
+    gpu_name,
+    index_of,
+    measured_outside_bytes,
+    memory_in_use,
+    pin_settings,
+    shortcomings,
+)
 from trainable.errors import BudgetError
 from trainable.memory.profile import DeviceProfile
 from trainable.units import GIB, MIB
@@ -69,3 +86,146 @@ def test_an_empty_old_variable_does_not_hide_the_new_one(empty: str) -> None:
     pin_settings(environment)
     assert "PYTORCH_CUDA_ALLOC_CONF" not in environment
     assert environment["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:64,expandable_segments:True"
+
+
+# ---- what the driver counts ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counted", "taken", "measured"),
+    [
+        (640 * MIB, 640 * MIB + KERNELS_BYTES, True),
+        (512 * MIB - KERNELS_BYTES + 1, 512 * MIB + 1, True),
+        (100 * MIB, 512 * MIB, True),  # never less than the prediction counts: kernels of later trials are not loaded
+        (None, 512 * MIB, False),
+    ],
+)
+def test_the_cap_leaves_room_for_what_the_driver_counts(counted: int | None, taken: int, measured: bool) -> None:
+    with fake_cuda(8 * GIB) as fake:
+        fake.outside_bytes = counted
+        found = cap_process_memory(2 * GIB, "cuda", OUTSIDE.outside_bytes, "amp_float16")
+    assert found is not None
+    assert (found.outside_bytes, found.measured) == (taken, measured)
+    assert found.cap_bytes == 2 * GIB - taken
+    assert fake.fractions == {0: pytest.approx((2 * GIB - taken) / (8 * GIB))}
+    assert fake.touched == [(torch.device("cuda", 0), "amp_float16")]
+
+
+def test_it_is_measured_once_a_process_and_raised_by_what_a_trial_left() -> None:
+    with fake_cuda(8 * GIB) as fake:
+        fake.outside_bytes = 600 * MIB
+        caps = [cap_process_memory(2 * GIB, "cuda", OUTSIDE.outside_bytes)]
+        fake.outside_bytes = 620 * MIB  # while a trial trains
+        caps.append(cap_process_memory(2 * GIB, "cuda", OUTSIDE.outside_bytes))
+        assert measured_outside_bytes() == 600 * MIB
+        assert memory_in_use().outside_bytes == 620 * MIB
+        caps.append(cap_process_memory(2 * GIB, "cuda", OUTSIDE.outside_bytes))
+    assert [each and each.outside_bytes - KERNELS_BYTES for each in caps] == [600 * MIB, 600 * MIB, 620 * MIB]
+    assert len(fake.touched) == 1
+
+
+def test_a_driver_that_does_not_tell_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with fake_cuda(8 * GIB):
+        for _ in range(2):
+            cap_process_memory(2 * GIB, "cuda", OUTSIDE.outside_bytes)
+        assert driver_peak_bytes(torch.device("cuda")) == 0
+        assert shortcomings("cuda") == (NOT_COUNTED,)
+    assert [record.getMessage() for record in caplog.records] == [NOT_COUNTED]
+
+
+def test_a_count_below_the_allocators_is_anothers() -> None:
+    """In a container another process outside may have this one's number."""
+    with fake_cuda(8 * GIB) as fake:
+        fake.outside_bytes = -MIB
+        fake.hold(2 * MIB)
+        assert driver_peak_bytes(torch.device("cuda")) == 0
+        found = cap_process_memory(2 * GIB, "cuda", OUTSIDE.outside_bytes)
+    assert found is not None
+    assert not found.measured
+
+
+def test_a_context_larger_than_the_budget_is_refused() -> None:
+    with fake_cuda(8 * GIB) as fake:
+        fake.outside_bytes = 700 * MIB
+        with pytest.raises(BudgetError, match=r"700 MiB leaves nothing after the 715 MiB"):
+            cap_process_memory(700 * MIB, "cuda", OUTSIDE.outside_bytes)
+
+
+def test_the_peak_by_the_driver_is_that_of_the_allocator_and_what_lies_outside() -> None:
+    with fake_cuda(8 * GIB) as fake:
+        fake.outside_bytes = 600 * MIB
+        fake.hold(3 * GIB)
+        fake.hold(1 * GIB)
+        assert driver_peak_bytes(torch.device("cuda")) == 3 * GIB + 600 * MIB
+    assert driver_peak_bytes(torch.device("cpu")) == 0
+
+
+# ---- settings of the allocator ---------------------------------------------------------------------------------------
+
+
+def test_expandable_segments_are_pinned_by_the_first_question_to_the_card() -> None:
+    """The allocator reads its settings when CUDA starts, which the card's name does."""
+    seen: list[str | None] = []
+    with fake_cuda(8 * GIB):
+        for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+            os.environ.pop(name, None)
+        properties = torch.cuda._get_device_properties  # type: ignore[attr-defined]
+
+        def asked(index: int) -> object:
+            seen.append(os.environ.get("PYTORCH_ALLOC_CONF"))
+            return properties(index)
+
+        with mock.patch.object(torch.cuda, "_get_device_properties", asked):
+            assert gpu_name("cuda") == "Fake GPU"
+    assert set(seen) == {"expandable_segments:True"}
+    assert gpu_name("cpu") is None
+
+
+def test_no_other_module_starts_cuda_before_the_settings_are_pinned() -> None:
+    starts = re.compile(r"torch\.cuda\.(get_device_name|get_device_properties|mem_get_info|init|set_device)\(")
+    found = {
+        str(path.relative_to(ROOT))
+        for package in ("search", "spaces", "trainable", "analysis")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if starts.search(path.read_text())
+    }
+    # The session asks the nodes in a task, which pins them first.
+    assert found == {"trainable/device/cap.py", "trainable/device/driver.py", "search/runners/ray_session.py"}
+
+
+def test_they_work_where_the_driver_has_them(caplog: pytest.LogCaptureFixture) -> None:
+    assert expandable_segments_work("cpu"), "the prediction is for a GPU elsewhere"
+    with fake_cuda(8 * GIB) as fake:
+        fake.outside_bytes = 1
+        assert expandable_segments_work("cuda")
+        assert shortcomings("cuda") == ()
+    assert fake.settings == []
+    assert not caplog.records
+
+
+def test_an_allocator_that_started_before_gets_them_while_it_runs() -> None:
+    with fake_cuda(8 * GIB) as fake:
+        fake.started_without_them = True
+        assert expandable_segments_work("cuda")
+    assert fake.settings == ["expandable_segments:True"]
+
+
+def test_a_driver_that_refuses_them_goes_on_without_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with fake_cuda(8 * GIB) as fake, caplog.at_level(logging.WARNING):
+        fake.refuses_expandable, fake.outside_bytes = True, 1
+        assert not expandable_segments_work("cuda")
+        assert not expandable_segments_work("cuda:0")
+        assert shortcomings("cuda") == (NOT_EXPANDABLE,)
+    assert fake.settings == ["expandable_segments:False"]
+    assert [record.getMessage() for record in caplog.records] == [NOT_EXPANDABLE]
+
+
+def test_a_full_card_is_no_refusal() -> None:
+    def full(index: int) -> bool:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with fake_cuda(8 * GIB) as fake:
+        with mock.patch.object(cap, "allocates_expandable", full), pytest.raises(torch.OutOfMemoryError):
+            expandable_segments_work("cuda")
+        assert expandable_segments_work("cuda")
+    assert fake.settings == []

@@ -11,6 +11,7 @@ from tests.search_tests.synthetic import SyntheticTrial
 from trainable import ray_trainable
 from trainable.config import TrialConfig
 from trainable.device.cap import MemoryInUse, memory_in_use
+from trainable.errors import BudgetError
 from trainable.ray_trainable import ENDED, REASON, REPORT, MemoryKeptError, RayTrial, trial_config
 from trainable.record import TrialEnd, TrialStart
 from trainable.units import GIB, MIB
@@ -87,13 +88,18 @@ def test_an_epoch_is_a_result(tmp_path: Path) -> None:
         (MemoryInUse(), MemoryInUse(), None),
         (MemoryInUse(), MemoryInUse(allocated_bytes=MIB, reserved_bytes=2 * MIB), "1.00 MiB of tensors"),
         (MemoryInUse(), MemoryInUse(reserved_bytes=64 * MIB), "64.0 MiB that its allocator reserves"),
-        (MemoryInUse(outside_bytes=500 * MIB), MemoryInUse(outside_bytes=600 * MIB), None),  # kernels loaded meanwhile
+        (MemoryInUse(outside_bytes=500 * MIB), MemoryInUse(outside_bytes=550 * MIB), None),  # kernels loaded meanwhile
+        (
+            MemoryInUse(outside_bytes=500 * MIB),
+            MemoryInUse(outside_bytes=565 * MIB),
+            "65.0 MiB outside of its allocator",
+        ),
         (MemoryInUse(outside_bytes=500 * MIB), MemoryInUse(outside_bytes=3 * GIB), "2.51 GiB outside of its allocator"),
         (
             MemoryInUse(),
             MemoryInUse(outside_bytes=3 * GIB),
             None,
-        ),  # nothing to compare with: no context before the first trial
+        ),  # nothing to compare with: no context before the first trial, and nothing measured in it
     ],
 )
 def test_an_actor_that_keeps_memory_is_replaced(
@@ -109,6 +115,26 @@ def test_an_actor_that_keeps_memory_is_replaced(
         return
     with pytest.raises(MemoryKeptError, match=f"the trial before left {kept} in this worker"):
         slot.step()
+
+
+def test_what_was_measured_at_the_cap_is_the_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first trial there is no context; after it the driver counts more than context and libraries."""
+    monkeypatch.setattr(ray_trainable, "measured_outside_bytes", lambda: 600 * MIB)
+    slot = actor(tmp_path)
+    slot.step()
+    monkeypatch.setattr(ray_trainable, "memory_in_use", lambda: MemoryInUse(outside_bytes=700 * MIB))
+    assert slot.reset_config(config_of(tmp_path, 1))
+    with pytest.raises(MemoryKeptError, match="left 100 MiB outside of its allocator"):
+        slot.step()
+
+
+def test_a_trial_that_no_plan_fits_in_this_process_ends(tmp_path: Path) -> None:
+    def refuse(start: TrialStart) -> Any:
+        raise BudgetError("no plan fits the 640 MiB budget")
+
+    result = actor(tmp_path, refuse).step()
+    assert result[ENDED] == "out_of_memory"
+    assert result[REASON] == "BudgetError: no plan fits the 640 MiB budget"
 
 
 def test_the_next_trial_is_not_charged_for_it() -> None:

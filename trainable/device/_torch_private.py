@@ -59,6 +59,14 @@ MEM_TRACKER = PrivateName(
     "is the reference for benchmarks.prediction",
     _WRITTEN_FOR,
 )
+ALLOCATOR_SETTINGS = PrivateName(
+    "torch",
+    "torch._C",
+    "_accelerator_setAllocatorSettings",
+    "changes the allocator's settings after it has started; without it a driver that refuses expandable segments, "
+    "or code that used CUDA before, cannot be made up for",
+    _WRITTEN_FOR,
+)
 STORAGE_USES = PrivateName(
     "torch",
     "torch._C",
@@ -82,7 +90,7 @@ SNAPSHOT = PrivateName(
 )
 NAMES = (
     *(CLEAR_WORKSPACES, FUSED_DEVICES, SCALE, DISPATCH_MODE, FAKE_TENSOR_MODE, MEM_TRACKER),
-    *(RECORD_HISTORY, SNAPSHOT, STORAGE_USES),
+    *(ALLOCATOR_SETTINGS, RECORD_HISTORY, SNAPSHOT, STORAGE_USES),
 )
 
 
@@ -102,6 +110,11 @@ def shares_storage(tensor: Tensor) -> bool:
 def clear_workspaces() -> None:
     """Returns the workspaces of cuBLAS on all devices to the allocator."""
     CLEAR_WORKSPACES.get()()
+
+
+def set_allocator_settings(settings: str) -> None:
+    """Gives a running allocator other settings, in the form of ``PYTORCH_ALLOC_CONF``."""
+    ALLOCATOR_SETTINGS.get()(settings)
 
 
 @contextmanager

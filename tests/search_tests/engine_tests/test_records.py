@@ -131,7 +131,10 @@ def test_memory_s_record_has_the_highest_peak_and_the_largest_error() -> None:
     record.add(report_at(4, 0.5))
     record.add(replace(report_at(5, 0.5), peak_bytes=110))  # nothing was predicted: no error
     record.add(replace(report_at(6, 0.5), predicted_allocated_bytes=10))  # nothing was measured
+    record.add(replace(report_at(4, 0.5), driver_bytes=800, cap_bytes=200))
+    record.add(replace(report_at(7, 0.5), driver_bytes=700, cap_bytes=190))  # in another process
     expected = {"memory_events": ["a", "b", "c"], "peak_bytes": 123, "memory_error": 0.24242}
+    expected |= {"driver_bytes": 800, "cap_bytes": 190}
     assert record.attributes() == expected
     assert MemoryRecord().attributes() == {}
 

@@ -41,9 +41,10 @@ def test_states_slots_and_best(search):
     for number in (0, 1):
         tell("on_start", start(number), resumed=False)
     assert gauges["search_predicted_bytes"] == {("0",): 3 * 2**30, ("1",): 3 * 2**30}
-    tell("on_report", 1, report(1, 0.7, peak_bytes=5, predicted_bytes=6), Decision.CONTINUE)
+    tell("on_report", 1, report(1, 0.7, peak_bytes=5, driver_bytes=7, predicted_bytes=6), Decision.CONTINUE)
     assert gauges["search_best_auc"] == {}  # none has completed: it may fall, and need not win
     assert gauges["search_used_bytes"] == {("0",): 0, ("1",): 5}
+    assert gauges["search_driver_bytes"] == {("0",): 0, ("1",): 7}
     assert gauges["search_predicted_bytes"][("1",)] == 6
     assert gauges["search_trials"][("running",)] == 2
     tell("on_end", start(0), ended(TrialEnd.PRUNED, 1))

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from search.engine.asha import Decision
 from search.engine.listener import BaseListener
-from search.listeners.terminal import SHOWN_TRIALS, LiveView, PlainLines, headline, make_view
+from search.listeners.terminal import SHOWN_TRIALS, LiveView, PlainLines, headline, make_view, memory_text
 from tests.search_tests.listeners_tests.test_progress import ended, make, report, start
 from trainable.record import TrialEnd
 
@@ -58,6 +58,12 @@ def test_the_live_table_says_what_runs_how_well_and_how_long_still():
     assert words[4] == "4 7/9 full loss 0.752 2.00 GiB / 2.50 GiB num_embeddings=64 learning_rate=0.00235"
     assert words[5] == "5 0/9 – – 3.00 GiB num_embeddings=32"
     assert len(lines) == 6
+
+
+def test_used_is_what_the_driver_counts_where_it_tells():
+    measured = report(1, 0.6, peak_bytes=GIB, driver_bytes=2 * GIB, predicted_bytes=3 * GIB)
+    assert memory_text(start(0), measured) == "2.00 GiB / 3.00 GiB"
+    assert memory_text(start(0), report(1, 0.6, peak_bytes=GIB, predicted_bytes=3 * GIB)) == "1.00 GiB / 3.00 GiB"
 
 
 def test_a_search_that_has_not_begun_has_no_table():

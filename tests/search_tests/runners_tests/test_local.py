@@ -6,7 +6,7 @@ import pytest
 
 from search.runners.local import LocalRunner
 from tests.search_tests.synthetic import SwallowsCtrlC, SyntheticTrial, make_conductor
-from trainable.errors import NonFiniteError
+from trainable.errors import BudgetError, NonFiniteError
 from trainable.record import RunFolder, TrialEnd, TrialStart
 
 
@@ -77,7 +77,12 @@ def test_a_crash_is_retried_from_the_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "full", [MemoryError("no more"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")]
+    "full",
+    [
+        MemoryError("no more"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+        BudgetError("no plan fits what the driver leaves of the budget"),
+    ],
 )
 def test_every_fault_keeps_its_own_word(tmp_path, full):
     def factory(start: TrialStart):
