@@ -114,7 +114,7 @@ def traces(profile: DeviceProfile, left: Left) -> Iterator[Row]:
         yield {"case": name, **got, "events": [[each["action"], each["addr"], each["size"]] for each in events]}
 
 
-BUDGETS_BYTES = (640 * MIB, 1 * GIB, 2 * GIB, 8 * GIB)
+BUDGETS_BYTES = (720 * MIB, 1 * GIB, 2 * GIB, 8 * GIB)
 KNOBS: dict[str, tuple[Any, ...]] = {
     "width": (0.5, 1.0, 2.0, 4.0, 8.0),
     "num_embeddings": (32, 128, 512, 8192),
