@@ -16,7 +16,7 @@ from search.listeners.terminal import epochs_text
 from search.store.checkpoints import checkpoint_place
 from search.store.run_store import RunStore
 from trainable.data.clips import Split
-from trainable.errors import CheckpointError, NonFiniteError
+from trainable.errors import BudgetError, CheckpointError, NonFiniteError
 from trainable.record import TrialEnd, TrialStart
 from trainable.scoring.evaluate import Evaluation
 from trainable.trial import Trial
@@ -55,7 +55,11 @@ def find_winner(conductor: Conductor, store: RunStore, make_trial: Callable[[Tri
     auc, number = conductor.best
     record = store.folder.read_trial(number)
     start, epochs = record.start, record.epochs[-1].epoch
-    trial = make_trial(start)
+    try:
+        trial = make_trial(start)
+    except BudgetError as error:  # this process's card may hold less than those that trained
+        logger.warning("the winner's held-out AUC cannot be measured: %s", error)
+        return Winner(start, None, None, auc, epochs, unmeasured=str(error))
     place = checkpoint_place(conductor.options, store.folder, store.study.run, number)
     try:
         place.fetch()

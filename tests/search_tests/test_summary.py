@@ -11,11 +11,13 @@ from rich.console import Console
 
 from search.engine.conductor import Conductor
 from search.store.study import SearchStudy
-from search.summary import Winner, print_summary, write_results
-from tests.search_tests.synthetic import make_conductor
+from search.summary import Winner, find_winner, print_summary, write_results
+from tests.search_tests.synthetic import make_conductor, report_at
 from tests.search_tests.test_plan_recalibrate import manifest
-from trainable.record import TrialEnd
+from trainable.errors import BudgetError
+from trainable.record import TrialEnd, TrialStart
 from trainable.scoring.evaluate import Evaluation
+from trainable.trial import Trial
 from trainable.yardsticks.comparison import Comparison
 
 AUCS = {"log_mel_mahalanobis": 0.849, "twfr": 0.87, "pca_codes": 0.775}
@@ -85,3 +87,19 @@ def test_without_yardsticks_their_entries_are_empty(ended: Conductor) -> None:
     best = json.loads(ended.store.folder.summary_path.read_text())["best"]
     assert best["yardsticks"] is best["beats_yardsticks"] is None
     assert "not measured; see the warning" in shown(ended, winner)
+
+
+def test_a_winner_that_does_not_fit_this_process_leaves_the_results(ended: Conductor) -> None:
+    """The card of the driver may hold less than those that trained."""
+
+    def refuse(start: TrialStart) -> Trial:
+        raise BudgetError("no plan fits the 640 MiB budget")
+
+    start = ended.next_trial()
+    assert start is not None
+    for epoch in range(1, ended.options.max_epochs + 1):
+        ended.report(start.number, report_at(epoch, 0.7))
+    ended.finish(start.number, ended.outcome(start.number))
+    winner = find_winner(ended, ended.store, refuse)
+    assert winner is not None
+    assert (winner.held_out, winner.unmeasured) == (None, "no plan fits the 640 MiB budget")

@@ -227,6 +227,7 @@ def expandable_segments_work(device: str | torch.device) -> bool:
     index = index_of(device)
     if index not in _expandable:
         _expandable[index] = _try_expandable(index)
+        torch.cuda.empty_cache()
         if not _expandable[index]:
             _log.warning("%s", NOT_EXPANDABLE)
     return _expandable[index]
