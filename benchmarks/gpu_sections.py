@@ -174,19 +174,13 @@ TRAININGS = {"float32": (), "mixed precision": ("--use-amp",), "smallest plan": 
 
 
 def train(profile: DeviceProfile, left: Left) -> Iterator[Row]:
-    """``python -m trainable.train`` on the embedded machine, three at once: what a user sees."""
+    """``python -m trainable.train`` on the embedded machine: what a user sees."""
     command = [sys.executable, "-m", "trainable.train", "--device", "cuda", "--held-out"]
-    running = {
-        name: subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for name, flags in TRAININGS.items()
-    }
-    for name, process in running.items():
-        try:
-            said, _ = process.communicate(timeout=max(5.0, left()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            said, _ = process.communicate()
-        lines = said.strip().splitlines()
+    for name, flags in TRAININGS.items():
+        if left() < 0:
+            return
+        done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
+        lines = (done.stdout + done.stderr).strip().splitlines()
         epochs = [line for line in lines if line.startswith("epoch")]
         ends = [line for line in lines if line.startswith("held-out")] or lines[-1:]
         yield {"training": name, "last epoch": epochs[-1] if epochs else "", "held-out": ends[0] if ends else ""}
