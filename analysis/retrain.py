@@ -17,7 +17,7 @@ from trainable.config import DataConfig, TrialConfig
 from trainable.data.clips import ClipSet, Split, TrainClips
 from trainable.data.load import Dataset
 from trainable.detection.detector import Detector, build_detector
-from trainable.device.cap import ProcessCap, cap_process_memory, gpu_name
+from trainable.device.cap import ProcessCap, cap_process_memory, expandable_segments_work, gpu_name
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import BudgetError, NonFiniteError, RunError
 from trainable.execution_plan import PlanRequest, micro_batch_of, today
@@ -124,6 +124,7 @@ def _planner(run: RunResults, dataset: Dataset, config: TrialConfig, device: str
     micro = None if steps is None else micro_batch_of(config.patch.batch_size, steps)
     request = PlanRequest.of_options(options, micro_batch_clips=micro)
     profile = DeviceProfile.for_gpu(gpu_name(device)) if saved is None else DeviceProfile.from_dict(saved)
+    profile = profile.with_segments(expandable_segments_work(device))
     cap = cap_process_memory(budget_bytes, device, profile.outside_bytes, profile.amp_precision)
     return Planner.for_dataset(dataset, budget_bytes=budget_bytes, request=request, profile=profile), cap
 

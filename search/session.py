@@ -26,7 +26,7 @@ from search.store.warm_start import initial_proposals, taken_over_text
 from search.summary import find_winner, print_summary, write_results
 from trainable.commandline import resolve_device
 from trainable.data.load import Dataset, load_dataset
-from trainable.device.cap import gpu_name
+from trainable.device.cap import expandable_segments_work, gpu_name
 from trainable.errors import ConfigError
 from trainable.execution_plan import PlanRequest, micro_batch_of
 from trainable.host import available_cores
@@ -224,12 +224,13 @@ def _plan_request(request: "Request") -> PlanRequest:
 
 def _profile(options: SearchOptions, device: str, ray: "RaySession | None") -> DeviceProfile:
     """The given profile, or that of the GPUs that the trials use."""
-    if options.profile is not None:
-        return DeviceProfile.from_dict(options.profile)
+    given = None if options.profile is None else DeviceProfile.from_dict(options.profile)
     if device == "cpu":
-        return DeviceProfile()
-    # A cluster's GPU names were queried on the nodes: a CUDA context in this process would take GPU memory.
-    return DeviceProfile.for_gpu(gpu_name(device) if ray is None else ray.gpu)
+        return given or DeviceProfile()
+    if ray is None:
+        return (given or DeviceProfile.for_gpu(gpu_name(device))).with_segments(expandable_segments_work(device))
+    # A cluster's GPUs were queried on the nodes: a CUDA context in this process would take GPU memory.
+    return (given or DeviceProfile.for_gpu(ray.gpu)).with_segments(ray.expandable_segments)
 
 
 def _workers(options: SearchOptions, slots: "list[SlotKind] | None") -> int:

@@ -82,7 +82,7 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     # Imported here so that --help and mistyped flags need no torch.
     from trainable.data.clips import Split
     from trainable.data.load import load_dataset
-    from trainable.device.cap import cap_process_memory, gpu_name
+    from trainable.device.cap import cap_process_memory, expandable_segments_work, gpu_name
     from trainable.memory.planner import Planner
     from trainable.memory.profile import DeviceProfile
     from trainable.training.checkpoint import list_checkpoints
@@ -93,7 +93,7 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     budget = arguments.gpu_memory_budget
     budget_bytes = parse_bytes(budget, "--gpu-memory-budget") if budget is not None else None
     given = DeviceProfile.load(Path(arguments.profile)) if arguments.profile else None
-    profile = given or DeviceProfile.for_gpu(gpu_name(device))
+    profile = (given or DeviceProfile.for_gpu(gpu_name(device))).with_segments(expandable_segments_work(device))
     cap = cap_process_memory(budget_bytes, device, profile.outside_bytes, profile.amp_precision)
     dataset = load_dataset(data)
     request = plan_request(arguments, config.patch.batch_size)

@@ -12,6 +12,7 @@ from typing import Any
 from search.request import SearchOptions
 from search.runners._ray_private import job_title
 from search.runners.packing import GPU_MEMORY, Node, SlotKind, cpu_slots, gpu_slots, nodes_of
+from trainable.device.cap import NOT_EXPANDABLE
 from trainable.errors import RunError
 from trainable.host import available_cores
 from trainable.memory.profile import DeviceProfile
@@ -43,6 +44,8 @@ class RaySession:
     """Memory per GPU by node, for nodes that do not declare it."""
     gpu_names: frozenset[str] = frozenset()
     """Names of the GPUs of the nodes that were queried."""
+    expandable_segments: bool = True
+    """Whether all their drivers allow them."""
 
     @property
     def gpu(self) -> str | None:
@@ -105,10 +108,12 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
         cards = _gpus()
         asked = {node_id: card.total_bytes for node_id, card in cards.items()}
         names = frozenset(name for card in cards.values() for name in card.names)
+        lacking = {sentence for card in cards.values() for sentence in card.lacking}
         # Here, since Ray shows a worker's warnings only with --verbose.
-        for sentence in sorted({sentence for card in cards.values() for sentence in card.lacking}):
+        for sentence in sorted(lacking):
             logger.warning("%s", sentence)
-        yield RaySession(context.dashboard_url or None, tuple(nodes_of(_nodes(), asked)), asked, names)
+        nodes = tuple(nodes_of(_nodes(), asked))
+        yield RaySession(context.dashboard_url or None, nodes, asked, names, NOT_EXPANDABLE not in lacking)
     finally:
         ray.shutdown()
 

@@ -88,7 +88,7 @@ def test_it_is_planned_as_its_run_was_asked_to(
     options = {**kept, **options, "profile": PROFILE.to_dict()}
     manifest = dataclasses.replace(run.manifest, gpu_memory_budget_bytes=8 * GIB, options=options)
     config = run.records[NUMBER].start.config
-    planner = module._planner(dataclasses.replace(run, manifest=manifest), load_run_data(run), config, "cuda:1")
+    planner, _ = module._planner(dataclasses.replace(run, manifest=manifest), load_run_data(run), config, "cuda:1")
     plan = planner.plan(config).plan
     assert (plan.uses_amp, plan.micro_batch_clips, plan.recompute_encoder, plan.recompute_decoder) == (
         *(amp, clips),

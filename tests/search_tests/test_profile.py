@@ -43,14 +43,15 @@ def test_it_is_found_by_the_name_of_the_gpu(tmp_path: Path, caplog: pytest.LogCa
 def test_a_search_takes_the_one_named_or_the_cards_own(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str | None] = []
     monkeypatch.setattr(DeviceProfile, "for_gpu", classmethod(lambda cls, gpu: asked.append(gpu) or PROFILE))
+    monkeypatch.setattr(session, "expandable_segments_work", lambda device: False)
     named = SearchOptions(space="x", profile=DeviceProfile(name="named").to_dict())
     assert session._profile(named, "cuda", None).name == "named"
     assert session._profile(SearchOptions(space="x"), "cpu", None) == DeviceProfile()
     with fake_cuda(8 * GIB):
-        assert session._profile(SearchOptions(space="x"), "cuda", None) is PROFILE
+        assert session._profile(SearchOptions(space="x"), "cuda", None) == PROFILE.with_segments(False)
     node = Node("a", 8, 1, 80 * GIB)
     ray = RaySession(None, (node,), {"a": 80 * GIB}, frozenset({"Fake GPU"}))
-    assert session._profile(SearchOptions(space="x"), "cuda", ray) is PROFILE
+    assert session._profile(SearchOptions(space="x"), "cuda", ray) == PROFILE
     assert asked == ["Fake GPU", "Fake GPU"]
 
 

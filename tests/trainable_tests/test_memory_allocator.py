@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu_cases import DATA, cases
-from trainable.memory.allocator import LARGE_UNIT_BYTES, Allocator, Pool
+from trainable.memory.allocator import LARGE_UNIT_BYTES, FixedPool, Pool
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
 from trainable.units import MIB
@@ -20,13 +20,13 @@ def test_the_smallest_free_block_that_is_large_enough_is_taken() -> None:
     pool = Pool(20 * MIB)
     first, gap, second, small_gap, last = (pool.allocate(size * MIB) for size in (4, 6, 2, 3, 5))
     assert pool.mapped_bytes == 20 * MIB
-    pool.free(gap, 6 * MIB)
-    pool.free(small_gap, 3 * MIB)
+    pool.free(gap)
+    pool.free(small_gap)
     assert pool.allocate(3 * MIB) == small_gap
     assert pool.allocate(2 * MIB) == gap, "what is left of a block stays free"
     assert pool.allocate(4 * MIB) == gap + 2 * MIB
-    pool.free(first, 4 * MIB)
-    pool.free(second, 2 * MIB)
+    pool.free(first)
+    pool.free(second)
     assert pool.allocate(5 * MIB) == 20 * MIB, "two free blocks are one only if they are neighbours"
     assert pool.mapped_bytes == 40 * MIB
     assert last == 15 * MIB
@@ -35,9 +35,9 @@ def test_the_smallest_free_block_that_is_large_enough_is_taken() -> None:
 def test_neighbours_merge_and_the_range_grows_by_what_is_missing() -> None:
     pool = Pool(20 * MIB)
     addresses = [pool.allocate(10 * MIB) for _ in range(4)]
-    pool.free(addresses[1], 10 * MIB)
-    pool.free(addresses[3], 10 * MIB)
-    pool.free(addresses[2], 10 * MIB)
+    pool.free(addresses[1])
+    pool.free(addresses[3])
+    pool.free(addresses[2])
     assert pool.allocate(35 * MIB) == 10 * MIB
     assert pool.mapped_bytes == 60 * MIB
 
@@ -46,16 +46,29 @@ def test_the_last_block_is_spared_for_what_only_it_can_hold() -> None:
     """The allocator counts the last block as large as the range can grow."""
     pool = Pool(20 * MIB)
     first, _ = pool.allocate(15 * MIB), pool.allocate(1 * MIB)
-    pool.free(first, 15 * MIB)  # 4 MiB are free at the end
+    pool.free(first)  # 4 MiB are free at the end
     assert pool.allocate(3 * MIB) == first
 
 
 def test_a_cap_must_hold_the_request_rounded_up() -> None:
-    allocator = Allocator()
-    allocator.allocate(30 * MIB)  # 10 MiB stay free
-    allocator.allocate(25 * MIB)
-    assert allocator.reserved_bytes == 60 * MIB
-    assert allocator.needed_bytes == 40 * MIB + 26 * MIB
+    pool = Pool(20 * MIB)
+    pool.allocate(30 * MIB)  # 10 MiB stay free
+    pool.allocate(25 * MIB)
+    assert pool.mapped_bytes == 60 * MIB
+    assert pool.needed_bytes == 40 * MIB + 26 * MIB
+
+
+def test_fixed_segments_neither_grow_nor_merge() -> None:
+    pool = FixedPool()
+    first, second = pool.allocate(4 * MIB), pool.allocate(15 * MIB)
+    assert pool.mapped_bytes == 20 * MIB, "requests below 10 MiB share a segment of 20 MiB"
+    third = pool.allocate(11 * MIB)
+    assert pool.mapped_bytes == 32 * MIB, "larger ones get one of their own, in units of 2 MiB"
+    for block in (first, second, third):
+        pool.free(block)
+    pool.allocate(21 * MIB)
+    assert pool.mapped_bytes == 54 * MIB
+    assert pool.allocate(11 * MIB + 512) == third, "what is left of a block up to 1 MiB belongs to it"
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +84,9 @@ def test_recorded_events_reserve_what_the_card_reserved(recorded: dict[str, dict
         events: list[int] = training["events"]  # type: ignore[assignment]
         for event in events:
             if event >= 0:
-                live.append((pool.allocate(event), event))
+                live.append(pool.allocate(event))
             else:
-                pool.free(*live[-1 - event])
+                pool.free(live[-1 - event])
         assert pool.mapped_bytes == training["large_reserved_bytes"], name
 
 

@@ -295,7 +295,7 @@ class Predictor:
         def make() -> int:
             timelines = {each.name: self._timeline(config, plan, each) for each in passes}
             steps = [timelines[each.name] for each in passes if each.form.kind == "step"]
-            replay = Replay(self.profile.workspace_bytes // 2)
+            replay = Replay(self.profile.workspace_bytes // 2, expandable=self.profile.expandable_segments)
             replay.begin(steps[0])
             if plan.data_placement == "device":
                 replay.hold(self._frames_bytes(self.data.train_frames))

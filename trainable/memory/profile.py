@@ -71,6 +71,8 @@ class DeviceProfile:
 
     block_bytes: int = 512
     """The allocator rounds every block up to this. Documented (``kMinBlockSize``)."""
+    expandable_segments: bool = True
+    """Whether the driver allows segments that grow (`trainable.device.cap.expandable_segments_work`)."""
     margin_share: float = 0.03
     """What a prediction adds so that it does not under-predict, as a share of the allocator's bytes. Estimate."""
 
@@ -162,6 +164,10 @@ class DeviceProfile:
             gpu,
         )
         return cls()
+
+    def with_segments(self, expandable: bool) -> "DeviceProfile":
+        """The profile for a driver that allows expandable segments, or refuses them."""
+        return replace(self, expandable_segments=expandable)
 
     def recalibrated(self, peaks: Iterable[MeasuredPeak]) -> "DeviceProfile":
         """The profile whose margin covers every measured peak: the largest under-prediction plus one percent.

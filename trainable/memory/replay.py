@@ -7,7 +7,7 @@ in the first one) and a scoring pass. Later epochs repeat these and find their b
 
 import numpy as np
 
-from trainable.memory.allocator import LARGE_UNIT_BYTES, SMALL_BLOCK_BYTES, SMALL_UNIT_BYTES, Pool, request_bytes
+from trainable.memory.allocator import LARGE_UNIT_BYTES, SMALL_BLOCK_BYTES, SMALL_UNIT_BYTES, FixedPool, Pool
 from trainable.memory.program import Ints, Timeline
 from trainable.memory.tracker import CUBLAS
 
@@ -25,29 +25,30 @@ class Replay:
     ----------
     workspace_bytes
         Size of the workspace that cuBLAS takes for every thread that uses it.
+    expandable
+        Whether the driver allows expandable segments.
     """
 
-    def __init__(self, workspace_bytes: int) -> None:
+    def __init__(self, workspace_bytes: int, *, expandable: bool = True) -> None:
         self._workspace_bytes = workspace_bytes
         self._threads: set[str] = set()
-        self._pool = Pool(LARGE_UNIT_BYTES)
-        self._needed_bytes = 0
+        self._pool = Pool(LARGE_UNIT_BYTES) if expandable else FixedPool()
         self._small_bytes, self._most_small_bytes = 0, 0
-        self._left: list[tuple[int, int]] = []
-        """Address and size of large blocks that the last step left: gradients and losses."""
+        self._left: list[int] = []
+        """Addresses of large blocks that the last step left: gradients and losses."""
         self._left_small_bytes = 0
 
     @property
     def needed_bytes(self) -> int:
         """The smallest cap with which no request is refused; at least what is reserved without a cap."""
         small = -(-self._most_small_bytes // SMALL_UNIT_BYTES) + 1
-        return max(self._needed_bytes, self._pool.mapped_bytes) + small * SMALL_UNIT_BYTES
+        return self._pool.needed_bytes + small * SMALL_UNIT_BYTES
 
     def hold(self, sizes_bytes: Ints) -> None:
         """Takes blocks (bytes, rounded up) that stay."""
         for size_bytes in sizes_bytes.tolist():
             if size_bytes > SMALL_BLOCK_BYTES:
-                self._take(size_bytes)
+                self._pool.allocate(size_bytes)
             else:
                 self._small_bytes += size_bytes
 
@@ -60,7 +61,7 @@ class Replay:
     def step(self, step: Timeline, *, first: bool) -> None:
         """A step. The first one finds no gradients, and its update makes the moments of the optimizer, which stay."""
         for block in self._left:
-            self._pool.free(*block)
+            self._pool.free(block)
         self._left_small_bytes = 0
         moments = step.blocks[: step.held][step.labels[: step.held] == "optimizer"]
         self._left, self._left_small_bytes = self._run(step, moments if first else None)
@@ -69,16 +70,16 @@ class Replay:
         """Any other pass, which leaves nothing behind."""
         left, _ = self._run(timeline)
         for block in left:
-            self._pool.free(*block)
+            self._pool.free(block)
 
-    def _run(self, timeline: Timeline, moments: Ints | None = None) -> tuple[list[tuple[int, int]], int]:
-        """Runs a pass; returns the large blocks that it leaves, and the bytes of the small ones."""
+    def _run(self, timeline: Timeline, moments: Ints | None = None) -> tuple[list[int], int]:
+        """Runs a pass; returns the addresses of large blocks that it leaves, and the bytes of the small ones."""
         sizes, events = timeline.blocks, timeline.order[timeline.held :]
         blocks = np.where(events >= 0, events, ~events)
         own = blocks >= timeline.held
         before_update = int(own[: len(events) - timeline.update].sum())
         events, blocks = events[own], blocks[own]
-        live: dict[int, tuple[int, int]] = {}
+        live: dict[int, int] = {}
         small_bytes = 0
         for part, makes in ((slice(before_update), None), (slice(before_update, None), moments)):
             if makes is not None:
@@ -91,22 +92,14 @@ class Replay:
             small_bytes += int(sums[-1]) if len(sums) else 0
             for event in events[part][~small].tolist():
                 if event < 0:
-                    self._pool.free(*live.pop(~event))
+                    self._pool.free(live.pop(~event))
                 elif (label := timeline.labels[event]) in CUBLAS:
                     self._hold_once(label)
                 else:
-                    size_bytes = int(sizes[event])
-                    live[event] = self._take(size_bytes), size_bytes
+                    live[event] = self._pool.allocate(int(sizes[event]))
         return list(live.values()), small_bytes
 
     def _hold_once(self, label: str) -> None:
         if label not in self._threads:
             self._threads.add(label)
-            self._take(self._workspace_bytes)
-
-    def _take(self, size_bytes: int) -> int:
-        before = self._pool.mapped_bytes
-        address = self._pool.allocate(size_bytes)
-        if self._pool.mapped_bytes > before:
-            self._needed_bytes = max(self._needed_bytes, before + request_bytes(size_bytes))
-        return address
+            self._pool.allocate(self._workspace_bytes)
