@@ -169,7 +169,7 @@ def _endings(epochs_done: int) -> Iterator[None]:
             raise
         raise BudgetError(
             f"the device ran out of memory after epoch {epochs_done} and no smaller plan exists; "
-            "lower --batch-size or --n-patches, or give --memory-saver"
+            "lower --batch-size or --n-patches, or leave out the flags that fix a part of the plan"
         ) from None
 
 

@@ -199,7 +199,8 @@ class Program:
         leads = self._leader[self._storage] == self._storage
         second = order[begin:end][leads[begin:end]].tolist()
         made = {event for event in second if event >= 0}
-        left = [event for event in second if event >= 0 and ~event not in second]
+        freed = {~event for event in second if event < 0}
+        left = [event for event in second if event >= 0 and event not in freed]
         heir: dict[int, int] = {}
         """By a block of the first micro-batch that the second one frees: the block that takes its place."""
         for block in (~event for event in second if event < 0 and ~event not in made):
