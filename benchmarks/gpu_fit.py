@@ -138,16 +138,17 @@ def read_session(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         path = folder / f"{name}.csv"
         if not path.exists():
             continue
-        for row in csv.DictReader(path.open(newline="", encoding="utf-8")):
-            numbers: dict[str, Any] = {"case": row["case"]}
-            if row.get("median_ms"):
-                numbers["step_seconds"] = float(row["median_ms"]) / 1e3
-            elif not row.get("failed"):
-                wanted = ("allocated_bytes", "reserved_bytes", "driver_bytes")
-                numbers |= {column: int(row[column]) for column in wanted if row.get(column)}
-            if len(numbers) > 1:
-                rows.append(numbers)
+        with path.open(newline="", encoding="utf-8") as file:
+            rows += [_numbers(row) for row in csv.DictReader(file) if not row.get("failed")]
     return rows, versions
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, Any]:
+    """What `calibrated` reads of a row."""
+    if row.get("median_ms"):
+        return {"case": row["case"], "step_seconds": float(row["median_ms"]) / 1e3}
+    wanted = ("allocated_bytes", "reserved_bytes", "driver_bytes")
+    return {"case": row["case"], **{column: int(row[column]) for column in wanted if row.get(column)}}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -164,6 +164,7 @@ SHORT = {
 }
 """Flags with which a benchmark takes seconds."""
 NOT_SHORT = {
+    "gpu_fit": "fits a hundred measured peaks; with two in test_gpu_memory.py",
     "gpu_memory": "needs a GPU",
     "gpu_packing": "needs a GPU",
     "gpu_session": "needs a GPU; on a card that computes nothing in tests/card_tests",

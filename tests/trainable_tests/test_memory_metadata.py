@@ -29,7 +29,7 @@ def test_a_trace_is_the_same_with_and_without_them(config: TrialConfig, case: di
 
 
 def traced(config: TrialConfig, case: dict) -> MemoryTracker:
-    form, plan, total = form_and_plan(case)
+    form, plan, total = form_and_plan(config, case)
     seen = MemoryTracker("meta")
     with fused_optimizer_on_meta():
         record(meta_state(config, N_IDS, plan, trained=True), form, plan, total, case["n_patches"], seen)

@@ -78,8 +78,9 @@ class Planner:
         self._predictor = Predictor(self.data, self.profile)
 
     def plan(self, config: TrialConfig) -> MemoryPlan:
-        """The fastest plan that fits; if the request says so, the smallest one. Milliseconds, plus a trace the first
-        time.
+        """The fastest plan that fits; if the request says so, the smallest one.
+
+        Takes some milliseconds for each plan that its tensors do not rule out, and a trace for a new architecture.
 
         If none fits, `MemoryPlan.fits` is false and the result holds the smallest plan and the reason.
         """

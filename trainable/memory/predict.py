@@ -163,7 +163,7 @@ class SizedPass:
 class Predictor:
     """Predicts for one data set and one kind of device.
 
-    Takes a trace (about 0.1 s) for a new architecture. Then the largest sum of blocks takes well under a millisecond
+    Takes traces (about 0.2 s) for a new architecture. Then the largest sum of blocks takes well under a millisecond
     per plan, and what the allocator reserves for them some ten milliseconds.
     """
 
