@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,15 @@ from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
 from trainable.units import MIB
 
-RECORDED = Path(__file__).parent / "golden" / "allocator_events.json.gz"
-"""Every block over 1 MiB that trainings took (size) and freed (−1 − the number of the block), by case."""
+GOLDEN = Path(__file__).parent / "golden"
+Trainings = dict[str, dict[str, Any]]
+
+
+def recorded(name: str) -> Trainings:
+    """Every block over 1 MiB that trainings took (size) and freed (−1 − the number of the block), by case."""
+    with gzip.open(GOLDEN / f"{name}.json.gz", "rt", encoding="utf-8") as file:
+        trainings: Trainings = json.load(file)
+    return trainings
 
 
 def test_the_smallest_free_block_that_is_large_enough_is_taken() -> None:
@@ -71,31 +79,24 @@ def test_fixed_segments_neither_grow_nor_merge() -> None:
     assert pool.allocate(11 * MIB + 512) == third, "what is left of a block up to 1 MiB belongs to it"
 
 
-@pytest.fixture(scope="module")
-def recorded() -> dict[str, dict[str, object]]:
-    with gzip.open(RECORDED, "rt", encoding="utf-8") as file:
-        values: dict[str, dict[str, object]] = json.load(file)
-    return values
-
-
-def test_recorded_events_reserve_what_the_card_reserved(recorded: dict[str, dict[str, object]]) -> None:
-    for name, training in recorded.items():
+@pytest.mark.parametrize("name", ["allocator_events", "allocator_events_h100"])
+def test_recorded_events_reserve_what_the_card_reserved(name: str) -> None:
+    for case, training in recorded(name).items():
         pool, live = Pool(LARGE_UNIT_BYTES), []
-        events: list[int] = training["events"]  # type: ignore[assignment]
-        for event in events:
+        for event in training["events"]:
             if event >= 0:
                 live.append(pool.allocate(event))
             else:
                 pool.free(live[-1 - event])
-        assert pool.mapped_bytes == training["large_reserved_bytes"], name
+        assert pool.mapped_bytes == training["large_reserved_bytes"], case
 
 
-def test_predictions_cover_what_the_card_reserved(recorded: dict[str, dict[str, object]]) -> None:
+def test_predictions_cover_what_the_card_reserved() -> None:
     """Recorded on a card that computes nothing, whose convolutions need no workspace."""
     profile = DeviceProfile(convolution_workspace_share=0.0, split_sums=0.0, margin_share=0.0)
     planner, by_name = Planner(DATA, budget_bytes=None, profile=profile), {case.name: case for case in cases()}
-    for name, training in recorded.items():
+    for name, training in recorded("allocator_events").items():
         case, reserved_bytes = by_name[name], training["reserved_bytes"]
         said = planner.predict(case.config, case.plan)
-        assert reserved_bytes <= said.reserved_bytes <= 1.15 * reserved_bytes + 2 * MIB, name  # type: ignore[operator]
+        assert reserved_bytes <= said.reserved_bytes <= 1.15 * reserved_bytes + 2 * MIB, name
         assert said.allocated_bytes == pytest.approx(training["allocated_bytes"], rel=2e-3), name
