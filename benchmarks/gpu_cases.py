@@ -107,24 +107,29 @@ TIMED = ((16.0, 16, 16), (1.0, 64, 32), (1.0, 16, 8))
 """Width, clips and patches: arithmetic counts in the first two, the launching of kernels in the last."""
 
 
+def plans_by_part(batch: int) -> dict[str, ExecutionPlan]:
+    """Plans that change one part of the plain plan of a batch (clips) at a time, by name."""
+    whole = ExecutionPlan(micro_batch_clips=batch)
+    return {
+        "plain": whole,
+        "encoder": replace(whole, recompute_encoder=True),
+        "decoder": replace(whole, recompute_decoder=True),
+        "encoder and decoder": replace(whole, recompute_encoder=True, recompute_decoder=True),
+        "2 micro-batches": replace(whole, micro_batch_clips=batch // 2),
+        "4 micro-batches": replace(whole, micro_batch_clips=batch // 4),
+        "chunk 1024": replace(whole, quantizer_chunk_rows=1_024),
+        "host": replace(whole, data_placement="host"),
+        "bfloat16": replace(whole, precision="amp_bfloat16"),
+        "float16": replace(whole, precision="amp_float16"),
+        "plain again": whole,
+    }
+
+
 def timed_cases() -> Iterator[Case]:
     """Cases whose steps are timed: one part of a plan at a time, and the plain plan at the beginning and the end."""
     for width, batch, patches in TIMED:
         knobs = {"width": width, "batch_size": batch, "n_patches": patches, "kmeans_start": False}
-        whole = ExecutionPlan(micro_batch_clips=batch)
-        plans = {
-            "plain": whole,
-            "encoder": replace(whole, recompute_encoder=True),
-            "decoder": replace(whole, recompute_decoder=True),
-            "2 micro-batches": replace(whole, micro_batch_clips=batch // 2),
-            "4 micro-batches": replace(whole, micro_batch_clips=batch // 4),
-            "chunk 1024": replace(whole, quantizer_chunk_rows=1_024),
-            "host": replace(whole, data_placement="host"),
-            "bfloat16": replace(whole, precision="amp_bfloat16"),
-            "float16": replace(whole, precision="amp_float16"),
-            "plain again": whole,
-        }
-        for name, plan in plans.items():
+        for name, plan in plans_by_part(batch).items():
             yield Case(f"times w{width:g} p{patches} b{batch} {name}", TrialConfig.from_flat(knobs), plan)
 
 

@@ -9,13 +9,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu_cases import DATA, IDS, Case, cases, noise_train_clips, timed_cases
+from benchmarks.gpu_cases import DATA, IDS, Case, cases, noise_train_clips, plans_by_part, timed_cases
 from benchmarks.gpu_in_process import DEVICE, PHASE_2, ShortEpochs, empty_allocator, measured
 from benchmarks.gpu_memory import row_of
 from benchmarks.gpu_packing import competing, packed_rows
@@ -259,20 +258,10 @@ def throughput(profile: DeviceProfile, left: Left) -> Iterator[Row]:
 def agreement(profile: DeviceProfile, left: Left) -> Iterator[Row]:
     """How far trainings under plans that are equal on paper differ from the plain one after some steps."""
     config = TrialConfig.from_flat(PHASE_2 | {"n_patches": 8, "batch_size": 16})
-    whole = ExecutionPlan(micro_batch_clips=16)
-    plans = {
-        "plain": whole,
-        "plain again": whole,
-        "encoder and decoder": replace(whole, recompute_encoder=True, recompute_decoder=True),
-        "4 micro-batches": replace(whole, micro_batch_clips=4),
-        "chunk 1024": replace(whole, quantizer_chunk_rows=1_024),
-        "host": replace(whole, data_placement="host"),
-        "bfloat16": replace(whole, precision="amp_bfloat16"),
-    }
     for mode in ("default", "no TF32", "deterministic", "both"):
         with _numerics(no_tf32=mode in ("no TF32", "both"), deterministic=mode in ("deterministic", "both")):
             reference: list[torch.Tensor] = []
-            for name, plan in plans.items():
+            for name, plan in plans_by_part(16).items():
                 if left() < 0:
                     return
                 empty_allocator()
@@ -281,7 +270,7 @@ def agreement(profile: DeviceProfile, left: Left) -> Iterator[Row]:
                 trainer.train_epoch()
                 loss = trainer.train_epoch().total
                 weights = torch.cat([each.detach().flatten().double() for each in trainer.state.model.parameters()])
-                reference = reference or [weights]
+                reference = reference or [weights]  # of the plain plan, which comes first
                 far = float((weights - reference[0]).norm() / reference[0].norm())
                 yield {"mode": mode, "plan": name, "loss": loss, "distance_of_weights": far}
 
@@ -304,17 +293,7 @@ def waits(profile: DeviceProfile, left: Left) -> Iterator[Row]:
     The last row waits on purpose.
     """
     config = TrialConfig.from_flat(PHASE_2 | {"n_patches": 8, "batch_size": 16})
-    whole = ExecutionPlan(micro_batch_clips=16)
-    plans = {
-        "plain": whole,
-        "encoder and decoder": replace(whole, recompute_encoder=True, recompute_decoder=True),
-        "4 micro-batches": replace(whole, micro_batch_clips=4),
-        "chunk 1024": replace(whole, quantizer_chunk_rows=1_024),
-        "host": replace(whole, data_placement="host"),
-        "bfloat16": replace(whole, precision="amp_bfloat16"),
-        "float16": replace(whole, precision="amp_float16"),
-    }
-    for name, plan in plans.items():
+    for name, plan in plans_by_part(16).items():
         if left() < 0:
             return
         empty_allocator()

@@ -120,16 +120,19 @@ class Planner:
 
     def next_smaller(self, config: TrialConfig, plan: ExecutionPlan) -> ExecutionPlan | None:
         """The fastest plan that needs clearly less than `plan`; None if no plan needs less."""
-        limit = self.predict(config, plan).predicted_bytes - self.profile.outside_bytes
-        needs = [
-            (candidate, self.predict(config, candidate).predicted_bytes - self.profile.outside_bytes)
-            for candidate in self.candidates(config)
-        ]
-        clearly = [candidate for candidate, size in needs if size <= STEP_DOWN * limit]
-        if clearly:
-            return min(clearly, key=lambda candidate: self.relative_time(config, candidate))
-        smaller = [(size, candidate) for candidate, size in needs if size < limit]
-        return min(smaller, key=lambda pair: pair[0])[1] if smaller else None
+        limit = self.predict(config, plan).reserved_bytes
+        # What the tensors take rules most plans out; what the allocator needs for them is computed for the others.
+        smaller = [each for each in self.candidates(config) if self._predictor.allocated_bytes(config, each) < limit]
+        smaller.sort(key=lambda candidate: self.relative_time(config, candidate))
+        for candidate in smaller:
+            tensors_bytes = self._predictor.allocated_bytes(config, candidate)
+            if tensors_bytes <= STEP_DOWN * limit and self._reserved_bytes(config, candidate) <= STEP_DOWN * limit:
+                return candidate
+        least = min(smaller, key=lambda candidate: self._reserved_bytes(config, candidate), default=None)
+        return least if least is not None and self._reserved_bytes(config, least) < limit else None
+
+    def _reserved_bytes(self, config: TrialConfig, plan: ExecutionPlan) -> int:
+        return self.predict(config, plan).reserved_bytes
 
     def candidates(self, config: TrialConfig) -> Iterator[ExecutionPlan]:
         """Every plan that the request and the configuration allow."""

@@ -280,8 +280,8 @@ class Predictor:
 
     def _workspace_bytes(self, sized: SizedPass) -> int:
         """cuBLAS's workspaces: before the first step no thread but the main one has one."""
-        workspace_bytes = self.profile.workspace_bytes
-        return workspace_bytes // 2 if sized.form.kind == "codebook_start" else workspace_bytes
+        before_steps = sized.form.kind == "codebook_start"
+        return self.profile.thread_workspace_bytes if before_steps else self.profile.workspace_bytes
 
     def _data_bytes(self, plan: ExecutionPlan) -> int:
         """Features on the device; one tensor per split, each rounded separately."""
@@ -295,7 +295,7 @@ class Predictor:
         def make() -> int:
             timelines = {each.name: self._timeline(config, plan, each) for each in passes}
             steps = [timelines[each.name] for each in passes if each.form.kind == "step"]
-            replay = Replay(self.profile.workspace_bytes // 2, expandable=self.profile.expandable_segments)
+            replay = Replay(self.profile.thread_workspace_bytes, expandable=self.profile.expandable_segments)
             replay.begin(steps[0])
             if plan.data_placement == "device":
                 replay.hold(self._frames_bytes(self.data.train_frames))
@@ -319,8 +319,8 @@ class Predictor:
 
     def _with_device(self, config: TrialConfig, plan: ExecutionPlan, peak: Peak, sized: SizedPass) -> Prediction:
         """Adds what the trace does not see, part by part."""
-        profile, data_bytes = self.profile, self._data_bytes(plan)
-        workspace_bytes = self._workspace_bytes(sized)
+        profile = self.profile
+        data_bytes, workspace_bytes = self._data_bytes(plan), self._workspace_bytes(sized)
         allocated = peak.allocated_bytes + data_bytes + workspace_bytes
         needed = self._needed_bytes(config, plan)
         margin = int(np.ceil(allocated * profile.margin_share))

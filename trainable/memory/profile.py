@@ -165,6 +165,11 @@ class DeviceProfile:
         )
         return cls()
 
+    @property
+    def thread_workspace_bytes(self) -> int:
+        """The workspaces of one of the two threads that use cuBLAS."""
+        return self.workspace_bytes // 2
+
     def with_segments(self, expandable: bool) -> "DeviceProfile":
         """The profile for a driver that allows expandable segments, or refuses them."""
         return replace(self, expandable_segments=expandable)
