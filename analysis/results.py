@@ -220,16 +220,16 @@ def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...
 
 def _record_row(record: TrialRecord) -> dict[str, Any]:
     outcome, epochs = record.outcome, record.epochs
-    best = max(epochs, key=lambda report: report.validation_auc, default=None)
+    best = max(epochs, key=lambda report: report.value, default=None)
     plan = epochs[-1].plan if epochs else record.start.plan
     return {
         "end": outcome.end.value if outcome else UNFINISHED,
         "reason": outcome.reason if outcome else "",
         "failures": outcome.failures if outcome else 0,
         "epochs": len(epochs),
-        "best_auc": best.validation_auc if best else None,
+        "best_auc": best.value if best else None,
         "best_epoch": best.epoch if best else 0,
-        "final_auc": epochs[-1].validation_auc if epochs else None,
+        "final_auc": epochs[-1].value if epochs else None,
         "final_pauc": epochs[-1].validation_pauc if epochs else None,
         "predicted_bytes": record.start.predicted_bytes,
         "predicted_allocated_bytes": _allocated(record),

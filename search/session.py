@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -25,6 +25,7 @@ from search.store.study import SearchStudy
 from search.store.warm_start import initial_proposals, taken_over_text
 from search.summary import find_winner, print_summary, write_results
 from trainable.commandline import resolve_device
+from trainable.data.clips import Split
 from trainable.data.load import Dataset, load_dataset
 from trainable.device.cap import expandable_segments_work, gpu_name
 from trainable.errors import ConfigError
@@ -56,6 +57,11 @@ def run_search(request: "Request", console: Console) -> bool:
     say = _stages(request, console)
     say(f"reading the recordings: {options.data.machine_type} of {options.data.data_root or 'the embedded machines'}")
     dataset = load_dataset(options.data)
+    # What "auto" chose is what the run records and a resume keeps.
+    options = replace(options, data=replace(options.data, objective=dataset.objective.value))
+    request = replace(request, options=options)
+    for line in () if dataset.pseudo is None else dataset.pseudo.lines():
+        say(line)
     if options.local:
         device = resolve_device(options.device)
         _check_local(options, device)
@@ -134,7 +140,7 @@ def _run(
                 threads=max(1, available_cores() // workers),
                 nodes_now=ray.nodes_now if ray is not None else None,
             ).run()
-    winner = find_winner(conductor, store, replace(factory, device=resolve_device("auto")))
+    winner = find_winner(conductor, store, dataset, replace(factory, device=resolve_device("auto")))
     seconds = time.monotonic() - begun
     write_results(conductor, store, winner, seconds=seconds, skipped=len(dataset.skipped))
     print_summary(console, conductor, store, winner, seconds=seconds, skipped=len(dataset.skipped))
@@ -159,6 +165,7 @@ def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:
             allow_changes=request.allow_changes,
             old_space=request.old_space,
             clips=_clips(dataset),
+            pseudo=_pseudo(dataset),
         )
     name = folder.path.resolve().name
     initial = [] if options.warm_start is None else initial_proposals(options.warm_start, request.space)
@@ -171,11 +178,17 @@ def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:
         device=device,
         clips=_clips(dataset),
         initial=initial,
+        pseudo=_pseudo(dataset),
     )
 
 
 def _clips(dataset: Dataset) -> dict[str, int]:
-    return {each.split.value: len(each) for each in (dataset.train, dataset.validation, dataset.held_out)}
+    clips = {each.split.value: len(each) for each in (dataset.train, dataset.validation, dataset.held_out)}
+    return clips if dataset.pseudo is None else {**clips, Split.HELD_BACK.value: len(dataset.pseudo.normal)}
+
+
+def _pseudo(dataset: Dataset) -> dict[str, Any] | None:
+    return None if dataset.pseudo is None else dataset.pseudo.to_dict()
 
 
 def _write_request(request: "Request", manifest: RunManifest) -> None:
@@ -206,8 +219,9 @@ def _mlflow(request: "Request", manifest: RunManifest) -> list[BaseListener]:
 def _study(request: "Request", manifest: RunManifest) -> SearchStudy:
     url = request.options.study_storage
     if url is None:
-        return SearchStudy.in_folder(request.folder.study_path, manifest.study_name, manifest.identity)
-    return SearchStudy(url, manifest.study_name, manifest.identity, shared=True)
+        path = request.folder.study_path
+        return SearchStudy.in_folder(path, manifest.study_name, manifest.identity, objective=manifest.objective)
+    return SearchStudy(url, manifest.study_name, manifest.identity, shared=True, objective=manifest.objective)
 
 
 def _plan_request(request: "Request") -> PlanRequest:

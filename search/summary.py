@@ -4,7 +4,7 @@ import json
 import logging
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import yaml
@@ -15,9 +15,12 @@ from search.engine.conductor import Conductor
 from search.listeners.terminal import epochs_text
 from search.store.checkpoints import checkpoint_place
 from search.store.run_store import RunStore
+from trainable.config import Objective
 from trainable.data.clips import Split
+from trainable.data.load import Dataset
 from trainable.errors import BudgetError, CheckpointError, NonFiniteError
-from trainable.record import TrialEnd, TrialStart
+from trainable.normal_only.ranking import Pair, choose_members, ranking_warnings
+from trainable.record import EpochReport, TrialEnd, TrialStart
 from trainable.scoring.evaluate import Evaluation
 from trainable.trial import Trial
 from trainable.units import counted, duration_text, format_bytes
@@ -34,66 +37,88 @@ class Winner:
     """The best configuration and its evaluations."""
 
     start: TrialStart
-    validation: Evaluation | None
-    """None if the checkpoint cannot be read; the study still has the AUC."""
-    held_out: Evaluation | None
-    validation_auc: float
-    epochs: int
+    objective: Objective
+    value: float
+    """What the search maximised (`Objective.measure`)."""
+    last: EpochReport
+    """The report of its last epoch."""
+    validation: Evaluation | None = None
+    """None if no label judges, or the checkpoint cannot be read; the study still has the AUC."""
+    held_out: Evaluation | None = None
     unmeasured: str = ""
     """Why there is no held-out evaluation; empty if there is one."""
     yardsticks: Comparison | None = None
     """What yardsticks find on the same held-out clips."""
+    members: tuple[Pair, ...] = ()
+    """The pairs that a detector of this search averages; empty where only labels judge."""
+    warnings: tuple[str, ...] = ()
+    """What makes the choice worth less."""
+
+    @property
+    def epochs(self) -> int:
+        return self.last.epoch
 
 
-def find_winner(conductor: Conductor, store: RunStore, make_trial: Callable[[TrialStart], Trial]) -> Winner | None:
-    """The completed trial with the highest final AUC, scored here on held-out clips for the first time.
+def find_winner(
+    conductor: Conductor, store: RunStore, dataset: Dataset, make_trial: Callable[[TrialStart], Trial]
+) -> Winner | None:
+    """The completed trial with the highest final value, scored here on held-out clips, if there are any, for the first
+    time.
 
     None if no trial completed.
     """
     if conductor.best is None:
         return None
-    auc, number = conductor.best
+    value, number = conductor.best
     record = store.folder.read_trial(number)
     start, epochs = record.start, record.epochs[-1].epoch
+    winner = Winner(start, dataset.objective, value, record.epochs[-1])
+    if dataset.objective.holds_back:
+        trials = store.folder.read_trials()
+        warnings = tuple(ranking_warnings(trials))
+        winner = replace(winner, members=tuple(choose_members(trials)), warnings=warnings)
+    if not dataset.labelled:
+        return replace(winner, unmeasured="no anomaly is labelled")
     try:
         trial = make_trial(start)
     except BudgetError as error:  # this process's card may hold less than those that trained
         logger.warning("the winner's held-out AUC cannot be measured: %s", error)
-        return Winner(start, None, None, auc, epochs, unmeasured=str(error))
+        return replace(winner, unmeasured=str(error))
     place = checkpoint_place(conductor.options, store.folder, store.study.run, number)
     try:
         place.fetch()
         trial.load(place.folder, epochs)
-        _train_to(trial, epochs, auc)
-        validation, held_out = trial.evaluate(Split.VALIDATION), trial.evaluate(Split.HELD_OUT)
+        _train_to(trial, epochs, value)
+        validation = None if dataset.objective is Objective.NORMAL_ONLY else trial.evaluate(Split.VALIDATION)
+        held_out = trial.evaluate(Split.HELD_OUT)
     except (CheckpointError, NonFiniteError) as error:
         logger.warning("the winner's held-out AUC cannot be measured: %s", error)
-        return Winner(start, None, None, auc, epochs, unmeasured=str(error))
+        return replace(winner, unmeasured=str(error))
     finally:
         place.forget_copy()
         trial.release()
-    yardsticks = compare(start.config, trial.dataset, held_out)
-    return Winner(start, validation, held_out, auc, epochs, yardsticks=yardsticks)
+    yardsticks = compare(start.config, dataset, held_out)
+    return replace(winner, validation=validation, held_out=held_out, yardsticks=yardsticks)
 
 
-def _train_to(trial: Trial, epochs: int, auc: float) -> None:
+def _train_to(trial: Trial, epochs: int, value: float) -> None:
     """Retrains a winner whose last checkpoint is lost up to its last reported epoch.
 
     Raises
     ------
     CheckpointError
-        If the validation AUC differs from the reported one, so these are not the weights that won.
+        If its value differs from the reported one, so these are not the weights that won.
     """
     if trial.epoch == epochs:
         return
     logger.warning("the winner's checkpoint of epoch %d is lost; training resumes from epoch %d", epochs, trial.epoch)
-    again = auc
+    again = value
     while trial.epoch < epochs:
-        again = trial.step().validation_auc
-    if abs(again - auc) > SAME_AUC:
+        again = trial.step().value
+    if abs(again - value) > SAME_AUC:
         raise CheckpointError(
-            f"its last checkpoint is lost, and retraining gives a validation AUC of {again:.4f}, not {auc:.4f}; "
-            "train its configuration from scratch with python -m trainable.train"
+            f"its last checkpoint is lost, and retraining gives {again:.4f} for its {trial.dataset.objective.measure}, "
+            f"not {value:.4f}; train its configuration from scratch with python -m trainable.train"
         )
 
 
@@ -140,7 +165,13 @@ def _add_winner(table: Table, conductor: Conductor, winner: Winner) -> None:
     table.add_row("best trial", f"{winner.start.number} ({epochs_text(winner.epochs)})")
     for name, value in winner.start.used.items():
         table.add_row(f"  {name}", f"{value:.4g}" if isinstance(value, float) else str(value))
-    table.add_row("validation AUC", _with_interval(winner.validation_auc, winner.validation))
+    last = winner.last
+    if last.validation_auc is not None:
+        table.add_row("validation AUC", _with_interval(last.validation_auc, winner.validation))
+    if last.pseudo_auc is not None:
+        families = last.pseudo_auc_by_density[winner.start.config.score.density]
+        shown = ", ".join(f"{family} {auc:.3f}" for family, auc in families.items())
+        table.add_row("pseudo-AUC", f"{last.pseudo_auc:.3f}  ({shown}): of pseudo-anomalies, not of faults")
     if winner.held_out is not None:
         table.add_row("held-out AUC", _with_interval(winner.held_out.auc, winner.held_out))
         by_id = ", ".join(f"{machine_id} {auc:.3f}" for machine_id, auc in winner.held_out.auc_by_id.items())
@@ -149,6 +180,11 @@ def _add_winner(table: Table, conductor: Conductor, winner: Winner) -> None:
         _add_yardsticks(table, winner.yardsticks)
     else:
         table.add_row("held-out AUC", f"not measured: {winner.unmeasured}")
+    if winner.members:
+        shown = ", ".join(f"trial {pair.trial} {pair.density} ({pair.pseudo_auc:.3f})" for pair in winner.members)
+        table.add_row("detector", f"the mean of {shown}")
+    for warning in winner.warnings:
+        table.add_row("[bold red]  mind[/]", warning)
     if winner.start.predicted_bytes:
         budget = conductor.options.budget_bytes
         of = f" of {format_bytes(budget)}" if budget else ""
@@ -190,7 +226,8 @@ def write_results(
             "trial": winner.start.number,
             "epochs": winner.epochs,
             "params": winner.start.used,
-            "validation_auc": winner.validation_auc,
+            "objective": winner.objective.value,
+            "validation_auc": winner.last.validation_auc,
             "validation_interval": None if winner.validation is None else list(winner.validation.interval),
             "held_out_auc": None if winner.held_out is None else winner.held_out.auc,
             "held_out_interval": None if winner.held_out is None else list(winner.held_out.interval),
@@ -199,6 +236,10 @@ def write_results(
             **(NOT_MEASURED if winner.yardsticks is None else winner.yardsticks.to_dict()),
             "predicted_bytes": winner.start.predicted_bytes,
         }
+        if winner.objective.holds_back:
+            best["pseudo_auc"] = winner.last.pseudo_auc
+            best["members"] = [asdict(pair) for pair in winner.members]
+            best["warnings"] = list(winner.warnings)
         summary["best"] = best
         content = {
             "config": winner.start.config.flat(),

@@ -13,7 +13,15 @@ from trainable.errors import ConfigError, SpaceError
 _SECTIONS = ("description", "parameters", "fixed", "data", "search")
 _PARAMETER_KEYS = ("low", "high", "log", "step", "choices", "when")
 _RESERVED = ("epochs", "seed")
-_DATA_KEYS = ("machine_type", "sample_rate", "n_fft", "hop_length", "validation_share", "embedded_test_clips")
+_DATA_KEYS = (
+    "machine_type",
+    "sample_rate",
+    "n_fft",
+    "hop_length",
+    "validation_share",
+    "embedded_test_clips",
+    "objective",
+)
 """A space may choose a front end. Paths come from the command line only, so that no file can point elsewhere."""
 
 

@@ -6,9 +6,9 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
-from trainable.config import DataConfig, Knob, knobs
+from trainable.config import DataConfig, Knob, ObjectiveName, knobs
 from trainable.errors import ConfigError, ProjectError
 from trainable.execution_plan import PlanRequest, micro_batch_of
 from trainable.redaction import without_words
@@ -72,6 +72,13 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(group, "hop_length", type=int, metavar="N", help="samples between spectra")
     add_flag(group, "norm_stats_path", metavar="FILE", help="normalisation statistics (.pt) to load")
     add_flag(group, "validation_share", type=float, metavar="SHARE", help="share of test clips for validation (0.5)")
+    add_flag(
+        group,
+        "objective",
+        choices=get_args(ObjectiveName),
+        help="what judges trainings: labels, normal-only (pseudo-anomalies of normal clips), or both (default: auto, "
+        "what the recordings allow)",
+    )
 
 
 def data_config(arguments: argparse.Namespace, defaults: dict[str, Any] | None = None) -> DataConfig:

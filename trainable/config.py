@@ -7,6 +7,7 @@ file, a study and a command line may use them flat. Only the standard library is
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from trainable.errors import ConfigError
@@ -15,8 +16,48 @@ from trainable.registry import ARCHITECTURES, DENSITIES, LOSS_TERMS, QUANTIZERS,
 Distance = Literal["euclidean", "cosine"]
 CodeGradient = Literal["straight_through", "rotation"]
 Aggregation = Literal["mean", "max", "top_k"]
+ObjectiveName = Literal["auto", "labels", "normal-only", "both"]
 DensityName = str
 """A name of `trainable.registry.DENSITIES`."""
+
+
+class Objective(StrEnum):
+    """What a trial's value is, the same word from the command line to the report."""
+
+    LABELS = "labels"
+    """AUC on labelled validation clips."""
+    NORMAL_ONLY = "normal-only"
+    """Pseudo-AUC: the mean, over families of pseudo-anomalies, of the AUC against held-back normal clips."""
+    BOTH = "both"
+    """The mean of the two."""
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether normal training clips are held back."""
+        return self is not Objective.LABELS
+
+    @property
+    def metric(self) -> str:
+        """The name of a trial's value in the study."""
+        return {
+            Objective.LABELS: "validation_auc",
+            Objective.NORMAL_ONLY: "pseudo_auc",
+            Objective.BOTH: "mean_auc",
+        }[self]
+
+    @property
+    def short(self) -> str:
+        """What lines on a terminal call a trial's value."""
+        return {Objective.LABELS: "AUC", Objective.NORMAL_ONLY: "pseudo-AUC", Objective.BOTH: "mean AUC"}[self]
+
+    @property
+    def measure(self) -> str:
+        """What tables call a trial's value."""
+        return {
+            Objective.LABELS: "validation AUC",
+            Objective.NORMAL_ONLY: "pseudo-AUC",
+            Objective.BOTH: "mean of validation AUC and pseudo-AUC",
+        }[self]
 
 
 def knob(
@@ -346,6 +387,10 @@ class DataConfig:
     """Share of the labelled test clips that ASHA and selection may see; the rest is held out."""
     embedded_test_clips: int = EMBEDDED_TEST_CLIPS
     """Normal test clips per id of an embedded machine, and as many anomalous ones; 125 make 1,000 of four ids."""
+    objective: ObjectiveName = "auto"
+    """What judges a training: labelled clips, pseudo-anomalies made of held-back normal clips, or both.
+
+    It belongs to the data because it decides which clips training sees. ``auto``: what the labelled clips allow."""
 
     def __post_init__(self) -> None:
         for name, optional in (("data_root", True), ("machine_type", False), ("norm_stats_path", True)):
@@ -355,6 +400,11 @@ class DataConfig:
         if type(self.validation_share) not in (int, float) or not 0.0 < self.validation_share < 1.0:
             raise ConfigError(
                 f"validation_share is {_shown(self.validation_share)}; it must be a number between 0 and 1"
+            )
+        if self.objective not in (names := get_args(ObjectiveName)):
+            raise ConfigError(
+                f"objective is {_shown(self.objective)}; it must be one of {', '.join(names)}"
+                f"{nearest(_shown(self.objective), names)}"
             )
         clips = self.embedded_test_clips
         if type(clips) is not int or not 2 <= clips <= MOST_EMBEDDED_TEST_CLIPS:
@@ -387,6 +437,7 @@ class DataConfig:
             "hop_length": self.front_end.hop_length,
             "norm_stats_path": self.norm_stats_path,
             "validation_share": self.validation_share,
+            "objective": self.objective,
             **({} if clips == EMBEDDED_TEST_CLIPS else {"embedded_test_clips": clips}),
         }
 

@@ -19,7 +19,7 @@ from trainable.record import EpochReport, TrialEnd, TrialStart
 
 REPORT, ENDED, REASON, UNWRITTEN = "report", "ended", "reason", "unwritten"
 """Keys of a result: an epoch's report, or how the trial failed and why, or what cannot be written."""
-METRIC = "validation_auc"
+METRIC = "value"
 
 
 class MemoryKeptError(Exception):
@@ -92,7 +92,7 @@ class RayTrial(tune.Trainable):
         if self._ended is None:
             report = self._guarded(self._epoch)
             if report is not None:
-                return {REPORT: report, METRIC: report.validation_auc}
+                return {REPORT: report, METRIC: report.value}
         assert self._ended is not None
         return self._ended
 

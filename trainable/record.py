@@ -18,12 +18,12 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainable.config import TrialConfig
+from trainable.config import Objective, TrialConfig
 from trainable.durable import read_json, sync_folder, write_json, write_text, writing
 from trainable.errors import ConfigError, RunError
 from trainable.execution_plan import ExecutionPlan
@@ -54,9 +54,9 @@ FAILURES = frozenset({TrialEnd.OUT_OF_MEMORY, TrialEnd.NON_FINITE, TrialEnd.CRAS
 """Endings that are failures: they repel the sampler, and their configuration is not tried again."""
 
 
-def best_first(auc: float, number: int) -> tuple[float, int]:
-    """Sort key of trials by final validation AUC: the highest first, and of equals the one that started first."""
-    return -auc, number
+def best_first(value: float, number: int) -> tuple[float, int]:
+    """Sort key of trials by their last epoch's value: the highest first, and of equals the one that started first."""
+    return -value, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +81,14 @@ class EpochReport:
     commitment_scale: float
     """Warm-up factor on the commitment loss, 0 … 1."""
     learning_rate: float
-    validation_auc: float
-    """AUC of the configured density model on validation clips, mean over machine ids."""
-    validation_pauc: float
-    """Standardised partial AUC (max_fpr 0.1), mean over machine ids."""
+    validation_auc: float | None = None
+    """AUC of the configured density model on validation clips, mean over machine ids; None where no label judges."""
+    validation_pauc: float | None = None
+    """Standardised partial AUC (max_fpr 0.1), mean over machine ids; None where no label judges."""
+    pseudo_auc: float | None = None
+    """Mean over families of `pseudo_auc_by_density` for the configured density model; None where only labels judge."""
+    pseudo_auc_by_density: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Density model → family of pseudo-anomalies → AUC against held-back normal clips, mean over machine ids."""
     auc_by_id: dict[str, float] = field(default_factory=dict)
     pauc_by_id: dict[str, float] = field(default_factory=dict)
     auc_by_density: dict[str, float] = field(default_factory=dict)
@@ -117,6 +121,18 @@ class EpochReport:
     """What happened to the trial's memory, one sentence each: ``epoch 3: out of memory under …`` (recovered),
 ``… plan too large for the cap …`` (before its first epoch in a process), ``… over the budget …`` (by the driver)."""
 
+    @property
+    def value(self) -> float:
+        """What the search maximises: the validation AUC, the pseudo-AUC, or the mean of the two where both judge."""
+        judged = [each for each in (self.validation_auc, self.pseudo_auc) if each is not None]
+        return sum(judged) / len(judged)
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers that make a curve over the epochs, by name; without those that this report does not have."""
+        named = {name: getattr(self, name) for name in EPOCH_SCALARS}
+        named |= {f"{name}_loss": loss for name, loss in self.extra_losses.items()}
+        return {name: float(number) for name, number in named.items() if number is not None}
+
     def to_dict(self) -> dict[str, Any]:
         return {**_shallow(self), "plan": {} if self.plan is None else self.plan.to_dict()}
 
@@ -126,8 +142,10 @@ class EpochReport:
         return build(cls, {**values, "plan": _plan_of(values.get("plan"))})
 
 
-EPOCH_SCALARS = tuple(each.name for each in fields(EpochReport) if each.type in (float, int) and each.name != "epoch")
-"""The numbers of a report that make a curve over the epochs; those of registered loss terms are not among them."""
+EPOCH_SCALARS = tuple(
+    each.name for each in fields(EpochReport) if each.type in (float, int, float | None) and each.name != "epoch"
+)
+"""The numbers of a report by name; those of registered loss terms are not among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,9 +195,9 @@ class TrialOutcome:
     """One sentence; empty for completed."""
     epochs: int
     best_auc: float | None
-    """Highest validation AUC of any epoch, None where there was none."""
+    """Highest value of any epoch (`EpochReport.value`), None where there was none."""
     final_auc: float | None
-    """Validation AUC of the last epoch."""
+    """Value of the last epoch."""
     failures: int = 0
     """How often the trial was restarted from its checkpoint."""
 
@@ -230,6 +248,10 @@ class RunManifest:
     """Parameters of the first proposals, which a warm start took from another run."""
     run_id: str = ""
     """Created once, when the run begins; empty for runs older than this field."""
+    objective: Objective = Objective.LABELS
+    """What judges the trials."""
+    pseudo: dict[str, Any] = field(default_factory=dict)
+    """Counts of held-back clips, severities of the pseudo-anomalies and warnings; empty where only labels judge."""
     history: tuple[dict[str, Any], ...] = ()
     """One entry per resume: when, command, what was explicitly changed."""
 
@@ -279,7 +301,9 @@ class RunFolder:
         """Raises RunError if the folder is not a run."""
         values = read_json(self.manifest_path, what="a run's manifest")
         try:
-            return build(RunManifest, values)
+            manifest = build(RunManifest, values)
+            # Runs from before there was a choice were judged by labels, whatever would be chosen now.
+            return replace(manifest, data={"objective": "labels", **manifest.data})
         except ValueError as error:
             raise RunError(f"{self.manifest_path} is not the manifest of a run: {error}") from None
 

@@ -5,11 +5,12 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from statistics import fmean
+from typing import Any, Protocol
 
 import torch
 
-from trainable.config import TrialConfig
+from trainable.config import DensityName, Objective, TrialConfig
 from trainable.data.clips import ClipSet, Split, TestClips
 from trainable.data.load import Dataset
 from trainable.device.cap import ProcessCap, driver_peak_bytes
@@ -17,7 +18,8 @@ from trainable.errors import BudgetError
 from trainable.execution_plan import ExecutionPlan, MemoryPlan
 from trainable.record import EpochReport
 from trainable.scoring.codes import ClipCodes
-from trainable.scoring.evaluate import Evaluation, ScoreReport, evaluate_codes, report_scores
+from trainable.scoring.density import DensityModel
+from trainable.scoring.evaluate import Evaluation, ScoreReport, evaluate_codes, fitted_densities, report_scores
 from trainable.training.checkpoint import load_newest, save_checkpoint
 from trainable.training.encode import EncodedClips
 from trainable.training.losses import shown_terms
@@ -181,7 +183,7 @@ class Trial:
         return self.epoch >= self.config.phase.epochs
 
     def step(self) -> EpochReport:
-        """Trains one epoch and scores the validation clips.
+        """Trains one epoch and judges the model: on the validation clips, the pseudo-anomalies, or both.
 
         Raises
         ------
@@ -196,7 +198,7 @@ class Trial:
         begin = time.perf_counter()
         losses = trainer.train_epoch()
         trained = time.perf_counter()
-        scores = self._score_validation()
+        scores = self._judge()
         ended = time.perf_counter()
         driver_bytes = driver_peak_bytes(self.device)
         events = (*self._events(trainer.epoch, driver_bytes), *trainer.events)
@@ -214,12 +216,7 @@ class Trial:
             extra_losses={name: losses.terms[name] for name in shown_terms()},
             commitment_scale=losses.phase.commitment_scale,
             learning_rate=losses.learning_rate,
-            validation_auc=scores.evaluation.auc,
-            validation_pauc=scores.evaluation.pauc,
-            auc_by_id=scores.evaluation.auc_by_id,
-            pauc_by_id=scores.evaluation.pauc_by_id,
-            auc_by_density=scores.auc_by_density,
-            comparison_auc=scores.comparison_auc,
+            **_judged(scores, self.config.score.density),
             perplexity=losses.perplexity,
             perplexities=losses.perplexities,
             dead_code_share=losses.dead_code_share,
@@ -256,22 +253,29 @@ class Trial:
         relative_BP = starts_BP - torch.from_numpy(clips.offsets[:-1].copy())[:, None]
         return ClipCodes(encoded.codes_BPHWM, relative_BP, clips.machine_ids, clips.split), encoded
 
-    def _score_validation(self) -> ScoreReport:
-        clips = self.dataset.validation
-        train_codes, _ = self._codes(self.dataset.train)
-        test_codes, encoded = self._codes(clips, with_errors=True)
-        return report_scores(
-            self.config.score,
-            train_codes,
-            test_codes,
-            clips,
-            self.codebook(),
-            seed=derived_seed(self.config.seed, "density"),
-            comparison={
+    def _judge(self) -> ScoreReport:
+        labels, pseudo = self.dataset.validation, self.dataset.pseudo
+        densities = self.densities()
+        labelled, comparison = None, {}
+        if self.dataset.objective is not Objective.NORMAL_ONLY:
+            codes, encoded = self._codes(labels, with_errors=True)
+            labelled = codes, labels
+            comparison = {
                 "reconstruction_error": encoded.reconstruction_error_B.double().numpy(),
                 "quantization_error": encoded.quantization_error_B.double().numpy(),
-            },
+            }
+        return report_scores(
+            densities,
+            self.config.score.density,
+            labelled=labelled,
+            pseudo=None if pseudo is None else (self.codes(pseudo.clips), pseudo),
+            comparison=comparison,
         )
+
+    def densities(self) -> dict[DensityName, DensityModel]:
+        """The configured density model and every cheap one, fitted to the training clips' codes."""
+        seed = derived_seed(self.config.seed, "density")
+        return fitted_densities(self.config.score, self.train_codes(), self.codebook(), seed=seed)
 
     def codebook(self) -> torch.Tensor:
         """The codebook (K, D), float32 on the CPU."""
@@ -326,3 +330,22 @@ class Trial:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _judged(scores: ScoreReport, optimised: DensityName) -> dict[str, Any]:
+    """The entries of an epoch's report that say how well its model detects."""
+    judged: dict[str, Any] = {
+        "auc_by_density": scores.auc_by_density,
+        "comparison_auc": scores.comparison_auc,
+        "pseudo_auc_by_density": scores.pseudo_auc_by_density,
+    }
+    if scores.evaluation is not None:
+        judged |= {
+            "validation_auc": scores.evaluation.auc,
+            "validation_pauc": scores.evaluation.pauc,
+            "auc_by_id": scores.evaluation.auc_by_id,
+            "pauc_by_id": scores.evaluation.pauc_by_id,
+        }
+    if scores.pseudo_auc_by_density:
+        judged["pseudo_auc"] = fmean(scores.pseudo_auc_by_density[optimised].values())
+    return judged

@@ -136,7 +136,7 @@ class Conductor:
 
     @property
     def best(self) -> tuple[float, int] | None:
-        """Highest final validation AUC of a completed trial, and its number."""
+        """Highest final value of a completed trial, and its number."""
         return self.standing.best
 
     @property
@@ -163,7 +163,7 @@ class Conductor:
         self.store.report(number, report)
         trial.add(report)
         self._stop_at_time_limit()
-        decision = self.asha.report(number, report.epoch, report.validation_auc)
+        decision = self.asha.report(number, report.epoch, report.value)
         if report.epoch >= self.options.max_epochs or self.stop_reason is not None:
             decision = Decision.STOP
         trial.decided(report.epoch, decision)

@@ -15,7 +15,7 @@ class RunningTrial:
     start
         What is known before the first epoch.
     values
-        Epoch → validation AUC, for epochs that an earlier process reported.
+        Epoch → value, for epochs that an earlier process reported.
     reports
         The reports of those epochs, if the run's folder has them.
     failures
@@ -42,7 +42,7 @@ class RunningTrial:
 
     def add(self, report: EpochReport) -> None:
         """Adds a report."""
-        self.values[report.epoch] = report.validation_auc
+        self.values[report.epoch] = report.value
         self.memory.add(report)
 
     def decided(self, epoch: int, decision: Decision) -> None:

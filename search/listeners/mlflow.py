@@ -15,7 +15,7 @@ from search.engine.asha import Decision
 from search.engine.label import label_of
 from search.engine.listener import BaseListener
 from trainable.errors import ConfigError
-from trainable.record import EPOCH_SCALARS, FAILURES, EpochReport, TrialOutcome, TrialStart
+from trainable.record import FAILURES, EpochReport, TrialOutcome, TrialStart
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +103,7 @@ class MlflowRuns(BaseListener):
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(name, float(getattr(report, name)), now, report.epoch) for name in EPOCH_SCALARS]
-        metrics += [Metric(f"{name}_loss", loss, now, report.epoch) for name, loss in report.extra_losses.items()]
+        metrics = [Metric(name, value, now, report.epoch) for name, value in report.scalars().items()]
         self._client.log_batch(self._open[number], metrics=metrics)
 
     @_unless_lost

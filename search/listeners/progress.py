@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from search.engine.asha import Decision
 from search.request import SearchOptions
+from trainable.config import Objective
 from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialStart, best_first
 
 PRIOR_TRIALS = 3.0
@@ -40,7 +41,7 @@ class Leader:
     """The trial that ranks first now, by the rule that selects the winner."""
 
     auc: float
-    """Validation AUC of its last epoch."""
+    """Value of its last epoch."""
     number: int
     epochs: int
     completed: bool
@@ -68,6 +69,10 @@ class Progress:
     epochs: int = 0
 
     def __post_init__(self) -> None:
+        # "auto" is resolved when the recordings are read; a progress made before that is of labels.
+        asked = self.options.data.objective
+        self.word = Objective.LABELS.short if asked == "auto" else Objective(asked).short
+        """What a trial's value is called."""
         self.begin = self.clock()
         self._last: dict[int, tuple[float, int]] = {}
         """AUC and epoch of the last report of each running or pruned trial; used until a trial completes."""
@@ -92,8 +97,8 @@ class Progress:
         self.epochs += 1
         if self.completed is None:
             self._last.pop(number, None)
-            if report.validation_auc == report.validation_auc:  # not NaN
-                self._last[number] = (report.validation_auc, report.epoch)
+            if report.value == report.value:  # not NaN
+                self._last[number] = (report.value, report.epoch)
 
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
         self.running.pop(start.number, None)

@@ -8,7 +8,7 @@ from search.listeners.progress import Progress
 from trainable.record import EpochReport, TrialOutcome, TrialStart
 
 METRICS = {
-    "search_best_auc": "Final validation AUC of the best completed trial; absent before one has completed.",
+    "search_best_auc": "Final AUC or pseudo-AUC of the best completed trial; absent before one has completed.",
     "search_trials": "Trials by state: running, or how they ended.",
     "search_predicted_bytes": "Predicted peak GPU memory of the trial in a slot.",
     "search_used_bytes": "Measured peak GPU memory of the trial in a slot; 0 on a CPU.",

@@ -11,7 +11,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from search.engine.asha import Decision
 from search.engine.listener import BaseListener
 from trainable.durable import writing
-from trainable.record import EPOCH_SCALARS, EpochReport, TrialOutcome, TrialStart
+from trainable.record import EpochReport, TrialOutcome, TrialStart
 
 
 class TensorBoardScalars(BaseListener):
@@ -37,9 +37,7 @@ class TensorBoardScalars(BaseListener):
             # A trial that resumes within the same second would reuse the file name; TensorBoard reads all files.
             files = sum(1 for _ in folder.iterdir())
             writer = self._writers[number] = EventsWriter(str(folder / "events"), f".{files}")
-        scalars = {name: float(getattr(report, name)) for name in EPOCH_SCALARS}
-        scalars |= {f"{name}_loss": loss for name, loss in report.extra_losses.items()}
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in report.scalars().items()]
         writer.write_event(Event(wall_time=time.time(), step=report.epoch, summary=Summary(value=values)))
         writer.flush()
 

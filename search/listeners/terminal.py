@@ -61,7 +61,7 @@ class LiveView(BaseListener):
 
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
         if outcome.end in FAILURES:
-            self._live.console.print(Text(_end_line(start, outcome), style="yellow"))
+            self._live.console.print(Text(_end_line(start, outcome, self._progress.word), style="yellow"))
 
     def _draw(self) -> Group:
         progress, console = self._progress, self._console
@@ -94,13 +94,13 @@ def _headlines(progress: Progress) -> list[str]:
     left = progress.seconds_left()
     if left is not None and progress.ended < progress.options.num_samples:
         times += f", about {duration_text(left)} left"
-    return [ended, "no epoch has ended yet" if progress.best is None else best_text(progress.best), times]
+    return [ended, "no epoch has ended yet" if progress.best is None else best_text(progress), times]
 
 
 def _running_lines(progress: Progress, running: list[Running], width: int) -> list[list[Text]]:
     """The heading, then each trial's figures, with its parameters beside them or, without room, below."""
     measured = any(entry.report is not None and entry.report.peak_bytes for entry in running)
-    rows = [("trial", "epoch", "phase", "AUC", f"GPU memory {'used / predicted' if measured else 'predicted'}")]
+    rows = [("trial", "epoch", "phase", progress.word, f"GPU memory {'used / predicted' if measured else 'predicted'}")]
     for entry in running:
         report = entry.report
         rows.append(
@@ -108,7 +108,7 @@ def _running_lines(progress: Progress, running: list[Running], width: int) -> li
                 str(entry.start.number),
                 f"{entry.epoch}/{progress.options.max_epochs}",
                 PHASES.get(report.phase, str(report.phase)) if report else "–",
-                f"{report.validation_auc:.3f}" if report else "–",
+                f"{report.value:.3f}" if report else "–",
                 memory_text(entry.start, report),
             )
         )
@@ -146,7 +146,7 @@ class PlainLines(BaseListener):
         self._say_best()
 
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
-        self._say(f"{_end_line(start, outcome)} | {headline(self._progress)}")
+        self._say(f"{_end_line(start, outcome, self._progress.word)} | {headline(self._progress)}")
         self._say_best()
 
     def _say_best(self) -> None:
@@ -156,7 +156,7 @@ class PlainLines(BaseListener):
             return
         if last is None or best.completed > last.completed or best.auc > last.auc:
             self._best = best
-            self._say(best_text(best))
+            self._say(best_text(self._progress))
 
     def _say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -174,18 +174,20 @@ def headline(progress: Progress) -> str:
     parts += [f"{count} {end.value}" for end, count in progress.counts.items() if count]
     if progress.best is not None:
         best = progress.best
-        parts.append(f"{'best' if best.completed else 'highest'} AUC {best.auc:.3f} (trial {best.number})")
+        parts.append(f"{'best' if best.completed else 'highest'} {progress.word} {best.auc:.3f} (trial {best.number})")
     left = progress.seconds_left()
     if left is not None and progress.ended < progress.options.num_samples:
         parts.append(f"about {duration_text(left)} left")
     return ", ".join(parts)
 
 
-def best_text(best: Leader) -> str:
-    """The leader; before any trial has completed, with the note that its AUC may fall."""
+def best_text(progress: Progress) -> str:
+    """The leader; before any trial has completed, with the note that its value may fall. There must be one."""
+    best, word = progress.best, progress.word
+    assert best is not None, "asked only where there is a leader"
     if best.completed:
-        return f"best so far: AUC {best.auc:.3f}, trial {best.number}, completed"
-    return f"highest so far: AUC {best.auc:.3f}, trial {best.number} after {epochs_text(best.epochs)}; it may fall"
+        return f"best so far: {word} {best.auc:.3f}, trial {best.number}, completed"
+    return f"highest so far: {word} {best.auc:.3f}, trial {best.number} after {epochs_text(best.epochs)}; it may fall"
 
 
 def memory_text(start: TrialStart, report: EpochReport | None) -> str:
@@ -208,8 +210,8 @@ def params_text(start: TrialStart) -> str:
     return " ".join(f"{name}={v:.3g}" if isinstance(v, float) else f"{name}={v}" for name, v in start.used.items())
 
 
-def _end_line(start: TrialStart, outcome: TrialOutcome) -> str:
-    auc = "" if outcome.final_auc is None else f", AUC {outcome.final_auc:.3f}"
+def _end_line(start: TrialStart, outcome: TrialOutcome, word: str) -> str:
+    auc = "" if outcome.final_auc is None else f", {word} {outcome.final_auc:.3f}"
     epochs = f" after {epochs_text(outcome.epochs)}" if outcome.epochs else ""
     reason = f": {outcome.reason}" if outcome.reason else ""
     return f"trial {start.number} {outcome.end.value}{epochs}{auc}{reason}"

@@ -14,6 +14,7 @@ from typing import Any
 
 from search.request import SearchOptions
 from spaces.space import Choices, Distribution, Space
+from trainable.config import Objective
 from trainable.errors import RunError
 from trainable.record import RunManifest
 from trainable.redaction import redact
@@ -39,8 +40,9 @@ def new_manifest(
     device: str,
     clips: Mapping[str, int] | None = None,
     initial: Sequence[dict[str, Any]] = (),
+    pseudo: Mapping[str, Any] | None = None,
 ) -> RunManifest:
-    """The manifest of a new run.
+    """The manifest of a new run, whose objective has been chosen.
 
     Parameters
     ----------
@@ -48,6 +50,8 @@ def new_manifest(
         Number of clips in each split.
     initial
         Parameters of the first proposals.
+    pseudo
+        `PseudoAnomalies.to_dict`, where they judge.
     """
     run_id = new_run_id(name)
     return RunManifest(
@@ -72,6 +76,8 @@ def new_manifest(
         options=options.to_dict(),
         clips=dict(clips or {}),
         initial=tuple(initial),
+        objective=Objective(options.data.objective),
+        pseudo=dict(pseudo or {}),
     )
 
 
@@ -91,6 +97,7 @@ def resumed_manifest(
     allow_changes: bool,
     old_space: Space | None = None,
     clips: Mapping[str, int] | None = None,
+    pseudo: Mapping[str, Any] | None = None,
 ) -> RunManifest:
     """The manifest of a resumed run, with the changes in its history.
 
@@ -122,6 +129,8 @@ def resumed_manifest(
         data=options.data.to_dict(),
         data_digest=data_digest,
         clips=dict(clips or old.clips),
+        objective=Objective(options.data.objective),
+        pseudo=dict(pseudo or {}),
         num_samples=options.num_samples,
         max_epochs=options.max_epochs,
         gpu_memory_budget_bytes=options.budget_bytes,

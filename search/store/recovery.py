@@ -63,8 +63,8 @@ def _running(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> Known
     values = dict(trial.intermediate_values)
     for report in record.epochs:
         if report.epoch not in values:
-            study.report(start.number, report.epoch, report.validation_auc)
-            values[report.epoch] = report.validation_auc
+            study.report(start.number, report.epoch, report.value)
+            values[report.epoch] = report.value
     outcome = outcome or record.outcome
     failures = max(failures_of(trial), 0 if outcome is None else outcome.failures)
     return KnownTrial(trial, True, start, outcome, values, failures, record.epochs)

@@ -95,7 +95,7 @@ class RunStore:
     def report(self, number: int, report: EpochReport) -> None:
         # The folder first: it holds the whole report, and a resume copies missing epochs from it to the study.
         self.folder.append_epoch(number, report)
-        self.study.report(number, report.epoch, report.validation_auc)
+        self.study.report(number, report.epoch, report.value)
 
     def restarted(self, number: int, failures: int) -> None:
         self.study.restarted(number, failures)

@@ -5,7 +5,7 @@ How our endings map to Optuna's states (the user attribute ``end`` keeps our own
 =============  ========  =============================================================================
 our name       state     why
 =============  ========  =============================================================================
-completed      COMPLETE  its value is the validation AUC of the *last* epoch: choosing the best epoch on the
+completed      COMPLETE  its value is that of the *last* epoch: choosing the best epoch on the
                          same clips would overestimate it
 pruned         PRUNED    with its intermediate values, so that TPE ranks it after completed trials
 over_budget    PRUNED    constraint ``memory`` = log(predicted / budget) > 0; never trained
@@ -17,6 +17,7 @@ crashed        PRUNED    before
 
 import logging
 import sqlite3
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,7 +32,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.engine.observation import failure_constraint, memory_constraint, state_of
 from search.store.storage import StudyWriter, open_storage
-from trainable.config import TrialConfig
+from trainable.config import Objective, TrialConfig
 from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
 from trainable.record import TrialOutcome, TrialStart
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 _SQLITE = "sqlite:///"
 _FAILURES = "failures"
+_OBJECTIVE = "objective"
+"""User attribute of a study whose values are not AUCs on labelled clips."""
 _START = ("config", "plan", "predicted_bytes", "predicted_allocated_bytes")
 """User attributes set when a trial starts."""
 
@@ -59,6 +62,8 @@ class SearchStudy:
         This run's identity: a study may hold trials of several drivers, and each driver handles only its own.
     shared
         Whether other drivers may write too: their trials (`unread_trials`) must have compatible distributions.
+    objective
+        What the trials' values are; drivers of one study must agree.
 
     Raises
     ------
@@ -66,7 +71,7 @@ class SearchStudy:
         If the storage cannot be opened, or later, in any method, cannot be read or written; the message names it.
     """
 
-    def __init__(self, url: str, name: str, run: str, *, shared: bool = False):
+    def __init__(self, url: str, name: str, run: str, *, shared: bool = False, objective: Objective = Objective.LABELS):
         self.url, self.name, self.run, self.shared = url, name, run, shared
         try:
             storage = open_storage(url)
@@ -80,11 +85,32 @@ class SearchStudy:
             else:
                 advice = "check the address, the driver (psycopg for postgresql) and the access rights"
             raise RunError(f"study storage {redact(url)} cannot be opened: {_reason(error, url)}; {advice}") from None
+        self._claim(objective)
 
     @classmethod
-    def in_folder(cls, path: Path, name: str, run: str | None = None) -> "SearchStudy":
+    def in_folder(
+        cls, path: Path, name: str, run: str | None = None, *, objective: Objective = Objective.LABELS
+    ) -> "SearchStudy":
         """The study in a run's folder, ``study.db``; the run's identity defaults to the study's name."""
-        return cls(f"sqlite:///{path}", name, run or name)
+        return cls(f"sqlite:///{path}", name, run or name, objective=objective)
+
+    def _claim(self, objective: Objective) -> None:
+        """Writes down what the values are, or raises RunError if trials with other values are there."""
+        with self._writing():
+            known = self._study.user_attrs.get(_OBJECTIVE)
+        # A study from before there was a choice has none written down.
+        if known is None and objective is not Objective.LABELS and not self.trials():
+            with self._writing(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self._study.set_user_attr(_OBJECTIVE, objective.value)
+                self._study.set_metric_names([objective.metric])
+            return
+        theirs = Objective(known or Objective.LABELS)
+        if theirs is not objective:
+            raise RunError(
+                f"the study {self.name} at {self.where} holds trials judged by {theirs.measure}, and this search judges "
+                f"by {objective.measure}; name another --study-name, or give --objective {theirs.value}"
+            )
 
     @property
     def optuna_study(self) -> optuna.Study:

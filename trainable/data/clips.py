@@ -1,6 +1,7 @@
 """Packed clips in memory, in types that make a leak of test clips into training impossible."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -17,6 +18,8 @@ class Split(StrEnum):
     """Labelled clips that ASHA and selection see."""
     HELD_OUT = "held_out"
     """Labelled clips reported once, for the winner."""
+    HELD_BACK = "held_back"
+    """Normal clips that neither training nor a density model sees, and pseudo-anomalies made of them."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class ClipSet:
     def lengths(self) -> np.ndarray:
         """Frames of each clip, int64 (n,)."""
         return np.diff(self.offsets)
+
+    def clip(self, index: int) -> np.ndarray:
+        """The frames of one clip, a view (T, 64)."""
+        return self.frames_TF[self.offsets[index] : self.offsets[index + 1]]
 
 
 @dataclass(frozen=True)
@@ -66,3 +73,33 @@ class TestClips(ClipSet):
     def __post_init__(self) -> None:
         if self.split is Split.TRAIN:
             raise DataLeakError("train clips have no labels and cannot be evaluated")
+
+    def take(self, indices: np.ndarray) -> "TestClips":
+        """Some of the clips, copied."""
+        lengths = self.lengths[indices]
+        frames = [self.clip(index) for index in indices.tolist()]
+        return replace(
+            self,
+            frames_TF=np.concatenate(frames) if frames else self.frames_TF[:0],
+            offsets=offsets_of(lengths),
+            machine_ids=tuple(self.machine_ids[index] for index in indices.tolist()),
+            names=tuple(self.names[index] for index in indices.tolist()),
+            labels=self.labels[indices],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["TestClips"]) -> "TestClips":
+        """All clips of some sets of one split, copied."""
+        return cls(
+            np.concatenate([part.frames_TF for part in parts]),
+            offsets_of(np.concatenate([part.lengths for part in parts])),
+            tuple(each for part in parts for each in part.machine_ids),
+            tuple(each for part in parts for each in part.names),
+            parts[0].split,
+            labels=np.concatenate([part.labels for part in parts]),
+        )
+
+
+def offsets_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Where each of n clips that lie back to back begins, and where the last ends, int64 (n + 1,)."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

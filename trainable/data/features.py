@@ -20,6 +20,24 @@ class ClipFeatures:
     labels: list[int]
     """0 normal, 1 anomaly."""
 
+    def take(self, indices: Sequence[int]) -> "ClipFeatures":
+        """Some of the clips; their features are not copied."""
+        return ClipFeatures(
+            [self.features[index] for index in indices],
+            [self.machine_ids[index] for index in indices],
+            [self.names[index] for index in indices],
+            [self.labels[index] for index in indices],
+        )
+
+    def and_(self, other: "ClipFeatures") -> "ClipFeatures":
+        """These clips and then the others."""
+        return ClipFeatures(
+            self.features + other.features,
+            self.machine_ids + other.machine_ids,
+            self.names + other.names,
+            self.labels + other.labels,
+        )
+
 
 @dataclass(frozen=True)
 class Recordings:

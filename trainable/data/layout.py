@@ -81,7 +81,8 @@ class Dcase2020(Layout):
         return (folder / "train").is_dir()
 
     def clips(self, folder: Path, skipped: list[str]) -> list[ClipFile]:
-        parts: tuple[Part, ...] = ("train", "test")
+        # Without a folder of test clips there are no labels; not every search needs them.
+        parts: list[Part] = ["train", "test"] if (folder / "test").exists() else ["train"]
         return [clip for part in parts for clip in _list_clips(folder / part, part, skipped)]
 
     def lacking(self, folder: Path, part: Part, word: str) -> str:
@@ -105,13 +106,18 @@ def layout_of(folder: Path) -> Layout | None:
     return None
 
 
-def find_files(root: Path, machine_type: str) -> MachineFiles:
+def find_files(root: Path, machine_type: str, *, labelled: bool) -> MachineFiles:
     """The recordings of a machine type.
+
+    Parameters
+    ----------
+    labelled
+        Whether there must be normal and anomalous test clips.
 
     Raises
     ------
     DataError
-        If the folder, the machine type, its training clips, or normal or anomalous test clips are missing.
+        If the folder, the machine type, its training clips, or test clips that there must be are missing.
     """
     folder = _machine_folder(root, machine_type)
     layout = layout_of(folder)
@@ -126,8 +132,11 @@ def find_files(root: Path, machine_type: str) -> MachineFiles:
     if not train:
         raise DataError(f"{layout.lacking(folder, 'train', 'normal')}; training needs normal clips there")
     for label, word in ((0, "normal"), (1, "anomaly")):
-        if not any(clip.label == label for clip in test):
-            raise DataError(f"{layout.lacking(folder, 'test', word)}; an AUC needs normal and anomalous test clips")
+        if labelled and not any(clip.label == label for clip in test):
+            raise DataError(
+                f"{layout.lacking(folder, 'test', word)}; an AUC needs normal and anomalous test clips; "
+                "without anomalies, search with --objective normal-only"
+            )
     return MachineFiles(tuple(train), tuple(test), tuple(skipped))
 
 
@@ -170,7 +179,7 @@ def _reason(error: Exception) -> str:
 
 def _list_clips(folder: Path, part: Part, skipped: list[str]) -> list[ClipFile]:
     if not folder.is_dir():
-        raise DataError(f"{folder} does not exist; a machine type needs the folders train and test")
+        raise DataError(f"{folder} is not a folder; it should hold the recordings of a machine type")
     clips = []
     try:
         entries = sorted(folder.iterdir())

@@ -2,12 +2,13 @@
 
 import hashlib
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from trainable.config import DataConfig
+from trainable.config import DataConfig, Objective
 from trainable.data.cache import default_cache_dir
 from trainable.data.clips import Split, TestClips, TrainClips
 from trainable.data.embedded import Amount, make_recordings
@@ -16,8 +17,13 @@ from trainable.data.normalise import NormStats, compute_stats, load_stats, save_
 from trainable.data.recordings import read_recordings
 from trainable.data.split import validation_mask
 from trainable.errors import DataError
+from trainable.normal_only.held_back import held_back_mask
+from trainable.normal_only.objective import choose_objective
+from trainable.normal_only.pseudo import PseudoAnomalies, make_pseudo_anomalies
 
 _log = logging.getLogger(__name__)
+FEWEST_LABELLED = 2
+"""Test clips of each kind that a machine id needs: one for validation and one held out."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,9 @@ class Dataset:
     machine_type: str
     train: TrainClips
     validation: TestClips
+    """Empty where no anomaly is labelled."""
     held_out: TestClips
+    """Empty where no anomaly is labelled."""
     norm: NormStats
     ids: tuple[str, ...]
     """Sorted machine ids: the classes of the machine-id head."""
@@ -35,6 +43,20 @@ class Dataset:
     """One sentence per recording that could not be used."""
     digest: str
     """SHA-256 of contents, front end, normalisation and split: what a resumed run compares."""
+    objective: Objective = Objective.LABELS
+    """What judges a training on these clips."""
+    pseudo: PseudoAnomalies | None = None
+    """Held-back normal clips and pseudo-anomalies; None where labels alone judge."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labelled clips to evaluate on."""
+        return len(self.held_out) > 0
+
+    @property
+    def evaluated(self) -> tuple[TestClips, ...]:
+        """Every set of clips that a trial scores beside its training clips, some of them empty."""
+        return (self.validation, self.held_out, *(() if self.pseudo is None else (self.pseudo.clips,)))
 
 
 def load_dataset(config: DataConfig, *, cache_dir: Path | None = None) -> Dataset:
@@ -59,40 +81,72 @@ def load_dataset(config: DataConfig, *, cache_dir: Path | None = None) -> Datase
 
 def assemble(config: DataConfig, recordings: Recordings) -> Dataset:
     """Normalises and splits recordings that were read or generated. Raises DataError if they are no usable data set."""
-    train, test = recordings.train, recordings.test
-    _check(config, train, test)
+    _check(config, recordings)
+    test, unlabelled = _labelled(config, recordings.test)
+    anomalies = Counter(each for each, label in zip(test.machine_ids, test.labels, strict=True) if label == 1)
+    held = held_back_mask(recordings.train.machine_ids)
+    could_hold = Counter(np.array(recordings.train.machine_ids)[held].tolist())
+    objective = choose_objective(config.objective, anomalies, could_hold)
+    held &= objective.holds_back
+    train = recordings.train.take(np.flatnonzero(~held).tolist())
     norm = _norm_stats(config, train)
     mask = validation_mask(test.names, test.machine_ids, test.labels, config.validation_share)
     stamp = hashlib.sha256(recordings.digest.encode() + norm.mean_F.tobytes() + norm.std_F.tobytes() + mask.tobytes())
-    frames, offsets = _normalised(train.features, norm)
+    train_clips = TrainClips(*norm.packed(train), Split.TRAIN)
+    pseudo = None
+    if objective.holds_back:
+        held_back = recordings.train.take(np.flatnonzero(held).tolist()).and_(unlabelled)
+        pseudo = make_pseudo_anomalies(train_clips, held_back, norm)
+        stamp.update(pseudo.clips.frames_TF.tobytes())
+        for warning in pseudo.warnings():
+            _log.warning("%s", warning)
     return Dataset(
         machine_type=config.machine_type,
-        train=TrainClips(frames, offsets, tuple(train.machine_ids), tuple(train.names), Split.TRAIN),
+        train=train_clips,
         validation=_test_clips(test, np.flatnonzero(mask), norm, Split.VALIDATION),
         held_out=_test_clips(test, np.flatnonzero(~mask), norm, Split.HELD_OUT),
         norm=norm,
         ids=tuple(sorted(set(train.machine_ids))),
         skipped=recordings.skipped,
         digest=stamp.hexdigest(),
+        objective=objective,
+        pseudo=pseudo,
     )
 
 
-def _check(config: DataConfig, train: ClipFeatures, test: ClipFeatures) -> None:
+def _check(config: DataConfig, recordings: Recordings) -> None:
     what = f"machine type {config.machine_type}"
-    if not train.names:
+    if not recordings.train.names:
         raise DataError(f"{what}: no training clip is usable; see the warnings above")
-    unheard = sorted(set(test.machine_ids) - set(train.machine_ids))
+    unheard = sorted(set(recordings.test.machine_ids) - set(recordings.train.machine_ids))
     if unheard:
         raise DataError(f"{what}: test clips of id {', '.join(unheard)} have no training clips of that id; add some")
-    for machine_id in sorted(set(test.machine_ids)):
-        labels = [label for label, its_id in zip(test.labels, test.machine_ids, strict=True) if its_id == machine_id]
-        for label, word in ((0, "normal"), (1, "anomalous")):
-            # One for validation and one held out; with fewer, one of the two splits has no AUC for this id.
-            if labels.count(label) < 2:
-                raise DataError(
-                    f"{what}: id {machine_id} has {labels.count(label)} usable {word} test clips; "
-                    "an AUC on validation and on held-out clips needs at least 2 of each kind per id"
-                )
+
+
+def _labelled(config: DataConfig, test: ClipFeatures) -> tuple[ClipFeatures, ClipFeatures]:
+    """The test clips of machine ids that have an AUC, and the normal test clips of the others.
+
+    Raises DataError where no id has one but the objective asks for labels.
+    """
+    kinds = Counter(zip(test.machine_ids, test.labels, strict=True))
+    short = {
+        machine_id: f"id {machine_id} ({kinds[machine_id, 0]} normal, {kinds[machine_id, 1]} anomalous)"
+        for machine_id in sorted(set(test.machine_ids))
+        if min(kinds[machine_id, 0], kinds[machine_id, 1]) < FEWEST_LABELLED
+    }
+    needs = f"an AUC on validation and on held-out clips needs {FEWEST_LABELLED} test clips of each kind of an id"
+    if len(short) == len(set(test.machine_ids)):
+        what = (
+            f"machine type {config.machine_type}: {', '.join(short.values()) or 'no test clip'} is usable, but {needs}"
+        )
+        if config.objective in ("labels", "both"):
+            raise DataError(f"{what}; add some, or search with --objective normal-only")
+    if short:
+        _log.warning("left out of every AUC: test clips of %s; %s", ", ".join(short.values()), needs)
+    rows = range(len(test.names))
+    labelled = test.take([index for index in rows if test.machine_ids[index] not in short])
+    normal = test.take([index for index in rows if test.machine_ids[index] in short and test.labels[index] == 0])
+    return labelled, normal
 
 
 def _norm_stats(config: DataConfig, train: ClipFeatures) -> NormStats:
@@ -107,18 +161,6 @@ def _norm_stats(config: DataConfig, train: ClipFeatures) -> NormStats:
     return stats
 
 
-def _normalised(features: list[np.ndarray], norm: NormStats) -> tuple[np.ndarray, np.ndarray]:
-    offsets = np.concatenate([[0], np.cumsum([len(clip) for clip in features])]).astype(np.int64)
-    return norm.apply(np.concatenate(features)), offsets
-
-
 def _test_clips(test: ClipFeatures, indices: np.ndarray, norm: NormStats, split: Split) -> TestClips:
-    frames, offsets = _normalised([test.features[index] for index in indices], norm)
-    return TestClips(
-        frames,
-        offsets,
-        tuple(test.machine_ids[index] for index in indices),
-        tuple(test.names[index] for index in indices),
-        split,
-        labels=np.array([test.labels[index] for index in indices], dtype=np.int64),
-    )
+    chosen = test.take(indices.tolist())
+    return TestClips(*norm.packed(chosen), split, labels=np.array(chosen.labels, dtype=np.int64))

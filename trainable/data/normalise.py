@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from trainable.data.clips import offsets_of
+from trainable.data.features import ClipFeatures, pack
 from trainable.durable import replacing
 from trainable.errors import DataError
 
@@ -30,6 +32,16 @@ class NormStats:
     def apply(self, features_TF: np.ndarray) -> np.ndarray:
         """Normalised features, float32 (T, 64)."""
         return ((features_TF - self.mean_F) / self.std_F).astype(np.float32)
+
+    def packed(self, clips: ClipFeatures) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[str, ...]]:
+        """The first fields of a `ClipSet`: normalised frames, offsets, machine ids and names."""
+        frames = pack(clips.features)
+        return (
+            self.apply(frames["frames"]),
+            offsets_of(frames["lengths"]),
+            tuple(clips.machine_ids),
+            tuple(clips.names),
+        )
 
 
 def compute_stats(features: list[np.ndarray]) -> NormStats:

@@ -26,7 +26,7 @@ _ARRAYS = ("frames", "lengths", "kept", "broken", "reasons")
 
 def read_recordings(root: Path, config: DataConfig, cache_dir: Path) -> Recordings:
     """Features of one machine type below `root`. Raises DataError if too few recordings are usable."""
-    files = find_files(root, config.machine_type)
+    files = find_files(root, config.machine_type, labelled=config.objective in ("labels", "both"))
     clips = [*files.train, *files.test]
     with ThreadPoolExecutor(READER_THREADS) as pool:
         digests = list(pool.map(_content_digest, clips))

@@ -40,19 +40,19 @@ class DataSizes:
     train_frames: int
     """Frames of all training clips together."""
     test_frames: int
-    """Frames of all labelled clips together, validation and held-out."""
+    """Frames of all clips that are scored and not trained on: labelled, held back, pseudo-anomalies."""
     train_clips: int
     test_clips: int
-    """Clips of the larger of the two labelled splits."""
+    """Clips of the largest set of them."""
     n_ids: int
 
     @classmethod
     def of(cls, dataset: "Dataset") -> "DataSizes":
         return cls(
             train_frames=len(dataset.train.frames_TF),
-            test_frames=len(dataset.validation.frames_TF) + len(dataset.held_out.frames_TF),
+            test_frames=sum(len(clips.frames_TF) for clips in dataset.evaluated),
             train_clips=len(dataset.train),
-            test_clips=max(len(dataset.validation), len(dataset.held_out)),
+            test_clips=max(map(len, dataset.evaluated)),
             n_ids=len(dataset.ids),
         )
 

@@ -7,9 +7,10 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from trainable.config import ScoreConfig
+from trainable.config import DensityName, ScoreConfig
 from trainable.data.clips import TestClips
 from trainable.errors import NonFiniteError
+from trainable.normal_only.pseudo import PseudoAnomalies
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.combined import Combined, Fused
 from trainable.scoring.density import DensityModel
@@ -43,10 +44,13 @@ class Evaluation:
 class ScoreReport:
     """One epoch's validation."""
 
-    evaluation: Evaluation
+    evaluation: Evaluation | None
+    """On labelled clips; None where they do not judge."""
     auc_by_density: dict[str, float]
     comparison_auc: dict[str, float]
     """AUC of reconstruction and quantization error: for comparison only, never optimised."""
+    pseudo_auc_by_density: dict[str, dict[str, float]]
+    """Density model → family of pseudo-anomalies → AUC; empty where they do not judge."""
 
 
 def evaluate(scores: np.ndarray, clips: TestClips) -> Evaluation:
@@ -77,27 +81,50 @@ def evaluate_codes(
     return evaluate(model.score_samples(test), clips)
 
 
-def report_scores(
-    config: ScoreConfig,
-    train: ClipCodes,
-    test: ClipCodes,
-    clips: TestClips,
-    codebook_KD: Tensor,
-    *,
-    seed: int,
-    comparison: Mapping[str, np.ndarray],
-) -> ScoreReport:
-    """Evaluation of the configured density model, AUC of every cheap one, and of scores for comparison."""
+def fitted_densities(
+    config: ScoreConfig, train: ClipCodes, codebook_KD: Tensor, *, seed: int
+) -> dict[DensityName, DensityModel]:
+    """The configured density model and every cheap one, by name, fitted to the training codes."""
     fused = Fused(config, seed=seed).fit(train, codebook_KD)
-    fitted: dict[str, DensityModel] = {
+    fitted: dict[DensityName, DensityModel] = {
         model.name: model for model in (fused, fused.part(Combined), *fused.fitted_members())
     }
-    scores: dict[str, np.ndarray] = {}
-    for name in dict.fromkeys((config.density, *cheap_densities())):
-        model = fitted.get(name) or make_density(config, name=name, seed=seed).fit(train, codebook_KD)
-        scores[name] = model.score_samples(test)
-    return ScoreReport(
-        evaluate(scores[config.density], clips),
-        {name: mean_auc(clips.labels, values, clips.machine_ids) for name, values in scores.items()},
-        {name: mean_auc(clips.labels, values, clips.machine_ids) for name, values in comparison.items()},
-    )
+    return {
+        name: fitted.get(name) or make_density(config, name=name, seed=seed).fit(train, codebook_KD)
+        for name in dict.fromkeys((config.density, *cheap_densities()))
+    }
+
+
+def report_scores(
+    densities: Mapping[DensityName, DensityModel],
+    optimised: DensityName,
+    *,
+    labelled: tuple[ClipCodes, TestClips] | None,
+    pseudo: tuple[ClipCodes, PseudoAnomalies] | None,
+    comparison: Mapping[str, np.ndarray],
+) -> ScoreReport:
+    """Evaluation of the optimised density model, AUC of every other one, and of scores for comparison.
+
+    Parameters
+    ----------
+    labelled
+        Labelled clips and their codes, or None.
+    pseudo
+        Pseudo-anomalies and their codes, or None.
+    comparison
+        Scores of the labelled clips by name.
+    """
+    evaluation: Evaluation | None = None
+    aucs: dict[str, float] = {}
+    compared: dict[str, float] = {}
+    pseudo_aucs: dict[str, dict[str, float]] = {}
+    if labelled is not None:
+        codes, clips = labelled
+        scores = {name: model.score_samples(codes) for name, model in densities.items()}
+        evaluation = evaluate(scores[optimised], clips)
+        aucs = {name: mean_auc(clips.labels, values, clips.machine_ids) for name, values in scores.items()}
+        compared = {name: mean_auc(clips.labels, values, clips.machine_ids) for name, values in comparison.items()}
+    if pseudo is not None:
+        codes, anomalies = pseudo
+        pseudo_aucs = {name: anomalies.aucs(model.score_samples(codes)) for name, model in densities.items()}
+    return ScoreReport(evaluation, aucs, compared, pseudo_aucs)

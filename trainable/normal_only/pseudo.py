@@ -1,0 +1,166 @@
+"""Pseudo-anomalies of held-back normal clips: what judges a training where no anomaly is labelled."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from trainable.data.clips import Split, TestClips, TrainClips
+from trainable.data.features import ClipFeatures
+from trainable.data.normalise import NormStats
+from trainable.errors import DataError
+from trainable.normal_only.families import FAMILIES, Family
+from trainable.normal_only.held_back import FEW, FEWEST
+from trainable.normal_only.severity import Severity, find_severity
+from trainable.scoring.metrics import mean_auc
+from trainable.units import counted
+from trainable.yardsticks.log_mel import LogMelMahalanobis
+
+NORMAL = ""
+"""In place of a family: the clip is as it was recorded."""
+
+
+@dataclass(frozen=True)
+class PseudoAnomalies:
+    """Held-back normal clips, then each family's changed copies of them."""
+
+    clips: TestClips
+    """Of `Split.HELD_BACK`; label 1 = changed."""
+    families: tuple[str, ...]
+    """Per clip the family that changed it, or `NORMAL`."""
+    severities: tuple[Severity, ...]
+    """One per family."""
+
+    @property
+    def normal(self) -> TestClips:
+        """The held-back clips as they were recorded: what a detector is calibrated on."""
+        return self.clips.take(np.flatnonzero(self.clips.labels == 0))
+
+    def aucs(self, scores: np.ndarray) -> dict[str, float]:
+        """AUC of each family against the held-back clips, mean over machine ids, from scores (clips,) of `clips`."""
+        named = np.array(self.families)
+        found = {}
+        for severity in self.severities:
+            members = np.flatnonzero((named == NORMAL) | (named == severity.family))
+            ids = tuple(self.clips.machine_ids[index] for index in members)
+            found[severity.family] = mean_auc(self.clips.labels[members], scores[members], ids)
+        return found
+
+    @property
+    def held_back_by_id(self) -> dict[str, int]:
+        """Number of held-back clips of each machine id."""
+        return dict(sorted(Counter(self.normal.machine_ids).items()))
+
+    def lines(self) -> tuple[str, ...]:
+        """What a search says before it starts: what is held back, what is made of it, and what it does not promise."""
+        by_id = self.held_back_by_id
+        made = "; ".join(
+            f"{family.name} ({family.title}; severity {severity.alpha:.3g})"
+            for family, severity in zip(FAMILIES, self.severities, strict=True)
+        )
+        return (
+            f"{counted(sum(by_id.values()), 'normal clip')} held back from training and from density models "
+            f"({', '.join(f'id {machine_id}: {count}' for machine_id, count in by_id.items())})",
+            f"trainings are judged by how well they tell these from pseudo-anomalies made of them: {made}",
+            "this pseudo-AUC is no AUC on real faults: it ranks trainings, and does not say how many faults are heard",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a run's manifest keeps: counts and severities."""
+        return {
+            "held_back_by_id": self.held_back_by_id,
+            "severities": [asdict(each) for each in self.severities],
+            "warnings": list(self.warnings()),
+        }
+
+    def warnings(self) -> tuple[str, ...]:
+        """What makes these pseudo-anomalies worth less, one sentence each."""
+        found = []
+        few = {machine_id: count for machine_id, count in self.held_back_by_id.items() if count < FEW}
+        if few:
+            ids = ", ".join(f"{machine_id} ({count})" for machine_id, count in few.items())
+            found.append(
+                f"fewer than {FEW} normal clips are held back of machine id {ids}: its pseudo-AUC is rough; "
+                f"record at least {5 * FEW} normal clips of it"
+            )
+        for family, severity in zip(FAMILIES, self.severities, strict=True):
+            if not severity.reached:
+                found.append(
+                    f"{family.name}: a covariance of log-mel statistics reaches an AUC of "
+                    f"{severity.reference_auc:.2f} at the largest severity, not {family.target_auc:.2f}; these "
+                    "machines sound so varied that the pseudo-AUC may rank trainings by chance"
+                )
+            elif not family.usual[0] <= severity.alpha <= family.usual[1]:
+                found.append(
+                    f"{family.name}: the severity {severity.alpha:.3g} is far from what other machines need "
+                    f"({family.usual[0]:g} … {family.usual[1]:g}); look at the recordings: are they all normal, of one "
+                    "microphone and level?"
+                )
+        return tuple(found)
+
+
+def make_pseudo_anomalies(train: TrainClips, held_back: ClipFeatures, norm: NormStats) -> PseudoAnomalies:
+    """Changes each held-back clip by each family, as severely as `find_severity` says.
+
+    Parameters
+    ----------
+    train
+        The clips that training sees, to which the reference is fitted.
+    held_back
+        Log-mels in dB; a machine id with one clip only is left out, since it is mixed with another.
+
+    Raises
+    ------
+    DataError
+        If no clip is held back.
+    """
+    counts = Counter(held_back.machine_ids)
+    held_back = held_back.take([index for index, each in enumerate(held_back.machine_ids) if counts[each] >= FEWEST])
+    if not held_back.names:
+        raise DataError(
+            "no machine id has the four normal training clips that judging without anomalies needs: two to train on "
+            "and two to hold back; record more"
+        )
+    partners = _members_by_id(held_back.machine_ids)
+    normal = _clips(held_back, norm)
+    reference = LogMelMahalanobis().fit(train)
+    normal_scores = reference.score_samples(normal)
+
+    def changed(family: Family, severity: float) -> TestClips:
+        features = []
+        for index, (clip_TF, name) in enumerate(zip(held_back.features, held_back.names, strict=True)):
+            rng = family.draws(name)
+            others = [each for each in partners[held_back.machine_ids[index]] if each != index]
+            other_TF = held_back.features[others[int(rng.integers(len(others)))]]
+            features.append(family.change(clip_TF, other_TF, severity, rng))
+        return _clips(ClipFeatures(features, held_back.machine_ids, held_back.names, [1] * len(features)), norm)
+
+    def reference_auc(family: Family, severity: float) -> float:
+        scores = reference.score_samples(changed(family, severity))
+        labels = np.repeat([0, 1], len(normal))
+        return mean_auc(labels, np.concatenate([normal_scores, scores]), 2 * normal.machine_ids)
+
+    severities = tuple(
+        find_severity(family, lambda alpha, family=family: reference_auc(family, alpha))  # type: ignore[misc]
+        for family in FAMILIES
+    )
+    sets = [normal, *(changed(family, found.alpha) for family, found in zip(FAMILIES, severities, strict=True))]
+    names = [NORMAL, *(family.name for family in FAMILIES)]
+    return PseudoAnomalies(
+        TestClips.joined(sets),
+        tuple(name for name, clips in zip(names, sets, strict=True) for _ in range(len(clips))),
+        severities,
+    )
+
+
+def _members_by_id(machine_ids: Sequence[str]) -> dict[str, list[int]]:
+    members: dict[str, list[int]] = {}
+    for index, machine_id in enumerate(machine_ids):
+        members.setdefault(machine_id, []).append(index)
+    return members
+
+
+def _clips(clips: ClipFeatures, norm: NormStats) -> TestClips:
+    return TestClips(*norm.packed(clips), Split.HELD_BACK, labels=np.array(clips.labels, dtype=np.int64))

@@ -1,0 +1,96 @@
+"""Which trained models a search without anomalies trusts: pairs of a trial and a density model, by pseudo-anomalies.
+
+No single training is chosen, since what tells pseudo-anomalies apart need not tell faults apart: the best few pairs are
+averaged. Standard library only, apart from what the record needs.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+
+from trainable.config import DensityName
+from trainable.record import TrialEnd, TrialRecord
+
+MEMBERS = 5
+"""Pairs that a detector averages."""
+FEW_TRIALS = 5
+"""Completed trials below which the pairs are hardly a choice."""
+SATURATED_AUC, SATURATED_SHARE = 0.98, 0.25
+"""A family that more than this share of the completed trials hears at this AUC no longer ranks them."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One density model on one training."""
+
+    trial: int
+    density: DensityName
+    pseudo_auc: float
+    """Mean over the families."""
+    auc_by_family: dict[str, float]
+    rank: float
+    """Mean over the families of its rank among all pairs, from 1."""
+
+
+def rank_pairs(records: Iterable[TrialRecord]) -> list[Pair]:
+    """Every pair of a completed trial and a density model of its last epoch, the best first.
+
+    Each family ranks all pairs by its AUC, equal ones sharing their mean rank; the mean of the ranks orders them. A
+    mean of AUCs would let the family decide on which trials differ most.
+    """
+    found = [
+        (record.number, density, aucs)
+        for record in completed(records)
+        for density, aucs in record.epochs[-1].pseudo_auc_by_density.items()
+    ]
+    families = sorted({family for _, _, aucs in found for family in aucs})
+    ranks = [_ranks([aucs[family] for _, _, aucs in found]) for family in families]
+    pairs = [
+        Pair(number, density, fmean(aucs.values()), dict(aucs), fmean(rank[index] for rank in ranks))
+        for index, (number, density, aucs) in enumerate(found)
+    ]
+    return sorted(pairs, key=lambda pair: (pair.rank, pair.trial, pair.density))
+
+
+def choose_members(records: Iterable[TrialRecord], count: int = MEMBERS) -> list[Pair]:
+    """The best `count` pairs; fewer where there are fewer."""
+    return rank_pairs(records)[:count]
+
+
+def completed(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """The trials that trained all their epochs."""
+    return [each for each in records if each.outcome is not None and each.outcome.end is TrialEnd.COMPLETED]
+
+
+def ranking_warnings(records: Iterable[TrialRecord]) -> list[str]:
+    """What makes the choice worth less, one sentence each."""
+    trials = [each for each in completed(records) if each.epochs[-1].pseudo_auc_by_density]
+    warnings = []
+    if len(trials) < FEW_TRIALS:
+        warnings.append(
+            f"only {len(trials)} trials completed with a pseudo-AUC; the best of fewer than {FEW_TRIALS} is hardly a "
+            "choice: search more"
+        )
+    aucs: dict[str, list[float]] = {}
+    for trial in trials:
+        for family, auc in trial.epochs[-1].pseudo_auc_by_density[trial.start.config.score.density].items():
+            aucs.setdefault(family, []).append(auc)
+    for family, values in aucs.items():
+        share = sum(value >= SATURATED_AUC for value in values) / len(values)
+        if share > SATURATED_SHARE:
+            warnings.append(
+                f"{share:.0%} of the completed trials hear {family} with an AUC of {SATURATED_AUC} or more: on these "
+                "recordings it hardly ranks them"
+            )
+    return warnings
+
+
+def _ranks(values: list[float]) -> list[float]:
+    """Rank of each value, 1 for the highest; equal values share the mean of their ranks."""
+    ordered = sorted(values, reverse=True)
+    first: dict[float, int] = {}
+    count: dict[float, int] = {}
+    for place, value in enumerate(ordered, start=1):
+        first.setdefault(value, place)
+        count[value] = count.get(value, 0) + 1
+    return [first[value] + (count[value] - 1) / 2 for value in values]
