@@ -94,13 +94,15 @@ def _headlines(progress: Progress) -> list[str]:
     left = progress.seconds_left()
     if left is not None and progress.ended < progress.options.num_samples:
         times += f", about {duration_text(left)} left"
-    return [ended, "no epoch has ended yet" if progress.best is None else best_text(progress), times]
+    best = progress.best
+    return [ended, "no epoch has ended yet" if best is None else best_text(best, progress.word), times]
 
 
 def _running_lines(progress: Progress, running: list[Running], width: int) -> list[list[Text]]:
     """The heading, then each trial's figures, with its parameters beside them or, without room, below."""
     measured = any(entry.report is not None and entry.report.peak_bytes for entry in running)
-    rows = [("trial", "epoch", "phase", progress.word, f"GPU memory {'used / predicted' if measured else 'predicted'}")]
+    memory = f"GPU memory {'used / predicted' if measured else 'predicted'}"
+    rows = [("trial", "epoch", "phase", progress.word, memory)]
     for entry in running:
         report = entry.report
         rows.append(
@@ -156,7 +158,7 @@ class PlainLines(BaseListener):
             return
         if last is None or best.completed > last.completed or best.auc > last.auc:
             self._best = best
-            self._say(best_text(self._progress))
+            self._say(best_text(best, self._progress.word))
 
     def _say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -181,10 +183,8 @@ def headline(progress: Progress) -> str:
     return ", ".join(parts)
 
 
-def best_text(progress: Progress) -> str:
-    """The leader; before any trial has completed, with the note that its value may fall. There must be one."""
-    best, word = progress.best, progress.word
-    assert best is not None, "asked only where there is a leader"
+def best_text(best: Leader, word: str) -> str:
+    """The leader; before any trial has completed, with the note that its value may fall."""
     if best.completed:
         return f"best so far: {word} {best.auc:.3f}, trial {best.number}, completed"
     return f"highest so far: {word} {best.auc:.3f}, trial {best.number} after {epochs_text(best.epochs)}; it may fall"
