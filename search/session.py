@@ -60,7 +60,7 @@ def run_search(request: "Request", console: Console) -> bool:
     # What "auto" chose is what the run records and a resume keeps.
     options = replace(options, data=replace(options.data, objective=dataset.objective.value))
     request = replace(request, options=options)
-    for line in () if dataset.pseudo is None else dataset.pseudo.lines():
+    for line in () if dataset.pseudo is None else dataset.pseudo.lines(labelled=dataset.labelled):
         say(line)
     if options.local:
         device = resolve_device(options.device)

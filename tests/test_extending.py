@@ -28,7 +28,7 @@ from trainable import registry
 from trainable.commandline import run
 from trainable.config import DataConfig, FrontEndConfig, TrialConfig, knobs
 from trainable.data.load import Dataset, load_dataset
-from trainable.detection.detector import Detector, build_detector
+from trainable.detection.detector import Detector, Member, build_detector
 from trainable.errors import CheckpointError, ConfigError, DataError, SpaceError
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.key import memory_key
@@ -90,7 +90,7 @@ def trained(dataset: Dataset, **flat: object) -> tuple[Trial, list[dict[str, obj
 
 
 def saved_and_loaded(trial: Trial, folder: Path) -> tuple[Detector, Detector]:
-    detector = build_detector([trial], trial.dataset.held_out, FrontEndConfig(), made={})
+    detector = build_detector([Member.of_trial(trial)], trial.dataset, trial.dataset.held_out, FrontEndConfig())
     detector.save(folder)
     return detector, Detector.load(folder)
 

@@ -103,6 +103,8 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
         raise BudgetError(memory.reason)
     planned = PlannedTrial(config, memory, planner, cap).within_cap()
     memory = planned.memory
+    for line in () if dataset.pseudo is None else dataset.pseudo.lines(labelled=dataset.labelled):
+        print(line)
     print(
         f"{dataset.machine_type}: {len(dataset.train)} training clips, {len(dataset.validation)} validation clips, "
         f"{len(dataset.ids)} machine ids; {len(dataset.skipped)} recordings skipped\n"
@@ -118,7 +120,9 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
         print(_line(report, config.phase.epochs), flush=True)
         if folder is not None:
             trial.save(folder)
-    if arguments.held_out:
+    if arguments.held_out and not dataset.labelled:
+        print("held-out AUC: not measured, because no anomaly is labelled")
+    elif arguments.held_out:
         with _endings(trial.epoch):
             held_out = trial.evaluate(Split.HELD_OUT)
         low, high = held_out.interval
@@ -179,9 +183,18 @@ def _line(report: EpochReport, epochs: int) -> str:
     memory += f", by the driver {format_bytes(report.driver_bytes)}" if report.driver_bytes else ""
     return (
         f"epoch {report.epoch:3d}/{epochs}  phase {report.phase}  loss {report.loss:.4f}  "
-        f"rec {report.reconstruction_loss:.4f}  AUC {report.validation_auc:.3f}  pAUC {report.validation_pauc:.3f}  "
+        f"rec {report.reconstruction_loss:.4f}  {_judged(report)}  "
         f"perplexity {report.perplexity:.0f}  dead {report.dead_code_share:.0%}  {report.epoch_seconds:.1f} s{memory}"
     )
+
+
+def _judged(report: EpochReport) -> str:
+    shown = (
+        ("AUC", report.validation_auc),
+        ("pAUC", report.validation_pauc),
+        ("pseudo-AUC", report.pseudo_auc),
+    )
+    return "  ".join(f"{name} {value:.3f}" for name, value in shown if value is not None)
 
 
 if __name__ == "__main__":

@@ -108,8 +108,8 @@ class SearchStudy:
         theirs = Objective(known or Objective.LABELS)
         if theirs is not objective:
             raise RunError(
-                f"the study {self.name} at {self.where} holds trials judged by {theirs.measure}, and this search judges "
-                f"by {objective.measure}; name another --study-name, or give --objective {theirs.value}"
+                f"the study {self.name} at {self.where} holds trials judged by {theirs.measure}, and this "
+                f"search judges by {objective.measure}; name another --study-name, or give --objective {theirs.value}"
             )
 
     @property

@@ -13,7 +13,7 @@ import torch
 from analysis import retrain as module
 from analysis.model_view import load_run_data
 from analysis.results import RunResults, load_run
-from analysis.retrain import all_normal_clips, retrain
+from analysis.retrain import all_normal_clips, retrain, with_seeds
 from tests.trainable_tests.fake_cuda import FakeCuda, fake_cuda
 from trainable.config import TrialConfig
 from trainable.data.load import Dataset
@@ -132,7 +132,7 @@ def test_it_is_capped_and_planned_for_the_budget_and_goes_on_with_a_smaller_plan
         mock.patch.object(Planner, "next_smaller", next_smaller),
         mock.patch.object(Trainer, "train_epoch", train_epoch_failing_once),
     ):
-        retrained = retrain(budgeted(run, budget), NUMBER, dataset, seeds=1, device="cuda:1")
+        retrained = retrain(budgeted(run, budget), with_seeds(run, NUMBER, 1), dataset, device="cuda:1")
     assert card.fractions == {1: pytest.approx((budget - 100_000_000) / (8 * GIB))}
     assert planned == [choice.plan]
     assert made[0].trainer.plan == planner.next_smaller(config, choice.plan)
@@ -141,5 +141,5 @@ def test_it_is_capped_and_planned_for_the_budget_and_goes_on_with_a_smaller_plan
 
 def test_a_budget_that_no_plan_fits_is_one_error(run: RunResults, card: FakeCuda, made: list[Trial]) -> None:
     with pytest.raises(BudgetError, match=r"even with its smallest plan.*retrain on the CPU"):
-        retrain(budgeted(run, 100_000_001), NUMBER, load_run_data(run), seeds=1, device="cuda:1")
+        retrain(budgeted(run, 100_000_001), with_seeds(run, NUMBER, 1), load_run_data(run), device="cuda:1")
     assert made == []

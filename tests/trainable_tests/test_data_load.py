@@ -194,14 +194,17 @@ def _made(folder: Path) -> Path:
         (missing, "data root {root} does not exist; check --data-root"),
         (a_file, "data root {root} is a file"),
         (empty, "data root {root} holds no <machine_type>/train folder"),
-        (empty_machine, "{root}/fan/test does not exist"),
-        (no_test_folder, "{root}/fan/test does not exist"),
+        (empty_machine, "{root}/fan/train holds no normal_id_NN_*.npy or .wav"),
+        (no_test_folder, "{root}/fan/test holds no normal_id_NN_*.npy or .wav; an AUC needs"),
         (empty_folders, "{root}/fan/train holds no normal_id_NN_*.npy or .wav"),
         (another_machine, "{root} holds no machine type 'fan'; did you mean 'fam'?; there are fam"),
         (no_anomalies, "{root}/fan/test holds no anomaly_id_NN_*.npy or .wav; an AUC needs"),
         (no_normal, "{root}/fan/test holds no normal_id_NN_*.npy or .wav"),
         (no_training, "{root}/fan/train holds no normal_id_NN_*.npy or .wav"),
-        (one_anomaly, "id 00 has 1 usable anomalous test clips; an AUC on validation and on held-out"),
+        (
+            one_anomaly,
+            "id 02 (2 normal, 1 anomalous); an AUC on validation and on held-out clips needs 2",
+        ),
         (unheard_id, "test clips of id 02 have no training clips of that id"),
     ],
 )
@@ -209,7 +212,7 @@ def test_unusable_folders_get_one_clear_sentence(tmp_path: Path, make: Writer, m
     root = tmp_path / "data"
     make(root)  # type: ignore[call-arg]
     with pytest.raises(DataError) as caught:
-        load(root)
+        load(root, objective="labels")
     assert message.format(root=root) in str(caught.value)
     assert "\n" not in str(caught.value)
 

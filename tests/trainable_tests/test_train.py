@@ -181,7 +181,7 @@ def nothing(root: Path) -> None:
             "are unusable, more than 20%: repair or remove them (docs/data.md says what is accepted); the first: ",
         ),
         (wrong_shape, [], "has the shape (63, 80); 64 × T or T × 64 is needed"),
-        (no_anomalies, [], "an AUC needs normal and anomalous test clips"),
+        (no_anomalies, ["--objective", "labels"], "an AUC needs normal and anomalous test clips"),
         (
             nothing,
             ["--norm-stats-path", "{root}/spindle"],

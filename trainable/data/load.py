@@ -136,11 +136,12 @@ def _labelled(config: DataConfig, test: ClipFeatures) -> tuple[ClipFeatures, Cli
     }
     needs = f"an AUC on validation and on held-out clips needs {FEWEST_LABELLED} test clips of each kind of an id"
     if len(short) == len(set(test.machine_ids)):
-        what = (
-            f"machine type {config.machine_type}: {', '.join(short.values()) or 'no test clip'} is usable, but {needs}"
-        )
+        usable = ", ".join(short.values()) or "none"
         if config.objective in ("labels", "both"):
-            raise DataError(f"{what}; add some, or search with --objective normal-only")
+            raise DataError(
+                f"machine type {config.machine_type}: usable test clips: {usable}; {needs}; add some, or search with "
+                "--objective normal-only"
+            )
     if short:
         _log.warning("left out of every AUC: test clips of %s; %s", ", ".join(short.values()), needs)
     rows = range(len(test.names))

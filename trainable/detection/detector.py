@@ -1,10 +1,10 @@
-"""A finished detector: an ensemble of trained models with their density models, calibrated on held-out normal clips.
+"""A finished detector: an ensemble of trained models with their density models, calibrated on unseen normal clips.
 
 A detector's folder::
 
     DIR/
       detector.json     front end, normalisation, machine ids, calibration, how it was made
-      member-0.pt …     one per seed: configuration, weights, density state; loaded with weights_only=True
+      member-0.pt …     configuration, weights, density state; loaded with weights_only=True
 
 It scores one recording at a time, so that a stream of any length needs the memory of one. A recording longer than the
 training clips is scored in stretches of their length; its worst stretch decides.
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from trainable.config import DensityName, FrontEndConfig, TrialConfig
 from trainable.data.clips import Split, TestClips
+from trainable.data.load import Dataset
 from trainable.data.normalise import NormStats
 from trainable.data.patches import patch_starts
 from trainable.data.readers import SHORTEST_FRAMES, read_features, read_npy, wav_features
@@ -46,6 +47,8 @@ FORMAT = 2
 """2: with the length of a stretch. A detector of format 1 silently scored only part of a long recording."""
 MAP_DENSITY: DensityName = "grid_neighbours"
 """Locates what is surprising in a clip when the configured density model scores whole clips only."""
+ENOUGH_CLIPS = 19
+"""Calibration clips of a machine id from which a p-value of 0.05 can be reached: 1/(n + 1)."""
 _ID_IN_NAME = re.compile(r"(?:^|_)id_([0-9A-Za-z]+)(?:_|\.|$)")
 
 
@@ -56,11 +59,11 @@ class ClipScore:
     machine_id: str
     """The machine id whose normal sound it was compared with."""
     score: float
-    """Mean of the members' scores in standard deviations of held-out normal clips; higher = more anomalous.
+    """Mean of the members' scores in standard deviations of the calibration clips; higher = more anomalous.
 
     A recording longer than a training clip gets the score of its highest stretch."""
     p_value: float
-    """Share of held-out normal clips, counting the recording itself, that score at least as high: 1/(n + 1) … 1.
+    """Share of calibration clips, counting the recording itself, that score at least as high: 1/(n + 1) … 1.
 
     A recording of m stretches gets Šidák's 1 − (1 − p)^m of its lowest p: one of many scores high by chance."""
     span_seconds: tuple[float, float]
@@ -77,7 +80,8 @@ class Calibration:
     """Mean score of each member."""
     scales_M: tuple[float, ...]
     scores: tuple[float, ...]
-    """Ensemble scores of normal stretches (whole clips if none is longer than the training clips), ascending."""
+    """Ensemble scores of normal stretches (whole clips if none is longer than the training clips), ascending, each in
+    centres and scales of the other clips; of all machine ids where this one has fewer than `ENOUGH_CLIPS`."""
 
     def standardise(self, raw_M: Sequence[float]) -> float:
         """The ensemble's score from the members' scores."""
@@ -86,9 +90,8 @@ class Calibration:
     def p_value(self, score: float, *, stretches: int = 1) -> float:
         """Conformal p-value (Vovk et al. 2005) of the highest score of some stretches, corrected for their number.
 
-        Valid if the recording is as normal as the calibration clips; exact for one member and one stretch. With several
-        members their centres and scales are estimated from the same clips; for several stretches, which sound similar,
-        Šidák's correction (1967) is conservative.
+        Valid if the recording is as normal as the calibration clips and recorded as they were; exact for one member and
+        one stretch. For several stretches, which sound similar, Šidák's correction (1967) is conservative.
         """
         at_least = len(self.scores) - int(np.searchsorted(self.scores, score, side="left"))
         p = (1 + at_least) / (1 + len(self.scores))
@@ -110,11 +113,11 @@ class Member:
         return self.state.config
 
     @classmethod
-    def of_trial(cls, trial: Trial) -> "Member":
-        """The trial's current model, with density models fitted to its training clips."""
+    def of_trial(cls, trial: Trial, density_name: DensityName | None = None) -> "Member":
+        """The trial's current model, with density models fitted to its training clips: its own, or the one named."""
         codes, codebook = trial.train_codes(), trial.codebook()
         seed = derived_seed(trial.config.seed, "density")
-        density = make_density(trial.config.score, seed=seed).fit(codes, codebook)
+        density = make_density(trial.config.score, name=density_name, seed=seed).fit(codes, codebook)
         surprise = density
         if not isinstance(surprise, PositionModel):
             surprise = make_density(trial.config.score, name=MAP_DENSITY, seed=seed).fit(codes, codebook)
@@ -335,28 +338,56 @@ class Detector:
 
 
 def build_detector(
-    trials: Sequence[Trial], calibration: TestClips, front_end: FrontEndConfig, *, made: dict[str, Any]
+    members: Sequence[Member], dataset: Dataset, calibration: TestClips, front_end: FrontEndConfig
 ) -> Detector:
-    """A detector from trained trials (one per seed), calibrated on the normal clips of a labelled set.
+    """A detector of trained members, calibrated on the normal clips of some set that none of them was trained on.
 
     Raises DataError if a machine id has fewer than two normal clips to calibrate with.
     """
-    members = tuple(Member.of_trial(trial) for trial in trials)
-    dataset = trials[0].dataset
     stretch_frames = int(dataset.train.lengths.max())
     cut = cut_clips(calibration, stretch_frames)
     raw_MS, ids = raw_scores(members, cut), np.array(cut.ids)
     normal_S = calibration.labels[cut.owners] == 0
-    entries = {}
+    found: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+    few = []
     for machine_id in dataset.ids:
         mine = normal_S & (ids == machine_id)
-        if len(clips := set(cut.owners[mine].tolist())) < 2:
-            raise DataError(f"machine id {machine_id} has {len(clips)} held-out normal clips; calibration needs two")
-        raw_MN = raw_MS[:, mine]
-        centres, scales = raw_MN.mean(axis=1), np.maximum(raw_MN.std(axis=1), 1e-12)
-        scores = np.sort(((raw_MN - centres[:, None]) / scales[:, None]).mean(axis=0))
-        entries[machine_id] = Calibration(tuple(centres.tolist()), tuple(scales.tolist()), tuple(scores.tolist()))
-    return Detector(dataset.machine_type, dataset.ids, front_end, dataset.norm, members, entries, made, stretch_frames)
+        if (clips := len(set(cut.owners[mine].tolist()))) < 2:
+            raise DataError(f"machine id {machine_id} has {clips} normal clips to calibrate with; it needs two")
+        found[machine_id] = _calibrated(raw_MS[:, mine], cut.owners[mine])
+        few += [machine_id] if clips < ENOUGH_CLIPS else []
+    pooled = np.concatenate([scores for _, _, scores in found.values()])
+    entries = {
+        machine_id: Calibration(
+            tuple(centres.tolist()),
+            tuple(scales.tolist()),
+            tuple(np.sort(pooled if machine_id in few else scores).tolist()),
+        )
+        for machine_id, (centres, scales, scores) in found.items()
+    }
+    made = {"pooled_ids": few}
+    return Detector(
+        dataset.machine_type, dataset.ids, front_end, dataset.norm, tuple(members), entries, made, stretch_frames
+    )
+
+
+def _calibrated(raw_MN: np.ndarray, owners_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centre and scale of each member (M,), and the ensemble score of each stretch (N,) by those of the other clips.
+
+    A stretch that helped to set its own centre and scale would score less than a new one. Of two clips, each alone has
+    no scale: theirs are not left out.
+    """
+    scores_N = np.empty(raw_MN.shape[1])
+    for owner in set(owners_N.tolist()):
+        mine = owners_N == owner
+        rest_MN = raw_MN[:, ~mine] if len(set(owners_N.tolist())) > 2 else raw_MN
+        centres, scales = _location(rest_MN)
+        scores_N[mine] = ((raw_MN[:, mine] - centres[:, None]) / scales[:, None]).mean(axis=0)
+    return *_location(raw_MN), scores_N
+
+
+def _location(raw_MN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return raw_MN.mean(axis=1), np.maximum(raw_MN.std(axis=1), 1e-12)
 
 
 def raw_scores(members: Sequence[Member], cut: CutClips) -> np.ndarray:

@@ -53,15 +53,22 @@ class PseudoAnomalies:
         """Number of held-back clips of each machine id."""
         return dict(sorted(Counter(self.normal.machine_ids).items()))
 
-    def lines(self) -> tuple[str, ...]:
-        """What a search says before it starts: what is held back, what is made of it, and what it does not promise."""
+    def lines(self, *, labelled: bool) -> tuple[str, ...]:
+        """What a search says before it starts: what is held back, what is made of it, and what it does not promise.
+
+        Parameters
+        ----------
+        labelled
+            Whether there are labelled clips.
+        """
         by_id = self.held_back_by_id
         made = "; ".join(
             f"{family.name} ({family.title}; severity {severity.alpha:.3g})"
             for family, severity in zip(FAMILIES, self.severities, strict=True)
         )
         return (
-            f"{counted(sum(by_id.values()), 'normal clip')} held back from training and from density models "
+            ("" if labelled else "no anomaly is labelled: ")
+            + f"{counted(sum(by_id.values()), 'normal clip')} held back from training and from density models "
             f"({', '.join(f'id {machine_id}: {count}' for machine_id, count in by_id.items())})",
             f"trainings are judged by how well they tell these from pseudo-anomalies made of them: {made}",
             "this pseudo-AUC is no AUC on real faults: it ranks trainings, and does not say how many faults are heard",

@@ -28,26 +28,33 @@ class Pair:
     pseudo_auc: float
     """Mean over the families."""
     auc_by_family: dict[str, float]
+    validation_auc: float | None
+    """None where no label judges."""
     rank: float
-    """Mean over the families of its rank among all pairs, from 1."""
+    """Mean of its ranks among all pairs, from 1."""
 
 
 def rank_pairs(records: Iterable[TrialRecord]) -> list[Pair]:
     """Every pair of a completed trial and a density model of its last epoch, the best first.
 
     Each family ranks all pairs by its AUC, equal ones sharing their mean rank; the mean of the ranks orders them. A
-    mean of AUCs would let the family decide on which trials differ most.
+    mean of AUCs would let the family decide on which trials differ most. Where labels judge too, their rank and the
+    families' mean rank count equally.
     """
     found = [
-        (record.number, density, aucs)
+        (record.number, density, aucs, record.epochs[-1].auc_by_density.get(density))
         for record in completed(records)
         for density, aucs in record.epochs[-1].pseudo_auc_by_density.items()
     ]
-    families = sorted({family for _, _, aucs in found for family in aucs})
-    ranks = [_ranks([aucs[family] for _, _, aucs in found]) for family in families]
+    families = sorted({family for _, _, aucs, _ in found for family in aucs})
+    by_family = [_ranks([aucs[family] for _, _, aucs, _ in found]) for family in families]
+    ranks = [fmean(rank) for rank in zip(*by_family, strict=True)]
+    labelled = [auc for _, _, _, auc in found if auc is not None]
+    if found and len(labelled) == len(found):
+        ranks = [fmean(pair) for pair in zip(ranks, _ranks(labelled), strict=True)]
     pairs = [
-        Pair(number, density, fmean(aucs.values()), dict(aucs), fmean(rank[index] for rank in ranks))
-        for index, (number, density, aucs) in enumerate(found)
+        Pair(number, density, fmean(aucs.values()), dict(aucs), auc, rank)
+        for (number, density, aucs, auc), rank in zip(found, ranks, strict=True)
     ]
     return sorted(pairs, key=lambda pair: (pair.rank, pair.trial, pair.density))
 

@@ -5,7 +5,7 @@ import pytest
 from search.engine.asha import Decision
 from search.listeners.tensorboard import TensorBoardScalars
 from tests.search_tests.listeners_tests.test_progress import ended, report, start
-from trainable.record import EPOCH_SCALARS, TrialEnd
+from trainable.record import TrialEnd
 
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # of tensorboard
 
@@ -29,7 +29,7 @@ def test_each_trial_has_its_scalars_by_epoch(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000", "00012"]
     for number in (0, 12):
         events = read(tmp_path / f"{number:05d}")
-        assert sorted(events.Tags()["scalars"]) == sorted(EPOCH_SCALARS)
+        assert sorted(events.Tags()["scalars"]) == sorted(report(1, 0.5).scalars())
         told = [(event.step, event.value) for event in events.Scalars("validation_auc")]
         assert told == [(1, pytest.approx(0.6 + 0.01 * number)), (2, pytest.approx(0.7 + 0.01 * number))]
         assert [event.value for event in events.Scalars("perplexity")] == [8.0, 9.0]

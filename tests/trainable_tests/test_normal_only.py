@@ -1,0 +1,260 @@
+"""Judging without anomalies: what is held back, how pseudo-anomalies are made, and which pairs they choose."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.search_tests.listeners_tests.test_progress import ended, report, start
+from tests.trainable_tests.recording_trees import write_tree
+from trainable.config import DataConfig, Objective
+from trainable.data.clips import Split
+from trainable.data.load import Dataset, load_dataset
+from trainable.errors import DataError
+from trainable.normal_only.families import FAMILIES, BandLoss, Mix
+from trainable.normal_only.held_back import held_back_mask
+from trainable.normal_only.objective import choose_objective
+from trainable.normal_only.ranking import choose_members, rank_pairs, ranking_warnings
+from trainable.normal_only.severity import STEPS, find_severity
+from trainable.record import TrialEnd, TrialRecord
+from trainable.scoring.metrics import mean_auc
+from trainable.yardsticks.log_mel import LogMelMahalanobis
+
+
+def load(root: Path, objective: str = "auto") -> Dataset:
+    return load_dataset(DataConfig(data_root=str(root), objective=objective), cache_dir=root.parent / "cache")  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def fan() -> Dataset:
+    """The embedded fan with its labels unused."""
+    return load_dataset(DataConfig(objective="normal-only"))
+
+
+def test_a_fifth_of_each_id_is_held_back_in_two_stretches_of_its_order() -> None:
+    ids = ["a", "b"] * 50
+    mask = held_back_mask(ids)
+    for machine_id in ("a", "b"):
+        mine = mask[[index for index, each in enumerate(ids) if each == machine_id]]
+        assert mine.sum() == 10
+        begins = np.flatnonzero(np.diff(mine.astype(int)) == 1)
+        assert len(begins) == 2
+        assert not mine[0]
+        assert not mine[-1]
+
+
+@pytest.mark.parametrize(("clips", "held"), [(1, 0), (3, 0), (4, 2), (5, 2), (9, 2), (13, 3)])
+def test_an_id_with_few_clips_keeps_enough_to_train_on(clips: int, held: int) -> None:
+    assert held_back_mask(["a"] * clips).sum() == held
+
+
+def test_held_back_clips_are_in_neither_training_nor_test_clips(fan: Dataset) -> None:
+    assert fan.pseudo is not None
+    held_back = fan.pseudo.normal
+    assert held_back.split is Split.HELD_BACK
+    assert len(held_back) + len(fan.train) == 400
+    rows = {
+        clips.clip(index).tobytes()
+        for clips in (fan.train, fan.validation, fan.held_out)
+        for index in range(len(clips))
+    }
+    assert not rows & {held_back.clip(index).tobytes() for index in range(len(held_back))}
+
+
+def test_each_family_is_as_severe_as_its_target_says(fan: Dataset) -> None:
+    assert fan.pseudo is not None
+    scores = LogMelMahalanobis().fit(fan.train).score_samples(fan.pseudo.clips)
+    heard = fan.pseudo.aucs(scores)
+    for family, severity in zip(FAMILIES, fan.pseudo.severities, strict=True):
+        assert severity.reached
+        assert heard[family.name] == pytest.approx(severity.reference_auc)
+        assert heard[family.name] == pytest.approx(family.target_auc, abs=0.02)
+    assert fan.pseudo.warnings() == ()
+
+
+def test_the_auc_of_a_family_compares_its_clips_with_the_held_back_ones_alone(fan: Dataset) -> None:
+    assert fan.pseudo is not None
+    families = np.array(fan.pseudo.families)
+    scores = np.where(families == "mix", 1.0, np.where(families == "", 0.0, -1.0))
+    assert fan.pseudo.aucs(scores) == {"mix": 1.0, "bandloss": 0.0}
+
+
+def test_mixing_adds_the_power_of_a_levelled_clip() -> None:
+    clip, other = np.full((70, 64), -20.0, dtype=np.float32), np.full((90, 64), -60.0, dtype=np.float32)
+    other[:, 5] = -30.0
+    mixed = Mix().change(clip, other, 0.25, np.random.default_rng(0))
+    assert mixed.shape == clip.shape
+    assert mixed.dtype == np.float32
+    assert mixed[:, 6] == pytest.approx(-20.0, abs=1e-4)  # levelled to the clip's own median
+    assert mixed[:, 5] == pytest.approx(10 * np.log10(0.75 * 10**-2 + 0.25 * 10**1), abs=1e-4)
+
+
+def test_losing_a_band_lowers_some_bins_by_at_most_the_severity() -> None:
+    clip = np.zeros((70, 64), dtype=np.float32)
+    kinds = set()
+    for name in range(40):
+        family = BandLoss()
+        lost = -family.change(clip, clip, 12.0, family.draws(str(name)))
+        assert np.ptp(lost, axis=0) == pytest.approx(0.0)
+        assert 0.0 <= lost.min() <= lost.max() <= 12.0
+        assert lost.max() > 6.0
+        kinds.add(bool(lost[0, -1] > 11.0))  # a low-pass takes the highest bins
+    assert kinds == {True, False}
+
+
+def test_a_clip_is_changed_in_the_same_way_at_every_severity() -> None:
+    family, clip = BandLoss(), np.zeros((70, 64), dtype=np.float32)
+    mild, strong = (family.change(clip, clip, alpha, family.draws("normal_id_00_1.wav")) for alpha in (1.0, 3.0))
+    assert 3 * mild == pytest.approx(strong, abs=1e-4)
+    other = family.change(clip, clip, 3.0, family.draws("normal_id_00_2.wav"))
+    assert not np.allclose(strong, other)
+
+
+def test_the_severity_lies_between_two_tried_ones_where_the_reference_crosses_the_target() -> None:
+    family = BandLoss()
+    low, high = np.log(family.severities)
+    asked: list[float] = []
+
+    def reference(alpha: float) -> float:
+        asked.append(alpha)
+        return float(0.5 + 0.5 * (np.log(alpha) - low) / (high - low))
+
+    found = find_severity(family, reference)
+    assert found.reached
+    assert found.reference_auc == pytest.approx(family.target_auc, abs=1e-9)
+    assert len(asked) < STEPS
+
+
+def test_a_target_that_is_not_reached_takes_the_largest_severity_and_says_so(fan: Dataset) -> None:
+    found = find_severity(Mix(), lambda alpha: 0.55)
+    assert (found.alpha, found.reached) == (pytest.approx(0.5), False)
+    assert fan.pseudo is not None
+    (warning,) = replace(fan.pseudo, severities=(found, fan.pseudo.severities[1])).warnings()
+    assert "mix" in warning
+    assert "0.55" in warning
+
+
+def test_a_severity_unlike_other_machines_is_pointed_out(fan: Dataset) -> None:
+    assert fan.pseudo is not None
+    mix, loss = fan.pseudo.severities
+    (warning,) = replace(fan.pseudo, severities=(mix, replace(loss, alpha=30.0))).warnings()
+    assert "bandloss" in warning
+    assert "30" in warning
+
+
+def test_few_held_back_clips_are_pointed_out(tmp_path: Path) -> None:
+    write_tree(tmp_path / "data", train=10, normal=0, anomalous=0)
+    pseudo = load(tmp_path / "data").pseudo
+    assert pseudo is not None
+    assert "00 (2), 02 (2)" in " ".join(pseudo.warnings())
+
+
+def test_a_folder_without_anomalies_is_judged_by_pseudo_anomalies(tmp_path: Path) -> None:
+    folder = write_tree(tmp_path / "data", train=10, normal=0, anomalous=0)
+    (folder / "test").rmdir()
+    dataset = load(tmp_path / "data")
+    assert dataset.objective is Objective.NORMAL_ONLY
+    assert not dataset.labelled
+    assert (len(dataset.train), len(dataset.validation), len(dataset.held_out)) == (16, 0, 0)
+    assert dataset.pseudo is not None
+    assert len(dataset.pseudo.clips) == 3 * len(dataset.pseudo.normal) == 12
+    assert dataset.digest == load(tmp_path / "data").digest
+    for asked in ("labels", "both"):
+        with pytest.raises(DataError, match="--objective normal-only"):
+            load(tmp_path / "data", asked)
+
+
+def test_normal_test_clips_without_anomalies_are_held_back_too(tmp_path: Path) -> None:
+    write_tree(tmp_path / "data", train=10, normal=3, anomalous=0)
+    dataset = load(tmp_path / "data")
+    assert dataset.pseudo is not None
+    assert dataset.pseudo.held_back_by_id == {"00": 2 + 3, "02": 2 + 3}
+
+
+def test_an_id_without_anomalies_is_left_out_of_the_auc_and_trained_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_tree(tmp_path / "data", train=4)
+    for path in (folder / "test").glob("anomaly_id_02_*"):
+        path.unlink()
+    dataset = load(tmp_path / "data")
+    assert dataset.objective is Objective.LABELS
+    assert dataset.ids == ("00", "02")
+    assert set(dataset.validation.machine_ids) == set(dataset.held_out.machine_ids) == {"00"}
+    assert "id 02 (2 normal, 0 anomalous)" in caplog.text
+
+
+def test_too_few_clips_to_hold_any_back_is_one_error(tmp_path: Path) -> None:
+    write_tree(tmp_path / "data", train=3, normal=0, anomalous=0)
+    with pytest.raises(DataError, match="four normal training clips"):
+        load(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("asked", "anomalies", "held_back", "chosen"),
+    [
+        ("auto", {}, {"a": 20}, Objective.NORMAL_ONLY),
+        ("auto", {"a": 9, "b": 40}, {"a": 20, "b": 8}, Objective.BOTH),
+        ("auto", {"a": 9}, {"a": 7}, Objective.LABELS),
+        ("auto", {"a": 10, "b": 10}, {"a": 20, "b": 20}, Objective.LABELS),
+        ("labels", {"a": 2}, {"a": 20}, Objective.LABELS),
+        ("normal-only", {"a": 99}, {"a": 20}, Objective.NORMAL_ONLY),
+    ],
+)
+def test_the_objective_follows_from_what_is_there(
+    asked: str, anomalies: dict[str, int], held_back: dict[str, int], chosen: Objective
+) -> None:
+    assert choose_objective(asked, anomalies, held_back) is chosen  # type: ignore[arg-type]
+
+
+def judged(
+    number: int, aucs: dict[str, tuple[float, float]], end: TrialEnd = TrialEnd.COMPLETED, **labels: float
+) -> TrialRecord:
+    """A trial whose densities have these AUCs of mix and bandloss."""
+    by_density = {density: {"mix": mix, "bandloss": loss} for density, (mix, loss) in aucs.items()}
+    told = report(1, 0.5, pseudo_auc_by_density=by_density, auc_by_density=labels)
+    return TrialRecord(start(number), (told,), ended(end, 1))
+
+
+def test_families_rank_pairs_whatever_their_spread() -> None:
+    records = [
+        judged(0, {"combined": (0.60, 0.99), "fused": (0.61, 0.70)}),
+        judged(1, {"combined": (0.62, 0.80), "fused": (0.60, 0.75)}),
+        judged(2, {"combined": (0.99, 0.99)}, end=TrialEnd.PRUNED),
+    ]
+    pairs = rank_pairs(records)
+    assert [(pair.trial, pair.density, pair.rank) for pair in pairs] == [
+        (1, "combined", 1.5),
+        (0, "combined", 2.25),
+        (0, "fused", 3.0),
+        (1, "fused", 3.25),
+    ]
+    assert choose_members(records, 2) == pairs[:2]
+    assert pairs[0].pseudo_auc == pytest.approx(0.71)
+
+
+def test_labels_count_as_much_as_the_families_together() -> None:
+    records = [
+        judged(0, {"combined": (0.9, 0.9)}, combined=0.5),
+        judged(1, {"combined": (0.8, 0.8)}, combined=0.9),
+        judged(2, {"combined": (0.7, 0.7)}, combined=0.6),
+    ]
+    assert [(pair.trial, pair.rank) for pair in rank_pairs(records)] == [(1, 1.5), (0, 2.0), (2, 2.5)]
+
+
+def test_a_choice_among_few_or_among_equals_is_pointed_out() -> None:
+    few = [judged(number, {"grid_neighbours": (0.7, 0.8)}) for number in range(4)]
+    (warning,) = ranking_warnings(few)
+    assert "only 4 trials" in warning
+    saturated = [judged(number, {"grid_neighbours": (0.99, 0.8)}) for number in range(2)]
+    (warning,) = ranking_warnings([*few, *saturated])
+    assert "33%" in warning
+    assert "mix" in warning
+    assert ranking_warnings([*few, judged(9, {"grid_neighbours": (0.7, 0.8)})]) == []
+
+
+def test_a_perfect_detector_of_a_family_has_an_auc_of_one(fan: Dataset) -> None:
+    assert fan.pseudo is not None
+    clips = fan.pseudo.clips
+    assert mean_auc(clips.labels, clips.labels.astype(float), clips.machine_ids) == 1.0
