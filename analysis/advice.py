@@ -10,15 +10,16 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from analysis.commands import resume_command, retrain_command, search_command
 from analysis.importance import FEW_TRIALS
 from analysis.results import PARAM, RunResults
-from analysis.state import SearchState
+from analysis.state import LABEL_SOME, NO_LABELS, SearchState
 from analysis.tables import Table
+from trainable.config import Objective
 from trainable.record import TrialEnd
 from trainable.units import counted
 
 EDGE_SHARE = 0.05
 """A winner within this share of the end of its range calls for a wider range."""
 RISING_AUC = 0.005
-"""If the winner gained this much in its last quarter of epochs, it had not finished learning."""
+"""If the winner's value gained this much in its last quarter of epochs, it had not finished learning."""
 BETTER_DENSITY_AUC = 0.01
 MANY_OVER_BUDGET = 0.3
 MANY_DEAD_CODES = 0.5
@@ -46,14 +47,7 @@ def next_steps(run: RunResults) -> list[Advice]:
         *_dead_codes(run),
     ]
     if run.best_number is not None:
-        steps.append(
-            Advice(
-                "Make a detector of the winner",
-                "Trains the best configuration with several seeds on all normal clips and saves a detector; "
-                "its scores come with p-values.",
-                retrain_command(run),
-            )
-        )
+        steps.append(_detector(run))
         steps.append(
             Advice(
                 "Begin another search where this one ended",
@@ -62,6 +56,7 @@ def next_steps(run: RunResults) -> list[Advice]:
                 search_command(run),
             )
         )
+        steps += _label(run)
     if run.state is SearchState.RUNNING:
         steps = [step for step in steps if not step.command]
     if not steps:
@@ -74,6 +69,33 @@ def next_steps(run: RunResults) -> list[Advice]:
 def advice_table(run: RunResults) -> Table:
     """The advice of `next_steps` as a table."""
     return Table(("what", "why", "command"), tuple((s.title, s.text, s.command) for s in next_steps(run)))
+
+
+def _detector(run: RunResults) -> Advice:
+    if run.manifest.objective.holds_back:
+        return Advice(
+            "Make a detector of this search",
+            "No single trial: a detector averages the best pairs of a trial and a density model, and takes its "
+            "p-values from normal clips that it was not trained on."
+            + ("" if run.labelled else " It can be used before any anomaly is labelled."),
+            retrain_command(run),
+        )
+    return Advice(
+        "Make a detector of the winner",
+        "Trains the best configuration with several seeds on all normal clips and saves a detector; its scores come "
+        "with p-values.",
+        retrain_command(run),
+    )
+
+
+def _label(run: RunResults) -> list[Advice]:
+    if run.labelled:
+        return []
+    return [
+        Advice(
+            "Label a few anomalies", f"{NO_LABELS} {LABEL_SOME}", search_command(run, objective=Objective.BOTH.value)
+        )
+    ]
 
 
 def _best_row(run: RunResults) -> "pd.Series[Any] | None":
@@ -132,14 +154,14 @@ def _train_longer(run: RunResults) -> list[Advice]:
     number = run.best_number
     if number is None:
         return []
-    curve = run.epochs[run.epochs["number"] == number]["validation_auc"].tolist()
+    curve = run.epochs_of(number)["value"].tolist()
     quarter = max(1, len(curve) // 4)
     if len(curve) < 4 or max(curve) - max(curve[:-quarter]) < RISING_AUC:
         return []
     return [
         Advice(
             "Train longer",
-            f"The winner's validation AUC still rose by {max(curve) - max(curve[:-quarter]):.3f} over its last "
+            f"The winner's {run.measure} still rose by {max(curve) - max(curve[:-quarter]):.3f} over its last "
             f"{quarter} of {len(curve)} epochs.",
             search_command(run, max_epochs=2 * run.manifest.max_epochs),
         )
@@ -148,7 +170,7 @@ def _train_longer(run: RunResults) -> list[Advice]:
 
 def _other_density(run: RunResults) -> list[Advice]:
     number = run.best_number
-    if number is None:
+    if number is None or run.manifest.objective.holds_back:  # its detector averages the best densities
         return []
     there = run.densities
     last = run.ranked["epochs"].iloc[0]
@@ -177,8 +199,8 @@ def _search_more(run: RunResults) -> list[Advice]:
     return [
         Advice(
             "Search more",
-            f"Only {counted(scored, 'trial')} {'has' if scored == 1 else 'have'} an AUC; with fewer than {FEW_TRIALS}, "
-            "the winner depends much on chance.",
+            f"Only {counted(scored, 'trial')} {'has' if scored == 1 else 'have'} a result; with fewer than "
+            f"{FEW_TRIALS}, the winner depends much on chance.",
             resume_command(run, num_samples=samples),
         )
     ]

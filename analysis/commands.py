@@ -14,11 +14,15 @@ SPACE_FILE = "space.yaml"
 
 
 def search_command(run: "RunResults", **flags: Any) -> str:
-    """Starts a new search with the run's space, recordings and budget from its best trials; `flags` are added."""
+    """Starts a new search with the run's space, recordings and budget from its best trials.
+
+    `flags` are added, or replace those of the recordings.
+    """
     manifest = run.manifest
     space = run.folder.path / SPACE_FILE
     words = ["--space", str(space) if space.exists() else manifest.space_name, "--warm-start", str(run.folder.path)]
-    words += _data_words(manifest.data)
+    data = {name: flags.pop(name, value) for name, value in manifest.data.items()}
+    words += _data_words(data)
     if manifest.gpu_memory_budget_bytes:
         words += ["--gpu-memory-budget", exact_bytes(manifest.gpu_memory_budget_bytes)]
     for name, value in {"num_samples": manifest.num_samples, "max_epochs": manifest.max_epochs, **flags}.items():
@@ -37,9 +41,13 @@ def resume_command(run: "RunResults", **flags: Any) -> str:
 
 
 def retrain_command(run: "RunResults", number: int | None = None, *, output: str = "detector") -> str:
-    """Retrains the winner, or another trial, into a detector."""
+    """Trains a detector: of the winner, of another trial, or of the pairs that a search without anomalies trusts."""
+    several = number is None and run.manifest.objective.holds_back
     words = [str(run.folder.path), "--retrain", *([] if number is None else ["--trial", str(number)])]
-    words += ["--seeds", "3", *(["--device", "cuda"] if run.manifest.device.startswith("cuda") else [])]
+    words += [
+        *([] if several else ["--seeds", "3"]),
+        *(["--device", "cuda"] if run.manifest.device.startswith("cuda") else []),
+    ]
     return _line("analysis.best", [*words, "--output", output])
 
 

@@ -1,4 +1,4 @@
-"""Which parameters mattered: PED-ANOVA on comparable AUCs, with a note on how far to trust it."""
+"""Which parameters mattered: PED-ANOVA on comparable values, with a note on how far to trust it."""
 
 from dataclasses import dataclass
 
@@ -27,13 +27,13 @@ class Importances:
     trials: int
     """Trials compared."""
     epoch: int
-    """Epoch at which their AUCs were compared; 0 if there was none."""
+    """Epoch at which their values were compared; 0 if there was none."""
     note: str
     """A caveat for the reader: one or two sentences."""
 
 
 def importances(run: RunResults) -> Importances:
-    """Importances of a run's parameters for the validation AUC at the epoch that nearly all trials reached.
+    """Importances of a run's parameters for the trials' values at the epoch that nearly all of them reached.
 
     Uses PED-ANOVA (Watanabe et al. 2023), which handles conditional parameters and takes well under a second for
     1,000 trials: it asks which parameters' distributions differ most between the best tenth (the best quarter below

@@ -18,6 +18,7 @@ from trainable.data.frontend import N_MELS, hz_to_mel, mel_to_hz
 from trainable.data.load import Dataset, load_dataset
 from trainable.errors import CheckpointError, RunError
 from trainable.model.geometry import Geometry, geometry_of
+from trainable.normal_only.pseudo import PseudoAnomalies
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.density import DensityModel, PositionModel
 from trainable.scoring.evaluate import Evaluation, evaluate
@@ -46,6 +47,7 @@ class ModelView:
     def __post_init__(self) -> None:
         # By split, filled on demand: held-out clips are not even coded before they may be scored.
         self._codes: dict[Split, ClipCodes] = {}
+        self._scores: dict[Split, np.ndarray] = {}
         self._evaluations: dict[Split, Evaluation] = {}
 
     @property
@@ -78,10 +80,23 @@ class ModelView:
         return self.trial.train_codes()
 
     def clips(self, split: Split) -> TestClips:
-        return self.trial.clips(split)
+        """The clips of a split; of `Split.HELD_BACK` with the pseudo-anomalies made of them.
+
+        Raises RunError if no clip is held back.
+        """
+        if split is not Split.HELD_BACK:
+            return self.trial.clips(split)
+        return self.pseudo.clips
+
+    @property
+    def pseudo(self) -> PseudoAnomalies:
+        """Raises RunError if the trial was judged by labels alone."""
+        if self.dataset.pseudo is None:
+            raise RunError(f"trial {self.number} was judged by labels alone; there are no pseudo-anomalies")
+        return self.dataset.pseudo
 
     def codes(self, split: Split) -> ClipCodes:
-        """Codes of a split's labelled clips."""
+        """Codes of a split's clips."""
         if split not in self._codes:
             self._codes[split] = self.trial.codes(self.clips(split))
         return self._codes[split]
@@ -105,10 +120,16 @@ class ModelView:
         model = make_density(self.config.score, name=name, seed=derived_seed(self.config.seed, "density"))
         return model.fit(self.train_codes, self.trial.codebook())
 
+    def scores(self, split: Split) -> np.ndarray:
+        """Anomaly scores of a split's clips, float64 (clips,)."""
+        if split not in self._scores:
+            self._scores[split] = self.density.score_samples(self.codes(split))
+        return self._scores[split]
+
     def evaluation(self, split: Split) -> Evaluation:
-        """AUC, pAUC, interval and scores on the clips of a split."""
+        """AUC, pAUC, interval and scores on the clips of a split, of which some must be labelled anomalies."""
         if split not in self._evaluations:
-            self._evaluations[split] = evaluate(self.density.score_samples(self.codes(split)), self.clips(split))
+            self._evaluations[split] = evaluate(self.scores(split), self.clips(split))
         return self._evaluations[split]
 
     def position_scores(self, split: Split, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

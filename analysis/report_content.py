@@ -11,6 +11,7 @@ from analysis.advice import Advice, next_steps
 from analysis.figures.curves import learning_curves
 from analysis.figures.densities import density_comparison
 from analysis.figures.ends import trial_ends
+from analysis.figures.families import family_aucs
 from analysis.figures.importance import importance_bars
 from analysis.figures.infeasible import infeasible_over_time, infeasible_text
 from analysis.figures.memory import memory_by_plan, predicted_against_measured
@@ -19,11 +20,14 @@ from analysis.figures.pareto import auc_against_memory, auc_against_time
 from analysis.figures.progress import all_curves, search_progress
 from analysis.figures.rungs import asha_rungs
 from analysis.importance import Importances, importances
+from analysis.judged import judged_tables, judged_text, judged_warnings, members
 from analysis.pruning import pruning_savings
 from analysis.results import RunResults
+from analysis.state import NO_LABELS
 from analysis.style import Message
 from analysis.tables import Table, ends_table, memory_bytes, plans_table, run_table, searched_table, top_table
 from analysis.winner_model import WinnerModel, restore_winner
+from trainable.config import Objective
 from trainable.data.clips import Split
 from trainable.record import TrialEnd
 from trainable.scoring.evaluate import Evaluation
@@ -55,6 +59,7 @@ class Section:
 
     title: str
     text: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     advice: list[Advice] = field(default_factory=list)
@@ -89,6 +94,7 @@ def report_content(
     sections = [
         _searched(run),
         _won(run, found),
+        *_judged(run),
         _held_out(winner),
         _ended(run),
         _mattered(run, found),
@@ -106,7 +112,10 @@ def report_content(
 
 
 def summary_sentence(run: RunResults, held_out: Evaluation | None, yardsticks: Comparison | None = None) -> str:
-    """What happened, in two sentences; before them, in one, that a yardstick does as well, if one does."""
+    """What happened, in two sentences; before them, in one, that a yardstick does as well, if one does.
+
+    Without labelled anomalies the end says that nobody knows yet how well it detects.
+    """
     if yardsticks is not None and not yardsticks.beaten:
         return f"The winner {yardsticks.verdict}. {summary_sentence(run, held_out)}"
     counts = run.end_counts()
@@ -119,12 +128,15 @@ def summary_sentence(run: RunResults, held_out: Evaluation | None, yardsticks: C
     if run.best_number is None:
         return f"{first} None has finished an epoch yet."
     best = run.ranked.iloc[0]
-    second = f"The best, trial {run.best_number}, reached a validation AUC of {best['final_auc']:.3f}"
+    second = f"The best, trial {run.best_number}, reached a {run.measure} of {best['final_auc']:.3f}"
+    if not run.labelled:
+        return f"{first} {second}. {NO_LABELS}"
     if held_out is None:
         return f"{first} {second}."
     low, high = held_out.interval
+    auc = "" if run.manifest.objective is Objective.LABELS else "an AUC of "
     return (
-        f"{first} {second}, and {held_out.auc:.3f} (95 % interval {low:.3f} … {high:.3f}) "
+        f"{first} {second}, and {auc}{held_out.auc:.3f} (95 % interval {low:.3f} … {high:.3f}) "
         "on held-out clips that took no part in choosing it."
     )
 
@@ -137,12 +149,14 @@ def _tiles(
         low, high = held_out.interval
         tiles.append(("held-out AUC", f"{held_out.auc:.3f}", f"95 % interval {low:.3f} … {high:.3f}"))
         tiles.append(("held-out pAUC", f"{held_out.pauc:.3f}", "false alarms ≤ 10 %"))
+    elif not run.labelled:
+        tiles.append(("held-out AUC", "unknown", "no anomaly is labelled"))
     if yardsticks is not None:
         name = yardsticks.best
         tiles.append(("best yardstick's AUC", f"{yardsticks.aucs[name]:.3f}", f"{title_of(name)}, held-out"))
     if run.best_number is not None:
         best = run.ranked.iloc[0]
-        tiles.append(("validation AUC", f"{best['final_auc']:.3f}", f"trial {run.best_number}, epoch {best['epochs']}"))
+        tiles.append((run.measure, f"{best['final_auc']:.3f}", f"trial {run.best_number}, epoch {best['epochs']}"))
         peak = memory_bytes(best)
         if peak:
             how = "by the driver" if best["driver_bytes"] else "measured" if best["peak_bytes"] else "predicted"
@@ -156,14 +170,28 @@ def _tiles(
     return tuple(tiles)
 
 
+_COMPARED = {
+    Objective.LABELS: "Trials are compared by AUC on validation clips; held-out clips are scored once, for the winner.",
+    Objective.NORMAL_ONLY: "Trials are compared by pseudo-AUC: how well they tell normal clips that were held back "
+    "from changed copies of them. No label takes part.",
+    Objective.BOTH: "Trials are compared by the mean of their AUC on validation clips and of a pseudo-AUC: how well "
+    "they tell normal clips that were held back from changed copies of them. Held-out clips are scored once, for the "
+    "winner.",
+}
+
+
 def _searched(run: RunResults) -> Section:
     section = Section("What was searched", tables=[searched_table(run), run_table(run)])
     section.text.append(
         "A VQ-VAE learns to code the sound of healthy machines; a density model on its code indices says how unusual "
-        "a recording is. Training uses normal recordings only. Trials are compared by AUC on validation clips; "
-        "held-out clips are scored once, for the winner."
+        f"a recording is. Training uses normal recordings only. {_COMPARED[run.manifest.objective]}"
     )
-    section.pictures.append(Picture(search_progress(run.trials), "Validation AUC of each trial, by its number."))
+    section.pictures.append(
+        Picture(
+            search_progress(run.trials, measure=run.measure),
+            f"{_sentence(run.measure)} of each trial, by its number.",
+        )
+    )
     return section
 
 
@@ -183,7 +211,10 @@ def _won(run: RunResults, found: Importances) -> Section:
         )
     )
     section.pictures.append(
-        Picture(all_curves(run.epochs, run.trials, highlight=number), "The winner's curve among all trials'.")
+        Picture(
+            all_curves(run.epochs, run.trials, highlight=number, measure=run.measure),
+            "The winner's curve among all trials'.",
+        )
     )
     densities = run.densities[run.densities["number"] == number]
     config = run.records[number].start.config
@@ -205,9 +236,7 @@ def _why(run: RunResults, found: Importances) -> str:
     completed = ranked[ranked["end"] == TrialEnd.COMPLETED.value]
     auc = ranked["final_auc"]
     if len(completed):
-        text = (
-            f"Of {counted(len(completed), 'completed trial')} trial {run.best_number} has the highest validation AUC "
-        )
+        text = f"Of {counted(len(completed), 'completed trial')} trial {run.best_number} has the highest {run.measure} "
         text += f"after its last epoch ({auc.iloc[0]:.3f})"
     else:
         text = f"No trial has completed yet; of the others, trial {run.best_number} ranks highest ({auc.iloc[0]:.3f})"
@@ -218,11 +247,47 @@ def _why(run: RunResults, found: Importances) -> str:
     if found.shares:
         top = [(name, share) for name, share in found.shares.items() if share >= 0.05][:3]
         text += " What set good trials apart was chiefly " + ", ".join(f"{n} ({s:.0%})" for n, s in top) + "."
-    return (
-        text + " Validation AUCs of winners are optimistic: the best of many is partly luck, so trust the held-out one."
+    if run.manifest.objective is Objective.LABELS:
+        return f"{text} Validation AUCs of winners are optimistic: {_LUCK}, so trust the held-out one."
+    so = "so trust the held-out AUC" if run.labelled else "and no held-out AUC corrects it"
+    return f"{text} A winner's {run.measure} is optimistic: {_LUCK}, {so}."
+
+
+_LUCK = "the best of many is partly luck"
+
+
+def _judged(run: RunResults) -> list[Section]:
+    """How pseudo-anomalies judged, and what the detector averages; nothing where only labels did."""
+    if not run.manifest.objective.holds_back:
+        return []
+    section = Section("Judged without anomalies", text=judged_text(run), warnings=judged_warnings(run))
+    chosen = members(run)
+    if chosen:
+        section.text.append(
+            "What tells pseudo-anomalies apart need not tell faults apart, so no single training is trusted: a "
+            f"detector of this search averages {counted(len(chosen), 'pair')} of a trial and a density model, those of "
+            "the last table."
+        )
+    section.tables += judged_tables(run)
+    completed = run.trials[run.trials["end"] == TrialEnd.COMPLETED.value]
+    last = run.families[run.families["epoch"] == run.families["number"].map(completed["epochs"])]
+    section.pictures.append(
+        Picture(
+            family_aucs(
+                last,
+                members=[(pair.trial, pair.density) for pair in chosen],
+                optimised=[(number, run.records[number].start.config.score.density) for number in completed.index],
+            ),
+            "AUC by family of every density model of the completed trials; those that a detector averages are named.",
+        )
     )
+    return [section]
 
 
+WHAT_IS_KNOWN = (
+    "What is known is how loud an alarm is: a detector's p-values are calibrated on the normal clips that were held back, "
+    "and bound its false alarms among recordings that are like them."
+)
 YARDSTICK_WORDS = (
     "Yardsticks train no network. Log-mel Mahalanobis is what a covariance finds, from the mean and deviation of each "
     "mel bin. TWFR + Gaussian weighs the loudest moments of each bin most. PCA codes put principal components and "
@@ -233,6 +298,9 @@ YARDSTICK_WORDS = (
 
 def _held_out(winner: WinnerModel) -> Section:
     section = Section("Detection on held-out clips")
+    if not winner.run.labelled:
+        section.text += [winner.missing(Split.HELD_OUT), WHAT_IS_KNOWN]
+        return section
     if winner.view is None or winner.missing(Split.HELD_OUT):
         section.text.append(winner.missing(Split.HELD_OUT))
         return section
@@ -278,8 +346,8 @@ def _mattered(run: RunResults, found: Importances) -> Section:
         section.pictures.append(Picture(importance_bars(found), "Importance of each parameter."))
     section.pictures.append(
         Picture(
-            parallel_coordinates(run.trials, run.distributions, order=list(found.shares)),
-            "Every trial's parameters, coloured by its AUC.",
+            parallel_coordinates(run.trials, run.distributions, order=list(found.shares), measure=run.measure),
+            f"Every trial's parameters, coloured by its {run.measure}.",
             wide=True,
         )
     )
@@ -339,8 +407,14 @@ def _memory(run: RunResults) -> Section:
     section.text.append(infeasible_text(run.trials, budget_text=run.budget_text))
     section.text += [each for each in (driver_text(run.trials, budget_bytes=budget), events_text(run)) if each]
     figures: list[tuple[Callable[[], Figure], str]] = [
-        (lambda: auc_against_memory(run.trials, budget_bytes=budget), "AUC against peak memory."),
-        (lambda: auc_against_time(run.trials), "AUC against seconds an epoch."),
+        (
+            lambda: auc_against_memory(run.trials, budget_bytes=budget, measure=run.measure),
+            f"{_sentence(run.measure)} against peak memory.",
+        ),
+        (
+            lambda: auc_against_time(run.trials, measure=run.measure),
+            f"{_sentence(run.measure)} against seconds an epoch.",
+        ),
         (lambda: predicted_against_measured(run.trials, budget_bytes=budget), "Predicted against measured peaks."),
         (lambda: memory_by_plan(run.trials, budget_bytes=budget), "Predicted peak of every proposal."),
         (
@@ -367,5 +441,11 @@ def _codebook(winner: WinnerModel) -> Section:
     section.text.append(
         "Each position of a patch (8 mel bins × 8 frames) has one code. Bright places in the lower spectrograms are "
         f"where the code surprises the density model ({winner.view.map_density.name.replace('_', ' ')})."
+        + ("" if winner.run.labelled else " Pseudo-anomalies are shown in place of anomalies.")
     )
     return section
+
+
+def _sentence(words: str) -> str:
+    """The words with a capital letter."""
+    return words[:1].upper() + words[1:]

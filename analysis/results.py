@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,7 @@ from optuna.trial import FrozenTrial
 
 from analysis.state import SearchState, last_recorded, search_state, time_text
 from analysis.study import StudyContent, read_study
+from trainable.config import Objective
 from trainable.durable import read_json
 from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
@@ -52,15 +54,26 @@ class RunResults:
     state: SearchState = SearchState.ENDED
 
     @property
+    def measure(self) -> str:
+        """What a trial's value is called, such as ``validation AUC``."""
+        return self.manifest.objective.measure
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the recordings hold labelled anomalies: without them nobody knows how many faults are heard."""
+        # Only a search that no label judges runs without them; older manifests count no clips.
+        return self.manifest.objective is not Objective.NORMAL_ONLY or self.manifest.clips.get("held_out", 0) > 0
+
+    @property
     def params(self) -> list[str]:
         """Names of the searched parameters, without prefix."""
         return [str(column).removeprefix(PARAM) for column in self.trials.columns if str(column).startswith(PARAM)]
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
-        """Long form: one row per trial and epoch, columns ``number`` and the scalars of `EpochReport`.
+        """Long form: one row per trial and epoch, columns ``number``, ``value`` and the scalars of `EpochReport`.
 
-        Columns of registered loss terms (``<name>_loss``) come last, NaN where a trial has no such term.
+        Columns of registered loss terms (``<name>_loss``) come last. A number that a report does not have is NaN.
         """
         reports = [(number, report) for number, record in self.records.items() for report in record.epochs]
         extra = dict.fromkeys(name for _, report in reports for name in report.extra_losses)
@@ -68,12 +81,15 @@ class RunResults:
             (
                 number,
                 report.epoch,
-                *(getattr(report, name) for name in EPOCH_SCALARS),
+                report.value,
+                *(_known(getattr(report, name)) for name in EPOCH_SCALARS),
                 *(report.extra_losses.get(name, float("nan")) for name in extra),
             )
             for number, report in reports
         ]
-        return pd.DataFrame(rows, columns=["number", "epoch", *EPOCH_SCALARS, *(f"{name}_loss" for name in extra)])
+        return pd.DataFrame(
+            rows, columns=["number", "epoch", "value", *EPOCH_SCALARS, *(f"{name}_loss" for name in extra)]
+        )
 
     def epochs_of(self, number: int) -> pd.DataFrame:
         """One trial's rows of `epochs`, in order."""
@@ -81,7 +97,10 @@ class RunResults:
 
     @cached_property
     def ids(self) -> pd.DataFrame:
-        """Long form: one row per trial, epoch and machine id, with validation ``auc`` and ``pauc``."""
+        """Long form: one row per trial, epoch and machine id, with validation ``auc`` and ``pauc``.
+
+        Empty where no label judges.
+        """
         rows = [
             (number, report.epoch, machine_id, auc, report.pauc_by_id.get(machine_id, float("nan")))
             for number, record in self.records.items()
@@ -92,21 +111,44 @@ class RunResults:
 
     @cached_property
     def densities(self) -> pd.DataFrame:
-        """Long form: validation ``auc`` of every density model, and of scores for comparison only."""
+        """Long form: ``auc`` of every density model, and of scores for comparison only.
+
+        ``measure`` says which it is: the validation AUC, or the pseudo-AUC, a mean over the families.
+        """
+        validation, pseudo = Objective.LABELS.measure, Objective.NORMAL_ONLY.measure
         rows = [
-            (number, report.epoch, name, compared, auc)
+            (number, report.epoch, name, compared, measure, auc)
             for number, record in self.records.items()
             for report in record.epochs
-            for compared, by_name in ((False, report.auc_by_density), (True, report.comparison_auc))
+            for compared, measure, by_name in (
+                (False, validation, report.auc_by_density),
+                (True, validation, report.comparison_auc),
+                (False, pseudo, {name: fmean(aucs.values()) for name, aucs in report.pseudo_auc_by_density.items()}),
+            )
             for name, auc in by_name.items()
         ]
-        return pd.DataFrame(rows, columns=["number", "epoch", "density", "comparison", "auc"])
+        return pd.DataFrame(rows, columns=["number", "epoch", "density", "comparison", "measure", "auc"])
+
+    @cached_property
+    def families(self) -> pd.DataFrame:
+        """Long form: pseudo-AUC (``auc``) by ``family`` of pseudo-anomalies for every density model.
+
+        Empty where only labels judge.
+        """
+        rows = [
+            (number, report.epoch, density, family, auc)
+            for number, record in self.records.items()
+            for report in record.epochs
+            for density, aucs in report.pseudo_auc_by_density.items()
+            for family, auc in aucs.items()
+        ]
+        return pd.DataFrame(rows, columns=["number", "epoch", "density", "family", "auc"])
 
     @cached_property
     def ranked(self) -> pd.DataFrame:
         """Trials with an AUC, the best first: completed ones, then those stopped or running, then those that failed.
 
-        Each group is sorted by the validation AUC of the last epoch; ties go to the earlier trial. The last epoch
+        Each group is sorted by the value of the last epoch (`measure`); ties go to the earlier trial. The last epoch
         counts, not the best: an epoch chosen with the clips it is judged by looks better than it is.
         """
         scored = self.trials.dropna(subset=["final_auc"])
@@ -142,7 +184,7 @@ class RunResults:
 
     @property
     def optimised_density(self) -> str:
-        """The density model whose AUC the winner was judged by; empty if there is no winner."""
+        """The density model that the winner's value is of; empty if there is no winner."""
         number = self.best_number
         return "" if number is None else self.records[number].start.config.score.density
 
@@ -190,12 +232,13 @@ def load_run(path: str | Path) -> RunResults:
 def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...]) -> pd.DataFrame:
     """Builds one row per trial, indexed by number.
 
-    Columns: end, reason, failures, epochs, final_auc and final_pauc (last epoch), best_auc, best_epoch,
-    predicted_bytes, predicted_allocated_bytes (the allocator's only, to compare with peak_bytes; 0 if it was not
-    recorded), peak_bytes (largest measured, 0 on a CPU), driver_bytes (the driver's largest count for the process, 0
-    where it did not tell), cap_bytes (the allocator's last cap, 0 without), plan (a phrase), micro_batch_clips,
-    recompute, precision, epoch_seconds (median), hours, draws (candidates that the sampler tried for it), started and
-    completed (if the study has them), and ``params_*``.
+    Columns: end, reason, failures, epochs, final_auc (value of the last epoch), validation_auc, final_pauc and
+    pseudo_auc (of the last epoch, NaN where they did not judge), best_auc (highest value), best_epoch, predicted_bytes,
+    predicted_allocated_bytes (the allocator's only, to compare with peak_bytes; 0 if it was not recorded), peak_bytes
+    (largest measured, 0 on a CPU), driver_bytes (the driver's largest count for the process, 0 where it did not tell),
+    cap_bytes (the allocator's last cap, 0 without), plan (a phrase), micro_batch_clips, recompute, precision,
+    epoch_seconds (median), hours, draws (candidates that the sampler tried for it), started and completed (if the study
+    has them), and ``params_*``.
     """
     studied = {trial.number: trial for trial in proposed}
     rows = []
@@ -213,7 +256,7 @@ def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...
     frame = pd.DataFrame(rows)
     if not len(frame):
         return frame
-    for name in ("best_auc", "final_auc", "final_pauc", "epoch_seconds", "draws"):
+    for name in ("best_auc", "final_auc", "validation_auc", "final_pauc", "pseudo_auc", "epoch_seconds", "draws"):
         frame[name] = frame[name].astype(float)
     return frame.set_index("number")
 
@@ -230,7 +273,9 @@ def _record_row(record: TrialRecord) -> dict[str, Any]:
         "best_auc": best.value if best else None,
         "best_epoch": best.epoch if best else 0,
         "final_auc": epochs[-1].value if epochs else None,
+        "validation_auc": epochs[-1].validation_auc if epochs else None,
         "final_pauc": epochs[-1].validation_pauc if epochs else None,
+        "pseudo_auc": epochs[-1].pseudo_auc if epochs else None,
         "predicted_bytes": record.start.predicted_bytes,
         "predicted_allocated_bytes": _allocated(record),
         "peak_bytes": max((report.peak_bytes for report in epochs), default=0),
@@ -262,7 +307,9 @@ def _proposal_row(trial: FrozenTrial | None) -> dict[str, Any] | None:
         "best_auc": None,
         "best_epoch": 0,
         "final_auc": None,
+        "validation_auc": None,
         "final_pauc": None,
+        "pseudo_auc": None,
         "predicted_bytes": int(attrs.get("predicted_bytes") or 0),
         "predicted_allocated_bytes": int(attrs.get("predicted_allocated_bytes") or 0),
         "peak_bytes": 0,
@@ -283,6 +330,11 @@ def _plan_columns(plan: ExecutionPlan | None) -> dict[str, Any]:
         "recompute": plan.recompute_encoder or plan.recompute_decoder,
         "precision": plan.precision,
     }
+
+
+def _known(number: float | None) -> float:
+    """A report's number as tables hold it."""
+    return float("nan") if number is None else number
 
 
 def _median_seconds(epochs: tuple[EpochReport, ...]) -> float | None:
@@ -307,6 +359,6 @@ def comparison_epoch(epochs: pd.DataFrame, *, share: float = 0.8) -> int:
 
 
 def auc_at(epochs: pd.DataFrame, epoch: int) -> pd.Series:
-    """Validation AUC of each trial that reached an epoch, by trial number."""
+    """Value of each trial that reached an epoch, by trial number."""
     there = epochs[epochs["epoch"] == epoch]
-    return there.set_index("number")["validation_auc"]
+    return there.set_index("number")["value"]

@@ -50,6 +50,15 @@ def last_recorded(folder: RunFolder) -> datetime | None:
     return datetime.fromtimestamp(max(times), UTC) if times else None
 
 
+NO_LABELS = "No anomaly is labelled, so nobody knows yet how many faults are heard."
+"""Why there is no AUC on labelled clips."""
+LABEL_SOME = (
+    "To find out, label a few recordings of faults and of normal sound that training has not seen, and search again "
+    "with --objective both."
+)
+"""What to do about it."""
+
+
 def held_out_later(state: SearchState) -> str:
     """Why held-out clips are not scored yet; empty once the search has ended."""
     if state is SearchState.ENDED:

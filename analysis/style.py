@@ -117,6 +117,16 @@ def auc_axis(axes: Axes, values: Any) -> None:
     axes.set_ylim(low - room, high + room)
 
 
+def last_epoch_label(measure: str) -> str:
+    """``validation AUC, last epoch``: what an axis of values shows."""
+    return axis_label(f"{measure}, last epoch")
+
+
+def axis_label(words: str) -> str:
+    """The words in lines that fit the length of an axis."""
+    return textwrap.fill(words, 34, break_on_hyphens=False)
+
+
 class Message(Figure):
     """A placeholder that says why there is no picture; a page prints its text instead."""
 

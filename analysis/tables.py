@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from analysis.pruning import pruning_savings
 from analysis.results import PARAM, RunResults
 from analysis.state import time_text
+from trainable.config import Objective
 from trainable.record import TrialEnd
 from trainable.units import duration_text, format_bytes
 
@@ -99,14 +100,14 @@ def memory_bytes(row: pd.Series) -> int:
 
 
 def top_table(run: RunResults, count: int = 5) -> Table:
-    """The best trials by validation AUC."""
+    """The best trials by value, with what they were judged by."""
+    judged = _judged_columns(run)
     rows = []
     for number, row in run.ranked.head(count).iterrows():
         rows.append(
             (
                 str(number),
-                f"{row['final_auc']:.3f}",
-                f"{row['final_pauc']:.3f}",
+                *(f"{row[column]:.3f}" for column in judged.values()),
                 f"{row['epochs']} of {run.manifest.max_epochs}",
                 str(row["end"]).replace("_", " "),
                 format_bytes(memory) if (memory := memory_bytes(row)) else "–",
@@ -118,9 +119,17 @@ def top_table(run: RunResults, count: int = 5) -> Table:
                 ),
             )
         )
-    return Table(
-        ("trial", "validation AUC", "pAUC", "epochs", "ended", "memory", "an epoch", "parameters"), tuple(rows)
-    )
+    return Table(("trial", *judged, "epochs", "ended", "memory", "an epoch", "parameters"), tuple(rows))
+
+
+def _judged_columns(run: RunResults) -> dict[str, str]:
+    """Heading → column of `RunResults.trials`, of the numbers that a trial was judged by; the value comes first."""
+    objective, columns = run.manifest.objective, {run.measure: "final_auc"}
+    if objective is not Objective.NORMAL_ONLY:
+        columns |= {Objective.LABELS.measure: "validation_auc", "pAUC": "final_pauc"}
+    if objective.holds_back:
+        columns[Objective.NORMAL_ONLY.measure] = "pseudo_auc"
+    return columns
 
 
 END_MEANINGS = {
@@ -196,6 +205,7 @@ def run_table(run: RunResults) -> Table:
         ("begun", moment_text(manifest.created)),
         ("space", manifest.space_name),
         ("recordings", f"{data.get('machine_type')} of {data.get('data_root') or 'the embedded machines'}"),
+        ("trials judged by", run.measure),
         ("trials requested", str(manifest.num_samples)),
         ("epochs of a full training", str(manifest.max_epochs)),
         ("GPU memory budget a trial", format_bytes(budget) if budget else "none"),

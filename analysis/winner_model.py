@@ -13,11 +13,12 @@ from analysis.figures.scores import score_histograms
 from analysis.figures.surprise import spectrogram_with_surprise
 from analysis.model_view import ModelView, load_view
 from analysis.results import RunResults
-from analysis.state import held_out_later
+from analysis.state import LABEL_SOME, NO_LABELS, held_out_later
 from analysis.style import message_figure
 from analysis.tables import Table
 from trainable.data.clips import Split
 from trainable.errors import ProjectError
+from trainable.normal_only.pseudo import PseudoAnomalies
 from trainable.scoring.evaluate import Evaluation
 from trainable.yardsticks.catalogue import title_of
 from trainable.yardsticks.comparison import Comparison, compare
@@ -36,10 +37,13 @@ class WinnerModel:
 
     def held_out(self) -> Evaluation | None:
         """The evaluation on held-out clips; if it is None, `missing` says why."""
-        return None if self.view is None or self.held_out_why_not else self.view.evaluation(Split.HELD_OUT)
+        missing = self.view is None or self.missing(Split.HELD_OUT)
+        return None if self.view is None or missing else self.view.evaluation(Split.HELD_OUT)
 
     def missing(self, split: Split) -> str:
-        """Why the clips of a split have no scores; empty if they have."""
+        """Why the labelled clips of a split have no scores; empty if they have."""
+        if not self.run.labelled:
+            return f"{NO_LABELS} {LABEL_SOME}"
         return self.why_not or (self.held_out_why_not if split is Split.HELD_OUT else "")
 
     def held_out_table(self) -> Table:
@@ -105,8 +109,8 @@ class WinnerModel:
 
     def anomaly_codes(self) -> Figure:
         """Which codes anomalous validation clips use more than normal ones."""
-        if self.view is None:
-            return message_figure("Codes used", self.why_not)
+        if self.view is None or not self.run.labelled:
+            return message_figure("Codes used", self.why_not or NO_LABELS)
         codes = self.view.codes(Split.VALIDATION).codes_BPHWM.numpy()
         labels = self.view.clips(Split.VALIDATION).labels
         return anomaly_codes(code_contrast(codes, labels, len(self.view.trial.codebook())))
@@ -115,19 +119,25 @@ class WinnerModel:
         """Returns for each example its description and its spectrogram with the surprise of its codes.
 
         First come the `anomalies` highest-scoring anomalies, then the normal clip of median score. All are validation
-        clips and share one colour scale.
+        clips and share one colour scale. Where no anomaly is labelled, the highest-scoring pseudo-anomaly of each
+        family and a held-back clip stand in their place.
         """
         view = self.view
         if view is None:
             return [("", message_figure("Surprise of codes", self.why_not))]
-        clips, scores = view.clips(Split.VALIDATION), view.evaluation(Split.VALIDATION).scores
-        ordered = np.argsort(-scores, kind="stable")
-        faulty = [int(i) for i in ordered if clips.labels[i] == 1][:anomalies]
+        split = Split.VALIDATION if self.run.labelled else Split.HELD_BACK
+        clips = view.clips(split)
+        ordered = np.argsort(-view.scores(split), kind="stable")
+        if self.run.labelled:
+            faulty = [int(i) for i in ordered if clips.labels[i] == 1][:anomalies]
+            names = {index: f"anomaly with the {_rank(rank)} score" for rank, index in enumerate(faulty)}
+        else:
+            names = _loudest_by_family(view.pseudo, ordered)
+            faulty = list(names)
         normal = [int(i) for i in ordered[::-1] if clips.labels[i] == 0]
         middle = normal[len(normal) // 2]
-        names = {index: f"anomaly with the {_rank(rank)} score" for rank, index in enumerate(faulty)}
-        names[middle] = "normal clip with the median score"
-        maps = {index: view.position_scores(Split.VALIDATION, index) for index in names}
+        names[middle] = f"{'normal' if self.run.labelled else 'held-back'} clip with the median score"
+        maps = {index: view.position_scores(split, index) for index in names}
         low = float(np.median(maps[middle][1]))
         high = float(np.quantile(maps[faulty[0]][1], 0.98))
         pictures = []
@@ -164,6 +174,18 @@ def restore_winner(
     except ProjectError as error:
         return WinnerModel(run, None, f"The winner could not be restored: {error}.")
     return WinnerModel(run, view, "", "" if held_out else held_out_later(run.state))
+
+
+def _loudest_by_family(pseudo: PseudoAnomalies, ordered: np.ndarray) -> dict[int, str]:
+    """Index of each family's pseudo-anomaly that comes first in an order of all clips, and its description."""
+    return {
+        next(int(i) for i in ordered if pseudo.families[i] == each.family): _pseudo(each.family)
+        for each in pseudo.severities
+    }
+
+
+def _pseudo(family: str) -> str:
+    return f"pseudo-anomaly ({family}) with the highest score"
 
 
 def _word(split: Split) -> str:

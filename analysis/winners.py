@@ -1,15 +1,16 @@
-"""The best configurations of a run with their results: validation and held-out AUC, interval, memory, time."""
+"""The best configurations of a run with their results: value and held-out AUC, interval, memory, time."""
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.commands import retrain_command
 from analysis.results import RunResults
-from analysis.state import held_out_later
+from analysis.state import LABEL_SOME, NO_LABELS, held_out_later
+from trainable.config import Objective
 from trainable.durable import write_json
 from trainable.errors import CheckpointError, ProjectError, RunError
 from trainable.units import format_bytes
@@ -28,12 +29,19 @@ class Winner:
     rank: int
     number: int
     end: str
-    validation_auc: float
-    validation_pauc: float
+    objective: Objective
+    """What judged it."""
+    value: float
+    """What the search maximised (`Objective.measure`)."""
+    validation_auc: float | None
+    """None, as the pAUC, where no label judges."""
+    validation_pauc: float | None
+    pseudo_auc: float | None
+    """None where only labels judge."""
     epochs: int
     """Epochs it trained; its AUCs are from the last one."""
     held_out_auc: float | None
-    """None if the checkpoint is gone; `missing` says why."""
+    """None if no anomaly is labelled or the checkpoint is gone; `missing` says why."""
     held_out_pauc: float | None
     held_out_interval: tuple[float, float] | None
     predicted_bytes: int
@@ -58,7 +66,7 @@ def find_winners(
     """Returns the `top` trials of `RunResults.ranked`, and notes that hold for all of them.
 
     Held-out clips are scored for each once the search has ended (earlier with `held_out`), but never decide the
-    order. If the recordings are gone or have changed, only the held-out AUCs are missing.
+    order. If no anomaly is labelled, or the recordings are gone or have changed, only the held-out AUCs are missing.
 
     Raises RunError if no trial has an AUC.
     """
@@ -67,6 +75,8 @@ def find_winners(
     if not len(run.ranked):
         raise RunError(f"no trial of {run.folder.path} has finished an epoch, so there is no best one")
     dataset, reason = None, "" if held_out else held_out_later(run.state)
+    if not run.labelled:
+        reason = f"{NO_LABELS} {LABEL_SOME}"
     if not reason:
         try:
             dataset = load_run_data(run)
@@ -75,15 +85,19 @@ def find_winners(
     winners = []
     for rank, number in enumerate(run.ranked.index[:top].tolist(), start=1):
         record, row = run.records[number], run.ranked.loc[number]
+        last = record.epochs[-1]
         found, missing = (None, reason) if dataset is None else _held_out(run, number, dataset, device)
-        plan = (record.epochs[-1].plan if record.epochs else None) or record.start.plan
+        plan = last.plan or record.start.plan
         winners.append(
             Winner(
                 rank=rank,
                 number=number,
                 end=str(row["end"]),
-                validation_auc=float(row["final_auc"]),
-                validation_pauc=float(row["final_pauc"]),
+                objective=run.manifest.objective,
+                value=float(row["final_auc"]),
+                validation_auc=last.validation_auc,
+                validation_pauc=last.validation_pauc,
+                pseudo_auc=last.pseudo_auc,
                 epochs=int(row["epochs"]),
                 held_out_auc=None if found is None else found.auc,
                 held_out_pauc=None if found is None else found.pauc,
@@ -114,45 +128,66 @@ def _held_out(run: RunResults, number: int, dataset: "Dataset", device: str) -> 
         return None, f"{error}; to measure it, train it again: {retrain_command(run, number)}"
 
 
-COLUMNS = (
-    ("rank", 4),
-    ("trial", 5),
-    ("validation AUC", 14),
-    ("held-out AUC (95 % interval)", -28),
-    ("held-out pAUC", 13),
-    ("ended", -13),
-    ("epochs", 6),
-    ("GPU memory", -18),
-    ("s an epoch", 10),
-)
-"""Headings and widths of `winners_text`; text is left-aligned (negative width), numbers are right-aligned."""
+def _columns(objective: Objective) -> dict[str, int]:
+    """Heading → width of `winners_text`; text is left-aligned (negative width), numbers are right-aligned."""
+    if objective is Objective.BOTH:
+        judged = {objective.short: 8, Objective.LABELS.measure: 14, Objective.NORMAL_ONLY.measure: 10}
+    else:
+        judged = {objective.measure: 14}
+    return {
+        "rank": 4,
+        "trial": 5,
+        **judged,
+        "held-out AUC (95 % interval)": -28,
+        "held-out pAUC": 13,
+        "ended": -13,
+        "epochs": 6,
+        "GPU memory": -18,
+        "s an epoch": 10,
+    }
 
 
 def winners_text(winners: Sequence[Winner]) -> str:
     """Formats a table for a terminal: one line per configuration, with its parameters below."""
-    lines = [_line([name for name, _ in COLUMNS])]
+    objective = winners[0].objective
+    columns = _columns(objective)
+    lines = [_line(list(columns), columns)]
     for winner in winners:
         held_out = "–"
         if winner.held_out_auc is not None and winner.held_out_interval is not None:
             low, high = winner.held_out_interval
             held_out = f"{winner.held_out_auc:.3f} ({low:.3f} … {high:.3f})"
-        cells = [str(winner.rank), str(winner.number), f"{winner.validation_auc:.3f}", held_out]
-        cells += [f"{winner.held_out_pauc:.3f}" if winner.held_out_pauc is not None else "–"]
+        cells = [str(winner.rank), str(winner.number), _auc(winner.value)]
+        if objective is Objective.BOTH:
+            cells += [_auc(winner.validation_auc), _auc(winner.pseudo_auc)]
+        cells += [held_out, _auc(winner.held_out_pauc)]
         cells += [winner.end.replace("_", " "), str(winner.epochs), memory_text(winner), f"{winner.epoch_seconds:.3g}"]
-        lines.append(_line(cells))
+        lines.append(_line(cells, columns))
         lines.append("      " + ", ".join(f"{name}={_short(value)}" for name, value in winner.params.items()))
         # Reasons that hold for all trials are printed once, below.
         if winner.missing and not winner.shared:
             lines.append(f"      no held-out AUC: {winner.missing}")
-    lines.append(
-        "Completed trials first, by the validation AUC of their last epoch; held-out clips took no part in the choice."
-    )
+    lines.append(f"Completed trials first, by the {objective.measure} of their last epoch; {_CHOICE[objective]}.")
     return "\n".join(lines)
 
 
-def _line(cells: Sequence[str]) -> str:
+_CHOICE = {
+    Objective.LABELS: "held-out clips took no part in the choice",
+    Objective.NORMAL_ONLY: "a pseudo-AUC ranks trainings and does not say how many faults are heard, "
+    "and no labelled clip took part in the choice",
+    Objective.BOTH: "held-out clips took no part in the choice",
+}
+"""What the end of the table says about the choice."""
+
+
+def _auc(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _line(cells: Sequence[str], columns: Mapping[str, int]) -> str:
     padded = [
-        cell.ljust(-width) if width < 0 else cell.rjust(width) for cell, (_, width) in zip(cells, COLUMNS, strict=True)
+        cell.ljust(-width) if width < 0 else cell.rjust(width)
+        for cell, width in zip(cells, columns.values(), strict=True)
     ]
     return "  ".join(padded).rstrip()
 

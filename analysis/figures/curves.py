@@ -49,12 +49,23 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
     x = epochs["epoch"]
     for axes in (detection, losses, codebook, schedule):
         _draw_phases(axes, epochs)
-    _line(detection, x, epochs["validation_auc"], BLUE, "AUC")
-    _line(detection, x, epochs["validation_pauc"], ORANGE, "pAUC", "--")
+    detecting: dict[str, tuple[str, str, LineStyle]] = {
+        "validation_auc": (BLUE, "AUC", "-"),
+        "validation_pauc": (ORANGE, "pAUC", "--"),
+        "pseudo_auc": (VERMILION, "pseudo-AUC", "-."),
+    }
+    judged = [name for name in detecting if epochs[name].notna().any()]
+    for name in judged:
+        colour, label, style = detecting[name]
+        _line(detection, x, epochs[name], colour, label, style)
     detection.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
-    detection.set_title("Detection on validation clips", pad=14)
+    titles = {
+        ("validation_auc", "validation_pauc"): "Detection on validation clips",
+        ("pseudo_auc",): "Detection on pseudo-anomalies",
+    }
+    detection.set_title(titles.get(tuple(judged), "On labels and pseudo-anomalies"), pad=14)
     detection.set(ylabel="mean over machine ids")
-    auc_axis(detection, [0.5, *epochs["validation_auc"], *epochs["validation_pauc"]])
+    auc_axis(detection, [0.5, *epochs[judged].to_numpy().ravel()])
     legend_under(detection)
 
     names: dict[str, tuple[str, str, LineStyle]] = {

@@ -1,4 +1,4 @@
-"""Parallel coordinates: one line per trial through all its parameters, coloured by its AUC."""
+"""Parallel coordinates: one line per trial through all its parameters, coloured by its value."""
 
 import matplotlib as mpl
 import matplotlib.ticker
@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from analysis.results import PARAM
-from analysis.style import SMALL_FONT, message_figure, new_figure, styled
+from analysis.style import SMALL_FONT, last_epoch_label, message_figure, new_figure, styled
+from trainable.config import Objective
 
 MOST_AXES = 12
 BEST_SHARE, MOST_BEST = 0.1, 20
@@ -57,14 +58,20 @@ def unit_positions(
 
 @styled
 def parallel_coordinates(
-    trials: pd.DataFrame, distributions: dict[str, BaseDistribution], *, order: list[str] | None = None
+    trials: pd.DataFrame,
+    distributions: dict[str, BaseDistribution],
+    *,
+    order: list[str] | None = None,
+    measure: str = Objective.LABELS.measure,
 ) -> Figure:
-    """All trials with an AUC; the best tenth, at most twenty, are drawn last and thick, the others thin and faint.
+    """All trials with a value; the best tenth, at most twenty, are drawn last and thick, the others thin and faint.
 
     Parameters
     ----------
     order
         Parameters from left to right, the most important first; at most twelve are drawn.
+    measure
+        What a trial's value is called.
     """
     title = "Which parameters the trials had"
     scored = trials.dropna(subset=["final_auc"]).sort_values("final_auc")
@@ -121,7 +128,7 @@ def parallel_coordinates(
                 bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8},
             )
     bar = figure.colorbar(
-        mpl.cm.ScalarMappable(norm, "cividis_r"), ax=axes, label="validation AUC, last epoch", pad=0.01, format="%.3f"
+        mpl.cm.ScalarMappable(norm, "cividis_r"), ax=axes, label=last_epoch_label(measure), pad=0.01, format="%.3f"
     )
     bar.locator = mpl.ticker.MaxNLocator(6)
     bar.update_ticks()

@@ -14,11 +14,13 @@ from analysis.style import (
     END_MARKERS,
     SMALL_FONT,
     auc_axis,
+    last_epoch_label,
     legend_below,
     message_figure,
     new_figure,
     styled,
 )
+from trainable.config import Objective
 from trainable.record import TrialEnd
 from trainable.units import counted
 
@@ -46,36 +48,48 @@ def memory_cost(trials: pd.DataFrame) -> tuple[pd.Series, str]:
 
 
 @styled
-def auc_against_memory(trials: pd.DataFrame, *, budget_bytes: int | None) -> Figure:
-    """Validation AUC at the last epoch against peak GPU memory, with the front of the completed trials."""
+def auc_against_memory(
+    trials: pd.DataFrame, *, budget_bytes: int | None, measure: str = Objective.LABELS.measure
+) -> Figure:
+    """Value (`measure`) at the last epoch against peak GPU memory, with the front of the completed trials."""
     cost, how = memory_cost(trials)
     unit, name = memory_unit(float(cost.max()))
     return _front(
         trials,
         cost / unit,
-        title="AUC against memory",
+        against="memory",
         xlabel=f"{how} of GPU memory ({name})",
         limit=budget_bytes / unit if budget_bytes else None,
         missing="No trial has a measured or predicted memory peak.",
+        measure=measure,
     )
 
 
 @styled
-def auc_against_time(trials: pd.DataFrame) -> Figure:
-    """Validation AUC at the last epoch against the median time of an epoch."""
+def auc_against_time(trials: pd.DataFrame, *, measure: str = Objective.LABELS.measure) -> Figure:
+    """Value (`measure`) at the last epoch against the median time of an epoch."""
     return _front(
         trials,
         trials["epoch_seconds"],
-        title="AUC against time",
+        against="time",
         xlabel="median seconds an epoch",
         limit=None,
         missing="No trial has finished an epoch yet.",
+        measure=measure,
     )
 
 
 def _front(
-    trials: pd.DataFrame, cost: pd.Series, *, title: str, xlabel: str, limit: float | None, missing: str
+    trials: pd.DataFrame,
+    cost: pd.Series,
+    *,
+    against: str,
+    xlabel: str,
+    limit: float | None,
+    missing: str,
+    measure: str,
 ) -> Figure:
+    title = f"{'Pseudo-AUC' if measure == Objective.NORMAL_ONLY.measure else 'AUC'} against {against}"
     scored = trials.assign(cost=cost).dropna(subset=["final_auc", "cost"])
     if not len(scored):
         return message_figure(title, missing)
@@ -106,7 +120,7 @@ def _front(
     axes.set(
         title=f"{title}:\n{counted(len(front), 'trial')} that nothing beats in both",
         xlabel=xlabel,
-        ylabel="validation AUC, last epoch",
+        ylabel=last_epoch_label(measure),
         xlim=memory_limits(low, high),
     )
     auc_axis(axes, scored["final_auc"])

@@ -1,4 +1,4 @@
-"""How the search improved: every trial's AUC, the best so far, and all curves in one picture."""
+"""How the search improved: every trial's value, the best so far, and all curves in one picture."""
 
 import numpy as np
 import pandas as pd
@@ -14,18 +14,21 @@ from analysis.style import (
     END_MARKERS,
     GREY,
     auc_axis,
+    axis_label,
     integer_axis,
+    last_epoch_label,
     legend_below,
     message_figure,
     new_figure,
     styled,
 )
+from trainable.config import Objective
 from trainable.record import TrialEnd
 
 
 @styled
-def search_progress(trials: pd.DataFrame) -> Figure:
-    """Validation AUC of each trial at its last epoch, by number, and the best so far.
+def search_progress(trials: pd.DataFrame, *, measure: str = Objective.LABELS.measure) -> Figure:
+    """Value (`measure`) of each trial at its last epoch, by number, and the best so far.
 
     The best follows the rule for the winner, a completed trial. Until one has completed, the highest AUC so far is
     dotted; the line may fall when the first trial completes.
@@ -56,7 +59,7 @@ def search_progress(trials: pd.DataFrame) -> Figure:
         best.loc[scored.index[-1]] = best.iloc[-1]
         axes.step(best.index, best, where="post", color=BLACK, linewidth=1.3, label="best completed")
     axes.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
-    axes.set(title="Progress of the search", xlabel="trial", ylabel="validation AUC, last epoch")
+    axes.set(title="Progress of the search", xlabel="trial", ylabel=last_epoch_label(measure))
     auc_axis(axes, [0.5, *scored["final_auc"]])
     integer_axis(axes)
     legend_below(figure, axes, columns=3)
@@ -64,8 +67,14 @@ def search_progress(trials: pd.DataFrame) -> Figure:
 
 
 @styled
-def all_curves(epochs: pd.DataFrame, trials: pd.DataFrame, *, highlight: int | None = None) -> Figure:
-    """Validation AUC of every trial over its epochs, by its ending, with one trial highlighted."""
+def all_curves(
+    epochs: pd.DataFrame,
+    trials: pd.DataFrame,
+    *,
+    highlight: int | None = None,
+    measure: str = Objective.LABELS.measure,
+) -> Figure:
+    """Value (`measure`) of every trial over its epochs, by its ending, with one trial highlighted."""
     if not len(epochs):
         return message_figure("All trials", "No trial has finished an epoch yet.")
     figure = new_figure()
@@ -74,7 +83,7 @@ def all_curves(epochs: pd.DataFrame, trials: pd.DataFrame, *, highlight: int | N
     curves: dict[str, list[np.ndarray]] = {}
     for number, part in epochs.groupby("number"):
         end = ends[number]
-        curves.setdefault(end, []).append(part[["epoch", "validation_auc"]].to_numpy(dtype=float))
+        curves.setdefault(end, []).append(part[["epoch", "value"]].to_numpy(dtype=float))
     crowded = epochs["number"].nunique() > 60
     for end, lines in curves.items():
         axes.add_collection(
@@ -98,7 +107,7 @@ def all_curves(epochs: pd.DataFrame, trials: pd.DataFrame, *, highlight: int | N
         # No ending has this colour; the white edge sets it off from the curves below.
         (line,) = axes.plot(
             winner["epoch"],
-            winner["validation_auc"],
+            winner["value"],
             color=BLUE,
             linewidth=2.6,
             marker="o" if len(winner) == 1 else "",
@@ -107,8 +116,8 @@ def all_curves(epochs: pd.DataFrame, trials: pd.DataFrame, *, highlight: int | N
         line.set_path_effects([patheffects.withStroke(linewidth=4.6, foreground="white")])
     axes.autoscale_view()
     axes.axhline(0.5, color=GREY, linewidth=0.9, linestyle=":")
-    axes.set(title="Every trial's curve", xlabel="epoch", ylabel="validation AUC")
-    auc_axis(axes, [0.5, *epochs["validation_auc"]])
+    axes.set(title="Every trial's curve", xlabel="epoch", ylabel=axis_label(measure))
+    auc_axis(axes, [0.5, *epochs["value"]])
     integer_axis(axes)
     legend_below(figure, axes, columns=3)
     return figure

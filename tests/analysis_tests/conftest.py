@@ -9,6 +9,7 @@ from analysis.report import render
 from analysis.results import RunResults, load_run
 from tests.analysis_tests.synthetic import make_run
 from tests.analysis_tests.trained import train_run, write_recordings
+from trainable.config import Objective
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +21,30 @@ def synthetic_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def synthetic_run(synthetic_path: Path) -> RunResults:
     return load_run(synthetic_path)
+
+
+@pytest.fixture(scope="session")
+def unlabelled_run(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
+    """A synthetic run that pseudo-anomalies judged, of recordings without labels."""
+    with patch("os.fsync"):
+        path = tmp_path_factory.mktemp("runs") / "unlabelled"
+        return load_run(make_run(path, objective=Objective.NORMAL_ONLY, labelled=False))
+
+
+@pytest.fixture(scope="session")
+def both_run(tmp_path_factory: pytest.TempPathFactory) -> RunResults:
+    """A synthetic run that labels and pseudo-anomalies judged."""
+    with patch("os.fsync"):
+        return load_run(make_run(tmp_path_factory.mktemp("runs") / "both", objective=Objective.BOTH))
+
+
+@pytest.fixture(scope="session")
+def unlabelled_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real trials on recordings without any test clip."""
+    root = tmp_path_factory.mktemp("unlabelled")
+    with patch("os.fsync"):
+        found = write_recordings(root / "recordings", test=0)
+        return train_run(root / "run", found, root / "cache", objective=Objective.NORMAL_ONLY)
 
 
 @pytest.fixture(scope="session")

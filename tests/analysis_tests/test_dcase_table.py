@@ -24,7 +24,7 @@ from tests.analysis_tests.trained import TINY, write_recordings
 from trainable import commandline
 from trainable.config import DataConfig, TrialConfig
 from trainable.data.clips import Split
-from trainable.data.load import load_dataset
+from trainable.data.load import Dataset, load_dataset
 from trainable.errors import DataError
 from trainable.execution_plan import MemoryPlan
 from trainable.scoring.metrics import auc, pauc
@@ -258,3 +258,30 @@ def test_bad_input_is_one_line(
     assert error.count("\n") == 1
     assert words in error
     assert not (tmp_path / "out").exists()
+
+
+def test_recordings_without_labels_have_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_recordings(tmp_path / "data", train=6, test=0)
+    arguments = ["--data-root", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--epochs", "1"]
+    assert commandline.run(dcase_table.main, arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "an AUC needs normal and anomalous" in error
+
+
+def test_no_normal_clip_is_held_back_whatever_judged_the_search(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "best.yaml"
+    path.write_text(yaml.safe_dump({"config": TINY, "data": {"machine_type": "fan", "objective": "normal-only"}}))
+    counts: list[int] = []
+
+    def load(data: DataConfig) -> Dataset:
+        dataset = load_dataset(data)
+        counts.append(len(dataset.train))
+        return dataset
+
+    monkeypatch.setattr("analysis.dcase.load_dataset", load)
+    arguments = ["--data-root", str(root), "--config", str(path), "--epochs", "1", "--output", str(tmp_path / "out")]
+    assert dcase_table.main([*arguments, "--machine-type", "valve", "--quiet"]) == 0
+    assert counts == [12]

@@ -19,6 +19,7 @@ from analysis.figures.codebook import codebook_usage, perplexity, usage_shares
 from analysis.figures.curves import learning_curves, phase_spans
 from analysis.figures.densities import density_comparison
 from analysis.figures.ends import trial_ends
+from analysis.figures.families import family_aucs
 from analysis.figures.importance import importance_bars
 from analysis.figures.infeasible import infeasible_over_time, infeasible_share, infeasible_text
 from analysis.figures.memory import memory_by_plan, predicted_against_measured
@@ -32,7 +33,7 @@ from analysis.figures.surprise import spectrogram_with_surprise, surprise_map
 from analysis.importance import importances
 from analysis.results import RunResults, load_run
 from analysis.style import Message
-from tests.analysis_tests.synthetic import BUDGET_BYTES, MAX_EPOCHS, make_run
+from tests.analysis_tests.synthetic import BUDGET_BYTES, DENSITY, MAX_EPOCHS, make_run
 from trainable.model.geometry import Geometry
 from trainable.scoring.metrics import auc
 from trainable.units import GIB
@@ -423,3 +424,74 @@ def test_a_spectrogram_with_surprise_has_seconds_below() -> None:
     assert figure.axes[1].get_xlabel() == "time (s)"
     assert figure.axes[1].get_xlim()[1] == pytest.approx(3.2)
     assert len(drawn(figure)) > 2000
+
+
+JUDGED_FIGURES: dict[str, Callable[[RunResults], Figure]] = {
+    "progress": lambda run: search_progress(run.trials, measure=run.measure),
+    "curves": lambda run: all_curves(run.epochs, run.trials, highlight=run.best_number, measure=run.measure),
+    "parallel": lambda run: parallel_coordinates(run.trials, run.distributions, measure=run.measure),
+    "memory front": lambda run: auc_against_memory(run.trials, budget_bytes=BUDGET_BYTES, measure=run.measure),
+    "time front": lambda run: auc_against_time(run.trials, measure=run.measure),
+}
+"""Every picture with an axis of values."""
+
+
+@pytest.mark.parametrize("name", JUDGED_FIGURES)
+def test_an_axis_of_values_says_what_they_are(name: str, unlabelled_run: RunResults, both_run: RunResults) -> None:
+    words = texts(JUDGED_FIGURES[name](unlabelled_run))
+    assert "pseudo-AUC" in words
+    assert "validation" not in words
+    figure = JUDGED_FIGURES[name](both_run)
+    assert both_run.measure in texts(figure).replace("\n", " ")
+    assert len(drawn(figure)) > 2000
+
+
+def test_learning_curves_show_what_judged(
+    synthetic_run: RunResults, unlabelled_run: RunResults, both_run: RunResults
+) -> None:
+    def shown(run: RunResults) -> tuple[str, list[str]]:
+        axes = learning_curves(run.epochs_of(run.best_number or 0), title="Trial").axes[0]
+        return axes.get_title(loc="left"), [text.get_text() for text in axes.get_legend().get_texts()]
+
+    assert shown(synthetic_run) == ("Detection on validation clips", ["AUC", "pAUC"])
+    assert shown(unlabelled_run) == ("Detection on pseudo-anomalies", ["pseudo-AUC"])
+    assert shown(both_run) == (
+        "On labels and pseudo-anomalies",
+        ["AUC", "pAUC", "pseudo-AUC"],
+    )
+
+
+def test_densities_have_a_panel_for_each_kind_of_auc(unlabelled_run: RunResults, both_run: RunResults) -> None:
+    for run, labels in ((unlabelled_run, ["pseudo-AUC"]), (both_run, ["validation AUC", "pseudo-AUC"])):
+        rows = run.densities[run.densities["number"] == run.best_number]
+        figure = density_comparison(rows, optimised=DENSITY, epoch=MAX_EPOCHS)
+        assert [axes.get_xlabel() for axes in figure.axes] == labels
+        assert [label.get_text() for label in figure.axes[-1].get_yticklabels()] == [
+            DENSITY.replace("_", " "),
+            "counts",
+        ]
+        assert len(drawn(figure)) > 2000
+
+
+def test_families_against_each_other_name_the_members(unlabelled_run: RunResults) -> None:
+    number = unlabelled_run.best_number or 0
+    last = unlabelled_run.families[unlabelled_run.families["epoch"] == MAX_EPOCHS]
+    others = {(int(each), DENSITY) for each in last["number"].unique()}
+    axes = family_aucs(last, members=[(number, "counts")], optimised=others).axes[0]
+    points = {str(each.get_label()): np.asarray(each.get_offsets()) for each in axes.collections}
+    assert {name: len(places) for name, places in points.items()} == {
+        "averaged by the detector": 1,
+        "the trial's own": len(others),
+        "other density models": len(others) - 1,
+    }
+    mean = unlabelled_run.ranked["final_auc"].iloc[0] - 0.05
+    assert points["averaged by the detector"][0] == pytest.approx([mean + 0.01, mean - 0.01])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("AUC of bandloss", "AUC of mix")
+    assert [text.get_text() for text in axes.texts] == [str(number)]
+
+
+def test_families_that_cannot_be_drawn_are_said(unlabelled_run: RunResults) -> None:
+    rows = unlabelled_run.families
+    assert "has completed yet" in texts(family_aucs(rows.head(0), members=[]))
+    one = rows[(rows["family"] == "mix") & (rows["epoch"] == 1)]
+    assert "one family only, mix" in texts(family_aucs(one, members=[]))

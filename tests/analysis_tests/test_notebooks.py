@@ -142,3 +142,22 @@ def test_what_ships_holds_no_path_of_a_machine(name: str) -> None:
     for word in ("/home/", "/root/", "/tmp/", "/Users/", "C:\\\\", "site-packages", "Traceback"):
         assert word not in text
     assert len(text) < 1_500_000
+
+
+@pytest.mark.parametrize("name", ["best_configs", "codebook"])
+def test_a_run_without_labels_executes(unlabelled_path: Path, tmp_path: Path, name: str) -> None:
+    assert command.main([str(unlabelled_path), "--only", name, "--output", str(tmp_path)]) == 0
+    notebook = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
+    shown = pictures(notebook)
+    assert sum("<Message" in text for text in shown) == {"best_configs": 2, "codebook": 1}[name]
+    assert len(shown) == {"best_configs": 7, "codebook": 5}[name]
+    words = " ".join(str(output) for output in outputs(notebook))
+    assert "No anomaly is labelled" in words or name == "codebook"
+    assert "is no AUC on real faults" in words or name == "codebook"
+
+
+@pytest.mark.parametrize("name", ["search_behaviour", "memory"])
+def test_the_other_notebooks_name_the_measure(name: str) -> None:
+    notebook = nbformat.read(notebooks.FOLDER / f"{name}.ipynb", as_version=4)
+    drawing = [c.source for c in notebook.cells if "search_progress(" in c.source or "auc_against" in c.source]
+    assert any("measure=run.measure" in source for source in drawing)

@@ -12,11 +12,12 @@ from unittest.mock import patch
 import pytest
 
 from analysis import report
-from analysis.report_content import driver_text, events_text, report_content, summary_sentence
+from analysis.report_content import Section, driver_text, events_text, report_content, summary_sentence
 from analysis.results import RunResults, load_run
 from analysis.winner_model import restore_winner
 from tests.analysis_tests.synthetic import make_run
 from trainable import commandline
+from trainable.config import Objective
 from trainable.errors import RunError
 from trainable.yardsticks.comparison import Comparison
 
@@ -266,3 +267,57 @@ def test_a_thousand_trials_stay_below_five_megabytes(tmp_path: Path) -> None:
         path = make_run(tmp_path / "run", trials=1000)
     report.write_report(path, tmp_path / "report.html", with_model=False)
     assert (tmp_path / "report.html").stat().st_size < 5_000_000
+
+
+def section_of(run: RunResults, title: str, **how: bool) -> Section:
+    return next(each for each in report_content(run, **how).sections if each.title.startswith(title))
+
+
+def test_a_run_without_labels_says_what_is_not_known(unlabelled_path: Path) -> None:
+    run = load_run(unlabelled_path)
+    content = report_content(run)
+    assert "reached a pseudo-AUC of" in content.summary
+    assert content.summary.endswith("No anomaly is labelled, so nobody knows yet how many faults are heard.")
+    assert content.tiles[0] == ("held-out AUC", "unknown", "no anomaly is labelled")
+    assert content.tiles[1][0] == "pseudo-AUC"
+    held_out = next(each for each in content.sections if each.title.startswith("Detection on"))
+    assert "--objective both" in held_out.text[0]
+    assert held_out.tables == held_out.pictures == []
+    codes = next(each for each in content.sections if each.title == "What the codes say")
+    assert [bool(picture.message) for picture in codes.pictures] == [False, True, False, False, False]
+    assert "Spectrogram and code surprise: pseudo-anomaly (mix)" in codes.pictures[2].caption
+
+
+def test_judged_without_anomalies_is_a_section(unlabelled_run: RunResults, both_run: RunResults) -> None:
+    for run in (unlabelled_run, both_run):
+        section = section_of(run, "Judged without anomalies", with_model=False)
+        assert section.warnings[0].startswith("Fewer than 8 normal clips")
+        assert [table.columns[0] for table in section.tables] == ["family", "trial"]
+        (picture,) = section.pictures
+        assert not picture.message
+        page = html.unescape(report.render(run, with_model=False))
+        assert page.count('<p class="note">') == len(section.warnings)
+        assert "averages 5 pairs of a trial and a density model" in page
+        words = re.sub(r'src="data:[^"]*"|\(nan\)', "", page)
+        assert not re.search(r"\bnan\b|\bNone\b", words)
+
+
+def test_words_for_what_judged(unlabelled_run: RunResults, both_run: RunResults) -> None:
+    page = re.sub(r'src="data:[^"]*"', "", html.unescape(report.render(unlabelled_run, with_model=False)))
+    assert "has the highest pseudo-AUC after its last epoch" in page
+    assert "no held-out AUC corrects it" in page
+    assert "validation AUC" not in page
+    assert "Validation AUC" not in page
+    won = section_of(both_run, "What won", with_model=False)
+    assert "has the highest mean of validation AUC and pseudo-AUC after" in won.text[0]
+    assert "so trust the held-out AUC" in won.text[0]
+
+
+def test_a_run_without_labels_that_has_not_begun_to_train_has_a_page(tmp_path: Path) -> None:
+    with patch("os.fsync"):
+        path = make_run(tmp_path / "run", trials=8, with_study=False, objective=Objective.NORMAL_ONLY, labelled=False)
+    for file in path.glob("trials/*/e*.json*"):
+        file.unlink()
+    section = section_of(load_run(path), "Judged without anomalies")
+    assert "No trial with a pseudo-AUC has completed yet." in section.pictures[0].message
+    assert [table.columns[0] for table in section.tables] == ["family"]

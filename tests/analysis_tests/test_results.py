@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,7 +17,7 @@ from analysis.importance import importances
 from analysis.pruning import pruning_savings, survivors
 from analysis.results import UNFINISHED, RunResults, auc_at, comparison_epoch, load_run
 from analysis.study import read_only_urls, read_study
-from tests.analysis_tests.synthetic import DISTRIBUTIONS, MAX_EPOCHS, RUNGS, make_run
+from tests.analysis_tests.synthetic import DISTRIBUTIONS, FAMILY_SPREAD, MAX_EPOCHS, PSEUDO_LESS, RUNGS, make_run
 from trainable.errors import RunError
 
 
@@ -314,10 +315,64 @@ def test_the_comparison_epoch_is_one_that_four_fifths_reached() -> None:
     lengths = [1, 9, 9, 9, 9, 27, 27, 27, 27, 27]
     epochs = pd.DataFrame(
         [(number, epoch, 0.01 * epoch) for number, length in enumerate(lengths) for epoch in range(1, length + 1)],
-        columns=["number", "epoch", "validation_auc"],
+        columns=["number", "epoch", "value"],
     )
     assert comparison_epoch(epochs) == 9
     assert comparison_epoch(epochs, share=0.5) == 27
     assert auc_at(epochs, 9).to_dict() == {number: pytest.approx(0.09) for number in range(1, 10)}
     with pytest.raises(ValueError, match="no trial"):
         comparison_epoch(epochs.head(0))
+
+
+def test_without_labels_the_pseudo_auc_is_the_value(unlabelled_run: RunResults) -> None:
+    epochs = unlabelled_run.epochs
+    assert unlabelled_run.measure == "pseudo-AUC"
+    assert not unlabelled_run.labelled
+    assert epochs["value"].equals(epochs["pseudo_auc"].rename("value"))
+    for name in ("validation_auc", "validation_pauc"):
+        assert epochs[name].isna().all()
+        assert epochs[name].dtype == float
+    assert unlabelled_run.trials["final_pauc"].isna().all()
+    assert len(unlabelled_run.ids) == 0
+    assert list(unlabelled_run.ids.columns) == ["number", "epoch", "machine_id", "auc", "pauc"]
+    best = unlabelled_run.records[unlabelled_run.best_number or 0].epochs[-1]
+    assert unlabelled_run.ranked["final_auc"].iloc[0] == best.pseudo_auc
+    assert auc_at(epochs, 1).notna().all()
+
+
+def test_the_mean_of_both_is_the_value(both_run: RunResults) -> None:
+    epochs = both_run.epochs
+    assert both_run.measure == "mean of validation AUC and pseudo-AUC"
+    assert both_run.labelled
+    assert epochs["value"].to_numpy() == pytest.approx((epochs["validation_auc"] + epochs["pseudo_auc"]).to_numpy() / 2)
+    assert (epochs["validation_auc"] - epochs["pseudo_auc"]).to_numpy() == pytest.approx(PSEUDO_LESS)
+    row = both_run.trials.loc[both_run.best_number]
+    assert row["final_auc"] == pytest.approx((row["validation_auc"] + row["pseudo_auc"]) / 2)
+
+
+def test_labels_alone_leave_no_pseudo_auc(synthetic_run: RunResults) -> None:
+    assert synthetic_run.measure == "validation AUC"
+    assert synthetic_run.labelled
+    assert synthetic_run.epochs["pseudo_auc"].isna().all()
+    assert synthetic_run.epochs["value"].equals(synthetic_run.epochs["validation_auc"].rename("value"))
+    assert len(synthetic_run.families) == 0
+
+
+def test_a_search_that_labels_did_not_judge_may_have_labels(unlabelled_run: RunResults) -> None:
+    clips = {**unlabelled_run.manifest.clips, "held_out": 10}
+    assert replace(unlabelled_run, manifest=replace(unlabelled_run.manifest, clips=clips)).labelled
+
+
+def test_densities_say_which_kind_of_auc_they_have(both_run: RunResults, unlabelled_run: RunResults) -> None:
+    per_epoch = both_run.densities.groupby(["number", "epoch"])["measure"].value_counts().unstack()
+    assert set(map(tuple, per_epoch[["validation AUC", "pseudo-AUC"]].to_numpy())) == {(3, 2)}
+    assert set(unlabelled_run.densities["measure"]) == {"pseudo-AUC"}
+    assert not unlabelled_run.densities["comparison"].any()
+    means = unlabelled_run.families.groupby(["number", "epoch", "density"])["auc"].mean()
+    listed = unlabelled_run.densities.set_index(["number", "epoch", "density"])["auc"]
+    assert listed.to_numpy() == pytest.approx(means.loc[listed.index].to_numpy())
+    assert set(unlabelled_run.families["family"]) == set(FAMILY_SPREAD)
+
+
+def test_importances_without_labels_are_of_the_pseudo_auc(unlabelled_run: RunResults) -> None:
+    assert next(iter(importances(unlabelled_run).shares)) == "num_embeddings"

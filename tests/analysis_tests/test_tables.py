@@ -186,3 +186,40 @@ def test_advice_where_nothing_trained(tmp_path: Path) -> None:
     run = load_run(path)
     assert run.best_number is None
     assert [step.title for step in next_steps(run)] == ["Narrow the space or raise the budget"]
+
+
+def test_the_top_table_has_a_column_for_all_that_judged(unlabelled_run: RunResults, both_run: RunResults) -> None:
+    table = top_table(unlabelled_run, 5)
+    assert table.columns[:3] == ("trial", "pseudo-AUC", "epochs")
+    assert table.rows[0][1] == f"{unlabelled_run.ranked['final_auc'].iloc[0]:.3f}"
+    table = top_table(both_run, 5)
+    assert table.columns[1:5] == (both_run.measure, "validation AUC", "pAUC", "pseudo-AUC")
+    mean, labelled, _, pseudo = map(float, table.rows[0][1:5])
+    assert mean == pytest.approx((labelled + pseudo) / 2, abs=0.0011)
+    for table in (top_table(unlabelled_run, 40), top_table(both_run, 40)):
+        assert "nan" not in " ".join(" ".join(row) for row in table.rows)
+    assert by_first(run_table(unlabelled_run))["trials judged by"][1] == "pseudo-AUC"
+
+
+def test_advice_without_labels_is_to_make_a_detector_and_to_label_a_few(unlabelled_run: RunResults) -> None:
+    steps = {step.title: step for step in next_steps(unlabelled_run)}
+    assert "--retrain" in steps["Make a detector of this search"].command
+    assert "before any anomaly is labelled" in steps["Make a detector of this search"].text
+    words = shlex.split(steps["Label a few anomalies"].command)
+    assert [words[index + 1] for index, word in enumerate(words) if word == "--objective"] == ["both"]
+    again = shlex.split(steps["Begin another search where this one ended"].command)
+    assert again[again.index("--objective") + 1] == "normal-only"
+    assert "Try another density model" not in steps
+
+
+def test_advice_where_both_judged_asks_for_no_labels(both_run: RunResults, synthetic_run: RunResults) -> None:
+    titles = [step.title for step in next_steps(both_run)]
+    assert "Make a detector of this search" in titles
+    assert "Label a few anomalies" not in titles
+    assert "Label a few anomalies" not in [step.title for step in next_steps(synthetic_run)]
+
+
+def test_advice_to_train_longer_names_what_rose(unlabelled_run: RunResults, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.advice.RISING_AUC", -1.0)
+    step = next(step for step in next_steps(unlabelled_run) if step.title == "Train longer")
+    assert step.text.startswith("The winner's pseudo-AUC still rose by ")

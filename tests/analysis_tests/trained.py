@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.analysis_tests.synthetic import manifest
-from trainable.config import DataConfig, TrialConfig
+from trainable.config import DataConfig, Objective, TrialConfig
 from trainable.data.load import load_dataset
 from trainable.durable import write_json
 from trainable.record import RunFolder, RunManifest, TrialEnd, TrialOutcome, TrialStart
@@ -55,9 +55,11 @@ def write_recordings(root: Path, *, machine_type: str = "grinder", train: int = 
     return root
 
 
-def train_run(path: Path, recordings: Path, cache: Path, *, trials: int = 2) -> Path:
+def train_run(
+    path: Path, recordings: Path, cache: Path, *, trials: int = 2, objective: Objective = Objective.LABELS
+) -> Path:
     """Trains tiny configurations for real and records them as a search does (without a study)."""
-    data = DataConfig(data_root=str(recordings), machine_type="grinder")
+    data = DataConfig(data_root=str(recordings), machine_type="grinder", objective=objective.value)
     dataset = load_dataset(data, cache_dir=cache)
     folder = RunFolder(path)
     folder.write_manifest(
@@ -67,6 +69,9 @@ def train_run(path: Path, recordings: Path, cache: Path, *, trials: int = 2) -> 
                 "name": "trained",
                 "data": data.to_dict(),
                 "data_digest": dataset.digest,
+                "objective": objective,
+                "pseudo": {} if dataset.pseudo is None else dataset.pseudo.to_dict(),
+                "clips": {each.split.value: len(each) for each in (dataset.train, *dataset.evaluated)},
                 "max_epochs": EPOCHS,
                 "history": (),
             }
@@ -83,7 +88,7 @@ def train_run(path: Path, recordings: Path, cache: Path, *, trials: int = 2) -> 
         aucs = []
         while not trial.done:
             report = trial.step()
-            aucs.append(report.validation_auc)
+            aucs.append(report.value)
             folder.append_epoch(number, report)
             trial.save(folder.checkpoint_path(number))
         folder.write_outcome(

@@ -85,7 +85,8 @@ def assemble(config: DataConfig, recordings: Recordings) -> Dataset:
     test, unlabelled = _labelled(config, recordings.test)
     anomalies = Counter(each for each, label in zip(test.machine_ids, test.labels, strict=True) if label == 1)
     held = held_back_mask(recordings.train.machine_ids)
-    could_hold = Counter(np.array(recordings.train.machine_ids)[held].tolist())
+    ids = np.array(recordings.train.machine_ids)
+    could_hold = {machine_id: int(held[ids == machine_id].sum()) for machine_id in np.unique(ids).tolist()}
     objective = choose_objective(config.objective, anomalies, could_hold)
     held &= objective.holds_back
     train = recordings.train.take(np.flatnonzero(~held).tolist())

@@ -10,6 +10,7 @@ from statistics import fmean
 
 from trainable.config import DensityName
 from trainable.record import TrialEnd, TrialRecord
+from trainable.units import counted
 
 MEMBERS = 5
 """Pairs that a detector averages."""
@@ -75,7 +76,7 @@ def ranking_warnings(records: Iterable[TrialRecord]) -> list[str]:
     warnings = []
     if len(trials) < FEW_TRIALS:
         warnings.append(
-            f"only {len(trials)} trials completed with a pseudo-AUC; the best of fewer than {FEW_TRIALS} is hardly a "
+            f"only {counted(len(trials), 'trial')} completed with a pseudo-AUC; the best of fewer than {FEW_TRIALS} is hardly a "
             "choice: search more"
         )
     aucs: dict[str, list[float]] = {}
