@@ -76,8 +76,8 @@ def ranking_warnings(records: Iterable[TrialRecord]) -> list[str]:
     warnings = []
     if len(trials) < FEW_TRIALS:
         warnings.append(
-            f"only {counted(len(trials), 'trial')} completed with a pseudo-AUC; the best of fewer than {FEW_TRIALS} is hardly a "
-            "choice: search more"
+            f"only {counted(len(trials), 'trial')} completed with a pseudo-AUC; the best of fewer than {FEW_TRIALS} is "
+            "hardly a choice: search more"
         )
     aucs: dict[str, list[float]] = {}
     for trial in trials:
