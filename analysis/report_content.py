@@ -285,7 +285,7 @@ def _judged(run: RunResults) -> list[Section]:
 
 
 WHAT_IS_KNOWN = (
-    "What is known is how loud an alarm is: a detector's p-values are calibrated on the normal clips held back, "
+    "What is known is what an alarm means: a detector's p-values are calibrated on the normal clips held back, "
     "and bound its false alarms among recordings that are like them."
 )
 YARDSTICK_WORDS = (
