@@ -30,7 +30,7 @@ def build_parser() -> Parser:
         "members",
         type=int,
         metavar="N",
-        help="configurations a detector averages over (default: 1, the best; after a search without anomalies 5)",
+        help="pairs of trial and density model a detector averages over (default: 1, the best; after a search without anomalies 8)",
     )
     add_flag(
         parser,
@@ -85,7 +85,7 @@ def _retrain(results: "RunResults", arguments: argparse.Namespace, device: str) 
 
 def _members(results: "RunResults", arguments: argparse.Namespace) -> "list[MemberPlan]":
     """Which trials to train again. Raises ConfigError for a trial that the run does not hold."""
-    from analysis.retrain import MemberPlan, best_pairs, with_seeds
+    from analysis.retrain import best_pairs, with_seeds
     from trainable.normal_only.ranking import MEMBERS
 
     number, count, seeds = arguments.trial, arguments.members, arguments.seeds
@@ -95,17 +95,10 @@ def _members(results: "RunResults", arguments: argparse.Namespace) -> "list[Memb
         if number not in results.ranked.index:
             raise ConfigError(f"--trial {number}: {arguments.run} holds no trial {number} with an AUC")
         return with_seeds(results, number, seeds or SEEDS)
-    if results.manifest.objective.holds_back:
-        count = count or MEMBERS
-        return best_pairs(results, count, seeds or (SEEDS if count == 1 else 1))
-    if (count or 1) == 1:
+    count = count or (MEMBERS if results.manifest.objective.holds_back else 1)
+    if count == 1 and not results.manifest.objective.holds_back:
         return with_seeds(results, int(results.ranked.index[0]), seeds or SEEDS)
-    numbers = [int(each) for each in results.ranked.index[:count]]
-    return [
-        MemberPlan(each, results.records[each].start.config.score.density, index)
-        for each in numbers
-        for index in range(seeds or 1)
-    ]
+    return best_pairs(results, count, seeds or (SEEDS if count == 1 else 1))
 
 
 def known_of(retrained: "Retrained") -> list[str]:

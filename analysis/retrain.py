@@ -1,5 +1,5 @@
 """Retrains a detector's members on all normal clips that calibration can spare: one configuration with several seeds,
-or the pairs of configuration and density model that a search without anomalies trusts.
+or the best pairs of configuration and density model, as after a search without anomalies.
 
 Where clips are labelled, validation normals and those that were held back join the training clips, because the choices
 they served are made; held-out normals stay out, since p-values need clips that no model has seen. Where none is
@@ -61,12 +61,10 @@ def with_seeds(run: RunResults, number: int, seeds: int) -> list[MemberPlan]:
 
 
 def best_pairs(run: RunResults, count: int, seeds: int) -> list[MemberPlan]:
-    """The pairs that a search without anomalies trusts. Raises RunError if there is none."""
+    """The best pairs of a trial and a density model. Raises RunError if there is none."""
     pairs = choose_members(run.records.values(), count)
     if not pairs:
-        raise RunError(
-            f"no trial of {run.folder.path} completed with a pseudo-AUC; search more, or name one with --trial"
-        )
+        raise RunError(f"no trial of {run.folder.path} has completed; search more, or name one with --trial")
     return [MemberPlan(pair.trial, pair.density, index) for pair in pairs for index in range(seeds)]
 
 

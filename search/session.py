@@ -165,6 +165,7 @@ def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:
             allow_changes=request.allow_changes,
             old_space=request.old_space,
             clips=_clips(dataset),
+            objective=dataset.objective,
             pseudo=_pseudo(dataset),
         )
     name = folder.path.resolve().name
@@ -178,6 +179,7 @@ def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:
         device=device,
         clips=_clips(dataset),
         initial=initial,
+        objective=dataset.objective,
         pseudo=_pseudo(dataset),
     )
 

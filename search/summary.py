@@ -181,14 +181,21 @@ def _add_winner(table: Table, conductor: Conductor, winner: Winner) -> None:
     else:
         table.add_row("held-out AUC", f"not measured: {winner.unmeasured}")
     if winner.members:
-        shown = ", ".join(f"trial {pair.trial} {pair.density} ({pair.pseudo_auc:.3f})" for pair in winner.members)
-        table.add_row("detector", f"the mean of {shown}")
+        table.add_row("detector", f"the mean of {_members_text(winner.members)}")
     for warning in winner.warnings:
         table.add_row("[bold red]  mind[/]", warning)
     if winner.start.predicted_bytes:
         budget = conductor.options.budget_bytes
         of = f" of {format_bytes(budget)}" if budget else ""
         table.add_row("GPU memory", f"{format_bytes(winner.start.predicted_bytes)} predicted{of}")
+
+
+def _members_text(members: tuple[Pair, ...]) -> str:
+    """``trial 3 (fused, mahalanobis), trial 5 (fused)``, the best pair's trial first."""
+    densities: dict[int, list[str]] = {}
+    for pair in members:
+        densities.setdefault(pair.trial, []).append(pair.density)
+    return ", ".join(f"trial {number} ({', '.join(names)})" for number, names in densities.items())
 
 
 def _add_yardsticks(table: Table, yardsticks: Comparison | None) -> None:

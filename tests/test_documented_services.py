@@ -160,6 +160,7 @@ SHORT = {
     "driver_scale": "--trials 10",
     "prediction": "--architectures 1",
     "learning_curves": f"--space my_space.yaml --configurations 3 --epochs 3 --output curves.csv {TINY_DATA}",
+    "no_labels": f"--record --space my_space.yaml --configurations 1 --scores runs/no_labels/tiny {TINY_DATA}",
     "ablations": f"--seeds 1 {TINY_MODEL} {TINY_DATA}",
 }
 """Flags with which a benchmark takes seconds."""

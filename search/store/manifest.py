@@ -40,9 +40,10 @@ def new_manifest(
     device: str,
     clips: Mapping[str, int] | None = None,
     initial: Sequence[dict[str, Any]] = (),
+    objective: Objective = Objective.LABELS,
     pseudo: Mapping[str, Any] | None = None,
 ) -> RunManifest:
-    """The manifest of a new run, whose objective has been chosen.
+    """The manifest of a new run.
 
     Parameters
     ----------
@@ -50,6 +51,8 @@ def new_manifest(
         Number of clips in each split.
     initial
         Parameters of the first proposals.
+    objective
+        What was chosen to judge its trials.
     pseudo
         `PseudoAnomalies.to_dict`, where they judge.
     """
@@ -76,7 +79,7 @@ def new_manifest(
         options=options.to_dict(),
         clips=dict(clips or {}),
         initial=tuple(initial),
-        objective=Objective(options.data.objective),
+        objective=objective,
         pseudo=dict(pseudo or {}),
     )
 
@@ -97,6 +100,7 @@ def resumed_manifest(
     allow_changes: bool,
     old_space: Space | None = None,
     clips: Mapping[str, int] | None = None,
+    objective: Objective = Objective.LABELS,
     pseudo: Mapping[str, Any] | None = None,
 ) -> RunManifest:
     """The manifest of a resumed run, with the changes in its history.
@@ -129,7 +133,7 @@ def resumed_manifest(
         data=options.data.to_dict(),
         data_digest=data_digest,
         clips=dict(clips or old.clips),
-        objective=Objective(options.data.objective),
+        objective=objective,
         pseudo=dict(pseudo or {}),
         num_samples=options.num_samples,
         max_epochs=options.max_epochs,

@@ -14,6 +14,8 @@ from search.store.study import SearchStudy
 from search.summary import Winner, find_winner, print_summary, write_results
 from tests.search_tests.synthetic import make_conductor, report_at
 from tests.search_tests.test_plan_recalibrate import manifest
+from trainable.config import DataConfig, Objective
+from trainable.data.load import load_dataset
 from trainable.errors import BudgetError
 from trainable.record import TrialEnd, TrialStart
 from trainable.scoring.evaluate import Evaluation
@@ -53,7 +55,15 @@ def winner_with(conductor: Conductor, yardsticks: Comparison | None) -> Winner:
     assert start is not None
     labels, scores = np.array([0, 1, 0, 1]), np.arange(4.0)
     held_out = Evaluation(0.9, 0.8, {"00": 0.9}, {"00": 0.8}, scores, ("a", "b", "c", "d"), ("00",) * 4, labels)
-    return Winner(start, held_out, held_out, 0.95, 9, yardsticks=yardsticks)
+    return Winner(
+        start,
+        Objective.LABELS,
+        0.95,
+        report_at(9, 0.95),
+        validation=held_out,
+        held_out=held_out,
+        yardsticks=yardsticks,
+    )
 
 
 def shown(conductor: Conductor, winner: Winner) -> str:
@@ -100,6 +110,6 @@ def test_a_winner_that_does_not_fit_this_process_leaves_the_results(ended: Condu
     for epoch in range(1, ended.options.max_epochs + 1):
         ended.report(start.number, report_at(epoch, 0.7))
     ended.finish(start.number, ended.outcome(start.number))
-    winner = find_winner(ended, ended.store, refuse)
+    winner = find_winner(ended, ended.store, load_dataset(DataConfig()), refuse)
     assert winner is not None
     assert (winner.held_out, winner.unmeasured) == (None, "no plan fits the 640 MiB budget")

@@ -195,9 +195,9 @@ def test_too_few_clips_to_hold_any_back_is_one_error(tmp_path: Path) -> None:
     ("asked", "anomalies", "held_back", "chosen"),
     [
         ("auto", {}, {"a": 20}, Objective.NORMAL_ONLY),
-        ("auto", {"a": 9, "b": 40}, {"a": 20, "b": 8}, Objective.BOTH),
-        ("auto", {"a": 9}, {"a": 7}, Objective.LABELS),
-        ("auto", {"a": 10, "b": 10}, {"a": 20, "b": 20}, Objective.LABELS),
+        ("auto", {"a": 5, "b": 40}, {"a": 20, "b": 8}, Objective.BOTH),
+        ("auto", {"a": 5}, {"a": 7}, Objective.LABELS),
+        ("auto", {"a": 6, "b": 6}, {"a": 20, "b": 20}, Objective.LABELS),
         ("labels", {"a": 2}, {"a": 20}, Objective.LABELS),
         ("normal-only", {"a": 99}, {"a": 20}, Objective.NORMAL_ONLY),
     ],

@@ -11,7 +11,7 @@ from trainable.config import ScoreConfig
 from trainable.data.clips import Split, TestClips
 from trainable.errors import DataError, NonFiniteError
 from trainable.scoring.codes import ClipCodes
-from trainable.scoring.evaluate import evaluate, evaluate_codes, report_scores
+from trainable.scoring.evaluate import evaluate, evaluate_codes, fitted_densities, report_scores
 from trainable.scoring.metrics import auc, bootstrap_aucs, bootstrap_interval, mean_auc, pauc, percentile_interval
 from trainable.scoring.registry import cheap_densities, make_density
 
@@ -156,7 +156,10 @@ def test_one_pass_reports_the_configured_model_and_every_cheap_one() -> None:
     codebook_KD = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
     config = ScoreConfig(density="histogram_neighbours")
     comparison = {"reconstruction_error": labels.astype(float), "quantization_error": -labels.astype(float)}
-    report = report_scores(config, train, test, clips, codebook_KD, seed=0, comparison=comparison)
+    densities = fitted_densities(config, train, codebook_KD, seed=0)
+    report = report_scores(densities, config.density, labelled=(test, clips), pseudo=None, comparison=comparison)
+    assert report.evaluation is not None
+    assert report.pseudo_auc_by_density == {}
     assert set(report.auc_by_density) == set(cheap_densities())
     assert report.auc_by_density["histogram_neighbours"] == report.evaluation.auc
     assert report.comparison_auc == {"reconstruction_error": 1.0, "quantization_error": 0.0}

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from trainable.config import Objective, ObjectiveName
 from trainable.normal_only.held_back import FEW
 
-FEW_ANOMALIES = 10
-"""Labelled anomalies of a machine id below which pseudo-anomalies are asked as well (docs/no_labels.md)."""
+FEW_ANOMALIES = 6
+"""Labelled anomalies of a machine id, half of them held out, below which labels alone choose worse than together with
+pseudo-anomalies (docs/no_labels.md)."""
 
 
 def choose_objective(

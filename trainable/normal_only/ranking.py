@@ -1,7 +1,7 @@
-"""Which trained models a search without anomalies trusts: pairs of a trial and a density model, by pseudo-anomalies.
+"""Which trained models a detector averages: pairs of a trial and a density model, by what judged the search.
 
-No single training is chosen, since what tells pseudo-anomalies apart need not tell faults apart: the best few pairs are
-averaged. Standard library only, apart from what the record needs.
+Without labels no single training is chosen, since what tells pseudo-anomalies apart need not tell faults apart: the
+best few pairs are averaged. Standard library only, apart from what the record needs.
 """
 
 from collections.abc import Iterable
@@ -12,8 +12,8 @@ from trainable.config import DensityName
 from trainable.record import TrialEnd, TrialRecord
 from trainable.units import counted
 
-MEMBERS = 5
-"""Pairs that a detector averages."""
+MEMBERS = 8
+"""Pairs that a detector averages: more than fewer of them detect, and as much as more (docs/no_labels.md)."""
 FEW_TRIALS = 5
 """Completed trials below which the pairs are hardly a choice."""
 SATURATED_AUC, SATURATED_SHARE = 0.98, 0.25
@@ -26,8 +26,8 @@ class Pair:
 
     trial: int
     density: DensityName
-    pseudo_auc: float
-    """Mean over the families."""
+    pseudo_auc: float | None
+    """Mean over the families; None where only labels judge."""
     auc_by_family: dict[str, float]
     validation_auc: float | None
     """None where no label judges."""
@@ -42,20 +42,23 @@ def rank_pairs(records: Iterable[TrialRecord]) -> list[Pair]:
     mean of AUCs would let the family decide on which trials differ most. Where labels judge too, their rank and the
     families' mean rank count equally.
     """
-    found = [
-        (record.number, density, aucs, record.epochs[-1].auc_by_density.get(density))
-        for record in completed(records)
-        for density, aucs in record.epochs[-1].pseudo_auc_by_density.items()
+    last = {record.number: record.epochs[-1] for record in completed(records)}
+    keys = [
+        (number, density)
+        for number, report in last.items()
+        for density in (report.pseudo_auc_by_density or report.auc_by_density)
     ]
-    families = sorted({family for _, _, aucs, _ in found for family in aucs})
-    by_family = [_ranks([aucs[family] for _, _, aucs, _ in found]) for family in families]
-    ranks = [fmean(rank) for rank in zip(*by_family, strict=True)]
-    labelled = [auc for _, _, _, auc in found if auc is not None]
-    if found and len(labelled) == len(found):
-        ranks = [fmean(pair) for pair in zip(ranks, _ranks(labelled), strict=True)]
+    pseudo = [last[number].pseudo_auc_by_density.get(density, {}) for number, density in keys]
+    labelled = [last[number].auc_by_density.get(density) for number, density in keys]
+    by_family = [
+        _ranks([aucs[family] for aucs in pseudo]) for family in sorted({name for aucs in pseudo for name in aucs})
+    ]
+    by_labels = _ranks([auc for auc in labelled if auc is not None])
+    judges = [[fmean(ranks) for ranks in zip(*by_family, strict=True)]] if by_family else []
+    judges += [by_labels] if by_labels and len(by_labels) == len(keys) else []
     pairs = [
-        Pair(number, density, fmean(aucs.values()), dict(aucs), auc, rank)
-        for (number, density, aucs, auc), rank in zip(found, ranks, strict=True)
+        Pair(number, density, fmean(aucs.values()) if aucs else None, dict(aucs), auc, fmean(ranks))
+        for (number, density), aucs, auc, ranks in zip(keys, pseudo, labelled, zip(*judges, strict=True), strict=True)
     ]
     return sorted(pairs, key=lambda pair: (pair.rank, pair.trial, pair.density))
 
