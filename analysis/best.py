@@ -30,7 +30,7 @@ def build_parser() -> Parser:
         "members",
         type=int,
         metavar="N",
-        help="pairs of trial and density model a detector averages over (default: 1, the best; after a search without anomalies 8)",
+        help="pairs of trial and density model a detector averages (default: 1; after a search without anomalies 8)",
     )
     add_flag(
         parser,

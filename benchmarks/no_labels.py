@@ -11,7 +11,8 @@ sees. Regret is the truth of the pair of configuration and density model with th
 minus that of the detector that was chosen.
 
 A world is a draw of half of the configurations of every data set, at least eight, and a resample of its held-out clips,
-the same for all ways; the interval is that of the mean regret over the data sets. `worst` is the largest mean regret of a data set.
+the same for all ways; the interval is that of the mean regret over the data sets. `worst` is the largest mean regret
+of a data set.
 """
 
 import argparse

@@ -15,7 +15,7 @@ NORMAL, ANOMALOUS, CONFIGURATIONS = 24, 24, 8
 
 
 def write_set(folder: Path, *, honest: bool) -> None:
-    """Configurations that hear faults the better the higher their number; pseudo-anomalies likewise, or the opposite."""
+    """Configurations that hear faults the better the higher their number, and pseudo-anomalies too, or the worse."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     labels = np.tile(np.repeat([0, 1], [NORMAL, ANOMALOUS]), 2)
