@@ -3,8 +3,9 @@
 A family has one knob, the severity α; every other draw is seeded by the clip's name and the family's, so that a clip
 that is changed more is changed in the same way. T frames, F = 64 mel bins, dB.
 
-Both were chosen among many by how well they rank trainings (`python -m benchmarks.no_labels`). Tones, clicks,
-modulation, drop-outs, patches swapped or pasted, and recordings of other machine ids were tried, and rank them worse.
+`python -m benchmarks.no_labels` measures how well they rank trainings, together and each alone. A new family should be
+checked there, and against the transformations of `trainable.model.transforms`: one that resembles them favours
+trainings that learnt to tell them apart.
 """
 
 import hashlib

@@ -16,7 +16,7 @@ BLOCKS = 2
 FEWEST = 2
 """Clips of an id: each is mixed with another one."""
 FEW = 8
-"""Held-back clips of a machine id below which its pseudo-AUC is rough: one clip more or less moves it by 0.06."""
+"""Held-back clips of a machine id below which its pseudo-AUC is rough: each is more than an eighth of it."""
 
 
 def held_back_mask(machine_ids: Sequence[str]) -> np.ndarray:
