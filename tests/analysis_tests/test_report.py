@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from analysis import report
+from analysis.judged import members
 from analysis.report_content import Section, driver_text, events_text, report_content, summary_sentence
 from analysis.results import RunResults, load_run
 from analysis.winner_model import restore_winner
@@ -297,7 +298,7 @@ def test_judged_without_anomalies_is_a_section(unlabelled_run: RunResults, both_
         assert not picture.message
         page = html.unescape(report.render(run, with_model=False))
         assert page.count('<p class="note">') == len(section.warnings)
-        assert "averages 5 pairs of a trial and a density model" in page
+        assert f"averages {len(members(run))} pairs of a trial and a density model" in page
         words = re.sub(r'src="data:[^"]*"|\(nan\)', "", page)
         assert not re.search(r"\bnan\b|\bNone\b", words)
 
