@@ -36,10 +36,11 @@ from trainable.commandline import Parser, add_data_flags, add_flag, data_config,
 from trainable.config import TrialConfig
 from trainable.data.clips import TestClips
 from trainable.data.load import load_dataset
+from trainable.detection.detector import ENOUGH_CLIPS, calibrated
 from trainable.durable import replacing
 from trainable.errors import ConfigError
 from trainable.normal_only.families import FAMILIES
-from trainable.normal_only.pseudo import NORMAL
+from trainable.normal_only.pseudo import NORMAL, aucs_by_family
 from trainable.normal_only.ranking import MEMBERS
 from trainable.scoring.metrics import mean_auc, percentile_interval
 from trainable.trial import PlannedTrial, Trial
@@ -181,20 +182,13 @@ def read(folder: Path, epoch: int) -> Recorded:
         config = TrialConfig.from_flat(json.loads(str(arrays["config"])))
         for density in sorted({name.split("/")[1] for name in arrays.files if "/" in name}):
             pseudo, test = (arrays[f"{epoch}/{density}/{what}"] for what in ("pseudo", "test"))
-            aucs = {}
-            for family in FAMILY_NAMES:
-                rows = np.flatnonzero((families == NORMAL) | (families == family))
-                changed = (families[rows] != NORMAL).astype(int)
-                aucs[family] = mean_auc(changed, pseudo[rows], tuple(pseudo_ids[rows]))
+            aucs = aucs_by_family(families, pseudo_ids, pseudo)
             z_N, calibration = np.empty(len(test)), {}
             for machine_id in np.unique(ids).tolist():
                 normal = pseudo[(families == NORMAL) & (pseudo_ids == machine_id)]
                 mine = ids == machine_id
-                z_N[mine] = (test[mine] - normal.mean()) / (normal.std() + 1e-12)
-                others = [np.delete(normal, index) for index in range(len(normal))]
-                calibration[machine_id] = np.array(
-                    [(each - rest.mean()) / (rest.std() + 1e-12) for each, rest in zip(normal, others, strict=True)]
-                )
+                centres, scales, calibration[machine_id] = calibrated(normal[None], np.arange(len(normal)))
+                z_N[mine] = (test[mine] - centres) / scales
             own = density == config.score.density
             pairs.append(Scored(int(path.stem), density, own, float(arrays["reconstruction"]), aucs, z_N, calibration))
     severities = dict(zip(FAMILY_NAMES, kept["severities"].tolist(), strict=True))
@@ -316,7 +310,7 @@ def false_alarms(data: Recorded) -> float:
         mine = (data.clips.ids == machine_id) & (data.clips.labels == 0)
         scores = np.mean([data.pairs[index].z_N[mine] for index in members], axis=0)
         normal = np.mean([data.pairs[index].calibration_z[machine_id] for index in members], axis=0)
-        if len(normal) < 1 / FALSE_ALARM - 1:
+        if len(normal) < ENOUGH_CLIPS:
             normal = np.concatenate(
                 [
                     np.mean([data.pairs[index].calibration_z[each] for index in members], axis=0)

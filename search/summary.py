@@ -38,8 +38,6 @@ class Winner:
 
     start: TrialStart
     objective: Objective
-    value: float
-    """What the search maximised (`Objective.measure`)."""
     last: EpochReport
     """The report of its last epoch."""
     validation: Evaluation | None = None
@@ -72,7 +70,7 @@ def find_winner(
     value, number = conductor.best
     record = store.folder.read_trial(number)
     start, epochs = record.start, record.epochs[-1].epoch
-    winner = Winner(start, dataset.objective, value, record.epochs[-1])
+    winner = Winner(start, dataset.objective, record.epochs[-1])
     if dataset.objective.holds_back:
         trials = store.folder.read_trials()
         warnings = tuple(ranking_warnings(trials))

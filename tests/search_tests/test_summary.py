@@ -58,7 +58,6 @@ def winner_with(conductor: Conductor, yardsticks: Comparison | None) -> Winner:
     return Winner(
         start,
         Objective.LABELS,
-        0.95,
         report_at(9, 0.95),
         validation=held_out,
         held_out=held_out,

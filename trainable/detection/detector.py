@@ -354,7 +354,7 @@ def build_detector(
         mine = normal_S & (ids == machine_id)
         if (clips := len(set(cut.owners[mine].tolist()))) < 2:
             raise DataError(f"machine id {machine_id} has {clips} normal clips to calibrate with; it needs two")
-        found[machine_id] = _calibrated(raw_MS[:, mine], cut.owners[mine])
+        found[machine_id] = calibrated(raw_MS[:, mine], cut.owners[mine])
         few += [machine_id] if clips < ENOUGH_CLIPS else []
     pooled = np.concatenate([scores for _, _, scores in found.values()])
     entries = {
@@ -371,7 +371,7 @@ def build_detector(
     )
 
 
-def _calibrated(raw_MN: np.ndarray, owners_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def calibrated(raw_MN: np.ndarray, owners_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centre and scale of each member (M,), and the ensemble score of each stretch (N,) by those of the other clips.
 
     A stretch that helped to set its own centre and scale would score less than a new one. Of two clips, each alone has

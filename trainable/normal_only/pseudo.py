@@ -1,7 +1,6 @@
 """Pseudo-anomalies of held-back normal clips: what judges a training where no anomaly is labelled."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from trainable.normal_only.held_back import FEW, FEWEST
 from trainable.normal_only.severity import Severity, find_severity
 from trainable.scoring.metrics import mean_auc
 from trainable.units import counted
+from trainable.yardsticks.base import members_by_id
 from trainable.yardsticks.log_mel import LogMelMahalanobis
 
 NORMAL = ""
@@ -40,18 +40,13 @@ class PseudoAnomalies:
 
     def aucs(self, scores: np.ndarray) -> dict[str, float]:
         """AUC of each family against the held-back clips, mean over machine ids, from scores (clips,) of `clips`."""
-        named = np.array(self.families)
-        found = {}
-        for severity in self.severities:
-            members = np.flatnonzero((named == NORMAL) | (named == severity.family))
-            ids = tuple(self.clips.machine_ids[index] for index in members)
-            found[severity.family] = mean_auc(self.clips.labels[members], scores[members], ids)
-        return found
+        return aucs_by_family(np.array(self.families), np.array(self.clips.machine_ids), scores)
 
     @property
     def held_back_by_id(self) -> dict[str, int]:
         """Number of held-back clips of each machine id."""
-        return dict(sorted(Counter(self.normal.machine_ids).items()))
+        pairs = zip(self.clips.machine_ids, self.families, strict=True)
+        return dict(sorted(Counter(machine_id for machine_id, family in pairs if family == NORMAL).items()))
 
     def lines(self, *, labelled: bool) -> tuple[str, ...]:
         """What a search says before it starts: what is held back, what is made of it, and what it does not promise.
@@ -108,6 +103,16 @@ class PseudoAnomalies:
         return tuple(found)
 
 
+def aucs_by_family(families_N: np.ndarray, machine_ids_N: np.ndarray, scores_N: np.ndarray) -> dict[str, float]:
+    """AUC of each family's clips against the unchanged ones (`NORMAL`), mean over machine ids."""
+    found = {}
+    for family in sorted(set(families_N.tolist()) - {NORMAL}):
+        rows = np.flatnonzero((families_N == NORMAL) | (families_N == family))
+        changed = (families_N[rows] != NORMAL).astype(np.int64)
+        found[family] = mean_auc(changed, scores_N[rows], tuple(machine_ids_N[rows].tolist()))
+    return found
+
+
 def make_pseudo_anomalies(train: TrainClips, held_back: ClipFeatures, norm: NormStats) -> PseudoAnomalies:
     """Changes each held-back clip by each family, as severely as `find_severity` says.
 
@@ -130,8 +135,8 @@ def make_pseudo_anomalies(train: TrainClips, held_back: ClipFeatures, norm: Norm
             "no machine id has the four normal training clips that judging without anomalies needs: two to train on "
             "and two to hold back; record more"
         )
-    partners = _members_by_id(held_back.machine_ids)
     normal = _clips(held_back, norm)
+    partners = members_by_id(normal)
     reference = LogMelMahalanobis().fit(train)
     normal_scores = reference.score_samples(normal)
 
@@ -139,7 +144,7 @@ def make_pseudo_anomalies(train: TrainClips, held_back: ClipFeatures, norm: Norm
         features = []
         for index, (clip_TF, name) in enumerate(zip(held_back.features, held_back.names, strict=True)):
             rng = family.draws(name)
-            others = [each for each in partners[held_back.machine_ids[index]] if each != index]
+            others = [each for each in partners[held_back.machine_ids[index]].tolist() if each != index]
             other_TF = held_back.features[others[int(rng.integers(len(others)))]]
             features.append(family.change(clip_TF, other_TF, severity, rng))
         return _clips(ClipFeatures(features, held_back.machine_ids, held_back.names, [1] * len(features)), norm)
@@ -160,13 +165,6 @@ def make_pseudo_anomalies(train: TrainClips, held_back: ClipFeatures, norm: Norm
         tuple(name for name, clips in zip(names, sets, strict=True) for _ in range(len(clips))),
         severities,
     )
-
-
-def _members_by_id(machine_ids: Sequence[str]) -> dict[str, list[int]]:
-    members: dict[str, list[int]] = {}
-    for index, machine_id in enumerate(machine_ids):
-        members.setdefault(machine_id, []).append(index)
-    return members
 
 
 def _clips(clips: ClipFeatures, norm: NormStats) -> TestClips:
