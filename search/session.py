@@ -165,7 +165,6 @@ def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:
             allow_changes=request.allow_changes,
             old_space=request.old_space,
             clips=_clips(dataset),
-            objective=dataset.objective,
             pseudo=_pseudo(dataset),
         )
     name = folder.path.resolve().name
@@ -179,7 +178,6 @@ def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:
         device=device,
         clips=_clips(dataset),
         initial=initial,
-        objective=dataset.objective,
         pseudo=_pseudo(dataset),
     )
 

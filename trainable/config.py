@@ -31,6 +31,11 @@ class Objective(StrEnum):
     BOTH = "both"
     """The mean of the two."""
 
+    @classmethod
+    def named(cls, name: str) -> "Objective":
+        """The objective of a name; ``auto``, until the recordings have been read, is labels. Raises ValueError."""
+        return cls.LABELS if name == "auto" else cls(name)
+
     @property
     def holds_back(self) -> bool:
         """Whether normal training clips are held back."""

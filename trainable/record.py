@@ -248,12 +248,15 @@ class RunManifest:
     """Parameters of the first proposals, which a warm start took from another run."""
     run_id: str = ""
     """Created once, when the run begins; empty for runs older than this field."""
-    objective: Objective = Objective.LABELS
-    """What judges the trials."""
     pseudo: dict[str, Any] = field(default_factory=dict)
     """Counts of held-back clips, severities of the pseudo-anomalies and warnings; empty where only labels judge."""
     history: tuple[dict[str, Any], ...] = ()
     """One entry per resume: when, command, what was explicitly changed."""
+
+    @property
+    def objective(self) -> Objective:
+        """What judges the trials. Raises ValueError where `data` names something else."""
+        return Objective.named(self.data.get("objective", Objective.LABELS))
 
     @property
     def identity(self) -> str:
@@ -303,7 +306,9 @@ class RunFolder:
         try:
             manifest = build(RunManifest, values)
             # Runs from before there was a choice were judged by labels, whatever would be chosen now.
-            return replace(manifest, data={"objective": "labels", **manifest.data})
+            manifest = replace(manifest, data={"objective": Objective.LABELS.value, **manifest.data})
+            Objective.named(manifest.data["objective"])
+            return manifest
         except ValueError as error:
             raise RunError(f"{self.manifest_path} is not the manifest of a run: {error}") from None
 

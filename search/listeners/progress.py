@@ -69,9 +69,7 @@ class Progress:
     epochs: int = 0
 
     def __post_init__(self) -> None:
-        # "auto" is resolved when the recordings are read; a progress made before that is of labels.
-        asked = self.options.data.objective
-        self.word = Objective.LABELS.short if asked == "auto" else Objective(asked).short
+        self.word = Objective.named(self.options.data.objective).short
         """What a trial's value is called."""
         self.begin = self.clock()
         self._last: dict[int, tuple[float, int]] = {}

@@ -14,7 +14,6 @@ from typing import Any
 
 from search.request import SearchOptions
 from spaces.space import Choices, Distribution, Space
-from trainable.config import Objective
 from trainable.errors import RunError
 from trainable.record import RunManifest
 from trainable.redaction import redact
@@ -40,7 +39,6 @@ def new_manifest(
     device: str,
     clips: Mapping[str, int] | None = None,
     initial: Sequence[dict[str, Any]] = (),
-    objective: Objective = Objective.LABELS,
     pseudo: Mapping[str, Any] | None = None,
 ) -> RunManifest:
     """The manifest of a new run.
@@ -51,8 +49,6 @@ def new_manifest(
         Number of clips in each split.
     initial
         Parameters of the first proposals.
-    objective
-        What was chosen to judge its trials.
     pseudo
         `PseudoAnomalies.to_dict`, where they judge.
     """
@@ -79,7 +75,6 @@ def new_manifest(
         options=options.to_dict(),
         clips=dict(clips or {}),
         initial=tuple(initial),
-        objective=objective,
         pseudo=dict(pseudo or {}),
     )
 
@@ -100,7 +95,6 @@ def resumed_manifest(
     allow_changes: bool,
     old_space: Space | None = None,
     clips: Mapping[str, int] | None = None,
-    objective: Objective = Objective.LABELS,
     pseudo: Mapping[str, Any] | None = None,
 ) -> RunManifest:
     """The manifest of a resumed run, with the changes in its history.
@@ -133,7 +127,6 @@ def resumed_manifest(
         data=options.data.to_dict(),
         data_digest=data_digest,
         clips=dict(clips or old.clips),
-        objective=objective,
         pseudo=dict(pseudo or {}),
         num_samples=options.num_samples,
         max_epochs=options.max_epochs,

@@ -97,7 +97,6 @@ def manifest(trials: int = 0, *, objective: Objective = Objective.LABELS, labell
         study_name=STUDY_NAME,
         commit="",
         versions={"python": "3.11"},
-        objective=objective,
         pseudo=PSEUDO if objective.holds_back else {},
     )
 

@@ -69,7 +69,6 @@ def train_run(
                 "name": "trained",
                 "data": data.to_dict(),
                 "data_digest": dataset.digest,
-                "objective": objective,
                 "pseudo": {} if dataset.pseudo is None else dataset.pseudo.to_dict(),
                 "clips": {each.split.value: len(each) for each in (dataset.train, *dataset.evaluated)},
                 "max_epochs": EPOCHS,
