@@ -24,6 +24,30 @@ def idle_auc(learning_rate: float, epoch: int) -> float:
     return 0.9 - 0.2 * min(1.0, distance) - 0.2 * 0.5**epoch
 
 
+def idle_report(epoch: int, auc: float) -> EpochReport:
+    """The report of an epoch that trained nothing."""
+    return EpochReport(
+        epoch=epoch,
+        phase=1,
+        loss=0.0,
+        commitment_scale=1.0,
+        learning_rate=1e-3,
+        validation_auc=auc,
+        perplexity=1.0,
+        peak_bytes=0,
+        predicted_bytes=0,
+        reconstruction_loss=0.0,
+        commitment_loss=0.0,
+        id_loss=0.0,
+        transform_loss=0.0,
+        validation_pauc=0.0,
+        dead_code_share=0.0,
+        epoch_seconds=0.0,
+        train_seconds=0.0,
+        score_seconds=0.0,
+    )
+
+
 class IdleTrial:
     """Reports at once and keeps no state."""
 
@@ -34,26 +58,7 @@ class IdleTrial:
 
     def step(self) -> EpochReport:
         self._epoch += 1
-        return EpochReport(
-            epoch=self._epoch,
-            phase=1,
-            loss=0.0,
-            commitment_scale=1.0,
-            learning_rate=1e-3,
-            validation_auc=idle_auc(self._learning_rate, self._epoch),
-            perplexity=1.0,
-            peak_bytes=0,
-            predicted_bytes=0,
-            reconstruction_loss=0.0,
-            commitment_loss=0.0,
-            id_loss=0.0,
-            transform_loss=0.0,
-            validation_pauc=0.0,
-            dead_code_share=0.0,
-            epoch_seconds=0.0,
-            train_seconds=0.0,
-            score_seconds=0.0,
-        )
+        return idle_report(self._epoch, idle_auc(self._learning_rate, self._epoch))
 
     def save(self, folder: Path) -> None:
         """Nothing to save."""

@@ -1,0 +1,144 @@
+"""Recorded trainings of a data set: what every cheap density model scored after every epoch, and after the last.
+
+    python -m benchmarks.recorded --machine-type fan --configurations 60 --store runs/recorded/fan
+    python -m benchmarks.recorded --machine-type pump --configurations 60 --store runs/recorded/pump
+
+Configurations are drawn uniformly from the space, the same for every data set, and trained to the end, never stopped.
+The first few (`--repeated`) are trained with three seeds. A training is kept as one file when it ends; the command goes
+on where an earlier one stopped. The store keeps scores of single clips; `benchmarks.learning_curves` makes the small,
+committed tables of AUCs from it.
+
+`fresh` clips of an embedded machine are new ones of the same machines, in neither validation nor held-out clips: their
+AUC is as near to the truth as their number. Recordings of one's own have none.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from search.engine.space_draws import uniform_params
+from spaces.loader import load_space
+from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run
+from trainable.config import EMBEDDED_TEST_CLIPS, DataConfig
+from trainable.data.cache import default_cache_dir
+from trainable.data.clips import Split, TestClips
+from trainable.data.embedded import Amount, make_recordings
+from trainable.data.load import Dataset, load_dataset
+from trainable.durable import replacing
+from trainable.scoring.density import DensityModel
+from trainable.trial import PlannedTrial, Trial
+
+SEEDS = 3
+SEED_STEP = 100_003
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of the bench."""
+
+    configuration: int
+    repeat: int
+    """0, or 1 … for the same configuration with another seed."""
+
+    @property
+    def seed(self) -> int:
+        return self.configuration + SEED_STEP * self.repeat
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.configuration:03d}-{self.repeat}.npz"
+
+
+def trainings(configurations: int, repeated: int) -> Iterator[Training]:
+    """Every configuration once, then the first ones with more seeds."""
+    yield from (Training(index, 0) for index in range(configurations))
+    yield from (Training(index, repeat) for index in range(repeated) for repeat in range(1, SEEDS))
+
+
+def fresh_clips(data: DataConfig, dataset: Dataset, count: int) -> TestClips:
+    """New clips of an embedded machine, `count` of each kind and id, normalised like the data set's."""
+    amount = Amount(test_clips=EMBEDDED_TEST_CLIPS + count)
+    test = make_recordings(data.machine_type, data.front_end, default_cache_dir(), amount=amount).test
+    # Clips are numbered within their kind and id, and the numbers decide their sounds.
+    new = test.take([at for at, name in enumerate(test.names) if int(Path(name).stem[-8:]) >= EMBEDDED_TEST_CLIPS])
+    return TestClips(*dataset.norm.packed(new), Split.HELD_OUT, labels=np.array(new.labels, dtype=np.int64))
+
+
+def record(arguments: argparse.Namespace) -> None:
+    """Trains what the store lacks."""
+    space = load_space(arguments.space)
+    data = data_config(arguments, {**space.data, "objective": "labels"})
+    dataset = load_dataset(data)
+    fitted = space.for_clips(int(dataset.train.lengths.max()))
+    judged = {"validation": dataset.validation, "held_out": dataset.held_out}
+    if data.data_root is None:
+        judged["fresh"] = fresh_clips(data, dataset, arguments.fresh)
+    store = Path(arguments.store)
+    store.mkdir(parents=True, exist_ok=True)
+    with replacing(store / "clips.npz") as file:
+        said: dict[str, np.ndarray] = {}
+        for name, clips in judged.items():
+            said |= {f"{name}/ids": np.array(clips.machine_ids), f"{name}/labels": clips.labels}
+        np.savez(file, **said)  # type: ignore[arg-type]
+    for training in trainings(arguments.configurations, arguments.repeated):
+        path = store / training.file_name
+        if path.exists():
+            continue
+        begin = time.perf_counter()
+        params = uniform_params(space, np.random.RandomState(SEED_STEP * arguments.seed + training.configuration))
+        config = fitted.config(params, epochs=arguments.epochs, seed=training.seed)
+        kept = _trained(Trial(PlannedTrial.whole_batch(config), dataset), judged)
+        with replacing(path) as file:
+            np.savez(file, params=np.array(json.dumps(params)), **kept)  # type: ignore[arg-type]
+        print(f"{path}: {time.perf_counter() - begin:.0f} s", flush=True)
+
+
+def _trained(trial: Trial, judged: dict[str, TestClips]) -> dict[str, np.ndarray]:
+    """Scores by ``density/split``, float32: (epochs, clips) of validation clips, (clips,) of the others at the end."""
+    validation: dict[str, list[np.ndarray]] = {}
+    seconds = []
+    densities: Mapping[str, DensityModel] = {}
+    while not trial.done:
+        begin = time.perf_counter()
+        trial.trainer.train_epoch()
+        densities, codes = trial.densities(), trial.codes(judged["validation"])
+        for name, density in densities.items():
+            validation.setdefault(name, []).append(density.score_samples(codes).astype(np.float32))
+        seconds.append(time.perf_counter() - begin)
+    kept = {f"{name}/validation": np.stack(scores) for name, scores in validation.items()}
+    for split, clips in judged.items():
+        if split != "validation":
+            codes = trial.codes(clips)
+            kept |= {
+                f"{name}/{split}": density.score_samples(codes).astype(np.float32)
+                for name, density in densities.items()
+            }
+    return {"seconds": np.array(seconds), **kept}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="python -m benchmarks.recorded", description=__doc__.split("\n")[0])
+    add_flag(parser, "space", default="ad_tuning")
+    add_flag(parser, "configurations", type=int, default=60)
+    add_flag(parser, "repeated", type=int, default=10, help=f"configurations trained with {SEEDS} seeds (default: 10)")
+    add_flag(parser, "epochs", type=int, default=12)
+    add_flag(parser, "fresh", type=int, default=100, help="new clips of each kind and embedded id (default: 100)")
+    add_flag(parser, "seed", type=int, default=0, help="seed of the drawn configurations (default: 0)")
+    add_flag(parser, "store", metavar="DIR", default="runs/recorded/fan", help="where the trainings are kept")
+    add_flag(parser, "threads", type=int, default=1, help="torch's CPU threads (default: 1)")
+    add_data_flags(parser)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    record(arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,325 @@
+"""How good a detector a search finds for its training: this project's search beside plain Ray Tune and others.
+
+    python -m benchmarks.search_methods --worlds 10 --output benchmarks/results/search_methods.csv
+
+Nothing is trained: trainings are those of `benchmarks.worlds`, made of the recorded curves in
+`benchmarks/results/curves`. Every system runs its own code (`benchmarks.search_systems`), two trainings at a time, one
+epoch each in turn. What counts is the truth of the training that its user would take, after a number of epochs of all
+trainings together: AUC of the fully trained configuration on clips that no search sees. A portfolio is always that of
+the *other* data sets.
+
+`minus Ray` is the mean paired difference to plain Ray Tune, with its 95 % percentile bootstrap over data sets and the
+worlds within them; `of Ray's` the epochs that reach Ray's mean truth, as a share of Ray's, with the same interval.
+"""
+
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+
+from benchmarks.curves import CHOSEN, FUSED, TABLES, Curve, DataSet, Recorded, read_curves
+from benchmarks.ensemble import Pair, Store
+from benchmarks.ensemble import read as read_store
+from benchmarks.portfolio import COUNT, greedy
+from benchmarks.search_systems import Ours, PlainOptuna, PlainRay, Setting, ShortThenBest, System
+from benchmarks.tables import command_of, write_table
+from benchmarks.worlds import World, rank_correlations
+from spaces.loader import load_space
+from spaces.space import Choices, Parameter, Space
+from trainable.commandline import Parser, add_flag, run
+from trainable.errors import ConfigError
+from trainable.host import available_cores
+
+SLOTS = 2
+BUDGETS = (60, 120, 240)
+"""Epochs of a search: five, ten and twenty full trainings of twelve."""
+RAY = "plain Ray Tune"
+RESAMPLES = 2_000
+OLD_DENSITIES = ("mahalanobis", "cross_mahalanobis", "interpolation", "grid_neighbours", "fused")
+DENSITY = "density"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A system as it is set up for one search."""
+
+    make: Callable[[Setting, Sequence[Mapping[str, Any]]], System]
+    """Of a setting and the portfolio of the other data sets."""
+    score: str = FUSED
+    """Which score of a training is its value; `DENSITY`: the one that a parameter of the search names."""
+    members: int = 0
+    """Pairs of completed training and density model that the detector averages; 0: the best training's score alone."""
+    anytime: bool = True
+    """Whether a search with a smaller budget is the beginning of one with a larger."""
+
+
+def ours(*, score: str = FUSED, portfolio: int = 0, members: int = 0, **settings: Any) -> Method:
+    def make(setting: Setting, others: Sequence[Mapping[str, Any]]) -> System:
+        return Ours(setting, initial=others[:portfolio], **settings)
+
+    return Method(make, score=score, members=members)
+
+
+def _optuna(
+    sampler: Callable[[int], optuna.samplers.BaseSampler], pruner: Callable[[], optuna.pruners.BasePruner]
+) -> Method:
+    return Method(lambda setting, others: PlainOptuna(setting, sampler(setting.seed), pruner()))
+
+
+def _tpe(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+METHODS: dict[str, Method] = {
+    RAY: Method(lambda setting, others: PlainRay(setting)),
+    "plain Ray Tune, density a parameter": Method(lambda setting, others: PlainRay(setting), score=DENSITY),
+    "random, ASHA": ours(sampler="random", grace=1, factor=4),
+    "one epoch, then the best fifth": Method(lambda setting, others: ShortThenBest(setting), anytime=False),
+    "Optuna TPE, median": _optuna(_tpe, optuna.pruners.MedianPruner),
+    "Optuna TPE, Hyperband": _optuna(_tpe, partial(optuna.pruners.HyperbandPruner, max_resource=12)),
+    # "Optuna GP, median": _optuna(lambda seed: optuna.samplers.GPSampler(seed=seed), optuna.pruners.MedianPruner),
+    "before: TPE, density a parameter, grace 4, factor 3": ours(grace=4, factor=3, score=DENSITY),
+    "TPE, grace 4, factor 3": ours(grace=4, factor=3),
+    "TPE, chosen density, grace 4, factor 3": ours(grace=4, factor=3, score=CHOSEN),
+}
+for _grace, _factor in ((1, 4), (2, 2), (2, 3), (2, 4), (3, 3), (4, 3)):
+    METHODS[f"portfolio, TPE, grace {_grace}, factor {_factor}"] = ours(grace=_grace, factor=_factor, portfolio=COUNT)
+METHODS["random, grace 1, factor 4, 8 pairs"] = ours(sampler="random", grace=1, factor=4, members=8)
+METHODS["random, no early stopping, 8 pairs"] = ours(sampler="random", grace=12, factor=3, members=8)
+METHODS["plain Ray Tune, 8 pairs"] = Method(lambda setting, others: PlainRay(setting), members=8)
+for _grace, _factor in ((1, 4), (2, 3), (4, 3), (12, 3)):
+    _name = f"portfolio, TPE, grace {_grace}, factor {_factor}, 8 pairs"
+    METHODS[_name] = ours(grace=_grace, factor=_factor, portfolio=COUNT, members=8)
+METHODS["portfolio, TPE, chosen, grace 2, factor 3, 8 pairs"] = ours(
+    grace=2, factor=3, portfolio=COUNT, members=8, score=CHOSEN
+)
+METHODS["portfolio, random, grace 2, factor 3"] = ours(sampler="random", grace=2, factor=3, portfolio=COUNT)
+
+
+@cache
+def _data(folder: str, name: str) -> tuple[Space, list[DataSet]]:
+    space = load_space(name)
+    return space, read_curves(space, Path(folder))
+
+
+def search(
+    method: Method,
+    world: World,
+    space: Space,
+    others: Sequence[Mapping[str, Any]],
+    seed: int,
+    ensemble: Callable[[Sequence[Recorded], int], float],
+) -> "Trace":
+    """Truth of the detector that a user would take after each epoch, and the system's own seconds."""
+    if method.score == DENSITY:
+        space = replace(space, parameters=(*space.parameters, Parameter(DENSITY, Choices(OLD_DENSITIES))))
+        others = []
+    if method.anytime:
+        found, seconds = _searched(method, world, Setting(space, seed, 12, max(BUDGETS)), others, ensemble)
+        return Trace(found, seconds)
+    parts = [_searched(method, world, Setting(space, seed, 12, budget), others, ensemble) for budget in BUDGETS]
+    best = np.full(max(BUDGETS), np.nan)
+    for budget, (found, _) in zip(BUDGETS, parts, strict=True):
+        best[budget - 1] = found[min(budget, len(found)) - 1]
+    return Trace(best, parts[-1][1])
+
+
+@dataclass(frozen=True)
+class Trace:
+    truth: np.ndarray
+    """float64 (epochs,); NaN where the method has no answer."""
+    seconds: float
+
+    def at(self, epochs: int) -> float:
+        return float(self.truth[epochs - 1])
+
+
+def _searched(
+    method: Method,
+    world: World,
+    setting: Setting,
+    others: Sequence[Mapping[str, Any]],
+    ensemble: Callable[[Sequence[Recorded], int], float],
+) -> tuple[np.ndarray, float]:
+    begin = time.process_time()
+    system = method.make(setting, others)
+    running: dict[int, int] = {}
+    done: dict[int, int] = {}
+    trained: dict[int, Recorded] = {}
+    values: dict[int, Curve] = {}
+    completed: list[Recorded] = []
+    truth: list[float] = []
+    while len(truth) < setting.budget:
+        while len(running) < SLOTS:
+            started = system.start()
+            if started is None:
+                break
+            number, params = started
+            running[number] = done.get(number, 0)
+            if number not in values:
+                known = {name: value for name, value in params.items() if name != DENSITY}
+                trained[number] = world.train(known, seed=1_000 * setting.seed + number)
+                values[number] = trained[number].curves[params.get(DENSITY, method.score)]
+        if not running:
+            break
+        for number in list(running):
+            running[number] += 1
+            if not system.report(number, running[number], float(values[number].values[running[number] - 1])):
+                done[number] = running.pop(number)
+                if done[number] == setting.max_epochs:
+                    completed.append(trained[number])
+            best = system.best
+            assert best is not None
+            truth.append(ensemble(completed, method.members) if method.members and completed else values[best].truth)
+    return np.array(truth[: setting.budget]), time.process_time() - begin
+
+
+class Ensembles:
+    """Truth of the mean score of the best pairs of some trainings, by validation AUC; needs their single scores."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._pairs: dict[tuple[int, int], list[Pair]] = {}
+        for pair in store.pairs:
+            self._pairs.setdefault((pair.configuration, pair.repeat), []).append(pair)
+        self._known: dict[tuple[Any, ...], float] = {}
+
+    def __call__(self, trainings: Sequence[Recorded], members: int) -> float:
+        keys = tuple(sorted({(each.configuration, each.repeat) for each in trainings}))
+        if (members, keys) not in self._known:
+            pairs = [pair for key in keys for pair in self._pairs[key]]
+            best = sorted(pairs, key=lambda pair: -pair.auc)[:members]
+            mean_N = np.mean([pair.truth_N for pair in best], axis=0)
+            self._known[members, keys] = self._store.truth.auc(mean_N)
+        return self._known[members, keys]
+
+
+@cache
+def _ensembles(stores: str, name: str) -> Ensembles:
+    return Ensembles(read_store(Path(stores) / name))
+
+
+def one_world(
+    arguments: tuple[str, str, str | None], data_set: str, number: int, methods: Sequence[str]
+) -> dict[str, Trace]:
+    """Every method's search on one world."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore")  # Optuna's own, of experimental parts
+    torch.set_num_threads(1)  # Optuna's Gaussian process is torch's
+    folder, space_name, stores = arguments
+    space, sets = _data(folder, space_name)
+    ensemble = _no_ensemble if stores is None else _ensembles(stores, data_set)
+    data = next(each for each in sets if each.name == data_set)
+    chosen = greedy([each for each in sets if each is not data])
+    world = World(data, space, number)
+    others = [data.params[configuration] for configuration in chosen]
+    return {name: search(METHODS[name], world, space, others, number, ensemble) for name in methods}
+
+
+def _no_ensemble(trainings: Sequence[Recorded], members: int) -> float:
+    raise ConfigError("methods that average models need the scores of single clips; give --stores")
+
+
+def rows_of(found: dict[str, list[dict[str, Trace]]], methods: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per method."""
+    names = list(found)
+    curves = {
+        method: {name: np.array([trace[method].truth for trace in found[name]]) for name in names} for method in methods
+    }
+    rng = np.random.default_rng(0)
+    worlds = len(next(iter(found.values())))
+    picks = [
+        [(names[at], rng.integers(worlds, size=worlds)) for at in rng.integers(len(names), size=len(names))]
+        for _ in range(RESAMPLES)
+    ]
+    whole = [(name, np.arange(worlds)) for name in names]
+
+    def mean_curve(method: str, pick: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+        return np.mean([curves[method][name][chosen].mean(axis=0) for name, chosen in pick], axis=0)
+
+    ray = {at: mean_curve(RAY, pick) for at, pick in enumerate([whole, *picks])} if RAY in methods else {}
+    rows = []
+    for method in methods:
+        resampled = {at: mean_curve(method, pick) for at, pick in enumerate([whole, *picks])}
+        row: dict[str, Any] = {"method": method}
+        for budget in BUDGETS:
+            row[f"truth at {budget}"] = f"{resampled[0][budget - 1]:.4f}"
+        if ray and method != RAY:
+            for budget in BUDGETS:
+                gains = [resampled[at][budget - 1] - ray[at][budget - 1] for at in resampled]
+                low, high = np.percentile(gains[1:], [2.5, 97.5])
+                row[f"minus Ray at {budget}"] = f"{gains[0]:+.4f} [{low:+.4f}, {high:+.4f}]"
+            for budget in BUDGETS[1:]:
+                shares = [_share(resampled[at], ray[at][budget - 1], budget) for at in resampled]
+                low, high = np.percentile(shares[1:], [2.5, 97.5])
+                row[f"of Ray's {budget}"] = f"{_shown(shares[0])} [{_shown(low)}, {_shown(high)}]"
+        seconds = np.mean([trace[method].seconds for traces in found.values() for trace in traces])
+        row["seconds"] = f"{seconds:.2f}"
+        for name in names:
+            row[f"{name} at {BUDGETS[1]}"] = f"{curves[method][name][:, BUDGETS[1] - 1].mean():.3f}"
+        rows.append(row)
+    return rows
+
+
+def _share(curve: np.ndarray, reached: float, epochs: int) -> float:
+    there = np.flatnonzero(curve >= reached)
+    return math.inf if not len(there) else float(there[0] + 1) / epochs
+
+
+def _shown(share: float) -> str:
+    return f"{share:.2f}" if math.isfinite(share) else f"> {max(BUDGETS) / BUDGETS[1]:.0f}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="python -m benchmarks.search_methods", description=__doc__.split("\n")[0])
+    add_flag(parser, "space", default="ad_tuning")
+    add_flag(parser, "curves", metavar="DIR", default=str(TABLES), help="tables of recorded trainings")
+    add_flag(parser, "stores", metavar="DIR", help="stores of single scores, for methods that average models")
+    add_flag(parser, "worlds", type=int, default=10, help="worlds of each data set (default: 10)")
+    add_flag(parser, "methods", metavar="TEXT", help="only methods whose name contains one of these, with | between")
+    add_flag(parser, "jobs", type=int, default=available_cores())
+    add_flag(parser, "output", metavar="FILE", help="write the table here as well")
+    arguments = parser.parse_args(argv)
+    wanted = (arguments.methods or "").split("|")
+    methods = [
+        name
+        for name, method in METHODS.items()
+        if name == RAY or (any(part in name for part in wanted) and (arguments.stores or not method.members))
+    ]
+    space, sets = _data(arguments.curves, arguments.space)
+    if len(sets) < 2:
+        raise ConfigError(f"{arguments.curves} holds fewer than two data sets; a portfolio is that of the others")
+    for data in sets:
+        tree, forest = rank_correlations(data, space)
+        known = f"left out, a tree predicts {tree:.2f}, a forest {forest:.2f}"
+        print(f"{data.name}: {len(data.once)} configurations; rank correlation with those {known}")
+    jobs = [(data.name, number) for number in range(arguments.worlds) for data in sets]
+    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+        work = [
+            pool.submit(one_world, (arguments.curves, arguments.space, arguments.stores), name, number, methods)
+            for name, number in jobs
+        ]
+        found: dict[str, list[dict[str, Trace]]] = {}
+        for (name, _), done in zip(jobs, work, strict=True):
+            found.setdefault(name, []).append(done.result())
+    rows = rows_of(found, methods)
+    for row in rows:
+        print("  ".join(f"{name} {value}" if name != "method" else f"{value:52s}" for name, value in row.items()))
+    if arguments.output:
+        write_table(arguments.output, rows, command_of("search_methods", argv))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
