@@ -12,8 +12,10 @@ from trainable.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from analysis.results import RunResults
-    from analysis.retrain import MemberPlan, Retrained
+    from trainable.detection.finish import Finished, MemberPlan
 
+RETRAINED = "retrained"
+"""Beside the detector that the search left, which was trained on fewer clips."""
 SEEDS = 3
 """Trainings of a detector of one configuration."""
 
@@ -30,7 +32,7 @@ def build_parser() -> Parser:
         "members",
         type=int,
         metavar="N",
-        help="pairs of trial and density model a detector averages (default: 1; after a search without anomalies 8)",
+        help="pairs of trial and density model that the detector averages (default: 8)",
     )
     add_flag(
         parser,
@@ -39,7 +41,7 @@ def build_parser() -> Parser:
         metavar="N",
         help="trainings of each configuration (default: 3 of one configuration, 1 of several)",
     )
-    add_flag(parser, "output", metavar="DIR", help="folder of the detector (default: RUN/detector)")
+    add_flag(parser, "output", metavar="DIR", help="folder of the retrained detector (default: RUN/retrained)")
     add_flag(parser, "held_out", action="store_true", help="score held-out clips even before the search has ended")
     add_flag(parser, "device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     return parser
@@ -73,7 +75,7 @@ def _retrain(results: "RunResults", arguments: argparse.Namespace, device: str) 
     from analysis.model_view import load_run_data
     from analysis.retrain import retrain
 
-    output = Path(arguments.output) if arguments.output else results.folder.path / "detector"
+    output = Path(arguments.output) if arguments.output else results.folder.path / RETRAINED
     plans = _members(results, arguments)
     data = load_run_data(results)
     retrained = retrain(results, plans, data, device=device, log=lambda line: print(line, flush=True))
@@ -86,7 +88,7 @@ def _retrain(results: "RunResults", arguments: argparse.Namespace, device: str) 
 def _members(results: "RunResults", arguments: argparse.Namespace) -> "list[MemberPlan]":
     """Which trials to train again. Raises ConfigError for a trial that the run does not hold."""
     from analysis.retrain import best_pairs, with_seeds
-    from trainable.normal_only.ranking import MEMBERS
+    from trainable.detection.ranking import MEMBERS, completed
 
     number, count, seeds = arguments.trial, arguments.members, arguments.seeds
     if number is not None:
@@ -95,17 +97,19 @@ def _members(results: "RunResults", arguments: argparse.Namespace) -> "list[Memb
         if number not in results.ranked.index:
             raise ConfigError(f"--trial {number}: {arguments.run} holds no trial {number} with an AUC")
         return with_seeds(results, number, seeds or SEEDS)
-    count = count or (MEMBERS if results.manifest.objective.holds_back else 1)
-    if count == 1 and not results.manifest.objective.holds_back:
+    count = count or MEMBERS
+    by_labels = not results.manifest.objective.holds_back
+    nothing_completed = arguments.members is None and not completed(results.records.values())
+    if by_labels and (count == 1 or nothing_completed):
         return with_seeds(results, int(results.ranked.index[0]), seeds or SEEDS)
     return best_pairs(results, count, seeds or (SEEDS if count == 1 else 1))
 
 
-def known_of(retrained: "Retrained") -> list[str]:
+def known_of(retrained: "Finished") -> list[str]:
     """What a user should know of a detector: how well it detects, what its p-values rest on, what scoring costs."""
     from trainable.detection.detector import ENOUGH_CLIPS
 
-    made = retrained.detector.made
+    made, models = retrained.detector.made, len(retrained.detector.members)
     lines = []
     if retrained.held_out is not None:
         low, high = retrained.held_out.interval
@@ -126,7 +130,8 @@ def known_of(retrained: "Retrained") -> list[str]:
             "are compared with those of all ids, in each id's own standard deviations"
         )
     lines.append(
-        f"{counted(len(made['members']), 'member')}, {format_bytes(made['weights_bytes'])} of weights, "
+        f"the mean of {counted(len(made['members']), 'score')} of {counted(models, 'model')}, "
+        f"{format_bytes(made['weights_bytes'])} of weights, "
         f"{1000 * made['seconds_per_clip']:.0f} ms a clip here"
     )
     return lines

@@ -5,8 +5,8 @@ Every function gives something empty for a run that labels alone judged.
 
 from analysis.results import RunResults
 from analysis.tables import Table
+from trainable.detection.ranking import Pair, choose_members, ranking_warnings
 from trainable.normal_only.families import FAMILIES
-from trainable.normal_only.ranking import Pair, choose_members, ranking_warnings
 from trainable.units import counted
 
 NO_PROMISE = (

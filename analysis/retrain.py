@@ -1,5 +1,5 @@
 """Retrains a detector's members on all normal clips that calibration can spare: one configuration with several seeds,
-or the best pairs of configuration and density model, as after a search without anomalies.
+or the best pairs of configuration and density model.
 
 Where clips are labelled, validation normals and those that were held back join the training clips, because the choices
 they served are made; held-out normals stay out, since p-values need clips that no model has seen. Where none is
@@ -11,48 +11,26 @@ back to.
 
 import dataclasses
 import logging
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from analysis.results import RunResults
-from trainable.config import DataConfig, DensityName, TrialConfig
-from trainable.data.clips import ClipSet, Split, TestClips, TrainClips, offsets_of
+from trainable.config import DataConfig, TrialConfig
+from trainable.data.clips import ClipSet, Split, TrainClips, offsets_of
 from trainable.data.load import Dataset
-from trainable.detection.detector import Detector, Member, build_detector
+from trainable.detection.detector import Member
+from trainable.detection.finish import Finished, MemberPlan, finish
+from trainable.detection.ranking import choose_members
 from trainable.device.cap import ProcessCap, cap_process_memory, expandable_segments_work, gpu_name
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import BudgetError, NonFiniteError, RunError
 from trainable.execution_plan import PlanRequest, micro_batch_of, today
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
-from trainable.normal_only.ranking import choose_members
-from trainable.scoring.evaluate import Evaluation, evaluate
 from trainable.trial import PlannedTrial, Trial
 
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class MemberPlan:
-    """One member of a detector: a trial's configuration with a seed and a density model."""
-
-    trial: int
-    density: DensityName
-    seed_offset: int = 0
-    """Added to the trial's seed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Retrained:
-    """A detector and what is known of how well it detects."""
-
-    detector: Detector
-    held_out: Evaluation | None
-    """None where no clip is labelled."""
-    pseudo_aucs: dict[str, float]
-    """AUC of each family of pseudo-anomalies; empty where held-back clips joined the training clips."""
 
 
 def with_seeds(run: RunResults, number: int, seeds: int) -> list[MemberPlan]:
@@ -89,8 +67,8 @@ def retrain(
     *,
     device: str = "cpu",
     log: Callable[[str], None] = _log.info,
-) -> Retrained:
-    """Trains the members and combines them into a detector; members of one trial and seed share a training.
+) -> Finished:
+    """Trains the members and combines them into a detector; pairs of one trial and seed share a training.
 
     Parameters
     ----------
@@ -104,38 +82,25 @@ def retrain(
     BudgetError
         If no plan fits the run's memory budget, or the device runs out of memory under the smallest one.
     """
-    labelled = dataset.labelled
-    full = dataclasses.replace(dataset, train=all_normal_clips(dataset)) if labelled else dataset
-    calibration = dataset.held_out if labelled or dataset.pseudo is None else dataset.pseudo.normal
-    trainings = list(dict.fromkeys((plan.trial, plan.seed_offset) for plan in plans))
+    # Validation clips of a data set without labels are none; those that were held back must calibrate.
+    full = dataclasses.replace(dataset, train=all_normal_clips(dataset)) if dataset.labelled else dataset
+    by_training: dict[tuple[int, int], list[MemberPlan]] = {}
+    for plan in plans:
+        by_training.setdefault((plan.trial, plan.seed_offset), []).append(plan)
     members: list[Member] = []
-    for index, (number, offset) in enumerate(trainings, start=1):
-        log(f"training {index} of {len(trainings)}: trial {number}")
+    for index, ((number, offset), pairs) in enumerate(by_training.items(), start=1):
+        log(f"training {index} of {len(by_training)}: trial {number}")
         trial = _trained(run, number, offset, full, device=device, log=log)
-        densities = [plan.density for plan in plans if (plan.trial, plan.seed_offset) == (number, offset)]
-        members += [Member.of_trial(trial, density) for density in densities]
-    detector = build_detector(members, full, calibration, DataConfig.from_dict(run.manifest.data).front_end)
-    held_out = evaluate(detector.score_clips(dataset.held_out), dataset.held_out) if labelled else None
-    pseudo_aucs = {}
-    if not labelled and dataset.pseudo is not None:
-        pseudo_aucs = dataset.pseudo.aucs(detector.score_clips(dataset.pseudo.clips))
-    made = {
-        "run": run.manifest.name,
-        "trial": plans[0].trial,
-        "members": [dataclasses.asdict(plan) for plan in plans],
-        "epochs": [int(run.ranked["epochs"].loc[plan.trial]) for plan in plans],
-        "seeds": [member.config.seed for member in members],
-        "training_clips": len(full.train),
-        "calibration_clips": int((calibration.labels == 0).sum()),
-        "data_digest": dataset.digest,
-        "held_out_auc": None if held_out is None else held_out.auc,
-        "held_out_pauc": None if held_out is None else held_out.pauc,
-        "held_out_interval": None if held_out is None else list(held_out.interval),
-        "pseudo_aucs": pseudo_aucs,
-        "seconds_per_clip": _seconds_per_clip(detector, calibration),
-        "weights_bytes": sum(value.nbytes for each in members for value in each.state.model.state_dict().values()),
-    }
-    return Retrained(dataclasses.replace(detector, made=detector.made | made), held_out, pseudo_aucs)
+        members.append(Member.of_trial(trial, [pair.density for pair in pairs]))
+    ordered = [pair for pairs in by_training.values() for pair in pairs]
+    return finish(
+        members,
+        ordered,
+        full,
+        DataConfig.from_dict(run.manifest.data).front_end,
+        run=run.manifest.name,
+        epochs=[int(run.ranked["epochs"].loc[plan.trial]) for plan in ordered],
+    )
 
 
 def _trained(
@@ -161,20 +126,6 @@ def _trained(
             "retrain on the CPU, or another trial"
         ) from None
     return trial
-
-
-TIMED_CLIPS = 5
-
-
-def _seconds_per_clip(detector: Detector, clips: TestClips) -> float:
-    """Median time to score one of some clips, alone, as `trainable.score` does."""
-    seconds = []
-    for index in range(min(TIMED_CLIPS, len(clips))):
-        features_TF = clips.clip(index) * detector.norm.std_F + detector.norm.mean_F
-        begin = time.perf_counter()
-        detector.score_features(features_TF, clips.machine_ids[index])
-        seconds.append(time.perf_counter() - begin)
-    return float(np.median(seconds))
 
 
 def _planner(run: RunResults, dataset: Dataset, config: TrialConfig, device: str) -> tuple[Planner, ProcessCap | None]:

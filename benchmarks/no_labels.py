@@ -37,11 +37,11 @@ from trainable.config import TrialConfig
 from trainable.data.clips import TestClips
 from trainable.data.load import load_dataset
 from trainable.detection.detector import ENOUGH_CLIPS, calibrated
+from trainable.detection.ranking import MEMBERS
 from trainable.durable import replacing
 from trainable.errors import ConfigError
 from trainable.normal_only.families import FAMILIES
 from trainable.normal_only.pseudo import NORMAL, aucs_by_family
-from trainable.normal_only.ranking import MEMBERS
 from trainable.scoring.metrics import mean_auc, percentile_interval
 from trainable.trial import PlannedTrial, Trial
 

@@ -53,11 +53,14 @@ class SearchOptions:
     study_storage: str | None = None
     study_name: str | None = None
     """Study in `study_storage`; None = the run's own. Drivers with the same study share their results."""
-    warm_start: str | None = None
+    warm_start: tuple[str, ...] = ()
+    """Earlier runs whose best configurations are proposed first."""
+    portfolio: bool = True
+    """Whether configurations that did well on other recordings are proposed first."""
     checkpoint_limit_bytes: int | None = 10 * GIB
     """Limit on the total bytes of the search's checkpoints, including those of running trials; None = no limit.
 
-    The default is fifteen times the need of 64 running trials and the best five with 8,192 codes (138 files of 5 MB):
+    The default is fifteen times the need of 64 running trials and the best eight with 8,192 codes (144 files of 5 MB):
     it protects the disk and does not restrict the search.
     """
     mlflow: str | None = None
@@ -150,7 +153,7 @@ class SearchOptions:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values for the manifest; a storage URL is left out, since it may hold a password."""
         values = asdict(self)
-        values |= {"data": self.data.to_dict(), "listeners": list(self.listeners)}
+        values |= {"data": self.data.to_dict(), "listeners": list(self.listeners), "warm_start": list(self.warm_start)}
         del values["study_storage"]
         return values
 
@@ -190,7 +193,7 @@ def read_request(arguments: argparse.Namespace, argv: tuple[str, ...]) -> Reques
     """Validates the command line as far as possible without the data. Raises a ProjectError."""
     flags = {"allow_changes": arguments.allow_changes, "quiet": arguments.quiet, "verbose": arguments.verbose}
     if arguments.resume:
-        for name in ("output", "warm_start"):
+        for name in ("output", "warm_start", "no_portfolio"):
             if getattr(arguments, name):
                 raise ConfigError(f"--{name.replace('_', '-')} and --resume cannot be combined; remove one")
         return _resume_request(arguments, argv, flags)
@@ -244,7 +247,19 @@ def build_parser() -> Parser:
     )
     add_flag(parser, "output", metavar="DIR", help="folder of the run (default: runs/SPACE-MACHINE-TIME)")
     add_flag(parser, "resume", metavar="RUN", help="resume the search in this folder")
-    add_flag(parser, "warm_start", metavar="RUN", help="start with the best configurations of another run")
+    add_flag(
+        parser,
+        "warm_start",
+        nargs="+",
+        metavar="RUN",
+        help="start with the best configurations of other runs, or of all runs in a folder",
+    )
+    add_flag(
+        parser,
+        "no_portfolio",
+        action="store_true",
+        help="do not start with configurations that did well on other recordings",
+    )
     add_flag(
         parser,
         "allow_changes",
@@ -339,7 +354,6 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "device",
         "study_storage",
         "study_name",
-        "warm_start",
         "mlflow",
         "use_amp",
         "use_gradient_checkpointing",
@@ -360,6 +374,10 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.profile is not None:
         # Its content, not its path: a resume plans with the same values even if the file has moved or changed.
         given["profile"] = DeviceProfile.load(Path(arguments.profile)).to_dict()
+    if arguments.warm_start is not None:
+        given["warm_start"] = tuple(arguments.warm_start)
+    if arguments.no_portfolio:
+        given["portfolio"] = False
     if arguments.listener is not None:
         given["listeners"] = tuple(dict.fromkeys(arguments.listener))
     given.update({flag: True for flag in ("local", "memory_saver", "smallest_plan") if getattr(arguments, flag)})

@@ -12,6 +12,7 @@ from rich.console import Console
 from search.engine.conductor import Conductor
 from search.engine.feasibility import Feasibility
 from search.engine.listener import BaseListener, Listener, Listeners, make_listener
+from search.first_proposals import first_proposals
 from search.listeners.progress import Progress
 from search.listeners.tensorboard import TensorBoardScalars
 from search.listeners.terminal import make_view
@@ -22,7 +23,6 @@ from search.store.checkpoints import prepare_storage
 from search.store.manifest import command_line, new_manifest, resumed_manifest
 from search.store.run_store import RunStore
 from search.store.study import SearchStudy
-from search.store.warm_start import initial_proposals, taken_over_text
 from search.summary import find_winner, print_summary, write_results
 from trainable.commandline import resolve_device
 from trainable.data.clips import Split
@@ -83,10 +83,8 @@ def _run(
     options, folder = request.options, request.folder
     # No proposal keeps more patches than its stride yields from these clips.
     space = request.space.for_clips(int(dataset.train.lengths.max()))
-    manifest = _manifest(request, dataset, device)
     say = _stages(request, console)
-    if options.warm_start is not None and request.resumed is None:
-        say(taken_over_text(options.warm_start, manifest.initial))
+    manifest = _manifest(request, dataset, device, say)
     mlflow = _mlflow(request, manifest)
     say("predicting the memory of the first trials")
     profile = _profile(options, device, ray)
@@ -152,7 +150,7 @@ def _stages(request: "Request", console: Console) -> Callable[[str], None]:
     return (lambda _: None) if request.quiet else lambda text: console.print(text, soft_wrap=True)
 
 
-def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:
+def _manifest(request: "Request", dataset: Dataset, device: str, say: Callable[[str], None]) -> RunManifest:
     options, folder = request.options, request.folder
     if request.resumed is not None:
         return resumed_manifest(
@@ -168,7 +166,9 @@ def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:
             pseudo=_pseudo(dataset),
         )
     name = folder.path.resolve().name
-    initial = [] if options.warm_start is None else initial_proposals(options.warm_start, request.space)
+    first = first_proposals(options.warm_start, request.space, portfolio=options.portfolio)
+    for line in first.lines:
+        say(line)
     return new_manifest(
         name,
         request.space,
@@ -177,7 +177,7 @@ def _manifest(request: "Request", dataset: Dataset, device: str) -> RunManifest:
         data_digest=dataset.digest,
         device=device,
         clips=_clips(dataset),
-        initial=initial,
+        initial=first.params,
         pseudo=_pseudo(dataset),
     )
 

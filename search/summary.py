@@ -13,13 +13,13 @@ from rich.table import Table
 
 from search.engine.conductor import Conductor
 from search.listeners.terminal import epochs_text
-from search.store.checkpoints import checkpoint_place
 from search.store.run_store import RunStore
+from search.winning_models import Averaged, Models, average
 from trainable.config import Objective
 from trainable.data.clips import Split
 from trainable.data.load import Dataset
+from trainable.detection.ranking import Pair, choose_members, ranking_warnings
 from trainable.errors import BudgetError, CheckpointError, NonFiniteError
-from trainable.normal_only.ranking import Pair, choose_members, ranking_warnings
 from trainable.record import EpochReport, TrialEnd, TrialStart
 from trainable.scoring.evaluate import Evaluation
 from trainable.trial import Trial
@@ -28,8 +28,6 @@ from trainable.yardsticks.catalogue import title_of
 from trainable.yardsticks.comparison import NOT_MEASURED, Comparison, compare
 
 logger = logging.getLogger(__name__)
-SAME_AUC = 1e-9
-"""AUCs this close come from the same scores: swapping a single pair of clips changes an AUC by more."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,9 @@ class Winner:
     unmeasured: str = ""
     """Why there is no held-out evaluation; empty if there is one."""
     yardsticks: Comparison | None = None
-    """What yardsticks find on the same held-out clips."""
-    members: tuple[Pair, ...] = ()
-    """The pairs that a detector of this search averages; empty where only labels judge."""
+    """What yardsticks find on the same held-out clips, beside the detector."""
+    averaged: Averaged | str = ""
+    """The detector, or why there is none."""
     warnings: tuple[str, ...] = ()
     """What makes the choice worth less."""
 
@@ -56,68 +54,47 @@ class Winner:
     def epochs(self) -> int:
         return self.last.epoch
 
+    @property
+    def members(self) -> tuple[Pair, ...]:
+        """The pairs that the detector averages."""
+        return self.averaged.pairs if isinstance(self.averaged, Averaged) else ()
+
+    @property
+    def detector_held_out(self) -> Evaluation | None:
+        """None if there is no detector, or no anomaly is labelled."""
+        return self.averaged.finished.held_out if isinstance(self.averaged, Averaged) else None
+
 
 def find_winner(
     conductor: Conductor, store: RunStore, dataset: Dataset, make_trial: Callable[[TrialStart], Trial]
 ) -> Winner | None:
-    """The completed trial with the highest final value, scored here on held-out clips, if there are any, for the first
-    time.
+    """The completed trial with the highest final value, and the detector that averages the best pairs; both are scored
+    here on held-out clips, if there are any, for the first time.
 
     None if no trial completed.
     """
     if conductor.best is None:
         return None
-    value, number = conductor.best
-    record = store.folder.read_trial(number)
-    start, epochs = record.start, record.epochs[-1].epoch
-    winner = Winner(start, dataset.objective, record.epochs[-1])
+    records = store.folder.read_trials()
+    record = next(each for each in records if each.number == conductor.best[1])
+    winner = Winner(record.start, dataset.objective, record.epochs[-1])
     if dataset.objective.holds_back:
-        trials = store.folder.read_trials()
-        warnings = tuple(ranking_warnings(trials))
-        winner = replace(winner, members=tuple(choose_members(trials)), warnings=warnings)
-    if not dataset.labelled:
-        return replace(winner, unmeasured="no anomaly is labelled")
-    try:
-        trial = make_trial(start)
-    except BudgetError as error:  # this process's card may hold less than those that trained
-        logger.warning("the winner's held-out AUC cannot be measured: %s", error)
-        return replace(winner, unmeasured=str(error))
-    place = checkpoint_place(conductor.options, store.folder, store.study.run, number)
-    try:
-        place.fetch()
-        trial.load(place.folder, epochs)
-        _train_to(trial, epochs, value)
-        validation = None if dataset.objective is Objective.NORMAL_ONLY else trial.evaluate(Split.VALIDATION)
-        held_out = trial.evaluate(Split.HELD_OUT)
-    except (CheckpointError, NonFiniteError) as error:
-        logger.warning("the winner's held-out AUC cannot be measured: %s", error)
-        return replace(winner, unmeasured=str(error))
-    finally:
-        place.forget_copy()
-        trial.release()
-    yardsticks = compare(start.config, dataset, held_out)
-    return replace(winner, validation=validation, held_out=held_out, yardsticks=yardsticks)
-
-
-def _train_to(trial: Trial, epochs: int, value: float) -> None:
-    """Retrains a winner whose last checkpoint is lost up to its last reported epoch.
-
-    Raises
-    ------
-    CheckpointError
-        If its value differs from the reported one, so these are not the weights that won.
-    """
-    if trial.epoch == epochs:
-        return
-    logger.warning("the winner's checkpoint of epoch %d is lost; training resumes from epoch %d", epochs, trial.epoch)
-    again = value
-    while trial.epoch < epochs:
-        again = trial.step().value
-    if abs(again - value) > SAME_AUC:
-        raise CheckpointError(
-            f"its last checkpoint is lost, and retraining gives {again:.4f} for its {trial.dataset.objective.measure}, "
-            f"not {value:.4f}; train its configuration from scratch with python -m trainable.train"
-        )
+        winner = replace(winner, warnings=tuple(ranking_warnings(records)))
+    models = Models(conductor.options, store, make_trial)
+    if dataset.labelled:
+        try:
+            with models.restored(record) as trial:
+                by_labels = dataset.objective is not Objective.NORMAL_ONLY
+                validation = trial.evaluate(Split.VALIDATION) if by_labels else None
+                winner = replace(winner, validation=validation, held_out=trial.evaluate(Split.HELD_OUT))
+        except (BudgetError, CheckpointError, NonFiniteError) as error:
+            logger.warning("the winner's held-out AUC cannot be measured: %s", error)
+            winner = replace(winner, unmeasured=str(error))
+    else:
+        winner = replace(winner, unmeasured="no anomaly is labelled")
+    winner = replace(winner, averaged=average(choose_members(records), records, models, dataset))
+    judged = winner.detector_held_out or winner.held_out
+    return winner if judged is None else replace(winner, yardsticks=compare(record.start.config, dataset, judged))
 
 
 def counts_text(conductor: Conductor) -> str:
@@ -153,8 +130,13 @@ def print_summary(
     console.print(table)
     console.print(f"results: {folder}", soft_wrap=True, highlight=False)
     if winner is not None:
+        if winner.members:
+            model = shlex.quote(str(store.folder.detector_path))
+            console.print(f"score: python -m trainable.score --model {model} FILES", soft_wrap=True, highlight=False)
         console.print(
-            f"detector: python -m analysis.best {shlex.quote(str(folder))} --retrain", soft_wrap=True, highlight=False
+            f"train it again on all normal clips: python -m analysis.best {shlex.quote(str(folder))} --retrain",
+            soft_wrap=True,
+            highlight=False,
         )
         console.print(f"report: python -m analysis.report {shlex.quote(str(folder))}", soft_wrap=True, highlight=False)
 
@@ -175,17 +157,28 @@ def _add_winner(table: Table, conductor: Conductor, winner: Winner) -> None:
         by_id = ", ".join(f"{machine_id} {auc:.3f}" for machine_id, auc in winner.held_out.auc_by_id.items())
         table.add_row("  by machine id", by_id)
         table.add_row("held-out pAUC", f"{winner.held_out.pauc:.3f}")
-        _add_yardsticks(table, winner.yardsticks)
     else:
         table.add_row("held-out AUC", f"not measured: {winner.unmeasured}")
-    if winner.members:
-        table.add_row("detector", f"the mean of {_members_text(winner.members)}")
+    _add_detector(table, winner)
     for warning in winner.warnings:
         table.add_row("[bold red]  mind[/]", warning)
     if winner.start.predicted_bytes:
         budget = conductor.options.budget_bytes
         of = f" of {format_bytes(budget)}" if budget else ""
         table.add_row("GPU memory", f"{format_bytes(winner.start.predicted_bytes)} predicted{of}")
+
+
+def _add_detector(table: Table, winner: Winner) -> None:
+    if not winner.members:
+        table.add_row("detector", f"none: {winner.averaged}")
+    else:
+        table.add_row("detector", f"the mean of {_members_text(winner.members)}")
+    if winner.detector_held_out is not None:
+        table.add_row("  held-out AUC", _with_interval(winner.detector_held_out.auc, winner.detector_held_out))
+        by_id = ", ".join(f"{machine_id} {auc:.3f}" for machine_id, auc in winner.detector_held_out.auc_by_id.items())
+        table.add_row("  by machine id", by_id)
+    if winner.detector_held_out is not None or winner.held_out is not None:
+        _add_yardsticks(table, winner.yardsticks, "detector" if winner.members else "winner")
 
 
 def _members_text(members: tuple[Pair, ...]) -> str:
@@ -196,12 +189,14 @@ def _members_text(members: tuple[Pair, ...]) -> str:
     return ", ".join(f"trial {number} ({', '.join(names)})" for number, names in densities.items())
 
 
-def _add_yardsticks(table: Table, yardsticks: Comparison | None) -> None:
+def _add_yardsticks(table: Table, yardsticks: Comparison | None, beside: str) -> None:
     if yardsticks is None:
         table.add_row("yardsticks", "not measured; see the warning above")
         return
     table.add_row("yardsticks", ", ".join(f"{title_of(name)} {auc:.3f}" for name, auc in yardsticks.aucs.items()))
-    table.add_row("  beaten" if yardsticks.beaten else "[bold red]  not beaten[/]", f"the winner {yardsticks.verdict}")
+    table.add_row(
+        "  beaten" if yardsticks.beaten else "[bold red]  not beaten[/]", f"the {beside} {yardsticks.verdict}"
+    )
 
 
 def _with_interval(auc: float, evaluation: Evaluation | None) -> str:
@@ -214,8 +209,10 @@ def _with_interval(auc: float, evaluation: Evaluation | None) -> str:
 def write_results(
     conductor: Conductor, store: RunStore, winner: Winner | None, *, seconds: float, skipped: int
 ) -> None:
-    """``summary.json``, and ``best.yaml`` if there is a winner; `seconds` counts from the last resume."""
+    """``summary.json``, and ``best.yaml`` and the detector if there are any; `seconds` counts from the last resume."""
     folder = store.folder
+    if winner is not None and isinstance(winner.averaged, Averaged):
+        winner.averaged.finished.detector.save(folder.detector_path)
     summary: dict[str, Any] = {
         "counts": {end.value: count for end, count in conductor.standing.counts.items()},
         "seconds": round(seconds, 1),
@@ -238,12 +235,16 @@ def write_results(
             "held_out_interval": None if winner.held_out is None else list(winner.held_out.interval),
             "held_out_auc_by_id": None if winner.held_out is None else winner.held_out.auc_by_id,
             "held_out_pauc": None if winner.held_out is None else winner.held_out.pauc,
+            "detector_held_out_auc": None if winner.detector_held_out is None else winner.detector_held_out.auc,
+            "detector_held_out_interval": (
+                None if winner.detector_held_out is None else list(winner.detector_held_out.interval)
+            ),
+            "members": [asdict(pair) for pair in winner.members],
             **(NOT_MEASURED if winner.yardsticks is None else winner.yardsticks.to_dict()),
             "predicted_bytes": winner.start.predicted_bytes,
         }
         if winner.objective.holds_back:
             best["pseudo_auc"] = winner.last.pseudo_auc
-            best["members"] = [asdict(pair) for pair in winner.members]
             best["warnings"] = list(winner.warnings)
         summary["best"] = best
         content = {

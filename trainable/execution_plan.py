@@ -140,13 +140,17 @@ class PlanRequest:
 
 
 def today(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a run's manifest with the names of today.
+    """The options of a run's manifest with the names and types of today.
 
     Until there was ``--smallest-plan``, ``--memory-saver`` meant the smallest plan; a run goes on with what it meant.
+    Until a warm start took several runs, it named one or none.
     """
-    if "smallest_plan" in options or "memory_saver" not in options:
-        return dict(options)
-    return {**options, "smallest_plan": options["memory_saver"], "memory_saver": False}
+    known = dict(options)
+    if "memory_saver" in known and "smallest_plan" not in known:
+        known |= {"smallest_plan": known["memory_saver"], "memory_saver": False}
+    if "warm_start" in known and not isinstance(known["warm_start"], list | tuple):
+        known["warm_start"] = [] if known["warm_start"] is None else [known["warm_start"]]
+    return known
 
 
 def micro_batch_of(batch_size: int, steps: int) -> int:

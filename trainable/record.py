@@ -12,6 +12,7 @@ A run's folder::
         end.json               TrialOutcome
         checkpoints/           (or under --storage-path)
       best.yaml, summary.json  written when the search ends
+      detector/                likewise: the mean of the best trained models
 """
 
 import json
@@ -285,6 +286,10 @@ class RunFolder:
     @property
     def summary_path(self) -> Path:
         return self.path / "summary.json"
+
+    @property
+    def detector_path(self) -> Path:
+        return self.path / "detector"
 
     @property
     def space_path(self) -> Path:

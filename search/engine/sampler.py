@@ -360,7 +360,8 @@ class SpaceProposer:
     startup_trials
         Random proposals before the densities are used.
     initial
-        The first proposals, in this order; one that does not fit is replaced by a draw.
+        The first proposals, in this order, without those that the study has tried; for each that does not fit there
+        is a draw after the others.
     """
 
     def __init__(
@@ -377,6 +378,8 @@ class SpaceProposer:
         self._sampler = BudgetedTPESampler(_anything, seed=seed, n_startup_trials=startup_trials)
         self._observations = Observations(remember=True)
         self._initial = [space.canonical(params) for params in initial]
+        """Of these, the ones that the study has not tried yet: drivers of one study share them."""
+        self._first = len(self._initial)
         self._distributions = all_distributions(space)
         # Parameters under the same condition are drawn together; each group in an order that decides its condition.
         groups: dict[str, dict[str, BaseDistribution]] = {}
@@ -387,8 +390,10 @@ class SpaceProposer:
 
     def suggest(self, index: int, fits: Fits) -> Proposal:
         """Proposal number `index`; deterministic given the seed, the index, the history and `fits`."""
-        if index < len(self._initial) and fits(self._initial[index]):
-            return Proposal(self._initial[index], True, 1)
+        if index < self._first:
+            for params in self._initial:
+                if fits(params):
+                    return Proposal(params, True, 1)
         drawn = self._sampler.draw(
             self._groups,
             self.history,
@@ -398,10 +403,12 @@ class SpaceProposer:
             observations=self._observations,
         )
         # A first proposal that does not fit was asked about too.
-        return replace(drawn, draws=drawn.draws + (index < len(self._initial)))
+        return replace(drawn, draws=drawn.draws + (index < self._first))
 
     def update(self, trial: FrozenTrial) -> None:
         """Adds a trial of this space that has started, or was completed or pruned."""
+        if trial.params in self._initial:
+            self._initial.remove(trial.params)
         (self.history.ended if trial.state.is_finished() else self.history.running)(trial)
 
 

@@ -2,12 +2,11 @@
 
 import re
 
+from trainable.detection.ranking import LEADERS
 from trainable.record import FAILURES, TrialEnd, TrialOutcome, best_first
 
 SAME_FAILURES = 5
 """If this many first trials all fail in the same way, the fault is not in their parameters."""
-LEADERS = 5
-"""Completed trials whose checkpoints are kept, so that they can be scored on held-out clips later."""
 
 
 class Standing:

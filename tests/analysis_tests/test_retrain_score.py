@@ -2,6 +2,7 @@
 
 import csv
 import gc
+import hashlib
 import io
 import itertools
 import json
@@ -22,13 +23,15 @@ from analysis.results import load_run
 from analysis.retrain import all_normal_clips
 from tests.analysis_tests.trained import FAULT_FRAMES, spectrogram
 from trainable import commandline, score
+from trainable.config import FrontEndConfig, TrialConfig
 from trainable.data.clips import Split, TestClips
 from trainable.data.load import Dataset
-from trainable.detection.detector import Calibration, Detector, raw_scores
+from trainable.detection.detector import Calibration, Detector, Member, build_detector, raw_scores
 from trainable.detection.stretches import cut_clips, frame_surprise, most_surprising, stretches
 from trainable.errors import CheckpointError, DataError
 from trainable.model.geometry import Geometry
 from trainable.scoring.evaluate import evaluate
+from trainable.trial import PlannedTrial, Trial
 
 SECONDS_PER_FRAME = 512 / 16_000
 
@@ -42,7 +45,8 @@ def dataset(trained_path: Path) -> Dataset:
 def detector_path(trained_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector as the command makes it: two seeds of the winner."""
     path = tmp_path_factory.mktemp("detectors") / "detector"
-    assert best.main([str(trained_path), "--top", "1", "--retrain", "--seeds", "2", "--output", str(path)]) == 0
+    alone = ["--top", "1", "--retrain", "--members", "1", "--seeds", "2"]
+    assert best.main([str(trained_path), *alone, "--output", str(path)]) == 0
     return path
 
 
@@ -404,6 +408,37 @@ def test_a_damaged_detector_is_one_line(
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert words in captured.err
+
+
+def test_a_detector_of_format_2_is_read(detector_path: Path, detector: Detector, tmp_path: Path) -> None:
+    path = shutil.copytree(detector_path, tmp_path / "detector")
+    content = json.loads((path / "detector.json").read_text())
+    for index in range(len(content["members"])):
+        file = path / f"member-{index}.pt"
+        member = torch.load(file, weights_only=True)
+        (member["density"],) = member.pop("densities")
+        assert member.pop("mapped") == 0
+        torch.save(member, file)
+        content["members"][index] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (path / "detector.json").write_text(json.dumps({**content, "format": 2}))
+    features = spectrogram(0, 0, faulty=False).T
+    assert Detector.load(path).score_features(features, "00") == detector.score_features(features, "00")
+
+
+def test_models_with_several_density_models_score_as_each_pair_alone(dataset: Dataset, tmp_path: Path) -> None:
+    """One model encodes a clip once for all its density models."""
+    trial = Trial(PlannedTrial.whole_batch(TrialConfig.from_flat({"epochs": 1, "n_patches": 2})), dataset)
+    trial.step()
+    densities = ("mahalanobis", "grid_neighbours", "fused")
+    together = build_detector([Member.of_trial(trial, densities)], dataset, dataset.held_out, FrontEndConfig())
+    alone = [Member.of_trial(trial, [density]) for density in densities]
+    expected = build_detector(alone, dataset, dataset.held_out, FrontEndConfig()).score_clips(dataset.held_out)
+    assert together.score_clips(dataset.held_out) == pytest.approx(expected)
+    together.save(tmp_path / "detector")
+    loaded = Detector.load(tmp_path / "detector")
+    assert [density.name for density in loaded.members[0].densities] == list(densities)
+    assert loaded.members[0].surprise is loaded.members[0].densities[1], "the first that can locate a fault"
+    assert loaded.score_clips(dataset.held_out) == pytest.approx(expected)
 
 
 def test_a_detector_of_a_later_format_is_refused(detector_path: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import yaml
 from search.run import main
 from tests.analysis_tests.trained import write_recordings
 from trainable.commandline import run
+from trainable.detection.detector import Detector
 from trainable.record import RunFolder, TrialEnd
 
 SPACE = """
@@ -61,6 +62,12 @@ def test_a_search_ends_with_a_best_configuration_that_train_takes(arguments, tmp
     assert "does not beat the yardsticks" in " ".join(shown.replace("│", " ").split())
     assert json.loads((tmp_path / "run/summary.json").read_text())["best"]["beats_yardsticks"] is False
     best = yaml.safe_load((tmp_path / "run/best.yaml").read_text())
+    detector = Detector.load(tmp_path / "run/detector")
+    assert [(pair["trial"], pair["density"]) for pair in best["result"]["members"]] == [
+        (each["trial"], each["density"]) for each in detector.made["members"]
+    ]
+    assert best["result"]["detector_held_out_auc"] == detector.made["held_out_auc"]
+    assert f"python -m trainable.score --model {tmp_path / 'run/detector'} FILES" in shown
     assert best["config"]["num_embeddings"] in (4, 8)
     assert f"{best['result']['validation_auc']:.3f}" in shown
     from trainable.train import main as train
@@ -180,6 +187,7 @@ def test_results_name_the_patches_that_were_used(arguments, tmp_path, capsys):
         (["--space", "nowhere.yaml"], "No such file or directory; name a YAML file, or one of ad_losses, ad_smoke"),
         (["--space", "ad_smoke", "--resume", "/nowhere/run"], "/nowhere/run is not a folder"),
         (["--space", "ad_smoke", "--warm-start", "/nowhere/run"], "/nowhere/run"),
+        (["--resume", "/nowhere/run", "--no-portfolio"], "--no-portfolio and --resume cannot be combined"),
         (["--space", "ad_smoke", "--device", "tpu"], "'tpu'"),
         (["--space", "ad_smoke", "--study-storage", "sqlite:////nowhere/x.db", "--study-name", "s"], "sqlite"),
         (["--space", "ad_smoke", "--num-samples", "many"], "'many'"),

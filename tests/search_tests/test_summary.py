@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,8 +108,11 @@ def test_a_winner_that_does_not_fit_this_process_leaves_the_results(ended: Condu
     start = ended.next_trial()
     assert start is not None
     for epoch in range(1, ended.options.max_epochs + 1):
-        ended.report(start.number, report_at(epoch, 0.7))
+        ended.report(start.number, replace(report_at(epoch, 0.7), auc_by_density={"fused": 0.7}))
     ended.finish(start.number, ended.outcome(start.number))
     winner = find_winner(ended, ended.store, load_dataset(DataConfig()), refuse)
     assert winner is not None
     assert (winner.held_out, winner.unmeasured) == (None, "no plan fits the 640 MiB budget")
+    assert winner.members == ()
+    assert winner.averaged == "trial 0 cannot be restored: no plan fits the 640 MiB budget"
+    assert "detector none: trial 0 cannot be restored" in shown(ended, winner)

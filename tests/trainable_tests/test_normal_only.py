@@ -11,11 +11,11 @@ from tests.trainable_tests.recording_trees import write_tree
 from trainable.config import DataConfig, Objective
 from trainable.data.clips import Split
 from trainable.data.load import Dataset, load_dataset
+from trainable.detection.ranking import choose_members, rank_pairs, ranking_warnings
 from trainable.errors import DataError
 from trainable.normal_only.families import FAMILIES, BandLoss, Mix
 from trainable.normal_only.held_back import held_back_mask
 from trainable.normal_only.objective import choose_objective
-from trainable.normal_only.ranking import choose_members, rank_pairs, ranking_warnings
 from trainable.normal_only.severity import STEPS, find_severity
 from trainable.record import TrialEnd, TrialRecord
 from trainable.scoring.metrics import mean_auc

@@ -1,15 +1,16 @@
-"""A finished detector: an ensemble of trained models with their density models, calibrated on unseen normal clips.
+"""A finished detector: trained models, each with one density model or several, calibrated on unseen normal clips.
 
 A detector's folder::
 
     DIR/
       detector.json     front end, normalisation, machine ids, calibration, how it was made
-      member-0.pt …     configuration, weights, density state; loaded with weights_only=True
+      member-0.pt …     configuration, weights, states of its density models; loaded with weights_only=True
 
 It scores one recording at a time, so that a stream of any length needs the memory of one. A recording longer than the
 training clips is scored in stretches of their length; its worst stretch decides.
 
-B clips, P patches, F = 64 mel bins, T frames, H frequency rows and W columns in time of the code grid.
+M pairs of a model and a density model, B clips, P patches, F = 64 mel bins, T frames, H frequency rows and W columns in
+time of the code grid.
 """
 
 import hashlib
@@ -43,8 +44,10 @@ from trainable.training.seeds import derived_seed
 from trainable.training.state import TrainState, make_state
 from trainable.trial import Trial
 
-FORMAT = 2
-"""2: with the length of a stretch. A detector of format 1 silently scored only part of a long recording."""
+FORMAT = 3
+"""2: with the length of a stretch. A detector of format 1 silently scored only part of a long recording.
+3: a model may have several density models."""
+READ_FORMATS = (2, 3)
 MAP_DENSITY: DensityName = "grid_neighbours"
 """Locates what is surprising in a clip when the configured density model scores whole clips only."""
 ENOUGH_CLIPS = 19
@@ -59,7 +62,7 @@ class ClipScore:
     machine_id: str
     """The machine id whose normal sound it was compared with."""
     score: float
-    """Mean of the members' scores in standard deviations of the calibration clips; higher = more anomalous.
+    """Mean of the pairs' scores in standard deviations of the calibration clips; higher = more anomalous.
 
     A recording longer than a training clip gets the score of its highest stretch."""
     p_value: float
@@ -77,14 +80,14 @@ class Calibration:
     """Scores of normal clips that no member was trained on."""
 
     centres_M: tuple[float, ...]
-    """Mean score of each member."""
+    """Mean score of each pair of a model and a density model."""
     scales_M: tuple[float, ...]
     scores: tuple[float, ...]
     """Ensemble scores of normal stretches (whole clips if none is longer than the training clips), ascending, each in
     centres and scales of the other clips; of all machine ids where this one has fewer than `ENOUGH_CLIPS`."""
 
     def standardise(self, raw_M: Sequence[float]) -> float:
-        """The ensemble's score from the members' scores."""
+        """The ensemble's score from the pairs' scores."""
         return float(np.mean([(r - c) / s for r, c, s in zip(raw_M, self.centres_M, self.scales_M, strict=True)]))
 
     def p_value(self, score: float, *, stretches: int = 1) -> float:
@@ -101,9 +104,9 @@ class Calibration:
 class Member:
     """One trained model with its fitted density models."""
 
-    def __init__(self, state: TrainState, density: DensityModel, surprise: PositionModel, n_ids: int):
+    def __init__(self, state: TrainState, densities: Sequence[DensityModel], surprise: PositionModel, n_ids: int):
         self.state = state
-        self.density = density
+        self.densities = tuple(densities)
         self.surprise = surprise
         self.n_ids = n_ids
         state.model.eval()
@@ -113,16 +116,27 @@ class Member:
         return self.state.config
 
     @classmethod
-    def of_trial(cls, trial: Trial, density_name: DensityName | None = None) -> "Member":
-        """The trial's current model, with density models fitted to its training clips: its own, or the one named."""
+    def of_trial(cls, trial: Trial, densities: Sequence[DensityName] = ()) -> "Member":
+        """The trial's current model, with density models fitted to its training clips: those named, or its own."""
         codes, codebook = trial.train_codes(), trial.codebook()
         seed = derived_seed(trial.config.seed, "density")
-        density = make_density(trial.config.score, name=density_name, seed=seed).fit(codes, codebook)
-        surprise = density
-        if not isinstance(surprise, PositionModel):
-            surprise = make_density(trial.config.score, name=MAP_DENSITY, seed=seed).fit(codes, codebook)
+
+        def fitted(name: DensityName) -> DensityModel:
+            return make_density(trial.config.score, name=name, seed=seed).fit(codes, codebook)
+
+        models = [fitted(name) for name in densities or (trial.config.score.density,)]
+        surprise = next((model for model in models if isinstance(model, PositionModel)), None) or fitted(MAP_DENSITY)
         assert isinstance(surprise, PositionModel)
-        return cls(trial.trainer.state, density, surprise, len(trial.dataset.ids))
+        return cls(trial.trainer.state, models, surprise, len(trial.dataset.ids))
+
+    def scores(self, codes: ClipCodes) -> np.ndarray:
+        """Each density model's scores, float64 (density models, clips)."""
+        return np.stack([density.score_samples(codes) for density in self.densities])
+
+    @property
+    def _mapped(self) -> int | None:
+        """Which of the density models locates what is surprising; None if it is one of its own."""
+        return next((index for index, density in enumerate(self.densities) if density is self.surprise), None)
 
     def codes(self, frames_TF: Tensor, offsets: np.ndarray, ids: tuple[str, ...]) -> ClipCodes:
         """Codes of normalised clips that lie back to back."""
@@ -146,8 +160,9 @@ class Member:
             "config": self.config.flat(),
             "n_ids": self.n_ids,
             "model": {name: value.cpu() for name, value in self.state.model.state_dict().items()},
-            "density": self.density.state(),
-            "surprise": None if self.surprise is self.density else self.surprise.state(),
+            "densities": [density.state() for density in self.densities],
+            "surprise": None if self._mapped is not None else self.surprise.state(),
+            "mapped": self._mapped,
         }
 
     @classmethod
@@ -156,13 +171,15 @@ class Member:
         try:
             state = make_state(TrialConfig.from_flat(values["config"]), int(values["n_ids"]), device)
             state.model.load_state_dict(values["model"])
-            density = density_from_state(values["density"])
-            surprise = density if values["surprise"] is None else density_from_state(values["surprise"])
+            states = values["densities"] if "densities" in values else [values["density"]]  # format 2 had one
+            densities = [density_from_state(state) for state in states]
+            mapped = densities[values.get("mapped") or 0]
+            surprise = mapped if values["surprise"] is None else density_from_state(values["surprise"])
         except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"this is not a member of a detector: {error}") from None
         if not isinstance(surprise, PositionModel):
             raise CheckpointError(f"{surprise.name} cannot say where a clip is surprising; the detector is damaged")
-        return cls(state, density, surprise, int(values["n_ids"]))
+        return cls(state, densities, surprise, int(values["n_ids"]))
 
 
 @dataclass(frozen=True)
@@ -260,7 +277,7 @@ class Detector:
         raw, maps = [], []
         for member in self.members:
             codes = member.codes(frames_TF, offsets, (machine_id,))
-            raw.append(float(member.density.score_samples(codes)[0]))
+            raw += member.scores(codes)[:, 0].tolist()
             geometry = member.state.geometry
             surprise_PHW = member.surprise.position_scores(codes)[0].numpy()
             maps.append(frame_surprise(surprise_PHW, codes.starts_BP[0].numpy(), len(frames_TF), geometry))
@@ -305,10 +322,10 @@ class Detector:
         path = folder / "detector.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
+            if content["format"] not in READ_FORMATS:
                 raise CheckpointError(
-                    f"{path} has the format {content['format']}; this version reads {FORMAT}: make the detector again "
-                    "with python -m analysis.best RUN --retrain"
+                    f"{path} has the format {content['format']}; this version reads {READ_FORMATS}: make the detector "
+                    "again with python -m analysis.best RUN --retrain"
                 )
             members = tuple(
                 Member.from_plain(_read_member(folder / f"member-{index}.pt", digest), torch.device(device))
@@ -372,7 +389,7 @@ def build_detector(
 
 
 def calibrated(raw_MN: np.ndarray, owners_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre and scale of each member (M,), and the ensemble score of each stretch (N,) by those of the other clips.
+    """Centre and scale of each pair (M,), and the ensemble score of each stretch (N,) by those of the other clips.
 
     A stretch that helped to set its own centre and scale would score less than a new one. Of two clips, each alone has
     no scale: theirs are not left out.
@@ -391,9 +408,9 @@ def _location(raw_MN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def raw_scores(members: Sequence[Member], cut: CutClips) -> np.ndarray:
-    """Each member's own scores, float64 (members, stretches)."""
+    """Each pair's own scores, float64 (pairs, stretches)."""
     frames_TF = torch.from_numpy(cut.frames_TF)
-    return np.stack([member.density.score_samples(member.codes(frames_TF, cut.offsets, cut.ids)) for member in members])
+    return np.concatenate([member.scores(member.codes(frames_TF, cut.offsets, cut.ids)) for member in members])
 
 
 def _read_member(path: Path, digest: str) -> dict[str, Any]:

@@ -224,6 +224,20 @@ def test_what_runs_is_not_proposed_again() -> None:
     assert sampler.suggest(20, everything).params != alone.params
 
 
+def test_drivers_of_one_study_share_the_given_proposals() -> None:
+    space = small_space()
+    rng = np.random.RandomState(4)
+    given = [uniform_params(space, rng) for _ in range(3)]
+    mine = make_sampler(space, seed=1, initial=given)
+    add_trial(mine, 0, given[1], 0.6)  # another driver's
+    proposals = []
+    for index in range(3):
+        proposals.append(mine.suggest(index, everything).params)
+        add_trial(mine, index + 1, proposals[-1], 0.5)
+    assert proposals[:2] == [given[0], given[2]]
+    assert proposals[2] not in given
+
+
 def test_given_proposals_come_first_where_they_fit() -> None:
     space = small_space()
     draws = random_draws(make_sampler()._distributions, np.random.RandomState(1), 2)

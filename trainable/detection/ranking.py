@@ -1,7 +1,8 @@
 """Which trained models a detector averages: pairs of a trial and a density model, by what judged the search.
 
-Without labels no single training is chosen, since what tells pseudo-anomalies apart need not tell faults apart: the
-best few pairs are averaged. Standard library only, apart from what the record needs.
+The mean of several pairs detects more than the best of them, with labels (docs/detection.md) and all the more without,
+since what tells pseudo-anomalies apart need not tell faults apart (docs/no_labels.md). Standard library only, apart
+from what the record needs.
 """
 
 from collections.abc import Iterable
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from trainable.config import DensityName
-from trainable.record import TrialEnd, TrialRecord
+from trainable.record import TrialEnd, TrialRecord, best_first
 from trainable.units import counted
 
 MEMBERS = 8
-"""Pairs that a detector averages: more than fewer of them detect, and as much as more (docs/no_labels.md)."""
+"""Pairs that a detector averages: more than fewer of them detect, and as much as more (docs/detection.md)."""
+LEADERS = 8
+"""Completed trials whose pairs are ranked, those with the highest values; their checkpoints are kept."""
 FEW_TRIALS = 5
 """Completed trials below which the pairs are hardly a choice."""
 SATURATED_AUC, SATURATED_SHARE = 0.98, 0.25
@@ -64,8 +67,9 @@ def rank_pairs(records: Iterable[TrialRecord]) -> list[Pair]:
 
 
 def choose_members(records: Iterable[TrialRecord], count: int = MEMBERS) -> list[Pair]:
-    """The best `count` pairs; fewer where there are fewer."""
-    return rank_pairs(records)[:count]
+    """The best `count` pairs of the best `LEADERS` trials; fewer where there are fewer."""
+    best = sorted(completed(records), key=lambda record: best_first(record.epochs[-1].value, record.number))
+    return rank_pairs(best[:LEADERS])[:count]
 
 
 def completed(records: Iterable[TrialRecord]) -> list[TrialRecord]:

@@ -1,0 +1,125 @@
+"""The trained models that a search ends with: the winner's, and those whose mean is the detector it leaves behind."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from search.request import SearchOptions
+from search.store.checkpoints import checkpoint_place
+from search.store.run_store import RunStore
+from trainable.data.load import Dataset
+from trainable.detection.detector import Member
+from trainable.detection.finish import Finished, MemberPlan, finish
+from trainable.detection.ranking import Pair
+from trainable.errors import BudgetError, CheckpointError, DataError, NonFiniteError
+from trainable.record import TrialRecord, TrialStart
+from trainable.trial import Trial
+
+logger = logging.getLogger(__name__)
+SAME_AUC = 1e-9
+"""AUCs this close come from the same scores: swapping a single pair of clips changes an AUC by more."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """Restores trained trials of a run from their checkpoints."""
+
+    options: SearchOptions
+    store: RunStore
+    make_trial: Callable[[TrialStart], Trial]
+
+    @contextmanager
+    def restored(self, record: TrialRecord) -> Iterator[Trial]:
+        """A trial as its last reported epoch left it; released at the end.
+
+        Raises
+        ------
+        CheckpointError
+            If its checkpoints are gone, or its last one is and retraining from an earlier one gives another value.
+        BudgetError
+            If this process's card cannot hold it: it may have less memory than those that trained.
+        NonFiniteError
+            If that retraining diverges.
+        """
+        place = checkpoint_place(self.options, self.store.folder, self.store.study.run, record.number)
+        trial = self.make_trial(record.start)
+        last = record.epochs[-1]
+        try:
+            place.fetch()
+            trial.load(place.folder, last.epoch)
+            _train_to(trial, record)
+            yield trial
+        finally:
+            place.forget_copy()
+            trial.release()
+
+
+def _train_to(trial: Trial, record: TrialRecord) -> None:
+    """Retrains a trial whose last checkpoint is lost up to its last reported epoch.
+
+    Raises
+    ------
+    CheckpointError
+        If its value differs from the reported one, so these are not the same weights.
+    """
+    epochs, value = record.epochs[-1].epoch, record.epochs[-1].value
+    if trial.epoch == epochs:
+        return
+    logger.warning(
+        "the last checkpoint of trial %d, epoch %d, is lost; training resumes from epoch %d",
+        record.number,
+        epochs,
+        trial.epoch,
+    )
+    again = value
+    while trial.epoch < epochs:
+        again = trial.step().value
+    if abs(again - value) > SAME_AUC:
+        raise CheckpointError(
+            f"its last checkpoint is lost, and retraining gives {again:.4f} for its {trial.dataset.objective.measure}, "
+            f"not {value:.4f}; train its configuration from scratch with python -m trainable.train"
+        )
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """The detector of a search, trained by the search itself."""
+
+    pairs: tuple[Pair, ...]
+    finished: Finished
+
+
+def average(pairs: Sequence[Pair], records: Sequence[TrialRecord], models: Models, dataset: Dataset) -> Averaged | str:
+    """The mean of the pairs whose trials can be restored; the reason if there is no such detector."""
+    by_number = {record.number: record for record in records}
+    of_trial: dict[int, list[Pair]] = {}
+    for pair in pairs:
+        of_trial.setdefault(pair.trial, []).append(pair)
+    members: list[Member] = []
+    used: list[Pair] = []
+    reason = "the completed trials report no density model"
+    for number, mine in of_trial.items():
+        try:
+            with models.restored(by_number[number]) as trial:
+                members.append(Member.of_trial(trial, [pair.density for pair in mine]))
+        except (CheckpointError, BudgetError, NonFiniteError) as error:
+            reason = f"trial {number} cannot be restored: {error}"
+            logger.warning("the detector does without trial %d: %s", number, error)
+        else:
+            used += mine
+    if not members:
+        return reason
+    try:
+        finished = finish(
+            members,
+            [MemberPlan(pair.trial, pair.density) for pair in used],
+            dataset,
+            models.options.data.front_end,
+            run=models.store.folder.path.resolve().name,
+            epochs=[by_number[pair.trial].epochs[-1].epoch for pair in used],
+        )
+    except DataError as error:
+        logger.warning("the search leaves no detector: %s", error)
+        return str(error)
+    return Averaged(tuple(used), finished)
