@@ -41,11 +41,10 @@ def resume_command(run: "RunResults", **flags: Any) -> str:
 
 
 def retrain_command(run: "RunResults", number: int | None = None, *, output: str = "detector") -> str:
-    """Trains a detector: of the winner, of another trial, or of the pairs that a search without anomalies trusts."""
-    several = number is None and run.manifest.objective.holds_back
+    """Trains a detector: of the best pairs of trial and density model, or of one trial."""
     words = [str(run.folder.path), "--retrain", *([] if number is None else ["--trial", str(number)])]
     words += [
-        *([] if several else ["--seeds", "3"]),
+        *([] if number is None else ["--seeds", "3"]),
         *(["--device", "cuda"] if run.manifest.device.startswith("cuda") else []),
     ]
     return _line("analysis.best", [*words, "--output", output])

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.advice import Advice, next_steps
+from analysis.averaged import averaged, averaged_text
 from analysis.figures.curves import learning_curves
 from analysis.figures.densities import density_comparison
 from analysis.figures.ends import trial_ends
@@ -95,6 +96,7 @@ def report_content(
         _searched(run),
         _won(run, found),
         *_judged(run),
+        *_detector(run),
         _held_out(winner),
         _ended(run),
         _mattered(run, found),
@@ -117,7 +119,8 @@ def summary_sentence(run: RunResults, held_out: Evaluation | None, yardsticks: C
     Without labelled anomalies the end says that nobody knows yet how well it detects.
     """
     if yardsticks is not None and not yardsticks.beaten:
-        return f"The winner {yardsticks.verdict}. {summary_sentence(run, held_out)}"
+        what = "winner" if averaged(run) is None else "detector"
+        return f"The {what} {yardsticks.verdict}. {summary_sentence(run, held_out)}"
     counts = run.end_counts()
     machine = run.manifest.data.get("machine_type", "unknown machine")
     trained = int((run.trials["epochs"] > 0).sum())
@@ -135,9 +138,11 @@ def summary_sentence(run: RunResults, held_out: Evaluation | None, yardsticks: C
         return f"{first} {second}."
     low, high = held_out.interval
     auc = "" if run.manifest.objective is Objective.LABELS else "an AUC of "
+    detector = averaged(run)
+    mean = f" {detector.title[:1].upper()}{detector.title[1:]}, reaches {detector.held_out_text}." if detector else ""
     return (
         f"{first} {second}, and {auc}{held_out.auc:.3f} (95 % interval {low:.3f} … {high:.3f}) "
-        "on held-out clips that took no part in choosing it."
+        f"on held-out clips that took no part in choosing it.{mean}"
     )
 
 
@@ -145,6 +150,11 @@ def _tiles(
     run: RunResults, held_out: Evaluation | None, yardsticks: Comparison | None
 ) -> tuple[tuple[str, str, str], ...]:
     tiles = []
+    detector = averaged(run)
+    if detector is not None and detector.held_out_auc is not None:
+        tiles.append(
+            ("detector's held-out AUC", f"{detector.held_out_auc:.3f}", f"mean of {len(detector.pairs)} pairs")
+        )
     if held_out is not None:
         low, high = held_out.interval
         tiles.append(("held-out AUC", f"{held_out.auc:.3f}", f"95 % interval {low:.3f} … {high:.3f}"))
@@ -284,6 +294,15 @@ def _judged(run: RunResults) -> list[Section]:
     return [section]
 
 
+def _detector(run: RunResults) -> list[Section]:
+    found = averaged(run)
+    if found is None:
+        return []
+    # A search that pseudo-anomalies judge shows the pairs in its own section.
+    tables = [] if run.manifest.objective.holds_back else [found.table()]
+    return [Section("The detector", text=[averaged_text(run, found)], tables=tables)]
+
+
 WHAT_IS_KNOWN = (
     "What is known is what an alarm means: a detector's p-values are calibrated on the normal clips held back, "
     "and bound its false alarms among recordings that are like them."
@@ -313,7 +332,8 @@ def _held_out(winner: WinnerModel) -> Section:
     )
     section.tables.append(winner.yardstick_table())
     if winner.yardsticks is not None:
-        section.text.append(f"This detector {winner.yardsticks.verdict}. {YARDSTICK_WORDS}")
+        what = "The winner" if averaged(winner.run) is None else "The detector"
+        section.text.append(f"{what} {winner.yardsticks.verdict}. {YARDSTICK_WORDS}")
     section.pictures += [
         Picture(
             winner.score_histograms(),

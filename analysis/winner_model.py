@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 from matplotlib.figure import Figure
 
+from analysis.averaged import averaged
 from analysis.figures.anomaly_codes import anomaly_codes, code_contrast
 from analysis.figures.codebook import codebook_usage, usage_shares
 from analysis.figures.roc import roc_curves
@@ -79,7 +80,10 @@ class WinnerModel:
         columns = ("on the same held-out clips", "AUC")
         if self.yardsticks is None:
             return Table(columns, ((self.missing(Split.HELD_OUT) or "Yardsticks could not be measured.", "–"),))
-        rows = [("this detector", self.yardsticks.auc)]
+        found, held_out = averaged(self.run), self.held_out()
+        rows = [("this winner" if found is None else found.title, self.yardsticks.auc)]
+        if found is not None and held_out is not None:
+            rows.append(("its winner alone", held_out.auc))
         rows += [(title_of(name), auc) for name, auc in self.yardsticks.aucs.items()]
         rows.sort(key=lambda row: -row[1])
         return Table(columns, tuple((title, f"{auc:.3f}") for title, auc in rows))

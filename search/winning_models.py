@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
+
 from search.request import SearchOptions
 from search.store.checkpoints import checkpoint_place
 from search.store.run_store import RunStore
@@ -102,7 +104,9 @@ def average(pairs: Sequence[Pair], records: Sequence[TrialRecord], models: Model
     for number, mine in of_trial.items():
         try:
             with models.restored(by_number[number]) as trial:
-                members.append(Member.of_trial(trial, [pair.density for pair in mine]))
+                member = Member.of_trial(trial, [pair.density for pair in mine])
+                # Without its optimizer and off the card: eight models at once need not fit what one was planned for.
+                members.append(Member.from_plain(member.to_plain(), torch.device("cpu")))
         except (CheckpointError, BudgetError, NonFiniteError) as error:
             reason = f"trial {number} cannot be restored: {error}"
             logger.warning("the detector does without trial %d: %s", number, error)

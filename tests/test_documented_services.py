@@ -161,6 +161,7 @@ SHORT = {
     "prediction": "--architectures 1",
     "learning_curves": f"--space my_space.yaml --configurations 3 --epochs 3 --output curves.csv {TINY_DATA}",
     "no_labels": f"--record --space my_space.yaml --configurations 1 --scores runs/no_labels/tiny {TINY_DATA}",
+    "recorded": f"--space my_space.yaml --configurations 1 --repeated 0 --epochs 2 --store runs/recorded/tiny {TINY_DATA}",
     "ablations": f"--seeds 1 {TINY_MODEL} {TINY_DATA}",
 }
 """Flags with which a benchmark takes seconds."""
@@ -170,6 +171,10 @@ NOT_SHORT = {
     "gpu_packing": "needs a GPU",
     "gpu_session": "needs a GPU; on a card that computes nothing in tests/card_tests",
     "orchestration": "plain Ray Tune beside ours, each starting its actors anew",
+    **dict.fromkeys(
+        ("curves", "portfolio", "ensemble", "search_methods"),
+        "replays recorded trainings, as benchmark_tests/test_search_bench.py does",
+    ),
     "mutation": "needs mutmut, which nothing else needs",
     "quantizer": "its sizes are those of real batches, with --quick too; in `make bench`",
     "throughput": "trains models of full width; in `make bench`",

@@ -5,6 +5,7 @@ import html
 import json
 import re
 import shutil
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from unittest.mock import patch
@@ -19,6 +20,7 @@ from analysis.winner_model import restore_winner
 from tests.analysis_tests.synthetic import make_run
 from trainable import commandline
 from trainable.config import Objective
+from trainable.detection.ranking import Pair
 from trainable.errors import RunError
 from trainable.yardsticks.comparison import Comparison
 
@@ -143,9 +145,9 @@ def test_a_winner_that_beats_no_yardstick_is_the_first_thing_said(trained_path: 
     section = next(s for s in content.sections if s.title.startswith("Detection on"))
     rows = dict(section.tables[1].rows)
     assert rows["log-mel Mahalanobis"] == "1.000"
-    assert set(rows) == {"this detector", "log-mel Mahalanobis", "TWFR + Gaussian", "PCA codes"}
+    assert set(rows) == {"this winner", "log-mel Mahalanobis", "TWFR + Gaussian", "PCA codes"}
     assert [float(auc) for auc in rows.values()] == sorted(map(float, rows.values()), reverse=True)
-    assert "This detector does not beat the yardsticks" in section.text[1]
+    assert "The winner does not beat the yardsticks" in section.text[1]
 
 
 def test_what_the_search_measured_is_not_measured_again(
@@ -161,11 +163,29 @@ def test_what_the_search_measured_is_not_measured_again(
     assert content.summary.startswith("2 configurations of a VQ-VAE")
     section = next(s for s in content.sections if s.title.startswith("Detection on"))
     assert section.tables[1].rows == (
-        ("this detector", "0.900"),
+        ("this winner", "0.900"),
         ("of_a_later_version", "0.750"),
         ("TWFR + Gaussian", "0.500"),
     )
-    assert section.text[1].startswith("This detector beats the yardsticks, the best of which (of_a_later_version)")
+    assert section.text[1].startswith("The winner beats the yardsticks, the best of which (of_a_later_version)")
+
+
+def test_the_detector_that_a_search_left_is_shown_with_its_pairs(trained_path: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(trained_path, tmp_path / "run")
+    run = load_run(path)
+    measured = Comparison({"twfr": 0.5}, 0.95, (0.05, 0.2))
+    pair = Pair(trial=1, density="grid_neighbours", pseudo_auc=None, auc_by_family={}, validation_auc=0.9, rank=1.0)
+    best = {"trial": run.best_number, "epochs": run.best_epochs, "held_out_auc": 0.9, **measured.to_dict()}
+    best |= {"members": [asdict(pair)], "detector_held_out_auc": 0.95, "detector_held_out_interval": [0.9, 0.98]}
+    (path / "summary.json").write_text(json.dumps({"parts": 1, "best": best}))
+    content = report_content(load_run(path))
+    assert "The detector, the mean of 1 pair, reaches 0.950 (95 % interval 0.900 … 0.980)." in content.summary
+    section = next(s for s in content.sections if s.title == "The detector")
+    assert str(path / "detector") in section.text[0]
+    assert section.tables[0].rows == (("1", "grid neighbours", "0.900"),)
+    rows = dict(next(s for s in content.sections if s.title.startswith("Detection on")).tables[1].rows)
+    assert rows["the detector, the mean of 1 pair"] == "0.950"
+    assert "its winner alone" in rows
 
 
 def test_another_epoch_of_the_winner_is_measured_anew(trained_path: Path, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_the_best_pairs_become_a_detector_that_scores_recordings(
     assert best.main([str(searched), "--retrain", "--members", "3", "--output", str(detector)]) == 0
     told = capsys.readouterr().out
     assert "nobody knows yet how many faults" in told
-    assert "3 members" in told
+    assert "the mean of 3 scores of" in told
     made = Detector.load(detector).made
     expected = json.loads((searched / "summary.json").read_text())["best"]["members"][:3]
     assert [(each["trial"], each["density"]) for each in made["members"]] == [

@@ -70,7 +70,8 @@ class Comparison:
     @classmethod
     def from_dict(cls, best: Mapping[str, Any]) -> "Comparison | None":
         """Reads a winner's entries; None if they are missing, as in runs from before there were yardsticks."""
-        aucs, auc, interval = (best.get(key) for key in ("yardsticks", "held_out_auc", "over_best_yardstick"))
+        aucs, interval = best.get("yardsticks"), best.get("over_best_yardstick")
+        auc = best.get("detector_held_out_auc") or best.get("held_out_auc")
         if not aucs or auc is None or interval is None:
             return None
         low, high = interval
