@@ -75,11 +75,11 @@ def find_winner(
     """
     if conductor.best is None:
         return None
-    records = store.folder.read_trials()
-    record = next(each for each in records if each.number == conductor.best[1])
+    leaders = [store.folder.read_trial(number) for _, number in conductor.standing.leaders]
+    record = leaders[0]
     winner = Winner(record.start, dataset.objective, record.epochs[-1])
     if dataset.objective.holds_back:
-        winner = replace(winner, warnings=tuple(ranking_warnings(records)))
+        winner = replace(winner, warnings=tuple(ranking_warnings(store.folder.read_trials())))
     models = Models(conductor.options, store, make_trial)
     if dataset.labelled:
         try:
@@ -92,7 +92,7 @@ def find_winner(
             winner = replace(winner, unmeasured=str(error))
     else:
         winner = replace(winner, unmeasured="no anomaly is labelled")
-    winner = replace(winner, averaged=average(choose_members(records), records, models, dataset))
+    winner = replace(winner, averaged=average(choose_members(leaders), leaders, models, dataset))
     judged = winner.detector_held_out or winner.held_out
     return winner if judged is None else replace(winner, yardsticks=compare(record.start.config, dataset, judged))
 
@@ -211,8 +211,6 @@ def write_results(
 ) -> None:
     """``summary.json``, and ``best.yaml`` and the detector if there are any; `seconds` counts from the last resume."""
     folder = store.folder
-    if winner is not None and isinstance(winner.averaged, Averaged):
-        winner.averaged.finished.detector.save(folder.detector_path)
     summary: dict[str, Any] = {
         "counts": {end.value: count for end, count in conductor.standing.counts.items()},
         "seconds": round(seconds, 1),
@@ -255,6 +253,8 @@ def write_results(
         }
         folder.write_text(folder.best_path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     folder.write_text(folder.summary_path, json.dumps(summary, indent=1))
+    if winner is not None and isinstance(winner.averaged, Averaged):
+        winner.averaged.finished.detector.save(folder.detector_path)
 
 
 def _failures(store: RunStore) -> list[dict[str, Any]]:

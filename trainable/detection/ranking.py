@@ -1,6 +1,6 @@
 """Which trained models a detector averages: pairs of a trial and a density model, by what judged the search.
 
-The mean of several pairs detects more than the best of them, with labels (docs/detection.md) and all the more without,
+The mean of several pairs detects more than the best of them, with labels (docs/search.md) and all the more without,
 since what tells pseudo-anomalies apart need not tell faults apart (docs/no_labels.md). Standard library only, apart
 from what the record needs.
 """
@@ -14,7 +14,7 @@ from trainable.record import TrialEnd, TrialRecord, best_first
 from trainable.units import counted
 
 MEMBERS = 8
-"""Pairs that a detector averages: more than fewer of them detect, and as much as more (docs/detection.md)."""
+"""Pairs that a detector averages: more than fewer of them detect, and as much as more (docs/search.md)."""
 LEADERS = 8
 """Completed trials whose pairs are ranked, those with the highest values; their checkpoints are kept."""
 FEW_TRIALS = 5
