@@ -24,7 +24,7 @@ from trainable.commandline import Parser, add_flag, run
 from trainable.errors import ConfigError
 from trainable.scoring.metrics import mean_auc
 
-COMPLETED = 8
+COMPLETED = 6
 WORLDS = 50
 RESAMPLES = 2_000
 SLOW = ("kernel_counts", "histogram_neighbours", "counts")

@@ -38,10 +38,13 @@ from benchmarks.worlds import World, rank_correlations
 from spaces.loader import load_space
 from spaces.space import Choices, Parameter, Space
 from trainable.commandline import Parser, add_flag, run
+from trainable.detection.ranking import MEMBERS
 from trainable.errors import ConfigError
 from trainable.host import available_cores
 
 SLOTS = 2
+MOST_EPOCHS = 12
+"""Epochs of a training that is not stopped, as recorded."""
 BUDGETS = (60, 120, 240)
 """Epochs of a search: five, ten and twenty full trainings of twelve."""
 RAY = "plain Ray Tune"
@@ -62,6 +65,8 @@ class Method:
     """Pairs of completed training and density model that the detector averages; 0: the best training's score alone."""
     anytime: bool = True
     """Whether a search with a smaller budget is the beginning of one with a larger."""
+    slow: bool = False
+    """Whether it runs only where ``--methods`` names it."""
 
 
 def ours(*, score: str = FUSED, portfolio: int = 0, members: int = 0, **settings: Any) -> Method:
@@ -81,30 +86,31 @@ def _tpe(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed)
 
 
+DEFAULT = "this project"
 METHODS: dict[str, Method] = {
     RAY: Method(lambda setting, others: PlainRay(setting)),
+    DEFAULT: ours(grace=4, factor=3, portfolio=COUNT, members=MEMBERS),
     "plain Ray Tune, density a parameter": Method(lambda setting, others: PlainRay(setting), score=DENSITY),
-    "random, ASHA": ours(sampler="random", grace=1, factor=4),
-    "one epoch, then the best fifth": Method(lambda setting, others: ShortThenBest(setting), anytime=False),
+    f"plain Ray Tune, {MEMBERS} pairs": Method(lambda setting, others: PlainRay(setting), members=MEMBERS),
     "Optuna TPE, median": _optuna(_tpe, optuna.pruners.MedianPruner),
-    "Optuna TPE, Hyperband": _optuna(_tpe, partial(optuna.pruners.HyperbandPruner, max_resource=12)),
-    # "Optuna GP, median": _optuna(lambda seed: optuna.samplers.GPSampler(seed=seed), optuna.pruners.MedianPruner),
-    "before: TPE, density a parameter, grace 4, factor 3": ours(grace=4, factor=3, score=DENSITY),
-    "TPE, grace 4, factor 3": ours(grace=4, factor=3),
-    "TPE, chosen density, grace 4, factor 3": ours(grace=4, factor=3, score=CHOSEN),
+    "Optuna TPE, Hyperband": _optuna(_tpe, partial(optuna.pruners.HyperbandPruner, max_resource=MOST_EPOCHS)),
+    "Optuna GP, median": replace(
+        _optuna(lambda seed: optuna.samplers.GPSampler(seed=seed), optuna.pruners.MedianPruner), slow=True
+    ),
+    "one epoch, then the best fifth": Method(lambda setting, others: ShortThenBest(setting), anytime=False),
+    "before: TPE, density a parameter": ours(grace=4, factor=3, score=DENSITY),
+    "no detector, no portfolio": ours(grace=4, factor=3),
+    "no detector, no portfolio, random": ours(grace=4, factor=3, sampler="random"),
+    "no detector, no portfolio, chosen density": ours(grace=4, factor=3, score=CHOSEN),
+    "no detector": ours(grace=4, factor=3, portfolio=COUNT),
+    "no portfolio": ours(grace=4, factor=3, members=MEMBERS),
+    "random instead of TPE": ours(grace=4, factor=3, portfolio=COUNT, members=MEMBERS, sampler="random"),
+    "chosen density instead of fused": ours(grace=4, factor=3, portfolio=COUNT, members=MEMBERS, score=CHOSEN),
+    "grace 3": ours(grace=3, factor=3, portfolio=COUNT, members=MEMBERS),
+    "grace 6, factor 2": ours(grace=6, factor=2, portfolio=COUNT, members=MEMBERS),
+    "no early stopping": ours(grace=MOST_EPOCHS, factor=3, portfolio=COUNT, members=MEMBERS),
 }
-for _grace, _factor in ((1, 4), (2, 2), (2, 3), (2, 4), (3, 3), (4, 3)):
-    METHODS[f"portfolio, TPE, grace {_grace}, factor {_factor}"] = ours(grace=_grace, factor=_factor, portfolio=COUNT)
-METHODS["random, grace 1, factor 4, 8 pairs"] = ours(sampler="random", grace=1, factor=4, members=8)
-METHODS["random, no early stopping, 8 pairs"] = ours(sampler="random", grace=12, factor=3, members=8)
-METHODS["plain Ray Tune, 8 pairs"] = Method(lambda setting, others: PlainRay(setting), members=8)
-for _grace, _factor in ((1, 4), (2, 3), (4, 3), (12, 3)):
-    _name = f"portfolio, TPE, grace {_grace}, factor {_factor}, 8 pairs"
-    METHODS[_name] = ours(grace=_grace, factor=_factor, portfolio=COUNT, members=8)
-METHODS["portfolio, TPE, chosen, grace 2, factor 3, 8 pairs"] = ours(
-    grace=2, factor=3, portfolio=COUNT, members=8, score=CHOSEN
-)
-METHODS["portfolio, random, grace 2, factor 3"] = ours(sampler="random", grace=2, factor=3, portfolio=COUNT)
+"""Rows without a system's name are this project's search, changed in what they say."""
 
 
 @cache
@@ -126,9 +132,11 @@ def search(
         space = replace(space, parameters=(*space.parameters, Parameter(DENSITY, Choices(OLD_DENSITIES))))
         others = []
     if method.anytime:
-        found, seconds = _searched(method, world, Setting(space, seed, 12, max(BUDGETS)), others, ensemble)
+        found, seconds = _searched(method, world, Setting(space, seed, MOST_EPOCHS, max(BUDGETS)), others, ensemble)
         return Trace(found, seconds)
-    parts = [_searched(method, world, Setting(space, seed, 12, budget), others, ensemble) for budget in BUDGETS]
+    parts = [
+        _searched(method, world, Setting(space, seed, MOST_EPOCHS, budget), others, ensemble) for budget in BUDGETS
+    ]
     best = np.full(max(BUDGETS), np.nan)
     for budget, (found, _) in zip(BUDGETS, parts, strict=True):
         best[budget - 1] = found[min(budget, len(found)) - 1]
@@ -231,6 +239,21 @@ def _no_ensemble(trainings: Sequence[Recorded], members: int) -> float:
     raise ConfigError("methods that average models need the scores of single clips; give --stores")
 
 
+def chosen_methods(named: str | None, *, with_scores: bool) -> list[str]:
+    """Names of the methods that contain one of some texts, with ``|`` between; plain Ray Tune is always among them."""
+    wanted = (named or "").split("|")
+    return [
+        name
+        for name, method in METHODS.items()
+        if name == RAY
+        or (
+            any(part in name for part in wanted)
+            and (with_scores or not method.members)
+            and not (method.slow and not named)
+        )
+    ]
+
+
 def rows_of(found: dict[str, list[dict[str, Trace]]], methods: Sequence[str]) -> list[dict[str, Any]]:
     """One row per method."""
     names = list(found)
@@ -291,12 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flag(parser, "jobs", type=int, default=available_cores())
     add_flag(parser, "output", metavar="FILE", help="write the table here as well")
     arguments = parser.parse_args(argv)
-    wanted = (arguments.methods or "").split("|")
-    methods = [
-        name
-        for name, method in METHODS.items()
-        if name == RAY or (any(part in name for part in wanted) and (arguments.stores or not method.members))
-    ]
+    methods = chosen_methods(arguments.methods, with_scores=arguments.stores is not None)
     space, sets = _data(arguments.curves, arguments.space)
     if len(sets) < 2:
         raise ConfigError(f"{arguments.curves} holds fewer than two data sets; a portfolio is that of the others")
