@@ -1,6 +1,6 @@
 """A short list of configurations that do well together on recorded data sets: what a search proposes first.
 
-    python -m benchmarks.portfolio --count 3 --output search/portfolio.yaml
+    python -m benchmarks.portfolio --count 3 --output portfolio.yaml
 
 Chosen greedily, as portfolios of AutoML systems are (Feurer et al. 2022, "Auto-Sklearn 2.0", section 3.1): each next
 configuration is the one that raises most the mean, over data sets, of the best truth of the list so far. Truths of a

@@ -1,7 +1,7 @@
 """What a search proposes before it knows anything: the best of earlier runs, then configurations of the portfolio.
 
-The portfolio, ``portfolio.yaml`` beside this file, is a short list of configurations that do well together on other
-recordings; `python -m benchmarks.portfolio` chose it, and `docs/search.md` says what it is worth.
+The portfolio, ``portfolio.yaml`` beside this file, is a short list of configurations that do well on other recordings;
+`docs/search.md` says what is known of it.
 """
 
 import logging
