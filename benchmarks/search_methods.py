@@ -69,9 +69,13 @@ class Method:
     """Whether it runs only where ``--methods`` names it."""
 
 
-def ours(*, score: str = FUSED, portfolio: int = 0, members: int = 0, **settings: Any) -> Method:
+def ours(
+    *, score: str = FUSED, portfolio: int = 0, members: int = 0, grace: int = 6, factor: int = 2, sampler: str = "tpe"
+) -> Method:
+    """This project's search; `grace` and `factor` are those of `ad_tuning` unless given."""
+
     def make(setting: Setting, others: Sequence[Mapping[str, Any]]) -> System:
-        return Ours(setting, initial=others[:portfolio], **settings)
+        return Ours(setting, grace=grace, factor=factor, sampler=sampler, initial=others[:portfolio])
 
     return Method(make, score=score, members=members)
 
@@ -89,7 +93,7 @@ def _tpe(seed: int) -> optuna.samplers.BaseSampler:
 DEFAULT = "this project"
 METHODS: dict[str, Method] = {
     RAY: Method(lambda setting, others: PlainRay(setting)),
-    DEFAULT: ours(grace=4, factor=3, portfolio=COUNT, members=MEMBERS),
+    DEFAULT: ours(portfolio=COUNT, members=MEMBERS),
     "plain Ray Tune, density a parameter": Method(lambda setting, others: PlainRay(setting), score=DENSITY),
     f"plain Ray Tune, {MEMBERS} pairs": Method(lambda setting, others: PlainRay(setting), members=MEMBERS),
     "Optuna TPE, median": _optuna(_tpe, optuna.pruners.MedianPruner),
@@ -98,17 +102,17 @@ METHODS: dict[str, Method] = {
         _optuna(lambda seed: optuna.samplers.GPSampler(seed=seed), optuna.pruners.MedianPruner), slow=True
     ),
     "one epoch, then the best fifth": Method(lambda setting, others: ShortThenBest(setting), anytime=False),
-    "before: TPE, density a parameter": ours(grace=4, factor=3, score=DENSITY),
-    "no detector, no portfolio": ours(grace=4, factor=3),
-    "no detector, no portfolio, random": ours(grace=4, factor=3, sampler="random"),
-    "no detector, no portfolio, chosen density": ours(grace=4, factor=3, score=CHOSEN),
-    "no detector": ours(grace=4, factor=3, portfolio=COUNT),
-    "no portfolio": ours(grace=4, factor=3, members=MEMBERS),
-    "random instead of TPE": ours(grace=4, factor=3, portfolio=COUNT, members=MEMBERS, sampler="random"),
-    "chosen density instead of fused": ours(grace=4, factor=3, portfolio=COUNT, members=MEMBERS, score=CHOSEN),
-    "grace 3": ours(grace=3, factor=3, portfolio=COUNT, members=MEMBERS),
-    "grace 6, factor 2": ours(grace=6, factor=2, portfolio=COUNT, members=MEMBERS),
-    "no early stopping": ours(grace=MOST_EPOCHS, factor=3, portfolio=COUNT, members=MEMBERS),
+    "as it was: no detector, no portfolio, density a parameter, grace 4, factor 3": ours(
+        grace=4, factor=3, score=DENSITY
+    ),
+    "no detector, no portfolio": ours(),
+    "no detector": ours(portfolio=COUNT),
+    "no portfolio": ours(members=MEMBERS),
+    "random instead of TPE": ours(portfolio=COUNT, members=MEMBERS, sampler="random"),
+    "chosen density instead of fused": ours(portfolio=COUNT, members=MEMBERS, score=CHOSEN),
+    "grace 3, factor 3": ours(grace=3, factor=3, portfolio=COUNT, members=MEMBERS),
+    "grace 4, factor 3": ours(grace=4, factor=3, portfolio=COUNT, members=MEMBERS),
+    "no early stopping": ours(grace=MOST_EPOCHS, portfolio=COUNT, members=MEMBERS),
 }
 """Rows without a system's name are this project's search, changed in what they say."""
 
@@ -285,7 +289,7 @@ def rows_of(found: dict[str, list[dict[str, Trace]]], methods: Sequence[str]) ->
                 row[f"minus Ray at {budget}"] = f"{gains[0]:+.4f} [{low:+.4f}, {high:+.4f}]"
             for budget in BUDGETS[1:]:
                 shares = [_share(resampled[at], ray[at][budget - 1], budget) for at in resampled]
-                low, high = np.percentile(shares[1:], [2.5, 97.5])
+                low, high = np.percentile(shares[1:], [2.5, 97.5], method="nearest")
                 row[f"of Ray's {budget}"] = f"{_shown(shares[0])} [{_shown(low)}, {_shown(high)}]"
         seconds = np.mean([trace[method].seconds for traces in found.values() for trace in traces])
         row["seconds"] = f"{seconds:.2f}"
