@@ -148,18 +148,19 @@ def test_a_label_has_the_first_three_parameters_floats_in_three_digits() -> None
 # ---- standing --------------------------------------------------------------------------------------------------------
 
 
-def test_the_five_best_completed_trials_lead_and_of_equals_the_first() -> None:
+def test_the_eight_best_completed_trials_lead_and_of_equals_the_first() -> None:
     standing = Standing()
     assert standing.best is None
-    for number, auc in enumerate((0.5, 0.9, 0.7, 0.9, 0.6, 0.8, NAN, 0.4)):
+    for number, auc in enumerate((0.5, 0.9, 0.7, 0.9, 0.6, 0.8, NAN, 0.3, 0.4, 0.2)):
         assert standing.ended(number, ending(TrialEnd.COMPLETED, auc)) is None
-    standing.ended(8, ending(TrialEnd.PRUNED, 0.99))
-    standing.ended(9, ending(TrialEnd.COMPLETED, None))
-    assert standing.leaders == [(0.9, 1), (0.9, 3), (0.8, 5), (0.7, 2), (0.6, 4)]
+    standing.ended(10, ending(TrialEnd.PRUNED, 0.99))
+    standing.ended(11, ending(TrialEnd.COMPLETED, None))
+    best = [(0.9, 1), (0.9, 3), (0.8, 5), (0.7, 2), (0.6, 4), (0.5, 0), (0.4, 8), (0.3, 7)]
+    assert standing.leaders == best
     assert standing.best == (0.9, 1)
-    assert standing.counts[TrialEnd.COMPLETED] == 9
+    assert standing.counts[TrialEnd.COMPLETED] == 11
     assert standing.counts[TrialEnd.PRUNED] == 1
-    assert sum(standing.counts.values()) == 10
+    assert sum(standing.counts.values()) == 12
 
 
 def crashes(standing: Standing, *reasons: str) -> list[str | None]:
