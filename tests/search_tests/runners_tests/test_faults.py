@@ -387,19 +387,19 @@ def test_there_is_a_ceiling_unless_another_is_asked_for() -> None:
 
 
 def test_what_killed_processes_left_is_swept_at_the_start(tmp_path: Path) -> None:
-    options = {"num_samples": 6, "max_epochs": 2, "grace_period": 1}
+    options = {"num_samples": 10, "max_epochs": 2, "grace_period": 1}
     conductor = drive(make_conductor(tmp_path, **options))
     folder = conductor.store.folder
-    loser = next(number for number in range(6) if number not in [leader for _, leader in conductor.standing.leaders])
+    loser = next(number for number in range(10) if number not in [leader for _, leader in conductor.standing.leaders])
     write_checkpoint(folder.checkpoint_path(loser) / "epoch-000001.ckpt", {"epoch": 1})
-    more = make_conductor(tmp_path, **{**options, "num_samples": 7})
+    more = make_conductor(tmp_path, **{**options, "num_samples": 11})
     start = more.next_trial()
     assert start is not None
     for name in (".epoch-000001.ckpt.4711.tmp", "epoch-000001.ckpt"):
         folder.checkpoint_path(start.number).mkdir(exist_ok=True)
         (folder.checkpoint_path(start.number) / name).write_bytes(b"x")
     before = stored(tmp_path)
-    again = make_conductor(tmp_path, **{**options, "num_samples": 7})
+    again = make_conductor(tmp_path, **{**options, "num_samples": 11})
     keeper = CheckpointKeeper(again.options, folder, again.store.study.run, again.standing.leaders)
     keeper.sweep(again.running, again.standing.leaders)
     assert not folder.checkpoint_path(loser).exists()

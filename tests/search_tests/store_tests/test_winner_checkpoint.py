@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import search.summary
+import search.winning_models
 from search.run import main
 from tests.analysis_tests.trained import write_recordings
 from tests.search_tests.test_run import SPACE
@@ -75,7 +75,7 @@ def test_a_checkpoint_of_a_later_epoch_than_the_one_reported_is_not_taken(run):
 def test_other_weights_than_those_reported_get_no_held_out_score(run, monkeypatch, caplog, capsys):
     checkpoints = list_checkpoints(RunFolder(run).checkpoint_path(0))
     good = checkpoints[3].read_bytes()
-    monkeypatch.setattr(search.summary, "SAME_AUC", -1.0)
+    monkeypatch.setattr(search.winning_models, "SAME_AUC", -1.0)
     checkpoints[3].unlink()
     try:
         found = winner(run)
