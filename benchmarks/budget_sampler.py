@@ -105,7 +105,6 @@ class Problem:
     def __init__(self, space: Space, feasibility: Feasibility, budget_bytes: int, value: Objective, trainings: int):
         self.space, self.feasibility, self.budget_bytes = space, feasibility, budget_bytes
         self.value, self.trainings = value, trainings
-        self.distributions = all_distributions(space)
 
     def bytes_of(self, params: Mapping[str, Any]) -> int:
         return predicted_bytes(self.feasibility, self.space, params)
@@ -138,7 +137,7 @@ def plain_tpe(problem: Problem, seed: int, *, state: TrialState) -> Search:
     done = Search([], 0, 0, [])
     while len(done.values) < problem.trainings and len(done.wasted) < MOST_PROPOSALS * problem.trainings:
         trial = study.ask()
-        params = suggested(problem, trial)
+        params = suggested(problem.space, trial)
         done.draws += 1
         done.wasted.append(not problem.fits(params))
         if problem.fits(params):
@@ -151,16 +150,17 @@ def plain_tpe(problem: Problem, seed: int, *, state: TrialState) -> Search:
     return done
 
 
-def suggested(problem: Problem, trial: optuna.Trial) -> dict[str, Any]:
+def suggested(space: Space, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
     """Suggests parameters one by one, with their conditions, as a user's objective function would."""
+    distributions = all_distributions(space)
     params: dict[str, Any] = {}
-    for parameter in problem.space.parameters:
-        if problem.space.is_active(parameter, params):
-            params[parameter.name] = _suggest(trial, parameter.name, problem.distributions[parameter.name])
+    for parameter in space.parameters:
+        if space.is_active(parameter, params):
+            params[parameter.name] = _suggest(trial, parameter.name, distributions[parameter.name])
     return params
 
 
-def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+def _suggest(trial: optuna.trial.BaseTrial, name: str, distribution: BaseDistribution) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(name, distribution.choices)
     if isinstance(distribution, FloatDistribution):

@@ -19,37 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.no_labels import Clips
 from benchmarks.tables import command_of, write_table
 from trainable.commandline import Parser, add_flag, run
 from trainable.errors import ConfigError
-from trainable.scoring.metrics import mean_auc
 
 COMPLETED = 6
 WORLDS = 50
 RESAMPLES = 2_000
 SLOW = ("kernel_counts", "histogram_neighbours", "counts")
 """Density models that the fused one does not contain and that hardly ever win."""
-
-
-@dataclass(frozen=True)
-class Clips:
-    """Machine ids and labels of some clips, and what scores of them are worth."""
-
-    ids: np.ndarray
-    labels: np.ndarray
-
-    def auc(self, scores_N: np.ndarray, rows: np.ndarray | None = None) -> float:
-        at = np.arange(len(self.labels)) if rows is None else rows
-        return mean_auc(self.labels[at], scores_N[at], tuple(self.ids[at]))
-
-    def resample(self, rng: np.random.Generator) -> np.ndarray:
-        """A resample within each id and label."""
-        parts = []
-        for machine_id in np.unique(self.ids):
-            for label in (0, 1):
-                mine = np.flatnonzero((self.ids == machine_id) & (self.labels == label))
-                parts.append(rng.choice(mine, len(mine)))
-        return np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -86,7 +65,7 @@ def read(folder: Path) -> Store:
         raise ConfigError(f"{folder} holds no recorded trainings; make some with python -m benchmarks.recorded")
     kept = np.load(folder / "clips.npz")
     split = "fresh" if "fresh/ids" in kept.files else "held_out"
-    validation, truth = (Clips(kept[f"{name}/ids"], kept[f"{name}/labels"]) for name in ("validation", split))
+    validation, truth = (Clips(kept[f"{name}/ids"], kept[f"{name}/labels"], 0) for name in ("validation", split))
     pairs = []
     for path in paths:
         scores = np.load(path)
@@ -95,7 +74,7 @@ def read(folder: Path) -> Store:
             mine = scores[f"{density}/validation"][-1].astype(np.float64)
             theirs = scores[f"{density}/{split}"].astype(np.float64)
             mine, theirs = standardised(validation, truth, mine, theirs)
-            pairs.append(Pair(configuration, repeat, density, mine, theirs, validation.auc(mine)))
+            pairs.append(Pair(configuration, repeat, density, mine, theirs, validation.auc(mine, validation.held_out)))
     return Store(folder.name, validation, truth, tuple(pairs))
 
 
@@ -133,7 +112,7 @@ def greedy(steps: int, among: Callable[[Pair], bool] = lambda pair: True) -> Cho
         chosen: list[Pair] = []
         total = np.zeros(len(clips.labels))
         for _ in range(steps):
-            best = max(candidates, key=lambda pair: clips.auc(total + pair.validation_N))
+            best = max(candidates, key=lambda pair: clips.auc(total + pair.validation_N, clips.held_out))
             chosen.append(best)
             total += best.validation_N
         return chosen
@@ -170,7 +149,7 @@ def truths(stores: Sequence[Store], worlds: int) -> dict[str, np.ndarray]:
             rng = np.random.default_rng([world, column])
             there = set(rng.permutation(store.configurations)[:COMPLETED].tolist())
             pairs = [pair for pair in store.pairs if pair.configuration in there and pair.repeat == 0]
-            rows = store.truth.resample(rng)
+            rows = store.truth.draw(rng, store.truth.held_out)
             for way, choose in WAYS.items():
                 chosen = choose(pairs, store.validation)
                 found[way][world, column] = store.truth.auc(np.mean([pair.truth_N for pair in chosen], axis=0), rows)

@@ -132,6 +132,7 @@ class Clips:
     ids: np.ndarray
     labels: np.ndarray
     validation: int
+    """How many of them choose; the others are held out."""
 
     @cached_property
     def held_out(self) -> np.ndarray:

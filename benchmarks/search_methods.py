@@ -1,6 +1,6 @@
 """How good a detector a search finds for its training: this project's search beside plain Ray Tune and others.
 
-    python -m benchmarks.search_methods --worlds 10 --output benchmarks/results/search_methods.csv
+    python -m benchmarks.search_methods --stores runs/recorded --worlds 8 --output benchmarks/results/search_methods.csv
 
 Nothing is trained: trainings are those of `benchmarks.worlds`, made of the recorded curves in
 `benchmarks/results/curves`. Every system runs its own code (`benchmarks.search_systems`), two trainings at a time, one
@@ -213,7 +213,7 @@ class Ensembles:
             pairs = [pair for key in keys for pair in self._pairs[key]]
             best = sorted(pairs, key=lambda pair: -pair.auc)[:members]
             mean_N = np.mean([pair.truth_N for pair in best], axis=0)
-            self._known[members, keys] = self._store.truth.auc(mean_N)
+            self._known[members, keys] = self._store.truth.auc(mean_N, self._store.truth.held_out)
         return self._known[members, keys]
 
 

@@ -9,15 +9,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from benchmarks.budget_sampler import suggested
 from benchmarks.idle_trials import idle_report
 from search.engine.conductor import Conductor, Decision
 from search.engine.feasibility import Feasibility
 from search.engine.sampler import Proposal
-from search.engine.space_draws import all_distributions, uniform_params
+from search.engine.space_draws import uniform_params
 from search.engine.trial_store import KnownTrial
 from search.request import SearchOptions
 from spaces.space import Space
@@ -217,25 +217,6 @@ class PlainOptuna:
     def best(self) -> int | None:
         among = self._completed or {number: self._last[number] for number in self._running if number in self._last}
         return max(among, key=lambda number: among[number], default=None)
-
-
-def suggested(space: Space, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-    """Suggests parameters one by one, with their conditions, as a user's objective function would."""
-    distributions = all_distributions(space)
-    params: dict[str, Any] = {}
-    for parameter in space.parameters:
-        if space.is_active(parameter, params):
-            params[parameter.name] = _suggest(trial, parameter.name, distributions[parameter.name])
-    return params
-
-
-def _suggest(trial: optuna.trial.BaseTrial, name: str, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(name, distribution.choices)
-    if isinstance(distribution, FloatDistribution):
-        return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
-    assert isinstance(distribution, IntDistribution)
-    return trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
 
 
 # ---- a rule of thumb -------------------------------------------------------------------------------------------------

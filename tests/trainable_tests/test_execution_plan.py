@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainable.errors import ConfigError
-from trainable.execution_plan import ExecutionPlan
+from trainable.execution_plan import ExecutionPlan, today
 
 PLANS = st.builds(
     ExecutionPlan,
@@ -53,3 +53,8 @@ def test_a_plan_that_is_none_is_refused(values: dict[str, object], message: str)
     with pytest.raises(ConfigError) as caught:
         ExecutionPlan.from_dict(values)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("was", "now"), [(None, []), ("runs/fan", ["runs/fan"]), (["runs/a"], ["runs/a"])])
+def test_a_warm_start_of_before_is_read_as_a_list(was: object, now: list[str]) -> None:
+    assert today({"warm_start": was}) == {"warm_start": now}
