@@ -28,6 +28,7 @@ from trainable.commandline import resolve_device
 from trainable.data.clips import Split
 from trainable.data.load import Dataset, load_dataset
 from trainable.device.cap import expandable_segments_work, gpu_name
+from trainable.durable import readable
 from trainable.errors import ConfigError
 from trainable.execution_plan import PlanRequest, micro_batch_of
 from trainable.host import available_cores
@@ -55,8 +56,10 @@ def run_search(request: "Request", console: Console) -> bool:
     options = request.options
     prepare_storage(options)
     say = _stages(request, console)
-    say(f"reading the recordings: {options.data.machine_type} of {options.data.data_root or 'the embedded machines'}")
+    say(f"reading the recordings: {options.data.machine_type} of {options.data.source or 'the embedded machines'}")
     dataset = load_dataset(options.data)
+    for line in dataset.check_lines():
+        say(line)
     # What "auto" chose is what the run records and a resume keeps.
     options = replace(options, data=replace(options.data, objective=dataset.objective.value))
     request = replace(request, options=options)
@@ -69,7 +72,7 @@ def run_search(request: "Request", console: Console) -> bool:
     from search.runners.ray_session import ray_session, token_path
 
     say("starting Ray")
-    title = f"{request.folder.path.resolve().name}: {command_line(request.argv)}"
+    title = readable(f"{request.folder.name}: {command_line(request.argv)}")
     with ray_session(options, title=title, verbose=request.verbose) as ray:
         if ray.dashboard and not request.quiet:
             console.print(f"dashboard: http://{ray.dashboard} (its token is in {token_path()})", soft_wrap=True)
@@ -96,6 +99,8 @@ def _run(
     workers = _workers(options, slots)
     # Before the study, so that a driver that dies at any moment leaves a resumable run or nothing that blocks one.
     _write_request(request, manifest)
+    if dataset.check is not None:
+        folder.write_check(dataset.check.to_dict())
     study = _study(request, manifest)
     store = RunStore(folder, study, space, budget_bytes=options.budget_bytes)
     conductor = Conductor(
@@ -118,7 +123,7 @@ def _run(
     ):
         optional: list[AbstractContextManager[Listener]] = [
             *mlflow,
-            *_metrics(folder.path.resolve().name, progress, ray),
+            *_metrics(folder.name, progress, ray),
             *(make_listener(name, folder.path) for name in options.listeners),
         ]
         conductor.listener = Listeners(
@@ -165,12 +170,11 @@ def _manifest(request: "Request", dataset: Dataset, device: str, say: Callable[[
             clips=_clips(dataset),
             pseudo=_pseudo(dataset),
         )
-    name = folder.path.resolve().name
     first = first_proposals(options.warm_start, request.space, portfolio=options.portfolio)
     for line in first.lines:
         say(line)
     return new_manifest(
-        name,
+        folder.name,
         request.space,
         options,
         argv=request.argv,

@@ -1,6 +1,8 @@
 """What every command line of the project shares: flags in both spellings, errors as one line and an exit status."""
 
 import argparse
+import codecs
+import io
 import logging
 import re
 import sys
@@ -8,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from trainable.config import DataConfig, Knob, ObjectiveName, knobs
+from trainable.config import Channel, DataConfig, Knob, ObjectiveName, knobs
 from trainable.errors import ConfigError, ProjectError
 from trainable.execution_plan import PlanRequest, micro_batch_of
 from trainable.redaction import without_words
@@ -59,6 +61,12 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(
         group, "data_root", metavar="DIR", help="folder with one folder per machine type; default: embedded machines"
     )
+    add_flag(
+        group,
+        "recordings",
+        metavar="FILE",
+        help="table of recordings (.csv), for folders in no known layout; python -m trainable.recordings drafts one",
+    )
     add_flag(group, "machine_type", metavar="NAME", help=MACHINE_HELP)
     add_flag(
         group,
@@ -70,6 +78,13 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(group, "sample_rate", type=int, metavar="HZ", help="raw recordings are resampled to this rate")
     add_flag(group, "n_fft", type=int, metavar="N", help="samples per spectrum")
     add_flag(group, "hop_length", type=int, metavar="N", help="samples between spectra")
+    add_flag(
+        group,
+        "channel",
+        type=_channel,
+        metavar="N",
+        help="channel to hear, counted from 0, or the mean of all (auto: of two the mean, of more channel 0)",
+    )
     add_flag(group, "norm_stats_path", metavar="FILE", help="normalisation statistics (.pt) to load")
     add_flag(group, "validation_share", type=float, metavar="SHARE", help="share of test clips for validation (0.5)")
     add_flag(
@@ -81,13 +96,17 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _channel(text: str) -> Channel:
+    return int(text) if text.isdecimal() else text  # type: ignore[return-value]  # DataConfig says what else is valid
+
+
 def data_config(arguments: argparse.Namespace, defaults: dict[str, Any] | None = None) -> DataConfig:
     """The data configuration from the given flags, over `defaults` (a space's or a saved run's).
 
     Paths become absolute, so that saved ones mean the same from another folder.
     """
     given = {name: value for name in DataConfig.names() if (value := getattr(arguments, name, None)) is not None}
-    for name in given.keys() & {"data_root", "norm_stats_path"}:
+    for name in given.keys() & {"data_root", "recordings", "norm_stats_path"}:
         given[name] = str(Path(given[name]).expanduser().absolute())
     return DataConfig.merged(defaults or {}, given)
 
@@ -196,6 +215,7 @@ def given_knobs(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Runs a command; a user's error becomes one line on stderr and an exit status, never a traceback."""
+    _print_any_name()
     try:
         return main(argv)
     except ProjectError as error:
@@ -208,6 +228,28 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         # The reader (a pager, head) has closed the pipe.
         sys.stderr.close()
         return 0
+
+
+def _print_any_name() -> None:
+    """Lets standard output and error show every file name, whatever the locale or PYTHONIOENCODING says."""
+    codecs.register_error(_AS_GIVEN, _as_given)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_AS_GIVEN)
+
+
+_AS_GIVEN = "as-given"
+
+
+def _as_given(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Writes bytes of a file name that could not be decoded as they were, and other characters as escapes."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character, end = error.object[error.start], error.start + 1
+    wide = error.encoding.startswith(("utf-16", "utf-32"))  # a single byte would shift all that follows
+    if 0xDC80 <= ord(character) <= 0xDCFF and not wide:
+        return bytes([ord(character) - 0xDC00]), end
+    return character.encode("ascii", "backslashreplace").decode(), end
 
 
 def set_up_logging(*, verbose: bool = False, quiet: bool = False) -> None:

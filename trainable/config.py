@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from trainable.errors import ConfigError
@@ -17,6 +18,8 @@ Distance = Literal["euclidean", "cosine"]
 CodeGradient = Literal["straight_through", "rotation"]
 Aggregation = Literal["mean", "max", "top_k"]
 ObjectiveName = Literal["auto", "labels", "normal-only", "both"]
+Channel = int | Literal["auto", "mean"]
+"""Of a recording with several channels: one of them, counted from 0, their mean, or what suits their number."""
 DensityName = str
 """A name of `trainable.registry.DENSITIES`."""
 
@@ -355,6 +358,10 @@ def _check(spec: Knob, value: Any) -> None:
         raise ConfigError(f"{spec.name} is {_shown(value)}; it must be in {spec.low:g} … {spec.high:g}")
 
 
+MOST_CHANNELS = 1024
+"""libsndfile reads no more."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FrontEndConfig:
     """Log-mel front end for raw recordings; the defaults are DCASE 2020 Task 2's."""
@@ -363,8 +370,15 @@ class FrontEndConfig:
     """Hz; recordings at another rate are resampled."""
     n_fft: int = 1024
     hop_length: int = 512
+    channel: Channel = "auto"
+    """Which channel of a recording is heard; ``auto``: of two the mean, of more the first."""
 
     def __post_init__(self) -> None:
+        channel = self.channel
+        if channel not in ("auto", "mean") and not (type(channel) is int and 0 <= channel < MOST_CHANNELS):
+            raise ConfigError(
+                f"channel is {_shown(channel)}; it must be auto, mean or a channel's number, 0 … {MOST_CHANNELS - 1}"
+            )
         for name in ("sample_rate", "n_fft", "hop_length"):
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= 1_000_000:
@@ -372,7 +386,15 @@ class FrontEndConfig:
         if self.hop_length > self.n_fft:
             raise ConfigError(f"hop_length {self.hop_length} exceeds n_fft {self.n_fft}; frames would skip samples")
 
+    @property
+    def spectrum(self) -> dict[str, int]:
+        """What makes features of one channel's samples."""
+        return {"sample_rate": self.sample_rate, "n_fft": self.n_fft, "hop_length": self.hop_length}
 
+
+READING_RULES = 2
+"""1: halves by file names with their suffix, channels always averaged, each ``.npy`` file read by its own shape, and
+copies of a recording counted as recordings. 2: halves by recording, copies left out, ``.npy`` files read alike."""
 EMBEDDED_TEST_CLIPS = 40
 MOST_EMBEDDED_TEST_CLIPS = 10_000
 """80,000 clips of four ids: 141 × 64 float32 each, 3 GB of features."""
@@ -385,6 +407,8 @@ class DataConfig:
     data_root: str | None = None
     """Folder with one folder per machine type; None = the embedded machines."""
     machine_type: str = "fan"
+    recordings: str | None = None
+    """Table (.csv) of the recordings; None = the layout of the folder decides."""
     front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
     norm_stats_path: str | None = None
     """Normalisation statistics to load; None = computed from the training clips."""
@@ -396,9 +420,12 @@ class DataConfig:
     """What judges a training: labelled clips, pseudo-anomalies made of held-back normal clips, or both.
 
     It belongs to the data because it decides which clips training sees. ``auto``: what the labelled clips allow."""
+    rules: int = READING_RULES
+    """Version of the rules by which files become clips; runs saved before there were versions go on with 1."""
 
     def __post_init__(self) -> None:
-        for name, optional in (("data_root", True), ("machine_type", False), ("norm_stats_path", True)):
+        paths = (("data_root", True), ("machine_type", False), ("recordings", True), ("norm_stats_path", True))
+        for name, optional in paths:
             value = getattr(self, name)
             if not isinstance(value, str) and not (optional and value is None):
                 raise ConfigError(f"{name} is {_shown(value)}; it must be text")
@@ -416,11 +443,18 @@ class DataConfig:
             raise ConfigError(
                 f"embedded_test_clips is {_shown(clips)}; it must be a whole number in 2 … {MOST_EMBEDDED_TEST_CLIPS}"
             )
-        if self.data_root is not None and clips != EMBEDDED_TEST_CLIPS:
+        if type(self.rules) is not int or not 1 <= self.rules <= READING_RULES:
+            raise ConfigError(f"rules is {_shown(self.rules)}; this version reads recordings by 1 … {READING_RULES}")
+        if self.source is not None and clips != EMBEDDED_TEST_CLIPS:
             raise ConfigError(
-                f"embedded_test_clips is {clips}, but data_root names recordings, which have the test clips that they "
-                "have; leave one of the two out"
+                f"embedded_test_clips is {clips}, but {'data_root' if self.data_root else 'recordings'} names "
+                "recordings, which have the test clips that they have; leave one of the two out"
             )
+
+    @property
+    def source(self) -> str | None:
+        """The table or folder of a user's own recordings; None = the embedded machines."""
+        return self.recordings or self.data_root
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -431,18 +465,20 @@ class DataConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, the inverse of `from_dict`.
 
-        `embedded_test_clips` only where it is not the default: runs saved before it existed compare as equal.
+        `embedded_test_clips` and `recordings` only where they are given: runs saved before they existed compare as
+        equal.
         """
         clips = self.embedded_test_clips
         return {
             "data_root": self.data_root,
             "machine_type": self.machine_type,
-            "sample_rate": self.front_end.sample_rate,
-            "n_fft": self.front_end.n_fft,
-            "hop_length": self.front_end.hop_length,
+            **self.front_end.spectrum,
+            "channel": self.front_end.channel,
             "norm_stats_path": self.norm_stats_path,
             "validation_share": self.validation_share,
             "objective": self.objective,
+            "rules": self.rules,
+            **({} if self.recordings is None else {"recordings": self.recordings}),
             **({} if clips == EMBEDDED_TEST_CLIPS else {"embedded_test_clips": clips}),
         }
 
@@ -450,10 +486,21 @@ class DataConfig:
     def merged(cls, saved: Mapping[str, Any], given: Mapping[str, Any]) -> "DataConfig":
         """What was given over what a space or a run has saved. Raises ConfigError for a value that is not valid.
 
-        A given `data_root` takes the place of the embedded machines, and of what was saved about their amount.
+        Given recordings take the place of the embedded machines, and of what was saved about their amount. A table's
+        name is the machine type unless another is given.
         """
-        dropped = {"embedded_test_clips"} if "data_root" in given else set()
-        return cls.from_dict({**{name: value for name, value in saved.items() if name not in dropped}, **given})
+        dropped = {"embedded_test_clips"} if {"data_root", "recordings"} & set(given) else set()
+        named = {"machine_type": Path(given["recordings"]).stem} if "recordings" in given else {}
+        kept = {name: value for name, value in saved.items() if name not in dropped}
+        return cls.from_dict({**kept, **named, **given})
+
+    @staticmethod
+    def saved_by_earlier(values: Mapping[str, Any]) -> dict[str, Any]:
+        """What a run saved, with what went without saying before reading had versions."""
+        if "rules" in values:
+            return dict(values)
+        # There was no choice of an objective, or of a channel, whatever would be chosen now.
+        return {"objective": Objective.LABELS.value, "rules": 1, "channel": "mean", **values}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DataConfig":

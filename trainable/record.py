@@ -24,14 +24,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainable.config import Objective, TrialConfig
-from trainable.durable import read_json, sync_folder, write_json, write_text, writing
+from trainable.config import DataConfig, Objective, TrialConfig
+from trainable.durable import read_json, readable, sync_folder, write_json, write_text, writing
 from trainable.errors import ConfigError, RunError
 from trainable.execution_plan import ExecutionPlan
 from trainable.typed import build
 
 _NUMBER = re.compile(r"[0-9]{5,9}")
 """Name of a trial's folder."""
+
+
+class OtherVersionError(ValueError):
+    """A record holds a configuration that this version does not know."""
 
 
 class TrialEnd(StrEnum):
@@ -272,6 +276,11 @@ class RunFolder:
         self.path = Path(path)
 
     @property
+    def name(self) -> str:
+        """The run's name to people and other programs: its folder's."""
+        return readable(self.path.resolve().name)
+
+    @property
     def manifest_path(self) -> Path:
         return self.path / "manifest.json"
 
@@ -310,8 +319,7 @@ class RunFolder:
         values = read_json(self.manifest_path, what="a run's manifest")
         try:
             manifest = build(RunManifest, values)
-            # Runs from before there was a choice were judged by labels, whatever would be chosen now.
-            manifest = replace(manifest, data={"objective": Objective.LABELS.value, **manifest.data})
+            manifest = replace(manifest, data=DataConfig.saved_by_earlier(manifest.data))
             Objective.named(manifest.data["objective"])
             return manifest
         except ValueError as error:
@@ -321,6 +329,15 @@ class RunFolder:
         path = self.trial_path(start.number) / "trial.json"
         with writing(path):
             write_json(path, start.to_dict())
+
+    @property
+    def check_path(self) -> Path:
+        return self.path / "data_check.json"
+
+    def write_check(self, check: Mapping[str, Any]) -> None:
+        """How the recordings were stored: `trainable.data.check.DataCheck.to_dict`."""
+        with writing(self.check_path):
+            write_json(self.check_path, check)
 
     def append_epoch(self, number: int, report: EpochReport) -> None:
         """Appends one line and syncs it to disk, after removing a half-written last line."""
@@ -393,7 +410,7 @@ def _config_of(values: Any) -> TrialConfig:
     try:
         return TrialConfig.from_flat(values)
     except ConfigError as error:
-        raise ValueError(f"{error} (was it written by another version of this project?)") from None
+        raise OtherVersionError(f"{error} (was it written by another version of this project?)") from None
 
 
 def _plan_of(values: Any) -> ExecutionPlan | None:

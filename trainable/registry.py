@@ -126,5 +126,14 @@ QUANTIZERS = Registry("quantizer", {"ema": "trainable.model.codebook:Codebook"})
 """`trainable.model.codebook.Codebook` and its subclasses."""
 LOSS_TERMS = Registry("loss term", {}, reserved=("total", "reconstruction", "commitment", "texture", "id", "transform"))
 """Instances of `trainable.training.losses.LossTerm`, beside those that every trial has."""
-LAYOUTS = Registry("data layout", {"dcase2020": "trainable.data.layout:DCASE2020"})
+LAYOUTS = Registry(
+    "data layout",
+    {
+        "dcase2020": "trainable.data.layouts.dcase:DCASE2020",
+        "good_folders": "trainable.data.layouts.good_folders:GOOD_FOLDERS",
+        "dcase2021": "trainable.data.layouts.dcase:DCASE2021",
+        "toyadmos": "trainable.data.layouts.toyadmos:TOYADMOS",
+        "mimii": "trainable.data.layouts.mimii:MIMII",
+    },
+)
 """Instances of `trainable.data.layout.Layout`; the one registered last that recognises a folder reads it."""

@@ -103,6 +103,8 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
         raise BudgetError(memory.reason)
     planned = PlannedTrial(config, memory, planner, cap).within_cap()
     memory = planned.memory
+    for line in dataset.check_lines():
+        print(line)
     for line in () if dataset.pseudo is None else dataset.pseudo.lines(labelled=dataset.labelled):
         print(line)
     print(
@@ -125,8 +127,9 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     elif arguments.held_out:
         with _endings(trial.epoch):
             held_out = trial.evaluate(Split.HELD_OUT)
-        low, high = held_out.interval
-        print(f"held-out AUC {held_out.auc:.3f} (95 % interval {low:.3f} … {high:.3f}), pAUC {held_out.pauc:.3f}")
+        print(f"held-out AUC {held_out.text}, pAUC {held_out.pauc:.3f}")
+        if held_out.clips.few:
+            print(f"mind: {held_out.clips.warning}")
     if folder is None:
         print("nothing was saved; give --output DIR to keep what is trained")
     else:

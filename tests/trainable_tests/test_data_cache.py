@@ -119,10 +119,8 @@ def test_recordings_are_read_again_only_when_content_or_front_end_changes(
     caplog.set_level(logging.WARNING)
     folder = write_tree(tmp_path / "data", write=write_wav)
     reads: list[str] = []
-    real = recordings.read_features
-    monkeypatch.setattr(
-        recordings, "read_features", lambda path, front: (reads.append(path.name), real(path, front))[1]
-    )
+    real = recordings.read_recording
+    monkeypatch.setattr(recordings, "read_recording", lambda path, *how: (reads.append(path.name), real(path, *how))[1])
 
     def reads_of(**options: object) -> int:
         reads.clear()

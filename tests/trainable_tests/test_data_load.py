@@ -63,8 +63,8 @@ def test_both_orders_of_axes_mean_the_same(tmp_path: Path) -> None:
 def test_normalisation_is_learned_from_training_clips_alone(tmp_path: Path) -> None:
     folder = write_tree(tmp_path / "data")
     stats = load(tmp_path / "data").norm
-    for path in (folder / "test").iterdir():
-        np.save(path, 100.0 * mel_clip(99))
+    for number, path in enumerate((folder / "test").iterdir()):
+        np.save(path, 100.0 * mel_clip(99 + number))
     np.testing.assert_array_equal(load(tmp_path / "data").norm.mean_F, stats.mean_F)
 
 
@@ -107,6 +107,8 @@ def test_strange_names_and_trained_anomalies_are_skipped_and_counted(tmp_path: P
     folder = write_tree(tmp_path / "data")
     (folder / "train/notes.txt").write_text("hello")
     (folder / "train/.DS_Store").write_text("hidden files are nobody's recordings")
+    (folder / "train/Thumbs.db").write_text("nor are those of other kinds")
+    write_frames_first(folder / "train/strange", 8)
     write_frames_first(folder / "train/anomaly_id_00_00000009", 9)
     dataset = load(tmp_path / "data")
     assert len(dataset.skipped) == 2
@@ -128,7 +130,7 @@ def test_many_broken_recordings_are_a_broken_data_set(tmp_path: Path) -> None:
     folder = write_tree(tmp_path / "data", train=5)
     for path in list((folder / "train").iterdir())[:5]:
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"5 of 18 recordings below .* are unusable, .*; the first: .*npy"):
+    with pytest.raises(DataError, match=r"5 of 18 recordings of .* are unusable, .*; the first: .*npy"):
         load(tmp_path / "data")
 
 
@@ -195,10 +197,16 @@ def _made(folder: Path) -> Path:
         (a_file, "data root {root} is a file"),
         (empty, "data root {root} holds no <machine_type>/train folder"),
         (empty_machine, "{root}/fan/train holds no normal_id_NN_*.npy or .wav"),
-        (no_test_folder, "{root}/fan/test holds no normal_id_NN_*.npy or .wav; an AUC needs"),
+        (
+            no_test_folder,
+            "{root}/fan/test holds no normal_id_NN_*.npy or .wav (python -m trainable.recordings {root} says",
+        ),
         (empty_folders, "{root}/fan/train holds no normal_id_NN_*.npy or .wav"),
         (another_machine, "{root} holds no machine type 'fan'; did you mean 'fam'?; there are fam"),
-        (no_anomalies, "{root}/fan/test holds no anomaly_id_NN_*.npy or .wav; an AUC needs"),
+        (
+            no_anomalies,
+            "{root}/fan/test holds no anomaly_id_NN_*.npy or .wav (python -m trainable.recordings {root} says",
+        ),
         (no_normal, "{root}/fan/test holds no normal_id_NN_*.npy or .wav"),
         (no_training, "{root}/fan/train holds no normal_id_NN_*.npy or .wav"),
         (

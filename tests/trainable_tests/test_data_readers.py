@@ -1,6 +1,7 @@
 """Files as they really are: any rate, stereo, cut off, silent, of another shape, or no recording at all."""
 
 import io
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -48,11 +49,61 @@ def test_resampling_keeps_out_what_the_new_rate_cannot_carry(tmp_path: Path) -> 
     assert np.abs(read_wav(path, 16_000)[500:-500]).max() < 0.01
 
 
-def test_channels_are_averaged(tmp_path: Path) -> None:
+def stored(path: Path, *channels: np.ndarray) -> Path:
+    soundfile.write(path, np.stack(channels, axis=1), 16_000, subtype="FLOAT")
+    return path
+
+
+def test_two_channels_are_averaged_and_of_more_the_first_is_heard(tmp_path: Path) -> None:
     left, right = tone(16_000), tone(16_000, hertz=1000.0)
-    path = tmp_path / "stereo.wav"
-    soundfile.write(path, np.stack([left, right], axis=1), 16_000, subtype="FLOAT")
-    np.testing.assert_allclose(read_wav(path, 16_000), (left + right) / 2, atol=1e-6)
+    stereo = stored(tmp_path / "stereo.wav", left, right)
+    np.testing.assert_allclose(read_wav(stereo, 16_000), (left + right) / 2, atol=1e-6)
+    array = stored(tmp_path / "array.wav", right, left, left, left)
+    np.testing.assert_allclose(read_wav(array, 16_000), right, atol=1e-6)
+    np.testing.assert_allclose(read_wav(array, 16_000, "mean"), (3 * left + right) / 4, atol=1e-6)
+    np.testing.assert_allclose(read_wav(array, 16_000, 3), left, atol=1e-6)
+
+
+def test_channels_that_cancel_each_other_are_named(tmp_path: Path) -> None:
+    left = tone(16_000)
+    nearly = -left + 1e-4 * np.random.default_rng(0).standard_normal(len(left))
+    for number, right in enumerate((-left, nearly)):
+        path = stored(tmp_path / f"opposite{number}.wav", left, right)
+        with pytest.raises(DataError, match=r"2 channels cancel each other .*; choose one with --channel 0"):
+            read_wav(path, 16_000)
+        np.testing.assert_allclose(read_wav(path, 16_000, 0), left, atol=1e-6)
+    independent = np.random.default_rng(1).standard_normal((2, 16_000)) * 0.1
+    assert len(read_wav(stored(tmp_path / "independent.wav", *independent), 16_000)) == 16_000
+
+
+def test_a_channel_that_is_not_there_or_silent_is_refused(tmp_path: Path) -> None:
+    path = stored(tmp_path / "four.wav", np.zeros(16_000), tone(16_000), np.zeros(16_000), np.zeros(16_000))
+    with pytest.raises(DataError, match="has no channel 4; it has channels 0 … 3"):
+        read_wav(path, 16_000, 4)
+    with pytest.raises(DataError, match="its channel 0 is silent; try --channel 1"):
+        read_wav(path, 16_000)
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".FLAC", ".aiff", ".ogg", ".mp3", ".wav", ".WAV"])
+def test_every_format_holds_the_same_sound(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"tone{suffix}"
+    sound = tone(16_000) + 0.05 * np.random.default_rng(0).standard_normal(16_000)
+    soundfile.write(path, sound, 16_000)
+    plain = tmp_path / "plain.wav"
+    soundfile.write(plain, sound, 16_000, subtype="FLOAT")
+    one, other = (read_features(each, FRONT_END) for each in (path, plain))
+    frames = min(len(one), len(other))
+    lossless = suffix.lower() in (".flac", ".aiff", ".wav")
+    assert np.abs(one[:frames, :32] - other[:frames, :32]).mean() < (0.1 if lossless else 6.0)
+
+
+def test_a_path_that_is_no_utf_8_is_read(tmp_path: Path) -> None:
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/r\xe9cordings")
+    os.mkdir(folder)
+    for name, content in (("tone.wav", wav(tone(16_000))), ("tone.flac", flac())):
+        path = Path(folder) / name
+        path.write_bytes(content)
+        assert len(read_wav(path, 16_000)) == 16_000
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.5, 2.0, 3.7])

@@ -68,6 +68,37 @@ def test_the_split_is_the_same_for_ever() -> None:
     assert chosen([("00", 0, number) for number in range(6)]) == {("00", 0, number) for number in (1, 3, 5)}
 
 
+def test_a_group_stays_on_one_side_and_each_side_has_one() -> None:
+    groups = [f"run {number // 4}" for number in range(16)]
+    names = [f"{number:02d}.wav" for number in range(16)]
+    mask = validation_mask(names, ["00"] * 16, [0] * 16, 0.5, groups=groups)
+    assert all(len({side for side, other in zip(mask, groups, strict=True) if other == group}) == 1 for group in groups)
+    assert mask.sum() == 8
+    # A run that begins healthy and ends broken has clips of both labels.
+    labels = [int(number % 4 == 3) for number in range(16)]
+    mask = validation_mask(names, ["00"] * 16, labels, 0.5, groups=groups)
+    assert mask.sum() == 8
+    assert all(len({side for side, other in zip(mask, groups, strict=True) if other == group}) == 1 for group in groups)
+    two = validation_mask(["a", "b"], ["00"] * 2, [0] * 2, 0.5, groups=["x", "y"])
+    assert two.sum() == 1
+
+
+def test_a_recording_has_its_half_in_every_format() -> None:
+    names = [f"normal_id_00_{number:08d}" for number in range(40)]
+    masks = [
+        validation_mask([name + suffix for name in names], ["00"] * 40, [0] * 40, 0.5)
+        for suffix in (".wav", ".npy", ".FLAC", "")
+    ]
+    for mask in masks:
+        np.testing.assert_array_equal(mask, masks[0])
+    earlier = [
+        validation_mask([name + suffix for name in names], ["00"] * 40, [0] * 40, 0.5, by_file=True)
+        for suffix in (".wav", ".npy")
+    ]
+    np.testing.assert_array_equal(earlier[0], masks[0])
+    assert (earlier[1] != masks[0]).any()
+
+
 def test_halves_of_a_data_set_have_no_clip_in_common(tiny_dataset: Dataset) -> None:
     validation, held_out = set(tiny_dataset.validation.names), set(tiny_dataset.held_out.names)
     assert validation.isdisjoint(held_out)

@@ -69,6 +69,8 @@ class TestClips(ClipSet):
 
     labels: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     """Per clip, int64: 0 normal, 1 anomaly."""
+    domains: tuple[str, ...] = ()
+    """Per clip, such as ``source``; empty where the recordings have no domains."""
 
     def __post_init__(self) -> None:
         if self.split is Split.TRAIN:
@@ -85,6 +87,7 @@ class TestClips(ClipSet):
             machine_ids=tuple(self.machine_ids[index] for index in indices.tolist()),
             names=tuple(self.names[index] for index in indices.tolist()),
             labels=self.labels[indices],
+            domains=tuple(self.domains[index] for index in indices.tolist()) if self.domains else (),
         )
 
     @classmethod

@@ -2,11 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from trainable.data.cache import Arrays
+from trainable.data.check import DataCheck
 from trainable.data.frontend import N_MELS
+from trainable.data.npy import Axes
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What is known about a clip besides its sound."""
+
+    machine_id: str
+    name: str
+    label: Literal[0, 1]
+    """0 normal, 1 anomaly."""
+    group: str = ""
+    """What this clip and others were cut from; empty = it is a recording of its own."""
+    domain: str = ""
+    """Such as ``source``; empty where a data set has no domains."""
 
 
 @dataclass(frozen=True)
@@ -15,28 +32,37 @@ class ClipFeatures:
 
     features: list[np.ndarray]
     """Per clip float32 (T, 64)."""
-    machine_ids: list[str]
-    names: list[str]
-    labels: list[int]
-    """0 normal, 1 anomaly."""
+    infos: list[ClipInfo]
+
+    @property
+    def machine_ids(self) -> list[str]:
+        return [info.machine_id for info in self.infos]
+
+    @property
+    def names(self) -> list[str]:
+        return [info.name for info in self.infos]
+
+    @property
+    def labels(self) -> list[int]:
+        return [info.label for info in self.infos]
+
+    @property
+    def groups(self) -> list[str]:
+        return [info.group for info in self.infos]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Of every clip; empty where none has one."""
+        domains = tuple(info.domain for info in self.infos)
+        return domains if any(domains) else ()
 
     def take(self, indices: Sequence[int]) -> "ClipFeatures":
         """Some of the clips; their features are not copied."""
-        return ClipFeatures(
-            [self.features[index] for index in indices],
-            [self.machine_ids[index] for index in indices],
-            [self.names[index] for index in indices],
-            [self.labels[index] for index in indices],
-        )
+        return ClipFeatures([self.features[index] for index in indices], [self.infos[index] for index in indices])
 
     def and_(self, other: "ClipFeatures") -> "ClipFeatures":
         """These clips and then the others."""
-        return ClipFeatures(
-            self.features + other.features,
-            self.machine_ids + other.machine_ids,
-            self.names + other.names,
-            self.labels + other.labels,
-        )
+        return ClipFeatures(self.features + other.features, self.infos + other.infos)
 
 
 @dataclass(frozen=True)
@@ -49,6 +75,10 @@ class Recordings:
     """One sentence per recording that could not be used."""
     digest: str
     """Digest of the recordings' contents and the front end."""
+    axes: Axes | None = None
+    """How precomputed features lie in their files; None without such files."""
+    check: DataCheck | None = None
+    """How the recordings were stored; None for embedded machines."""
 
 
 def pack(features: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,10 +10,12 @@ import numpy as np
 
 from trainable.config import DataConfig, Objective
 from trainable.data.cache import default_cache_dir
+from trainable.data.check import DataCheck
 from trainable.data.clips import Split, TestClips, TrainClips
 from trainable.data.embedded import Amount, make_recordings
 from trainable.data.features import ClipFeatures, Recordings
 from trainable.data.normalise import NormStats, compute_stats, load_stats, save_stats
+from trainable.data.npy import Axes
 from trainable.data.recordings import read_recordings
 from trainable.data.split import validation_mask
 from trainable.errors import DataError
@@ -43,10 +45,18 @@ class Dataset:
     """One sentence per recording that could not be used."""
     digest: str
     """SHA-256 of contents, front end, normalisation and split: what a resumed run compares."""
+    axes: Axes | None = None
+    """How precomputed features lie in their files; None without such files."""
+    check: DataCheck | None = None
+    """How the recordings were stored; None for embedded machines."""
     objective: Objective = Objective.LABELS
     """What judges a training on these clips."""
     pseudo: PseudoAnomalies | None = None
     """Held-back normal clips and pseudo-anomalies; None where labels alone judge."""
+
+    def check_lines(self) -> list[str]:
+        """How the recordings were stored, as a table for a terminal; nothing of embedded machines."""
+        return [] if self.check is None else self.check.lines()
 
     @property
     def labelled(self) -> bool:
@@ -71,11 +81,13 @@ def load_dataset(config: DataConfig, *, cache_dir: Path | None = None) -> Datase
         If recordings are missing, or too many of them are broken. A few broken ones are skipped with a warning.
     """
     cache_dir = cache_dir or default_cache_dir()
-    if config.data_root is None:
+    if config.source is not None:
+        recordings = read_recordings(config, cache_dir)
+        for warning in () if recordings.check is None else recordings.check.warnings:
+            _log.warning("%s", warning)
+    else:
         amount = Amount(test_clips=config.embedded_test_clips)
         recordings = make_recordings(config.machine_type, config.front_end, cache_dir, amount=amount)
-    else:
-        recordings = read_recordings(Path(config.data_root).expanduser(), config, cache_dir)
     return assemble(config, recordings)
 
 
@@ -91,7 +103,15 @@ def assemble(config: DataConfig, recordings: Recordings) -> Dataset:
     held &= objective.holds_back
     train = recordings.train.take(np.flatnonzero(~held).tolist())
     norm = _norm_stats(config, train)
-    mask = validation_mask(test.names, test.machine_ids, test.labels, config.validation_share)
+    mask = validation_mask(
+        test.names,
+        test.machine_ids,
+        test.labels,
+        config.validation_share,
+        groups=test.groups,
+        domains=test.domains,
+        by_file=config.rules == 1,
+    )
     stamp = hashlib.sha256(recordings.digest.encode() + norm.mean_F.tobytes() + norm.std_F.tobytes() + mask.tobytes())
     train_clips = TrainClips(*norm.packed(train), Split.TRAIN)
     pseudo = None
@@ -111,6 +131,8 @@ def assemble(config: DataConfig, recordings: Recordings) -> Dataset:
         ids=tuple(sorted(set(train.machine_ids))),
         skipped=recordings.skipped,
         digest=stamp.hexdigest(),
+        axes=recordings.axes,
+        check=recordings.check,
         objective=objective,
         pseudo=pseudo,
     )
@@ -130,7 +152,10 @@ def _labelled(config: DataConfig, test: ClipFeatures) -> tuple[ClipFeatures, Cli
 
     Raises DataError where no id has one but the objective asks for labels.
     """
-    kinds = Counter(zip(test.machine_ids, test.labels, strict=True))
+    # Of a group only one side can have clips.
+    own = [group or name for name, group in zip(test.names, test.groups, strict=True)]
+    recordings = set(zip(test.machine_ids, test.labels, own, strict=True))
+    kinds = Counter((machine_id, label) for machine_id, label, _ in recordings)
     short = {
         machine_id: f"id {machine_id} ({kinds[machine_id, 0]} normal, {kinds[machine_id, 1]} anomalous)"
         for machine_id in sorted(set(test.machine_ids))
@@ -166,4 +191,5 @@ def _norm_stats(config: DataConfig, train: ClipFeatures) -> NormStats:
 
 def _test_clips(test: ClipFeatures, indices: np.ndarray, norm: NormStats, split: Split) -> TestClips:
     chosen = test.take(indices.tolist())
-    return TestClips(*norm.packed(chosen), split, labels=np.array(chosen.labels, dtype=np.int64))
+    labels = np.array(chosen.labels, dtype=np.int64)
+    return TestClips(*norm.packed(chosen), split, labels=labels, domains=chosen.domains)

@@ -30,8 +30,9 @@ from trainable.config import DensityName, FrontEndConfig, TrialConfig
 from trainable.data.clips import Split, TestClips
 from trainable.data.load import Dataset
 from trainable.data.normalise import NormStats
+from trainable.data.npy import Axes
 from trainable.data.patches import patch_starts
-from trainable.data.readers import SHORTEST_FRAMES, read_features, read_npy, wav_features
+from trainable.data.readers import SHORTEST_FRAMES, lengthen, read_recording
 from trainable.detection.stretches import CutClips, cut_clips, frame_surprise, most_surprising, stretches
 from trainable.durable import write_bytes
 from trainable.errors import CheckpointError, DataError
@@ -52,7 +53,7 @@ MAP_DENSITY: DensityName = "grid_neighbours"
 """Locates what is surprising in a clip when the configured density model scores whole clips only."""
 ENOUGH_CLIPS = 19
 """Calibration clips of a machine id from which a p-value of 0.05 can be reached: 1/(n + 1)."""
-_ID_IN_NAME = re.compile(r"(?:^|_)id_([0-9A-Za-z]+)(?:_|\.|$)")
+_ID_IN_NAME = re.compile(r"(?:^|_)(?:id|section)_([0-9A-Za-z]+)(?:_|\.|$)")
 
 
 @dataclass(frozen=True)
@@ -197,9 +198,11 @@ class Detector:
     """How it was made and how well it performs, for readers: plain JSON values."""
     stretch_frames: int
     """Frames of the longest training clip, the length of a stretch."""
+    axes: Axes | None = None
+    """How precomputed training features lay in their files; None if there were none."""
 
     def score_file(self, path: Path, machine_id: str | None = None) -> ClipScore:
-        """The score of one recording (``.wav`` or ``.npy``).
+        """The score of one recording, a sound file or precomputed features.
 
         Raises
         ------
@@ -212,29 +215,26 @@ class Detector:
         chosen = machine_id or self._id_of(path)
         if chosen not in self.calibration:
             raise DataError(f"{path}: {self._unknown(chosen)}")
-        features_TF = read_features(path, self.front_end)
-        if len(features_TF) <= self.shortest_frames < self.stretch_frames:
-            self._refuse_short(path)
-        return self.score_features(features_TF, chosen)
-
-    def _refuse_short(self, path: Path) -> None:
-        """Refuses a clip too short to fill a patch: repeated to that length, it sounds like no normal clip."""
-        frames = len(read_npy(path) if path.suffix == ".npy" else wav_features(path, self.front_end))
-        shortest = self.shortest_frames
-        if frames < shortest:
-            seconds = [count * self.seconds_per_frame for count in (frames, shortest)]
+        features_TF, _ = read_recording(path, self.front_end, self.axes)
+        if len(features_TF) < self.shortest_frames < self.stretch_frames:
+            # Repeated until it fills a patch, it would sound like no normal clip.
+            seconds = [count * self.seconds_per_frame for count in (len(features_TF), self.shortest_frames)]
             raise DataError(
-                f"{path}: lasts {frames} frames ({seconds[0]:.2f} s); at least {shortest} ({seconds[1]:.2f} s) "
-                "can be compared with normal clips; record longer"
+                f"{path}: lasts {len(features_TF)} frames ({seconds[0]:.2f} s); at least {self.shortest_frames} "
+                f"({seconds[1]:.2f} s) can be compared with normal clips; record longer"
             )
+        return self.score_features(lengthen(features_TF), chosen)
 
     def _id_of(self, path: Path) -> str:
-        match = _ID_IN_NAME.search(path.name)
-        if match is not None:
-            return match[1]
+        # In some layouts a folder names the machine.
+        for name in (path.name, *(folder.name for folder in path.absolute().parents)):
+            if (match := _ID_IN_NAME.search(name)) and (match[1] in self.ids or name == path.name):
+                return match[1]
         if len(self.ids) == 1:
             return self.ids[0]
-        raise DataError(f"{path}: its name holds no id_NN; give --machine-id, one of {', '.join(self.ids)}")
+        raise DataError(
+            f"{path}: neither its name nor its folder's holds an id_NN; give --machine-id, one of {', '.join(self.ids)}"
+        )
 
     def _unknown(self, machine_id: str) -> str:
         return f"the detector does not know machine id {machine_id}; it knows {', '.join(self.ids)}"
@@ -309,6 +309,7 @@ class Detector:
             "ids": list(self.ids),
             "stretch_frames": self.stretch_frames,
             "front_end": asdict(self.front_end),
+            "axes": self.axes,
             "norm": {"mean": self.norm.mean_F.tolist(), "std": self.norm.std_F.tolist()},
             "members": digests,
             "calibration": {machine_id: asdict(entry) for machine_id, entry in self.calibration.items()},
@@ -339,12 +340,13 @@ class Detector:
             return cls(
                 content["machine_type"],
                 tuple(content["ids"]),
-                FrontEndConfig(**content["front_end"]),
+                FrontEndConfig(**{"channel": "mean", **content["front_end"]}),  # before there was a choice
                 norm,
                 members,
                 calibration,
                 content["made"],
                 int(content["stretch_frames"]),
+                None if content.get("axes") is None else Axes(content["axes"]),
             )
         except OSError as error:
             raise CheckpointError(
@@ -384,7 +386,15 @@ def build_detector(
     }
     made = {"pooled_ids": few}
     return Detector(
-        dataset.machine_type, dataset.ids, front_end, dataset.norm, tuple(members), entries, made, stretch_frames
+        dataset.machine_type,
+        dataset.ids,
+        front_end,
+        dataset.norm,
+        tuple(members),
+        entries,
+        made,
+        stretch_frames,
+        dataset.axes,
     )
 
 

@@ -1,7 +1,7 @@
 """Pseudo-anomalies of held-back normal clips: what judges a training where no anomaly is labelled."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -147,7 +147,7 @@ def make_pseudo_anomalies(train: TrainClips, held_back: ClipFeatures, norm: Norm
             others = [each for each in partners[held_back.machine_ids[index]].tolist() if each != index]
             other_TF = held_back.features[others[int(rng.integers(len(others)))]]
             features.append(family.change(clip_TF, other_TF, severity, rng))
-        return _clips(ClipFeatures(features, held_back.machine_ids, held_back.names, [1] * len(features)), norm)
+        return _clips(ClipFeatures(features, [replace(info, label=1) for info in held_back.infos]), norm)
 
     def reference_auc(family: Family, severity: float) -> float:
         scores = reference.score_samples(changed(family, severity))

@@ -16,7 +16,7 @@ from trainable.config import EMBEDDED_TEST_CLIPS, FrontEndConfig, nearest
 from trainable.data.cache import cached, content_key
 from trainable.data.embedded import machines
 from trainable.data.embedded.acoustics import SAMPLE_RATE, hall_background, mix
-from trainable.data.features import ClipFeatures, Recordings, pack, unpack
+from trainable.data.features import ClipFeatures, ClipInfo, Recordings, pack, unpack
 from trainable.data.frontend import log_mel
 from trainable.data.readers import lengthen
 from trainable.errors import DataError
@@ -92,7 +92,7 @@ def make_recordings(
         )
     amount = amount or Amount()
     clips = embedded_clips(amount)
-    digest = content_key(_FORMAT, machine_type, json.dumps(asdict(amount)), json.dumps(asdict(front_end)))
+    digest = content_key(_FORMAT, machine_type, json.dumps(asdict(amount)), json.dumps(front_end.spectrum))
     make = partial(_make_all, machine_type, clips, front_end)
     features = unpack(cached(cache_dir, digest, make, needs=("frames", "lengths")))
     count = len([clip for clip in clips if clip.part == "train"])
@@ -101,9 +101,7 @@ def make_recordings(
 
 
 def _clip_features(clips: list[EmbeddedClip], features: list[np.ndarray]) -> ClipFeatures:
-    return ClipFeatures(
-        features, [clip.machine_id for clip in clips], [clip.name for clip in clips], [clip.label for clip in clips]
-    )
+    return ClipFeatures(features, [ClipInfo(clip.machine_id, clip.name, clip.label) for clip in clips])
 
 
 def _make_all(machine_type: str, clips: list[EmbeddedClip], front_end: FrontEndConfig) -> Mapping[str, np.ndarray]:

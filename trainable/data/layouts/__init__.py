@@ -1,0 +1,1 @@
+"""One module per layout that public data sets, and people, use."""

@@ -1,0 +1,94 @@
+"""Says what recordings a folder holds, before anything is trained: ``python -m trainable.recordings FOLDER``.
+
+Folders in a known layout are named with the flags that read them. Of any other tree a table is drafted for
+``--recordings``: read it, correct it, and search with it. Both ways every recording is read and checked; the features
+are kept for the search.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run, set_up_logging
+from trainable.config import DataConfig
+from trainable.errors import DataError
+
+MOST_NAMED = 20
+"""Machine types of a folder."""
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m trainable.recordings", description=__doc__)
+    parser.add_argument("folder", metavar="FOLDER", help="folder of recordings, of a machine type, or of many of them")
+    add_flag(parser, "output", metavar="FILE", help="where a drafted table is written (default: FOLDER's name, .csv)")
+    add_flag(parser, "no_reading", action="store_true", help="list the files, but do not read and check them")
+    add_data_flags(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = build_parser().parse_args(argv)
+    for name in ("data_root", "recordings"):
+        if getattr(arguments, name) is not None:
+            raise DataError(f"--{name.replace('_', '-')} and FOLDER cannot be combined; FOLDER says what to look at")
+    set_up_logging()
+    root = Path(arguments.folder).expanduser()
+    if not root.is_dir():
+        raise DataError(f"{root} {'is not a folder' if root.exists() else 'does not exist'}; name a folder")
+    # Not at the top: --help and mistyped flags need no torch.
+    from trainable.data.layout import known_below
+
+    known = [] if arguments.output else known_below(root)
+    if known:
+        folders = [(folder.absolute().parent, folder.absolute().name, layout.title) for folder, layout in known]
+        for parent, name, title in folders[:MOST_NAMED]:
+            print(f"{name}: {title}; --data-root {parent} --machine-type {name}")
+            if not arguments.no_reading:
+                _check(data_config(arguments, {"data_root": str(parent), "machine_type": name}))
+        if len(folders) > MOST_NAMED:
+            print(f"and {len(folders) - MOST_NAMED} more machine types")
+        return 0
+    table = _write_draft(root, Path(arguments.output or f"{root.absolute().name}.csv"))
+    if not arguments.no_reading:
+        _check(data_config(arguments, {"recordings": str(table.absolute()), "machine_type": table.stem}))
+    print(f"read {table}, correct it where names mislead, and search with it:")
+    print(f"  python -m search.run --space ad_tuning --recordings {table}")
+    return 0
+
+
+def _write_draft(root: Path, table: Path) -> Path:
+    from trainable.data.draft import counts, draft
+    from trainable.data.layout import log_skipped
+    from trainable.data.table import in_place, write_table
+
+    if table.exists():
+        raise DataError(f"{table} exists and may have been corrected; name another file with --output, or remove it")
+    skipped: list[str] = []
+    rows = draft(root, skipped)
+    log_skipped(skipped)
+    if not rows:
+        raise DataError(f"{root} holds no recording that can be read; docs/data.md says what is accepted")
+    try:
+        write_table(table, (in_place(row, root, table.parent) for row in rows))
+    except OSError as error:
+        raise DataError(f"{table} cannot be written ({error.strerror}); name another file with --output") from None
+    print(f"{root}: no known layout; {len(rows)} recordings are listed in {table}")
+    for line in counts(rows):
+        print(line)
+    return table
+
+
+def _check(config: DataConfig) -> None:
+    """Reads recordings as a search will, and prints how they are stored and what judges."""
+    from trainable.data.load import load_dataset
+
+    dataset = load_dataset(config)
+    for line in dataset.check_lines():
+        print(f"  {line}")
+    labelled = f"{len(dataset.validation)} validation and {len(dataset.held_out)} held-out clips"
+    judges = labelled if dataset.labelled else "no labelled anomalies: pseudo-anomalies judge"
+    print(f"  {len(dataset.train)} training clips, {judges}; {len(dataset.skipped)} recordings skipped")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
