@@ -5,6 +5,7 @@ Besides `analysis.retrain`, the only module of this package that imports torch.
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from trainable.config import DataConfig, DensityName, FrontEndConfig, TrialConfi
 from trainable.data.clips import Split, TestClips
 from trainable.data.frontend import N_MELS, hz_to_mel, mel_to_hz
 from trainable.data.load import Dataset, load_dataset
+from trainable.data.readers import is_npy
 from trainable.errors import CheckpointError, RunError
 from trainable.model.geometry import Geometry, geometry_of
 from trainable.normal_only.pseudo import PseudoAnomalies
@@ -194,7 +196,7 @@ def load_view(run: RunResults, number: int, *, dataset: Dataset | None = None, d
         trial.restore(state)
     except KeyError as error:
         raise CheckpointError(f"the checkpoint of trial {number} is not of a trial: it lacks {error}") from None
-    raw = not run.manifest.data.get("data_root") or any(name.endswith(".wav") for name in dataset.train.names)
+    raw = not all(is_npy(Path(name)) for name in dataset.train.names)
     return ModelView(number, trial.epoch, trial, dataset, DataConfig.from_dict(run.manifest.data).front_end, raw)
 
 
@@ -203,7 +205,6 @@ def load_run_data(run: RunResults) -> Dataset:
     dataset = load_dataset(DataConfig.from_dict(run.manifest.data))
     if run.manifest.data_digest and dataset.digest != run.manifest.data_digest:
         raise RunError(
-            f"the recordings of {run.manifest.data.get('data_root') or 'the embedded machines'} are not those that "
-            f"{run.folder.path} was trained on; scores would not be comparable"
+            f"the recordings of {run.manifest.source} are not those that {run.folder.path} was trained on; scores would not be comparable"
         )
     return dataset

@@ -199,12 +199,11 @@ def run_table(run: RunResults) -> Table:
     """The settings of the run."""
     manifest = run.manifest
     budget = manifest.gpu_memory_budget_bytes
-    data = manifest.data
     rows = [
         ("command", manifest.command),
         ("begun", moment_text(manifest.created)),
         ("space", manifest.space_name),
-        ("recordings", f"{data.get('machine_type')} of {data.get('data_root') or 'the embedded machines'}"),
+        ("recordings", f"{manifest.data.get('machine_type')} of {manifest.source}"),
         ("trials judged by", run.measure),
         ("trials requested", str(manifest.num_samples)),
         ("epochs of a full training", str(manifest.max_epochs)),

@@ -78,7 +78,7 @@ def record(arguments: argparse.Namespace) -> None:
     dataset = load_dataset(data)
     fitted = space.for_clips(int(dataset.train.lengths.max()))
     judged = {"validation": dataset.validation, "held_out": dataset.held_out}
-    if data.data_root is None:
+    if data.source is None:
         judged["fresh"] = fresh_clips(data, dataset, arguments.fresh)
     store = Path(arguments.store)
     store.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ _DATA_KEYS = (
     "sample_rate",
     "n_fft",
     "hop_length",
+    "channel",
     "validation_share",
     "embedded_test_clips",
     "objective",

@@ -31,6 +31,7 @@ CHEAP = {
     "analysis.dcase_table": "--epochs 1 --quiet",
     "analysis.report": "",
     "analysis.best": "",
+    "trainable.recordings": "",
     "trainable.score": "",
 }
 """What is appended to ``python -m MODULE …``; the longest key whose words all occur decides."""
@@ -68,6 +69,11 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         shutil.copy(path, folder / "recordings")
     for copy in ("data/fan", "recordings/pump"):
         shutil.copytree(folder / "recordings/fan", folder / copy)
+    for path in (folder / "recordings/fan/test").iterdir():
+        (folder / "my_folder/heard").mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / "my_folder/heard")
+    listed = [f"{path},{path.name.split('_')[0]},{path.parent.name}" for path in folder.glob("recordings/fan/*/*.wav")]
+    (folder / "fan.csv").write_text("\n".join(["path,label,split", *listed]) + "\n")
     (folder / "my_space.yaml").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

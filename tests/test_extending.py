@@ -129,6 +129,8 @@ def test_a_layout_makes_recordings_of_its_folder_and_leaves_others_alone(modules
             for index in range(count):
                 np.save(where / f"{index:08d}.npy", mel_clip(index + 100 * int(machine_id) + 50 * (kind == "normal")))
     (tmp_path / "data/pump/id_00/normal/notes.txt").write_text("hello")
+    (tmp_path / "data/pump/id_00/strange").mkdir()
+    np.save(tmp_path / "data/pump/id_00/strange/00000000.npy", mel_clip(999))
     write_tree(tmp_path / "data", "fan")
 
     def load(machine_type: str) -> Dataset:
@@ -139,7 +141,7 @@ def test_a_layout_makes_recordings_of_its_folder_and_leaves_others_alone(modules
     assert pump.ids == ("00", "04")
     assert (len(pump.train), len(pump.validation) + len(pump.held_out)) == (8, 16)
     assert len(pump.skipped) == 1
-    assert "notes.txt: is no recording" in pump.skipped[0]
+    assert "strange/00000000.npy: lies in neither" in pump.skipped[0]
     assert "anomaly_id_04_00000003.npy" in (*pump.validation.names, *pump.held_out.names)
     assert len(load("fan").train) == 6
     (tmp_path / "data/pump/id_00/abnormal/00000000.npy").rename(tmp_path / "data/pump/id_00/normal/00000009.npy")

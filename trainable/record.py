@@ -264,6 +264,11 @@ class RunManifest:
         return Objective.named(self.data.get("objective", Objective.LABELS))
 
     @property
+    def source(self) -> str:
+        """Where the recordings are, for readers."""
+        return str(self.data.get("recordings") or self.data.get("data_root") or "the embedded machines")
+
+    @property
     def identity(self) -> str:
         """Identifies this run among all others in a shared study or storage, wherever its folder lies."""
         return self.run_id or self.name
