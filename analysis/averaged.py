@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from analysis.commands import retrain_command
 from analysis.results import RunResults
 from analysis.tables import Table
+from trainable.scoring.clip_counts import ClipCounts, auc_text
 from trainable.units import counted
 
 
@@ -17,6 +18,8 @@ class Averaged:
     held_out_auc: float | None
     """None where no clip is labelled."""
     held_out_interval: tuple[float, float] | None
+    held_out_clips: ClipCounts | None = None
+    """The clips that judged; None in the summaries of earlier versions."""
 
     @property
     def title(self) -> str:
@@ -25,11 +28,10 @@ class Averaged:
 
     @property
     def held_out_text(self) -> str:
-        """``0.930 (95 % interval 0.885 … 0.968)``; empty without labels."""
+        """``0.930 (95 % interval 0.885 … 0.968; 80 normal, 80 anomalous clips)``; empty without labels."""
         if self.held_out_auc is None or self.held_out_interval is None:
             return ""
-        low, high = self.held_out_interval
-        return f"{self.held_out_auc:.3f} (95 % interval {low:.3f} … {high:.3f})"
+        return auc_text(self.held_out_auc, self.held_out_interval, self.held_out_clips)
 
     def table(self) -> Table:
         """Its pairs, each with the AUC that ranked it."""
@@ -52,7 +54,8 @@ def averaged(run: RunResults) -> Averaged | None:
     if not pairs or "detector_held_out_auc" not in best:
         return None
     interval = best["detector_held_out_interval"]
-    return Averaged(tuple(pairs), best["detector_held_out_auc"], None if interval is None else tuple(interval))
+    clips = ClipCounts.from_dict(best.get("held_out_clips"))
+    return Averaged(tuple(pairs), best["detector_held_out_auc"], None if interval is None else tuple(interval), clips)
 
 
 def averaged_text(run: RunResults, found: Averaged) -> str:

@@ -112,8 +112,9 @@ def known_of(retrained: "Finished") -> list[str]:
     made, models = retrained.detector.made, len(retrained.detector.members)
     lines = []
     if retrained.held_out is not None:
-        low, high = retrained.held_out.interval
-        lines.append(f"held-out AUC {retrained.held_out.auc:.3f} (95 % interval {low:.3f} … {high:.3f})")
+        lines.append(f"held-out AUC {retrained.held_out.text}")
+        if retrained.held_out.clips.few:
+            lines.append(retrained.held_out.clips.warning)
     else:
         lines.append("no anomaly is labelled, so nobody knows yet how many faults it hears")
     if retrained.pseudo_aucs:

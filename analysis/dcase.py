@@ -6,6 +6,7 @@ id, then averaged. Labels choose neither the epoch nor anything else.
 
 import csv
 import dataclasses
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from trainable.config import DataConfig, TrialConfig
 from trainable.data.clips import TestClips
 from trainable.data.layout import machine_types
 from trainable.data.load import Dataset, load_dataset
+from trainable.durable import write_text
 from trainable.errors import DataError, NonFiniteError, RunError
 from trainable.execution_plan import ExecutionPlan, MemoryPlan
 from trainable.scoring.metrics import auc, pauc
@@ -218,8 +220,9 @@ def write_results(path: Path, results: Mapping[str, Mapping[str, tuple[float, fl
 def _write_rows(path: Path, rows: Sequence[Sequence[object]]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        write_text(path, text.getvalue())
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror}") from None
 

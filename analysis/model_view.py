@@ -205,6 +205,7 @@ def load_run_data(run: RunResults) -> Dataset:
     dataset = load_dataset(DataConfig.from_dict(run.manifest.data))
     if run.manifest.data_digest and dataset.digest != run.manifest.data_digest:
         raise RunError(
-            f"the recordings of {run.manifest.source} are not those that {run.folder.path} was trained on; scores would not be comparable"
+            f"the recordings of {run.manifest.source} are not those that {run.folder.path} was trained on; "
+            "scores would not be comparable"
         )
     return dataset

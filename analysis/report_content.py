@@ -29,8 +29,12 @@ from analysis.style import Message
 from analysis.tables import Table, ends_table, memory_bytes, plans_table, run_table, searched_table, top_table
 from analysis.winner_model import WinnerModel, restore_winner
 from trainable.config import Objective
+from trainable.data.check import DataCheck
 from trainable.data.clips import Split
+from trainable.durable import read_json
+from trainable.errors import RunError
 from trainable.record import TrialEnd
+from trainable.scoring.clip_counts import ClipCounts, interval_text
 from trainable.scoring.evaluate import Evaluation
 from trainable.units import counted, duration_text, format_bytes
 from trainable.yardsticks.catalogue import title_of
@@ -94,6 +98,7 @@ def report_content(
     found = importances(run)
     sections = [
         _searched(run),
+        *_recordings(run),
         _won(run, found),
         *_judged(run),
         *_detector(run),
@@ -136,14 +141,11 @@ def summary_sentence(run: RunResults, held_out: Evaluation | None, yardsticks: C
         return f"{first} {second}. {NO_LABELS}"
     if held_out is None:
         return f"{first} {second}."
-    low, high = held_out.interval
     auc = "" if run.manifest.objective is Objective.LABELS else "an AUC of "
     detector = averaged(run)
     mean = f" {detector.title[:1].upper()}{detector.title[1:]}, reaches {detector.held_out_text}." if detector else ""
-    return (
-        f"{first} {second}, and {auc}{held_out.auc:.3f} (95 % interval {low:.3f} … {high:.3f}) "
-        f"on held-out clips that took no part in choosing it.{mean}"
-    )
+    few = f" Mind: {held_out.clips.warning}." if held_out.clips.few else ""
+    return f"{first} {second}, and {auc}{held_out.text} on held-out clips that took no part in choosing it.{mean}{few}"
 
 
 def _tiles(
@@ -156,8 +158,7 @@ def _tiles(
             ("detector's held-out AUC", f"{detector.held_out_auc:.3f}", f"mean of {len(detector.pairs)} pairs")
         )
     if held_out is not None:
-        low, high = held_out.interval
-        tiles.append(("held-out AUC", f"{held_out.auc:.3f}", f"95 % interval {low:.3f} … {high:.3f}"))
+        tiles.append(("held-out AUC", f"{held_out.auc:.3f}", interval_text(held_out.interval, held_out.clips)))
         tiles.append(("held-out pAUC", f"{held_out.pauc:.3f}", "false alarms ≤ 10 %"))
     elif not run.labelled:
         tiles.append(("held-out AUC", "unknown", "no anomaly is labelled"))
@@ -203,6 +204,24 @@ def _searched(run: RunResults) -> Section:
         )
     )
     return section
+
+
+def _recordings(run: RunResults) -> list[Section]:
+    """How a user's own recordings were stored; nothing of embedded machines, or of runs from before the check."""
+    path = run.folder.check_path
+    if not path.exists():
+        return []
+    try:
+        check = DataCheck.from_dict(read_json(path, what="a check of recordings"))
+    except ValueError as error:
+        raise RunError(f"{path} is not a check of recordings: {error}; remove it to go without") from None
+    heading, *rows = check.cells()
+    section = Section("The recordings", tables=[Table(heading, tuple(rows))], warnings=list(check.warnings))
+    section.text.append(
+        "How the recordings are stored, from the least to the most of each kind: what differs between normal and "
+        f"anomalous clips here is learned as if it were a fault. {' '.join(f'{each}.' for each in check.remarks)}"
+    )
+    return [section]
 
 
 def _won(run: RunResults, found: Importances) -> Section:
@@ -324,6 +343,9 @@ def _held_out(winner: WinnerModel) -> Section:
         section.text.append(winner.missing(Split.HELD_OUT))
         return section
     clips = winner.view.clips(Split.HELD_OUT)
+    counts = ClipCounts.of(clips.labels)
+    if counts.few:
+        section.warnings.append(f"{_sentence(counts.warning)}.")
     section.tables.append(winner.held_out_table())
     section.text.append(
         f"Scored at the checkpoint of epoch {winner.view.epoch}, on {len(clips)} clips "

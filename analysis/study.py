@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -15,6 +14,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from trainable.errors import RunError
 from trainable.record import RunFolder, RunManifest
+from trainable.study_address import optuna_address, sqlite_address
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def read_study(folder: RunFolder, manifest: RunManifest) -> StudyContent:
 
 def _read_trials(url: str, study_name: str) -> tuple[FrozenTrial, ...]:
     with quiet_optuna():
-        storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
+        storage = optuna.storages.RDBStorage(optuna_address(url), skip_table_creation=True)
         try:
             study = optuna.load_study(study_name=study_name, storage=storage)
             return tuple(study.get_trials(deepcopy=False))
@@ -93,6 +93,6 @@ def read_only_urls(path: Path) -> tuple[str, ...]:
     """
     if not path.is_file():
         raise RunError(f"the study {path} does not exist")
-    plain = f"sqlite:///file:{quote(str(path.resolve()))}?mode=ro&uri=true"
+    plain = sqlite_address(path, mode="ro")
     has_wal = path.with_name(path.name + "-wal").exists()
-    return (plain,) if has_wal else (plain, f"{plain}&immutable=1")
+    return (plain,) if has_wal else (plain, sqlite_address(path, mode="ro", immutable="1"))

@@ -48,7 +48,7 @@ class WinnerModel:
         return self.why_not or (self.held_out_why_not if split is Split.HELD_OUT else "")
 
     def held_out_table(self) -> Table:
-        """AUC and pAUC of each machine id on held-out clips, their mean, and the mean's 95 % interval."""
+        """AUC and pAUC of each machine id on held-out clips, their mean, its 95 % interval and its clips."""
         columns = ("machine id", "AUC", "pAUC")
         held_out = self.held_out()
         if held_out is None:
@@ -57,6 +57,7 @@ class WinnerModel:
         rows = [(i, f"{a:.3f}", f"{held_out.pauc_by_id[i]:.3f}") for i, a in held_out.auc_by_id.items()]
         rows.append(("mean", f"{held_out.auc:.3f}", f"{held_out.pauc:.3f}"))
         rows.append(("95 % interval of the mean", f"{low:.3f} … {high:.3f}", ""))
+        rows.append(("clips that judged", held_out.clips.text, ""))
         return Table(columns, tuple(rows))
 
     @cached_property

@@ -13,6 +13,7 @@ from analysis.state import LABEL_SOME, NO_LABELS, held_out_later
 from trainable.config import Objective
 from trainable.durable import write_json
 from trainable.errors import CheckpointError, ProjectError, RunError
+from trainable.scoring.clip_counts import ClipCounts
 from trainable.units import format_bytes
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Winner:
     """None if no anomaly is labelled or the checkpoint is gone; `missing` says why."""
     held_out_pauc: float | None
     held_out_interval: tuple[float, float] | None
+    held_out_clips: ClipCounts | None
+    """The clips that judged, the same for every trial."""
     predicted_bytes: int
     peak_bytes: int
     """Measured; 0 on a CPU."""
@@ -102,6 +105,7 @@ def find_winners(
                 held_out_auc=None if found is None else found.auc,
                 held_out_pauc=None if found is None else found.pauc,
                 held_out_interval=None if found is None else found.interval,
+                held_out_clips=None if found is None else found.clips,
                 predicted_bytes=int(row["predicted_bytes"]),
                 peak_bytes=int(row["peak_bytes"]),
                 epoch_seconds=float(row["epoch_seconds"]),
@@ -167,6 +171,9 @@ def winners_text(winners: Sequence[Winner]) -> str:
         # Reasons that hold for all trials are printed once, below.
         if winner.missing and not winner.shared:
             lines.append(f"      no held-out AUC: {winner.missing}")
+    judged = next((winner.held_out_clips for winner in winners if winner.held_out_clips is not None), None)
+    if judged is not None:
+        lines.append(f"Held-out AUCs: {judged.text}{f'; {judged.warning}' if judged.few else ''}.")
     lines.append(f"Completed trials first, by the {objective.measure} of their last epoch; {_CHOICE[objective]}.")
     return "\n".join(lines)
 

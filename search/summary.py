@@ -21,6 +21,7 @@ from trainable.data.load import Dataset
 from trainable.detection.ranking import Pair, choose_members, ranking_warnings
 from trainable.errors import BudgetError, CheckpointError, NonFiniteError
 from trainable.record import EpochReport, TrialEnd, TrialStart
+from trainable.scoring.clip_counts import auc_text
 from trainable.scoring.evaluate import Evaluation
 from trainable.trial import Trial
 from trainable.units import counted, duration_text, format_bytes
@@ -53,6 +54,12 @@ class Winner:
     @property
     def epochs(self) -> int:
         return self.last.epoch
+
+    @property
+    def few_clips(self) -> tuple[str, ...]:
+        """That few clips judge, if they do."""
+        judged = self.held_out or self.detector_held_out or self.validation
+        return (judged.clips.warning,) if judged is not None and judged.clips.few else ()
 
     @property
     def members(self) -> tuple[Pair, ...]:
@@ -156,11 +163,12 @@ def _add_winner(table: Table, conductor: Conductor, winner: Winner) -> None:
         table.add_row("held-out AUC", _with_interval(winner.held_out.auc, winner.held_out))
         by_id = ", ".join(f"{machine_id} {auc:.3f}" for machine_id, auc in winner.held_out.auc_by_id.items())
         table.add_row("  by machine id", by_id)
+        _add_domains(table, winner.held_out)
         table.add_row("held-out pAUC", f"{winner.held_out.pauc:.3f}")
     else:
         table.add_row("held-out AUC", f"not measured: {winner.unmeasured}")
     _add_detector(table, winner)
-    for warning in winner.warnings:
+    for warning in (*winner.few_clips, *winner.warnings):
         table.add_row("[bold red]  mind[/]", warning)
     if winner.start.predicted_bytes:
         budget = conductor.options.budget_bytes
@@ -177,8 +185,14 @@ def _add_detector(table: Table, winner: Winner) -> None:
         table.add_row("  held-out AUC", _with_interval(winner.detector_held_out.auc, winner.detector_held_out))
         by_id = ", ".join(f"{machine_id} {auc:.3f}" for machine_id, auc in winner.detector_held_out.auc_by_id.items())
         table.add_row("  by machine id", by_id)
+        _add_domains(table, winner.detector_held_out)
     if winner.detector_held_out is not None or winner.held_out is not None:
         _add_yardsticks(table, winner.yardsticks, "detector" if winner.members else "winner")
+
+
+def _add_domains(table: Table, evaluation: Evaluation) -> None:
+    if evaluation.by_domain is not None:
+        table.add_row("  by domain", evaluation.by_domain.text)
 
 
 def _members_text(members: tuple[Pair, ...]) -> str:
@@ -194,16 +208,14 @@ def _add_yardsticks(table: Table, yardsticks: Comparison | None, beside: str) ->
         table.add_row("yardsticks", "not measured; see the warning above")
         return
     table.add_row("yardsticks", ", ".join(f"{title_of(name)} {auc:.3f}" for name, auc in yardsticks.aucs.items()))
-    table.add_row(
-        "  beaten" if yardsticks.beaten else "[bold red]  not beaten[/]", f"the {beside} {yardsticks.verdict}"
-    )
+    answer = "[bold red]  not beaten[/]"
+    if yardsticks.beaten or yardsticks.too_few:
+        answer = "  beaten?" if yardsticks.too_few else "  beaten"
+    table.add_row(answer, f"the {beside} {yardsticks.verdict}")
 
 
 def _with_interval(auc: float, evaluation: Evaluation | None) -> str:
-    if evaluation is None:
-        return f"{auc:.3f}"
-    low, high = evaluation.interval
-    return f"{auc:.3f}  (95 % interval {low:.3f} … {high:.3f})"
+    return auc_text(auc, *((None, None) if evaluation is None else (evaluation.interval, evaluation.clips)))
 
 
 def write_results(
@@ -222,6 +234,7 @@ def write_results(
         "best": None,
     }
     if winner is not None:
+        judged = winner.detector_held_out or winner.held_out
         best = {
             "trial": winner.start.number,
             "epochs": winner.epochs,
@@ -229,9 +242,12 @@ def write_results(
             "objective": winner.objective.value,
             "validation_auc": winner.last.validation_auc,
             "validation_interval": None if winner.validation is None else list(winner.validation.interval),
+            "validation_clips": None if winner.validation is None else winner.validation.clips.to_dict(),
             "held_out_auc": None if winner.held_out is None else winner.held_out.auc,
             "held_out_interval": None if winner.held_out is None else list(winner.held_out.interval),
+            "held_out_clips": None if judged is None else judged.clips.to_dict(),
             "held_out_auc_by_id": None if winner.held_out is None else winner.held_out.auc_by_id,
+            **({} if judged is None or judged.by_domain is None else {"by_domain": judged.by_domain.to_dict()}),
             "held_out_pauc": None if winner.held_out is None else winner.held_out.pauc,
             "detector_held_out_auc": None if winner.detector_held_out is None else winner.detector_held_out.auc,
             "detector_held_out_interval": (

@@ -155,7 +155,9 @@ def test_the_documented_cluster_is_started_and_joined(own_folder: Path, ray_envi
 TINY_MODEL = "--width 0.125 --latent-dim 4 --num-embeddings 8 --n-patches 1 --batch-size 8 --epochs 1"
 SHORT = {
     "against_default": "runs/first --seeds 1",
+    "auc_intervals": "--repetitions 1",
     "budget_sampler": "--seeds 2 --trainings 6",
+    "data_scale": "--recordings 80 --seconds 1",
     "density": f"--seeds 1 --network-epochs 1 {TINY_MODEL} {TINY_DATA}",
     "driver_scale": "--trials 10",
     "prediction": "--architectures 1",

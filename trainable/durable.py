@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from trainable.errors import RunError
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def readable(text: str) -> str:
+    """Text that UTF-8 can hold.
+
+    Python keeps a byte of a file name that is no UTF-8 as a lone surrogate; U+FFFD, which any format may hold, takes
+    its place.
+    """
+    return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 @contextmanager
@@ -29,8 +41,8 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file atomically and durably, as UTF-8."""
-    write_bytes(path, text.encode())
+    """Writes a file atomically and durably, as `readable` UTF-8."""
+    write_bytes(path, readable(text).encode())
 
 
 def write_bytes(path: Path, *parts: bytes | memoryview) -> None:

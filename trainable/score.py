@@ -1,12 +1,16 @@
 """Scores recordings with a saved detector: ``python -m trainable.score --model DIR FILES…``. One file in, one line out.
 
-``-`` in place of files reads names from standard input, one per line, as they arrive. A file that cannot be scored has
+``-`` in place of files reads names from standard input, one per line, as they arrive; lists from Windows, with CR LF, a
+byte order mark or in UTF-16, are read too. A file that cannot be scored has
 a line too, with the reason in ``error`` and no score. The reason also goes to standard error, the other files are still
 scored, and the exit status is 1.
 """
 
+import codecs
 import csv
+import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -29,7 +33,11 @@ def build_parser() -> Parser:
         parser, "model", metavar="DIR", required=True, help="folder of a detector (python -m analysis.best --retrain)"
     )
     parser.add_argument(
-        "files", metavar="FILES", nargs="+", help=".wav or .npy files; - reads names from standard input"
+        "files",
+        metavar="FILES",
+        nargs="+",
+        help="any recordings that libsndfile reads (.wav, .flac, .ogg, .mp3, .aiff), or .npy; "
+        "- reads names from standard input",
     )
     add_flag(parser, "format", choices=("csv", "json"), default="csv", help="a CSV line or a JSON object per file")
     add_flag(parser, "machine_id", metavar="NN", help="machine id of all files (default: id_NN in each name)")
@@ -58,9 +66,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _names(files: Iterable[str], stdin: TextIO) -> Iterator[str]:
     for name in files:
         if name == "-":
-            yield from (line.rstrip("\n") for line in stdin if line.strip())
+            yield from (line for line in map(_without_line_break, _lines(stdin)) if line.strip())
         else:
             yield name
+
+
+def _without_line_break(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")
+
+
+def _lines(stdin: TextIO) -> Iterator[str]:
+    """Lines of a list of files, each as soon as it is there.
+
+    Decoded as the system decodes file names, not as it decodes text: what a folder holds may be neither.
+    """
+    stream = getattr(stdin, "buffer", None)
+    if stream is None:  # not a file
+        yield from stdin
+        return
+    first = stream.readline()
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        yield from io.StringIO((first + stream.read()).decode("utf-16", errors="replace"))
+        return
+    yield os.fsdecode(first.removeprefix(codecs.BOM_UTF8))
+    yield from map(os.fsdecode, stream)
 
 
 def score_files(

@@ -128,6 +128,8 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
         with _endings(trial.epoch):
             held_out = trial.evaluate(Split.HELD_OUT)
         print(f"held-out AUC {held_out.text}, pAUC {held_out.pauc:.3f}")
+        if held_out.by_domain is not None:
+            print(f"held-out AUC by domain: {held_out.by_domain.text}")
         if held_out.clips.few:
             print(f"mind: {held_out.clips.warning}")
     if folder is None:

@@ -12,6 +12,7 @@ from typing import Any
 from search.request import SearchOptions
 from search.runners._ray_private import job_title
 from search.runners.packing import GPU_MEMORY, Node, SlotKind, cpu_slots, gpu_slots, nodes_of
+from search.runners.ray_folder import VARIABLE, ray_folder
 from trainable.device.cap import NOT_EXPANDABLE
 from trainable.errors import RunError
 from trainable.host import available_cores
@@ -78,7 +79,7 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
     Raises
     ------
     RunError
-        If the cluster at ``--address`` cannot be joined.
+        If the cluster at ``--address`` cannot be joined, or the folder for Ray's files does not suit it.
     """
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
     if options.address and token_path().is_file():
@@ -97,13 +98,10 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
                 context = ray.init(address=options.address, **quiet)
             else:
                 cpus = max(available_cores(), options.workers)
-                context = ray.init(address="local", num_cpus=cpus, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"the cluster at --address {options.address}" if options.address else "Ray on this machine"
-        raise RunError(
-            f"{where} cannot be {'joined' if options.address else 'started'}: {str(error).strip().splitlines()[0]}; "
-            "check that it runs (ray status) and that its token is in ~/.ray/auth_token, or use --local"
-        ) from None
+                with ray_folder():
+                    context = ray.init(address="local", num_cpus=cpus, **quiet)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _not_begun(options, error) from None
     try:
         cards = _gpus()
         asked = {node_id: card.total_bytes for node_id, card in cards.items()}
@@ -116,6 +114,17 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
         yield RaySession(context.dashboard_url or None, nodes, asked, names, NOT_EXPANDABLE not in lacking)
     finally:
         ray.shutdown()
+
+
+def _not_begun(options: SearchOptions, error: Exception) -> RunError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if options.address:
+        what = f"the cluster at --address {options.address} cannot be joined"
+        remedy = "check that it runs (ray status) and that its token is in ~/.ray/auth_token"
+    else:
+        what = "Ray on this machine cannot be started"
+        remedy = f"check its folder ({VARIABLE} names another), and that its token is in ~/.ray/auth_token"
+    return RunError(f"{what}: {reason}; {remedy}, or use --local")
 
 
 def token_path() -> Path:

@@ -381,7 +381,7 @@ class RayRunner:
                     trial_dirname_creator=lambda trial: str(trial.trial_id),
                 ),
                 run_config=tune.RunConfig(
-                    name=self._session.store.folder.path.name,
+                    name=self._session.store.folder.name,
                     storage_path=folder,
                     verbose=0,
                     # Failures are retried by this runner: Ray gives up at once if an actor dies between two trials.

@@ -16,7 +16,7 @@ from search.engine.trial_store import KnownTrial
 from search.store.study import SearchStudy, failures_of, outcome_of, start_of
 from spaces.space import Choices, Space
 from trainable.errors import RunError
-from trainable.record import RunFolder, TrialEnd, TrialOutcome, TrialRecord, TrialStart
+from trainable.record import OtherVersionError, RunFolder, TrialEnd, TrialOutcome, TrialRecord, TrialStart
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +77,12 @@ def _checked(study: SearchStudy, trial: FrozenTrial) -> tuple[TrialStart, TrialO
         if not all(type(epoch) is int for epoch in trial.intermediate_values):
             raise ValueError("an epoch is not an integer")
     except (ValueError, TypeError, KeyError) as error:
+        advice = study.if_damaged
+        if isinstance(error, OtherVersionError):  # the run's folder holds the same, so that a new study would, too
+            advice = "resume with the version that wrote it (manifest.json names its commit), or restore it from a copy"
         raise RunError(
             f"trial {trial.number} of the study {study.where} cannot be read: {' '.join(str(error).split())[:300]}; "
-            "restore the study from a copy, or move it away and resume: it is then rebuilt from the run's folder"
+            f"{advice}"
         ) from None
     return start, outcome
 

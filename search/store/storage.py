@@ -26,6 +26,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
+from trainable.study_address import optuna_address
+
 WRITE_TIMEOUT_SECONDS = 60
 """How long a writer waits for another one before SQLite reports that the database is locked."""
 CREATE_ATTEMPTS = 5
@@ -60,7 +62,7 @@ def _made_or_found(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
     """The storage. If drivers create its tables at the same time, all but one fail and find them when they retry."""
     for attempt in range(CREATE_ATTEMPTS):
         try:
-            return RDBStorage(url, engine_kwargs=engine_kwargs)
+            return RDBStorage(optuna_address(url), engine_kwargs=engine_kwargs)
         except (IntegrityError, OperationalError, ProgrammingError) as error:
             made_meanwhile = isinstance(error, IntegrityError) or "already exists" in str(error)
             if not made_meanwhile or attempt == CREATE_ATTEMPTS - 1:

@@ -37,11 +37,11 @@ from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
 from trainable.record import TrialOutcome, TrialStart
 from trainable.redaction import redact, without_secrets
+from trainable.study_address import sqlite_address
 from trainable.typed import build
 
 logger = logging.getLogger(__name__)
 
-_SQLITE = "sqlite:///"
 _FAILURES = "failures"
 _OBJECTIVE = "objective"
 """User attribute of a study whose values are not AUCs on labelled clips."""
@@ -64,6 +64,8 @@ class SearchStudy:
         Whether other drivers may write too: their trials (`unread_trials`) must have compatible distributions.
     objective
         What the trials' values are; drivers of one study must agree.
+    path
+        The file behind the URL, if it is in this run's folder: all that it holds is in the folder, too.
 
     Raises
     ------
@@ -71,8 +73,17 @@ class SearchStudy:
         If the storage cannot be opened, or later, in any method, cannot be read or written; the message names it.
     """
 
-    def __init__(self, url: str, name: str, run: str, *, shared: bool = False, objective: Objective = Objective.LABELS):
-        self.url, self.name, self.run, self.shared = url, name, run, shared
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        run: str,
+        *,
+        shared: bool = False,
+        objective: Objective = Objective.LABELS,
+        path: Path | None = None,
+    ):
+        self.url, self.name, self.run, self.shared, self.path = url, name, run, shared, path
         try:
             storage = open_storage(url)
             self._study = optuna.create_study(
@@ -80,11 +91,11 @@ class SearchStudy:
             )
             self._writer = StudyWriter(storage, self._study, require_compatible=shared)
         except Exception as error:  # many types; none may reveal the password
-            if url.startswith(_SQLITE):
-                advice = "if it is damaged, move it away and resume: it is rebuilt from the run's folder"
-            else:
-                advice = "check the address, the driver (psycopg for postgresql) and the access rights"
-            raise RunError(f"study storage {redact(url)} cannot be opened: {_reason(error, url)}; {advice}") from None
+            otherwise = "check the address, the driver (psycopg for postgresql) and the access rights"
+            raise RunError(
+                f"study storage {self.where} cannot be opened: {_reason(error, url)}; "
+                f"{self._advice(error, otherwise=otherwise)}"
+            ) from None
         self._claim(objective)
 
     @classmethod
@@ -92,7 +103,7 @@ class SearchStudy:
         cls, path: Path, name: str, run: str | None = None, *, objective: Objective = Objective.LABELS
     ) -> "SearchStudy":
         """The study in a run's folder, ``study.db``; the run's identity defaults to the study's name."""
-        return cls(f"sqlite:///{path}", name, run or name, objective=objective)
+        return cls(sqlite_address(path), name, run or name, objective=objective, path=path)
 
     def _claim(self, objective: Objective) -> None:
         """Writes down what the values are, or raises RunError if trials with other values are there."""
@@ -120,7 +131,18 @@ class SearchStudy:
     @property
     def where(self) -> str:
         """The storage's name in messages: a file, or an address without credentials."""
-        return self.url.removeprefix(_SQLITE) if self.url.startswith(_SQLITE) else redact(self.url)
+        return redact(self.url) if self.path is None else str(self.path)
+
+    @property
+    def if_damaged(self) -> str:
+        """What to do about content that cannot be read."""
+        if self.path is None:
+            return "restore it from a copy"
+        name = self.path.name
+        return (
+            "restore it from a copy, or move it away and resume: it is rebuilt from the run's folder "
+            f"({name}-wal and {name}-shm go with it)"
+        )
 
     def trials(self) -> list[FrozenTrial]:
         """All trials of the study, including other drivers', by number."""
@@ -226,9 +248,10 @@ class SearchStudy:
         try:
             yield
         except (StorageInternalError, SQLAlchemyError, sqlite3.Error, OSError) as error:
+            otherwise = "make room or restore access to it, and continue with --resume"
             raise RunError(
                 f"the study {self.where} cannot be written: {_reason(error, self.url)}; "
-                "make room or restore access to it, and continue with --resume"
+                f"{self._advice(error, otherwise=otherwise)}"
             ) from None
         except ValueError as error:  # from Optuna, for incompatible distributions
             raise RunError(
@@ -241,16 +264,45 @@ class SearchStudy:
         try:
             yield
         except Exception as error:  # Optuna raises many types for a damaged database
-            advice = "restore it from a copy"
-            if self.url.startswith(_SQLITE):
-                advice = "move it away and resume: it is rebuilt from the run's folder"
+            advice = self._advice(error, otherwise=self.if_damaged)
             raise RunError(f"the study {self.where} cannot be read: {_reason(error, self.url)}; {advice}") from None
+
+    def _advice(self, error: BaseException, *, otherwise: str) -> str:
+        """What to do about an error: what SQLite or Optuna says is wrong, or `otherwise` where neither does."""
+        code = getattr(_cause(error), "sqlite_errorname", "")
+        for start, advice in _SQLITE_ADVICE.items():
+            if code.startswith(start):
+                return advice
+        if code.startswith(_SQLITE_DAMAGE):
+            return self.if_damaged
+        if isinstance(error, RuntimeError):
+            return "it is another Optuna's: use that version, or upgrade a copy of the study (optuna storage upgrade)"
+        return otherwise
+
+
+_SQLITE_ADVICE = {
+    "SQLITE_FULL": "make room, and continue with --resume",
+    "SQLITE_BUSY": "another program holds it: end that one, or wait, and continue with --resume",
+    "SQLITE_LOCKED": "another program holds it: end that one, or wait, and continue with --resume",
+    "SQLITE_CANTOPEN": "check that its folder is there and that you may write to both, and continue with --resume",
+    "SQLITE_PERM": "check that you may write to it and to its folder, and continue with --resume",
+    "SQLITE_READONLY": "check that you may write to it and to its folder, and continue with --resume",
+    "SQLITE_IOERR": "check the disk and its free space, and continue with --resume",
+}
+"""What to do by the start of SQLite's name for an error."""
+_SQLITE_DAMAGE = ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR")
+"""No database, or one with a damaged page, or without a table or column of Optuna's."""
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The innermost cause: what the database's driver raised, if it was one."""
+    cause = error.__cause__ or error
+    return getattr(cause, "orig", None) or cause
 
 
 def _reason(error: BaseException, url: str) -> str:
     """The innermost cause in one line, without credentials."""
-    cause = error.__cause__ or error
-    cause = getattr(cause, "orig", None) or cause
+    cause = _cause(error)
     kind = type(cause).__name__
     lines = str(cause).split("\n")
     return without_secrets(" ".join(lines[0].split()) or kind, url, otherwise=kind)[:300]

@@ -34,6 +34,9 @@ def test_winners_are_the_ranking_with_held_out_values(trained_path: Path) -> Non
         assert 0.0 <= low <= winner.held_out_auc <= high <= 1.0
         assert winner.validation_auc == run.records[winner.number].epochs[-1].validation_auc
         assert winner.missing == ""
+    clips = winners[0].held_out_clips
+    assert clips is not None
+    assert f"Held-out AUCs: {clips.text}.\n" in winners_text(winners)
 
 
 def test_the_checkpoint_gives_the_recorded_validation_auc(trained_path: Path) -> None:

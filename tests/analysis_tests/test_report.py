@@ -108,9 +108,23 @@ def test_held_out_numbers_are_the_evaluations(trained_path: Path) -> None:
     content = report_content(run)
     assert content.tiles[0][:2] == ("held-out AUC", f"{held_out.auc:.3f}")
     table = next(s for s in content.sections if s.title.startswith("Detection on")).tables[0]
-    assert [row[0] for row in table.rows] == ["00", "02", "mean", "95 % interval of the mean"]
-    assert table.rows[-2][1] == f"{held_out.auc:.3f}"
-    assert f"{held_out.auc:.3f} (95 % interval" in content.summary
+    assert [row[0] for row in table.rows] == ["00", "02", "mean", "95 % interval of the mean", "clips that judged"]
+    assert table.rows[-3][1] == f"{held_out.auc:.3f}"
+    assert table.rows[-1][1] == held_out.clips.text
+    assert held_out.text in content.summary
+    assert held_out.clips.text in content.tiles[0][2]
+    assert "add some" not in content.summary
+
+
+def test_few_clips_are_warned_of(trained_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainable.scoring.clip_counts.FEW_CLIPS", 1000)
+    content = report_content(load_run(trained_path))
+    warning = " judge: the interval says little; add some."
+    assert content.summary.startswith("The winner may or may not beat the yardsticks")
+    assert warning in content.summary
+    (said,) = next(s for s in content.sections if s.title.startswith("Detection on")).warnings
+    assert said.startswith("Only ")
+    assert said.endswith(warning)
 
 
 def test_what_the_driver_counted_is_said_beside_the_budget(synthetic_run: RunResults) -> None:
@@ -177,9 +191,13 @@ def test_the_detector_that_a_search_left_is_shown_with_its_pairs(trained_path: P
     pair = Pair(trial=1, density="grid_neighbours", pseudo_auc=None, auc_by_family={}, validation_auc=0.9, rank=1.0)
     best = {"trial": run.best_number, "epochs": run.best_epochs, "held_out_auc": 0.9, **measured.to_dict()}
     best |= {"members": [asdict(pair)], "detector_held_out_auc": 0.95, "detector_held_out_interval": [0.9, 0.98]}
+    best["held_out_clips"] = {"normal": 80, "anomalous": 60}
     (path / "summary.json").write_text(json.dumps({"parts": 1, "best": best}))
     content = report_content(load_run(path))
-    assert "The detector, the mean of 1 pair, reaches 0.950 (95 % interval 0.900 … 0.980)." in content.summary
+    assert (
+        "The detector, the mean of 1 pair, reaches 0.950 (95 % interval 0.900 … 0.980; 80 normal, 60 anomalous clips)."
+        in content.summary
+    )
     section = next(s for s in content.sections if s.title == "The detector")
     assert str(path / "detector") in section.text[0]
     assert section.tables[0].rows == (("1", "grid neighbours", "0.900"),)

@@ -1,5 +1,6 @@
 """From the winner to a detector, and from a detector to a line a recording."""
 
+import codecs
 import csv
 import gc
 import hashlib
@@ -215,6 +216,30 @@ def test_names_from_standard_input(
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(files) + "\n\n"))
     assert score.main(["--model", str(detector_path), "-"]) == 0
     assert [row["file"] for row in lines_of(capsys.readouterr().out)] == files
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "a.wav\nb é.wav\n".encode(),
+        "\n  \na.wav\n\nb é.wav".encode(),
+        "a.wav\r\nb é.wav\r\n\r\n".encode(),
+        "a.wav\r\nb é.wav".encode("utf-8-sig"),
+        "a.wav\r\nb é.wav\r\n".encode("utf-16"),
+        codecs.BOM_UTF16_BE + "a.wav\nb é.wav\n".encode("utf-16-be"),
+    ],
+    ids=["plain", "blank", "windows", "mark", "utf-16", "big-endian"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_lists_of_any_system_name_the_same_files(written: bytes, encoding: str) -> None:
+    """File names are no text: the encoding of standard input does not matter."""
+    stdin = io.TextIOWrapper(io.BytesIO(written), encoding=encoding)
+    assert list(score._names(["first.wav", "-", "last.wav"], stdin)) == ["first.wav", "a.wav", "b é.wav", "last.wav"]
+
+
+def test_a_name_that_is_no_text_arrives_as_it_is() -> None:
+    stdin = io.TextIOWrapper(io.BytesIO(b"r\xe9c/a.wav\n"), encoding="utf-8", errors="strict")
+    assert [os.fsencode(name) for name in score._names(["-"], stdin)] == [b"r\xe9c/a.wav"]
 
 
 def test_a_line_comes_out_before_the_next_name_goes_in(detector_path: Path, recordings: Path, dataset: Dataset) -> None:

@@ -1,6 +1,7 @@
 """The command ``python -m search.run``: whole searches on tiny recordings, and every kind of bad input."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -51,6 +52,31 @@ def table(path: Path) -> list[tuple]:
         (record.start.params, record.outcome, [report.validation_auc for report in record.epochs])
         for record in RunFolder(path).read_trials()
     ]
+
+
+@pytest.mark.slow
+def test_folders_whose_names_are_no_utf_8_serve_as_any_other(tmp_path, machine, monkeypatch):
+    """Recordings, run, report and detector below a folder of an old archive, printed to a strict UTF-8."""
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    root = tmp_path / "r\udce9n"
+    shutil.copytree(machine, root / "data")
+    (tmp_path / "space.yaml").write_text(SPACE)
+
+    def command(module, *words):
+        done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert b"Traceback" not in done.stderr
+        return done.stdout
+
+    recordings = ["--data-root", str(root / "data"), "--machine-type", "press"]
+    short = ["--num-samples", "1", "--max-epochs", "1"]
+    searched = ["--space", str(tmp_path / "space.yaml"), *recordings, "--local", *short]
+    shown = command("search.run", *searched, "--output", str(root / "run"))
+    assert os.fsencode(f"reading the recordings: press of {root}/data") in shown
+    assert os.fsencode(root / "run/report.html") in command("analysis.report", "--no-model", str(root / "run"))
+    assert "r\N{REPLACEMENT CHARACTER}n" in (root / "run/report.html").read_text(encoding="utf-8")
+    clip = next((root / "data/press/test").iterdir())
+    assert os.fsencode(clip) in command("trainable.score", "--model", str(root / "run/detector"), str(clip))
 
 
 def test_a_search_ends_with_a_best_configuration_that_train_takes(arguments, tmp_path, capsys):

@@ -19,13 +19,15 @@ from trainable.config import DataConfig, Objective
 from trainable.data.load import load_dataset
 from trainable.errors import BudgetError
 from trainable.record import TrialEnd, TrialStart
+from trainable.scoring.clip_counts import ClipCounts
 from trainable.scoring.evaluate import Evaluation
 from trainable.trial import Trial
 from trainable.yardsticks.comparison import Comparison
 
 AUCS = {"log_mel_mahalanobis": 0.849, "twfr": 0.87, "pca_codes": 0.775}
-BEATEN = Comparison(AUCS, 0.9, (0.01, 0.05))
-NOT_BEATEN = Comparison(AUCS, 0.9, (-0.02, 0.08))
+CLIPS = ClipCounts(12, 12)
+BEATEN = Comparison(AUCS, 0.9, (0.01, 0.05), CLIPS)
+NOT_BEATEN = Comparison(AUCS, 0.9, (-0.02, 0.08), CLIPS)
 
 
 def test_failures_of_another_driver_on_the_same_study_are_not_this_runs(tmp_path: Path) -> None:
@@ -51,11 +53,12 @@ def ended(tmp_path: Path) -> Conductor:
     return conductor
 
 
-def winner_with(conductor: Conductor, yardsticks: Comparison | None) -> Winner:
+def winner_with(conductor: Conductor, yardsticks: Comparison | None, clips: ClipCounts = CLIPS) -> Winner:
     start = conductor.next_trial()
     assert start is not None
-    labels, scores = np.array([0, 1, 0, 1]), np.arange(4.0)
-    held_out = Evaluation(0.9, 0.8, {"00": 0.9}, {"00": 0.8}, scores, ("a", "b", "c", "d"), ("00",) * 4, labels)
+    labels = np.repeat([0, 1], [clips.normal, clips.anomalous])
+    scores, names = np.arange(float(len(labels))), tuple(map(str, range(len(labels))))
+    held_out = Evaluation(0.9, 0.8, {"00": 0.9}, {"00": 0.8}, scores, names, ("00",) * len(labels), labels)
     return Winner(
         start,
         Objective.LABELS,
@@ -89,6 +92,27 @@ def test_yardsticks_stand_beside_the_held_out_auc(ended: Conductor, yardsticks: 
     assert f"the winner {yardsticks.verdict}" in words
     assert ("does not beat" in words) == (not yardsticks.beaten)
     assert ("not beaten" in words) == (not yardsticks.beaten)
+
+
+def test_the_clips_that_judged_stand_beside_an_auc(ended: Conductor) -> None:
+    winner = winner_with(ended, BEATEN)
+    write_results(ended, ended.store, winner, seconds=1.0, skipped=0)
+    best = json.loads(ended.store.folder.summary_path.read_text())["best"]
+    assert best["held_out_clips"] == best["validation_clips"] == {"normal": 12, "anomalous": 12}
+    words = shown(ended, winner)
+    assert words.count("12 normal, 12 anomalous clips") == 2, "of validation and held-out AUC"
+    assert "add some" not in words
+
+
+def test_few_clips_are_warned_of_and_no_yardstick_is_beaten(ended: Conductor) -> None:
+    few = ClipCounts(80, 3)
+    winner = winner_with(ended, replace(BEATEN, clips=few), few)
+    write_results(ended, ended.store, winner, seconds=1.0, skipped=0)
+    assert json.loads(ended.store.folder.summary_path.read_text())["best"]["beats_yardsticks"] is None
+    words = shown(ended, winner)
+    assert words.count("only 3 anomalous clips judge: the interval says little; add some") == 1
+    assert "the winner may or may not beat the yardsticks" in words
+    assert "not beaten" not in words
 
 
 def test_without_yardsticks_their_entries_are_empty(ended: Conductor) -> None:

@@ -2,8 +2,10 @@
 
 import argparse
 import importlib
+import io
 import logging
 import re
+import sys
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -195,6 +197,29 @@ def test_a_mistake_of_ours_is_not_hidden() -> None:
         run(main, [])
     assert run(lambda argv: len(argv or []), ["a", "b"]) == 2
     assert all(each.exit_status != 0 for each in ProjectError.__subclasses__())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252", "gbk", "euc_jp", "utf-16-le"])
+def test_any_file_name_is_printed_whatever_the_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be written is; bytes that could not be decoded come out as they were."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    name = "r\udce9c \ud800 \N{SNOWMAN}"
+
+    def main(argv: Sequence[str] | None) -> int:
+        print(name)
+        raise DataError(name)
+
+    assert run(main, []) == 2
+    for stream, start in zip(streams, ("", "error: "), strict=True):
+        stream.flush()
+        written = stream.buffer.getvalue()
+        if encoding == "utf-16-le":
+            assert written.decode(encoding) == f"{start}r\\udce9c \\ud800 \N{SNOWMAN}\n"
+        else:
+            snowman = "\N{SNOWMAN}".encode(encoding, "backslashreplace")
+            assert written == start.encode() + b"r\xe9c \\ud800 " + snowman + b"\n"
 
 
 @pytest.fixture

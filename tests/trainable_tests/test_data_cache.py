@@ -1,6 +1,11 @@
 """Features are computed once, stored under their content, and computed again where the store is damaged."""
 
 import logging
+import mmap
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +14,7 @@ import pytest
 import trainable.data.recordings as recordings
 from tests.trainable_tests.recording_trees import write_tree, write_wav
 from trainable.config import DataConfig
-from trainable.data.cache import cached, content_key, default_cache_dir
+from trainable.data.cache import Arrays, Write, cached, cached_frames, content_key, default_cache_dir, release
 from trainable.data.load import load_dataset
 
 ARRAYS = {"frames": np.arange(6400, dtype=np.float32).reshape(100, 64), "lengths": np.array([40, 60])}
@@ -26,6 +31,28 @@ class Maker:
         self.calls += 1
         return ARRAYS
 
+    def writing(self, write: Write) -> dict[str, np.ndarray]:
+        """The same arrays, the frames written clip after clip."""
+        self.calls += 1
+        for clip in np.split(ARRAYS["frames"], [40]):
+            write(clip)
+        return {"lengths": ARRAYS["lengths"]}
+
+
+Cached = Callable[[Path, str, Maker], Arrays]
+
+
+def returned(cache_dir: Path, key: str, make: Maker) -> Arrays:
+    return cached(cache_dir, key, make, needs=NEEDS)
+
+
+def written(cache_dir: Path, key: str, make: Maker) -> Arrays:
+    frames, arrays = cached_frames(cache_dir, key, make.writing, needs=["lengths"])
+    return {"frames": frames.reshape(-1, 64), **arrays}
+
+
+each_way = pytest.mark.parametrize("ask", [returned, written])
+
 
 def assert_right(found: object) -> None:
     assert isinstance(found, dict)
@@ -33,20 +60,22 @@ def assert_right(found: object) -> None:
         np.testing.assert_array_equal(found[name], ARRAYS[name])
 
 
-def test_made_once_and_read_afterwards(tmp_path: Path) -> None:
+@each_way
+def test_made_once_and_read_afterwards(ask: Cached, tmp_path: Path) -> None:
     make = Maker()
     for _ in range(3):
-        assert_right(cached(tmp_path / "deep" / "er", "key", make, needs=NEEDS))
+        assert_right(ask(tmp_path / "deep" / "er", "key", make))
     assert make.calls == 1
-    cached(tmp_path / "deep" / "er", "other", make, needs=NEEDS)
+    ask(tmp_path / "deep" / "er", "other", make)
     assert make.calls == 2
     assert sorted(path.name for path in (tmp_path / "deep/er").iterdir()) == ["key.npz", "other.npz"]
 
 
-def test_damage_anywhere_is_noticed_and_repaired(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@each_way
+def test_damage_anywhere_is_noticed_and_repaired(ask: Cached, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Every byte in turn would take long: every 499th, and all of the first and last 150, one flipped bit each."""
     make = Maker()
-    cached(tmp_path, "key", make, needs=NEEDS)
+    ask(tmp_path, "key", make)
     path = tmp_path / "key.npz"
     content = path.read_bytes()
     places = {*range(150), *range(0, len(content), 499), *range(len(content) - 150, len(content))}
@@ -56,7 +85,7 @@ def test_damage_anywhere_is_noticed_and_repaired(tmp_path: Path, caplog: pytest.
         damaged[place] ^= 1 << (place % 8)
         path.write_bytes(bytes(damaged))
         calls = make.calls
-        assert_right(cached(tmp_path, "key", make, needs=NEEDS))
+        assert_right(ask(tmp_path, "key", make))
         noticed += make.calls - calls
     # Some bytes (a file's date) mean nothing; no damage that means something gets through.
     assert noticed > len(places) / 2
@@ -64,39 +93,103 @@ def test_damage_anywhere_is_noticed_and_repaired(tmp_path: Path, caplog: pytest.
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"no archive at all", b"\0" * 5000])
-def test_a_file_that_is_no_cache_is_made_anew(tmp_path: Path, content: bytes) -> None:
+@each_way
+def test_a_file_that_is_no_cache_is_made_anew(ask: Cached, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "key.npz").write_bytes(content)
     make = Maker()
     for _ in range(2):
-        assert_right(cached(tmp_path, "key", make, needs=NEEDS))
+        assert_right(ask(tmp_path, "key", make))
     assert make.calls == 1
 
 
-def test_a_truncated_cache_is_made_anew(tmp_path: Path) -> None:
+@each_way
+def test_a_truncated_cache_is_made_anew(ask: Cached, tmp_path: Path) -> None:
     make = Maker()
-    cached(tmp_path, "key", make, needs=NEEDS)
+    ask(tmp_path, "key", make)
     content = (tmp_path / "key.npz").read_bytes()
     for length in range(0, len(content), 501):
         (tmp_path / "key.npz").write_bytes(content[:length])
-        assert_right(cached(tmp_path, "key", make, needs=NEEDS))
+        assert_right(ask(tmp_path, "key", make))
         assert (tmp_path / "key.npz").read_bytes() == content
 
 
-def test_an_unwritable_cache_costs_time_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@each_way
+def test_an_unwritable_cache_costs_time_not_the_run(
+    ask: Cached, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").write_text("in the way")
     make = Maker()
     for _ in range(2):
-        assert_right(cached(tmp_path / "file" / "cache", "key", make, needs=NEEDS))
+        assert_right(ask(tmp_path / "file" / "cache", "key", make))
     assert make.calls == 2
     assert "cannot be cached" in caplog.text
+
+
+def test_a_disk_that_fills_up_costs_time_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert_right(written(tmp_path, "key", Maker()))
+    assert "No space left on device" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_are_mapped_aligned_and_read_only(tmp_path: Path) -> None:
+    for _ in range(2):  # made, and found
+        frames = written(tmp_path, "key", Maker())["frames"]
+        assert frames.flags.aligned
+        assert not frames.flags.writeable
+        owner = frames.base
+        while isinstance(owner, np.ndarray | memoryview):
+            owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+        assert isinstance(owner, mmap.mmap)
+        release(frames)
+        np.testing.assert_array_equal(frames, ARRAYS["frames"])
+    own = ARRAYS["frames"].copy()
+    release(own)
+    np.testing.assert_array_equal(own, ARRAYS["frames"])
+
+
+def test_no_frames_are_cached_too(tmp_path: Path) -> None:
+    for _ in range(2):
+        frames, arrays = cached_frames(tmp_path, "key", lambda write: {"lengths": np.empty(0)}, needs=["lengths"])
+        assert len(frames) == len(arrays["lengths"]) == 0
+
+
+def test_several_may_ask_at_once_and_what_they_hold_survives_a_replacement(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: written(tmp_path, "key", Maker()), range(16)))
+    (tmp_path / "key.npz").unlink()
+    written(tmp_path, "key", Maker())
+    for each in found:
+        assert_right(each)
+    assert [path.name for path in tmp_path.iterdir()] == ["key.npz"]
+
+
+def test_what_a_killed_process_left_is_removed_and_what_one_writes_now_is_not(tmp_path: Path) -> None:
+    left, growing = tmp_path / ".other.npz.1-1.tmp", tmp_path / ".other.npz.2-2.tmp"
+    for path in (left, growing):
+        path.touch()
+    os.utime(left, (time.time() - 86_400,) * 2)
+    written(tmp_path, "key", Maker())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [growing.name, "key.npz"]
 
 
 def test_a_failure_while_making_leaves_nothing_behind(tmp_path: Path) -> None:
     def fail() -> dict[str, np.ndarray]:
         raise KeyboardInterrupt
 
+    def fail_late(write: Write) -> dict[str, np.ndarray]:
+        write(ARRAYS["frames"])
+        raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         cached(tmp_path, "key", fail, needs=NEEDS)
+    with pytest.raises(KeyboardInterrupt):
+        cached_frames(tmp_path, "key", fail_late, needs=NEEDS)
     assert list(tmp_path.iterdir()) == []
 
 

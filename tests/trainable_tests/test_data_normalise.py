@@ -1,5 +1,6 @@
 """Normalisation statistics: computed, saved and loaded in the recipe's format."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +65,12 @@ def test_saved_statistics_are_the_recipes_file(tmp_path: Path) -> None:
         (MEAN.double(), STD.half()),
         (MEAN[:, None], STD[:, None]),
         (MEAN.tolist(), STD.tolist()),
+        (MEAN.numpy(), STD.double().numpy()),
+        {"mean": MEAN.half().numpy(), "std": list(STD.numpy()), "var": STD**2},
+        (MEAN[None], STD.bfloat16()),
+        (torch.nn.Parameter(MEAN), STD.int()),
     ],
-    ids=["tuple", "list", "dict", "tensor", "types", "columns", "plain"],
+    ids=["tuple", "list", "dict", "tensor", "types", "columns", "plain", "arrays", "scalars", "row", "parameter"],
 )
 def test_every_spelling_of_the_format_is_read(tmp_path: Path, entry: object) -> None:
     torch.save({3: entry}, tmp_path / "stats.pt")
@@ -75,21 +80,41 @@ def test_every_spelling_of_the_format_is_read(tmp_path: Path, entry: object) -> 
     assert stats.mean_F.dtype == stats.std_F.dtype == np.float32
 
 
+@pytest.mark.parametrize("key", [3, "3", "pump", np.int64(3)], ids=["index", "text", "name", "numpy"])
+def test_a_machine_type_is_found_by_index_or_name(tmp_path: Path, key: object) -> None:
+    torch.save({key: (MEAN, STD), 2: (STD, STD), "fan": (STD, STD)}, tmp_path / "stats.pt")
+    np.testing.assert_array_equal(load_stats(tmp_path / "stats.pt", "pump").mean_F, MEAN.numpy())
+
+
+def test_arrays_that_numpy_1_wrote_are_read(tmp_path: Path) -> None:
+    """It names the module of their reconstruction without the underscore."""
+    torch.save({3: (MEAN.numpy(), STD.numpy())}, tmp_path / "new.pt")
+    with zipfile.ZipFile(tmp_path / "new.pt") as new, zipfile.ZipFile(tmp_path / "old.pt", "w") as old:
+        for name in new.namelist():
+            old.writestr(name, new.read(name).replace(b"numpy._core", b"numpy.core"))
+    np.testing.assert_array_equal(load_stats(tmp_path / "old.pt", "pump").mean_F, MEAN.numpy())
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({2: (MEAN, STD)}, "hold no entry 3 for pump; there is"),
-        ([MEAN, STD], "hold no entry 3 for pump; there is list"),
-        ({3: MEAN}, "is not a pair of mean and std"),
-        ({3: (MEAN, STD, STD)}, "is not a pair of mean and std"),
-        ({3: {"mean": MEAN, "var": STD}}, "is not a pair of mean and std"),
-        ({3: 5}, "is not a pair of mean and std"),
+        ({2: (MEAN, STD)}, "hold no entry 3 or 'pump' for pump but the entries 2; what torch.save wrote of {machine"),
+        ([MEAN, STD], "hold no entry 3 or 'pump' for pump but list of 2; what"),
+        ({3: MEAN}, "is not a pair of mean and std but an array (64,) of torch.float32; what"),
+        ({3: (MEAN, STD, STD)}, "is not a pair of mean and std but tuple of 3; what"),
+        ({3: {"mean": MEAN, "var": STD}}, "is not a pair of mean and std but a dict of 'mean', 'var'; what"),
+        ({3: 5}, "is not a pair of mean and std but int; what"),
         ({3: ("a", "b")}, "is not a pair of mean and std"),
-        ({3: (MEAN[:32], STD)}, "needs finite mean (64,)"),
-        ({3: (MEAN, STD - 1)}, "finite, positive std (64,)"),
-        ({3: (MEAN * torch.nan, STD)}, "needs finite mean (64,)"),
-        ({3: (MEAN, STD * torch.nan)}, "finite, positive std (64,)"),
-        ({3: (MEAN, STD * torch.inf)}, "finite, positive std (64,)"),
+        ({3: (MEAN * 1j, STD)}, "is not a pair of mean and std"),
+        ({3: (MEAN[:32], STD)}, "has a mean (32,) and a std (64,); what"),
+        ({3: (MEAN.reshape(8, 8), STD)}, "has a mean (8, 8) and a std (64,); what"),
+        ({3: (MEAN, STD - 1)}, "is not finite, or its std not positive; what"),
+        ({3: (MEAN * torch.nan, STD)}, "is not finite"),
+        ({3: (MEAN.double() + 1e300, STD)}, "is not finite"),
+        ({3: (MEAN, STD * torch.nan)}, "is not finite"),
+        ({3: (MEAN, STD * torch.inf)}, "is not finite"),
+        ({3: (MEAN, Path("x"))}, "cannot be read (it is damaged or no file of torch.save, or it holds more than"),
+        ({3: np.array([MEAN, Path("x")], dtype=object)}, "cannot be read (it is damaged or no file of torch.save"),
     ],
 )
 def test_unusable_statistics_are_named(tmp_path: Path, content: object, message: str) -> None:
@@ -110,13 +135,21 @@ def test_a_file_that_is_no_statistics_is_refused_and_never_run(tmp_path: Path, c
     assert "\n" not in str(caught.value)
 
 
+def test_numpys_own_files_are_refused_by_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "stats.npz", mean=MEAN.numpy(), std=STD.numpy())
+    np.save(tmp_path / "stats.npy", np.stack([MEAN.numpy(), STD.numpy()]))
+    for name in ("stats.npz", "stats.npy"):
+        with pytest.raises(DataError, match=rf"{name} are a NumPy file \(.npy or .npz\); what torch.save wrote"):
+            load_stats(tmp_path / name, "pump")
+
+
 def test_statistics_are_computed_once_and_used_from_then_on(tmp_path: Path) -> None:
     folder = write_tree(tmp_path / "data")
     path = tmp_path / "stats" / "norm.pt"
     config = DataConfig(data_root=str(tmp_path / "data"), norm_stats_path=str(path))
     first = load_dataset(config, cache_dir=tmp_path / "cache").norm
-    for clip in (folder / "train").iterdir():
-        np.save(clip, 10 * mel_clip(8))
+    for number, clip in enumerate((folder / "train").iterdir()):
+        np.save(clip, 10 * mel_clip(50 + number))
     second = load_dataset(config, cache_dir=tmp_path / "cache").norm
     np.testing.assert_array_equal(first.mean_F, second.mean_F)
     fresh = load_dataset(DataConfig(data_root=str(tmp_path / "data")), cache_dir=tmp_path / "cache").norm

@@ -1,4 +1,4 @@
-"""AUC and pAUC against scikit-learn's and by hand; bootstrap intervals; the evaluation protocol."""
+"""AUC and pAUC against scikit-learn's and by hand; intervals; the evaluation protocol."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,15 @@ from trainable.data.clips import Split, TestClips
 from trainable.errors import DataError, NonFiniteError
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.evaluate import evaluate, evaluate_codes, fitted_densities, report_scores
-from trainable.scoring.metrics import auc, bootstrap_aucs, bootstrap_interval, mean_auc, pauc, percentile_interval
+from trainable.scoring.metrics import (
+    auc,
+    auc_interval,
+    bootstrap_aucs,
+    mean_auc,
+    pauc,
+    percentile_interval,
+    score_interval,
+)
 from trainable.scoring.registry import cheap_densities, make_density
 
 LABELS = np.array([0, 0, 1, 1, 0, 1, 0, 1])
@@ -79,21 +87,21 @@ def test_interval_holds_the_auc_and_follows_its_seed() -> None:
     labels = np.tile(np.repeat([0, 1], 50), 4)
     ids = tuple(np.repeat(["00", "02", "04", "06"], 100).tolist())
     scores = rng.standard_normal(400) + labels
-    interval = bootstrap_interval(labels, scores, ids, seed=3)
-    assert interval == bootstrap_interval(labels, scores, ids, seed=3)
-    assert interval != bootstrap_interval(labels, scores, ids, seed=4)
+    interval = auc_interval(labels, scores, ids, seed=3, resamples=300)
+    assert interval == auc_interval(labels, scores, ids, seed=3, resamples=300)
+    assert interval != auc_interval(labels, scores, ids, seed=4, resamples=300)
     low, high = interval
     assert low < mean_auc(labels, scores, ids) < high
     # Standard error of an AUC of 0.76 with 50 + 50 clips (Hanley and McNeil 1982) is 0.048; of four averaged, 0.024.
     assert high - low == pytest.approx(4 * 0.024, rel=0.15)
 
 
-def test_interval_is_that_of_resampling_clip_by_clip() -> None:
+def test_resamples_are_those_of_drawing_clip_by_clip() -> None:
     """The weights of win counts give the same spread as drawing clips and computing AUC anew."""
     rng = np.random.default_rng(1)
     labels = np.repeat([0, 1], 20)
     scores = np.round(rng.standard_normal(40) + labels, 1)
-    low, high = bootstrap_interval(labels, scores, ("00",) * 40, resamples=4000)
+    low, high = percentile_interval(bootstrap_aucs(labels, scores, ("00",) * 40, resamples=4000))
     drawn = [
         roc_auc_score(labels, np.concatenate([rng.choice(scores[:20], 20), rng.choice(scores[20:], 20)]))
         for _ in range(1000)
@@ -107,16 +115,60 @@ def test_an_interval_is_the_central_share_of_1000_resamples() -> None:
     scores = np.array([0.0, 2.0, 1.0, 3.0, 0.0, 1.0, 2.0, 1.0])
     assert bootstrap_aucs(LABELS, scores, IDS).shape == (1000,)
     drawn = bootstrap_aucs(LABELS, scores, IDS, seed=2, resamples=300)
-    expected = np.quantile(drawn, [0.1, 0.9])
-    assert bootstrap_interval(LABELS, scores, IDS, seed=2, resamples=300, coverage=0.8) == pytest.approx(expected)
+    bootstrap = np.quantile(drawn, [0.1, 0.9])
+    score = score_interval(mean_auc(LABELS, scores, IDS), np.array([2, 2]), np.array([2, 2]), coverage=0.8)
+    both = auc_interval(LABELS, scores, IDS, seed=2, resamples=300, coverage=0.8)
+    assert both == pytest.approx((min(bootstrap[0], score[0]), max(bootstrap[1], score[1])))
 
 
 def test_resamples_of_equal_scores_are_chance() -> None:
     np.testing.assert_allclose(bootstrap_aucs(LABELS, np.ones(8), IDS), 0.5)
 
 
-def test_interval_of_a_perfect_detector_is_a_point() -> None:
-    assert bootstrap_interval(LABELS, LABELS.astype(float), IDS) == (1.0, 1.0)
+Z = 1.959963984540054
+
+
+@pytest.mark.parametrize("ids", [1, 4])
+def test_one_pair_of_clips_an_id_is_a_coin(ids: int) -> None:
+    """An AUC of one pair is 0 or 1, so their mean is a proportion: Wilson's interval, at 1 from 1 / (1 + z²/n)."""
+    one = np.ones(ids)
+    for mean in (0.0, 0.25, 0.75, 1.0):
+        centre, half = mean + Z**2 / (2 * ids), Z * np.sqrt(mean * (1 - mean) / ids + (Z / (2 * ids)) ** 2)
+        wilson = np.array([centre - half, centre + half]) / (1 + Z**2 / ids)
+        assert score_interval(mean, one, one) == pytest.approx(tuple(wilson), abs=1e-9)
+    labels, names = np.tile([0, 1], ids), tuple(np.repeat([f"{each:02d}" for each in range(ids)], 2).tolist())
+    assert auc_interval(labels, labels.astype(float), names) == pytest.approx((1 / (1 + Z**2 / ids), 1.0))
+    assert auc_interval(labels, 1.0 - labels, names) == pytest.approx((0.0, 1 - 1 / (1 + Z**2 / ids)))
+
+
+def test_more_clips_or_ids_say_more_of_a_perfect_detector() -> None:
+    lows = [score_interval(1.0, np.full(ids, n), np.full(ids, n))[0] for ids in (1, 4) for n in (1, 2, 10, 100)]
+    assert lows[:4] == sorted(lows[:4])
+    assert lows[4:] == sorted(lows[4:])
+    assert all(four > one for one, four in zip(lows[:4], lows[4:], strict=True))
+    assert lows[3] > 0.97
+
+
+def test_the_limits_are_where_their_own_variance_puts_them() -> None:
+    """Worked for 4 + 2 clips: z² V(θ) is the squared distance; swapping the classes or the scale changes nothing."""
+    low, high = score_interval(0.75, np.array([2]), np.array([4]))
+    for limit in (low, high):
+        pair = limit * (1 - limit)
+        exponential = pair * (1 + 2 * ((1 - limit) / (2 - limit) + limit / (1 + limit))) / 8
+        assert (0.75 - limit) ** 2 == pytest.approx(Z**2 * (0.6 * pair / 2 + 0.4 * exponential), abs=1e-9)
+    assert score_interval(0.75, np.array([4]), np.array([2])) == (low, high)
+    assert score_interval(0.25, np.array([2]), np.array([4])) == pytest.approx((1 - high, 1 - low))
+
+
+def test_with_many_clips_the_interval_is_nearly_the_bootstrap_s() -> None:
+    rng = np.random.default_rng(5)
+    labels = np.tile(np.repeat([0, 1], 125), 4)
+    ids = tuple(np.repeat(["00", "02", "04", "06"], 250).tolist())
+    scores = rng.standard_normal(1000) + 1.8 * labels
+    bootstrap = percentile_interval(bootstrap_aucs(labels, scores, ids))
+    interval = auc_interval(labels, scores, ids)
+    assert interval == pytest.approx(bootstrap, abs=0.004)
+    assert interval[0] <= bootstrap[0] < bootstrap[1] <= interval[1]
 
 
 def test_evaluation_keeps_names_scores_and_ids_together() -> None:
@@ -131,6 +183,8 @@ def test_evaluation_keeps_names_scores_and_ids_together() -> None:
     np.testing.assert_array_equal(evaluation.labels, LABELS)
     np.testing.assert_array_equal(evaluation.scores, [0.0, 1.0, 2.0, 3.0, 5.0, 1.0, 6.0, 2.0])
     assert evaluation.interval[0] <= evaluation.auc <= evaluation.interval[1]
+    assert (evaluation.clips.normal, evaluation.clips.anomalous) == (4, 4)
+    assert evaluation.text.endswith("; 4 normal, 4 anomalous clips)")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

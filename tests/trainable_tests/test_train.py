@@ -54,11 +54,14 @@ def test_a_command_line_trains_one_configuration(recordings: Path, tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    lines = done.stdout.splitlines()
-    assert lines[0] == "spindle: 6 training clips, 4 validation clips, 2 machine ids; 0 recordings skipped"
+    table, _, rest = done.stdout.partition("spindle: ")
+    assert table.splitlines()[1].split()[:4] == ["train", "00", "normal", "3"]
+    lines = rest.splitlines()
+    assert lines[0] == "6 training clips, 4 validation clips, 2 machine ids; 0 recordings skipped"
     assert lines[1].startswith("plan: 2 clips, recompute enc+dec, ")
     assert [epoch for epoch, _ in aucs(done.stdout)] == ["1", "2"]
-    assert re.match(r"held-out AUC 0\.\d+|held-out AUC 1\.0", lines[-2])
+    assert re.match(r"held-out AUC [01]\.\d+ \(95 % interval .* … .*; 2 normal, 2 anomalous clips\), pAUC ", lines[-3])
+    assert lines[-2] == "mind: only 2 normal and 2 anomalous clips judge: the interval says little; add some"
     assert lines[-1] == f"saved: {tmp_path}/checkpoints/epoch-000002.ckpt"
     assert list(list_checkpoints(tmp_path / "checkpoints")) == [1, 2]
 
@@ -153,7 +156,7 @@ def test_ctrl_c_leaves_what_was_done(recordings: Path, tmp_path: Path) -> None:
 
 def nan_clip(root: Path) -> None:
     for path in (root / "spindle/train").iterdir():
-        np.save(path, np.full((64, 80), np.nan))
+        np.save(path, np.full((80, 64), np.nan))
 
 
 def wrong_shape(root: Path) -> None:

@@ -9,6 +9,7 @@ from trainable.config import TrialConfig
 from trainable.data.clips import ClipSet
 from trainable.data.load import Dataset
 from trainable.errors import DataError
+from trainable.scoring.clip_counts import ClipCounts
 from trainable.scoring.evaluate import evaluate
 from trainable.scoring.metrics import bootstrap_aucs, percentile_interval
 from trainable.yardsticks.comparison import NOT_MEASURED, Comparison, compare
@@ -45,11 +46,26 @@ def test_what_is_said_of_a_detector(auc: float, interval: tuple[float, float], w
     assert comparison.verdict == words
 
 
+@pytest.mark.parametrize("interval", [(0.01, 0.09), (-0.09, -0.01)])
+def test_few_clips_tell_no_difference(interval: tuple[float, float]) -> None:
+    comparison = Comparison(AUCS, 0.92, interval, ClipCounts(3, 80))
+    assert not comparison.beaten
+    assert comparison.verdict == (
+        f"may or may not beat the yardsticks, {BEST} (difference +0.050): "
+        "too few clips to tell, 3 normal, 80 anomalous clips"
+    )
+    assert comparison.to_dict()["beats_yardsticks"] is None
+    assert Comparison(AUCS, 0.92, interval, ClipCounts(10, 10)).beaten == (interval[0] > 0)
+
+
 def test_a_summary_gives_back_what_was_written() -> None:
     comparison = Comparison(AUCS, 0.92, (0.01, 0.09))
     saved = {"held_out_auc": 0.92, **comparison.to_dict()}
     assert saved["beats_yardsticks"] is True
     assert Comparison.from_dict(json.loads(json.dumps(saved))) == comparison
+    counted = Comparison(AUCS, 0.92, (0.01, 0.09), ClipCounts(80, 60))
+    saved["held_out_clips"] = {"normal": 80, "anomalous": 60}
+    assert Comparison.from_dict(json.loads(json.dumps(saved))) == counted
 
 
 @pytest.mark.parametrize("best", [{}, {"held_out_auc": 0.9}, {"held_out_auc": 0.9, **NOT_MEASURED}])
@@ -65,6 +81,7 @@ def test_differences_are_paired_with_the_best_yardstick_on_the_same_clips(tiny_d
     assert list(comparison.aucs) == ["log_mel_mahalanobis", "twfr", "pca_codes"]
     alone = LogMelMahalanobis().fit(tiny_dataset.train).score_samples(clips)
     assert comparison.aucs["log_mel_mahalanobis"] == evaluate(alone, clips).auc
+    assert comparison.clips == ClipCounts.of(clips.labels)
     assert comparison == compare(CONFIG, tiny_dataset, evaluate(scores, clips)), "the same every time"
 
 

@@ -3,11 +3,13 @@
 A detector may learn a sample rate, a recorder's level or a length instead of a machine's sound.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+
+from trainable.typed import build
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class DataCheck:
     warnings: tuple[str, ...]
     """One sentence each."""
 
-    def lines(self) -> list[str]:
-        """The table for a terminal, a line for each split, id and label; without ids where there are many."""
+    def cells(self) -> list[tuple[str, ...]]:
+        """A heading and a row for each split, id and label; of all ids together where there are many."""
         rows = self.rows if len(self.rows) <= MOST_LINES else _merged(self.rows)
         cells = [["split", "id", "label", "clips", *_COLUMNS]]
         for row in rows:
@@ -86,14 +88,31 @@ class DataCheck:
             cells.append([*named, *_shown_ranges(row)])
         # What no recording says has no column.
         shown = [column for column in zip(*cells, strict=True) if any(cell != _UNKNOWN for cell in column[1:])]
-        widths = [max(map(len, column)) for column in shown]
+        return list(zip(*shown, strict=True))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the table does not say, and is no reason to warn."""
+        short = sum(row.short for row in self.rows)
+        return [f"{short} clips are shorter than a patch and are repeated until they fill it"] if short else []
+
+    def lines(self) -> list[str]:
+        """The table for a terminal."""
+        cells = self.cells()
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
-            "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-            for line in zip(*shown, strict=True)
+            "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
         ]
-        if short := sum(row.short for row in self.rows):
-            lines.append(f"{short} clips are shorter than a patch and are repeated until they fill it")
-        return lines
+        return [*lines, *self.remarks]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "DataCheck":
+        """The inverse of `to_dict`. Raises ValueError for values of another form."""
+        try:
+            rows, warnings = list(values["rows"]), list(values["warnings"])
+        except (KeyError, TypeError):
+            raise ValueError("it holds no rows and warnings") from None
+        return cls(tuple(build(StorageRow, row) for row in rows), tuple(map(str, warnings)))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

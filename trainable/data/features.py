@@ -1,15 +1,18 @@
 """Clips between reading and splitting: unnormalised features, and how a set of them is packed for the cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from trainable.data.cache import Arrays
+from trainable.data.cache import Arrays, release
 from trainable.data.check import DataCheck
 from trainable.data.frontend import N_MELS
 from trainable.data.npy import Axes
+
+_RELEASED_BYTES = 64 << 20
+"""Memory-mapped features that are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -91,3 +94,16 @@ def unpack(arrays: Arrays) -> list[np.ndarray]:
     """The clips that `pack` packed, as views."""
     lengths = arrays["lengths"]
     return np.split(arrays["frames"], np.cumsum(lengths)[:-1]) if len(lengths) else []
+
+
+def passing(features: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """The clips one after the other, of which few are in memory at a time if they are memory-mapped."""
+    read_bytes = 0
+    for clip in features:
+        yield clip
+        read_bytes += clip.nbytes
+        if read_bytes >= _RELEASED_BYTES:
+            release(clip)
+            read_bytes = 0
+    if len(features):
+        release(features[-1])

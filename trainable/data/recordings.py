@@ -2,32 +2,32 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from trainable.config import DataConfig, FrontEndConfig
-from trainable.data.cache import cached, content_key
+from trainable.data.cache import Arrays, Write, cached_frames, content_key
 from trainable.data.check import PROPERTIES, Storage, check_storage
 from trainable.data.copies import find_copies, without_other_formats
-from trainable.data.features import ClipFeatures, Recordings, pack, unpack
+from trainable.data.features import ClipFeatures, Recordings, unpack
+from trainable.data.frontend import N_MELS
 from trainable.data.layout import ClipFile, MachineFiles, find_files, log_skipped
 from trainable.data.npy import Axes, axes_of
+from trainable.data.parallel import in_parallel, one_torch_thread
 from trainable.data.readers import SHORTEST_FRAMES, is_npy, lengthen, read_recording
 from trainable.data.table import read_table
 from trainable.errors import DataError
 
 MOST_BROKEN_SHARE = 0.2
 """A larger share of broken recordings means that the data set is broken."""
-READER_THREADS = 4
 _FORMATS = {1: "features-4", 2: "features-5"}
 """By the rules of reading. Change the last whenever the same files would give other features."""
-_CACHE = "recordings-1"
+_CACHE = "recordings-2"
 """Change it whenever an entry of the cache would hold other arrays."""
-_ARRAYS = ("frames", "lengths", "kept", "broken", "reasons", "storage", "sounds")
+_ARRAYS = ("lengths", "kept", "broken", "reasons", "storage", "sounds")
 
 
 def read_recordings(config: DataConfig, cache_dir: Path) -> Recordings:
@@ -40,13 +40,12 @@ def read_recordings(config: DataConfig, cache_dir: Path) -> Recordings:
         log_skipped(others)
         unused += others
         axes = axes_of([clip.path for clip in clips if is_npy(clip.path)])
-    with ThreadPoolExecutor(READER_THREADS) as pool:
-        digests = list(pool.map(_content_digest, clips))
+    digests = list(in_parallel(_content_digest, clips, "recordings compared with the cache"))
     digest = content_key(_FORMATS[config.rules], *_stamp(config.front_end, config.rules), *digests)
-    arrays = cached(
+    frames, arrays = cached_frames(
         cache_dir,
         content_key(_CACHE, digest, axes or ""),
-        lambda: _read_all(clips, config.front_end, axes),
+        lambda write: _read_all(clips, config.front_end, axes, write),
         needs=_ARRAYS,
     )
     reasons = zip(arrays["broken"], arrays["reasons"], strict=True)
@@ -54,7 +53,7 @@ def read_recordings(config: DataConfig, cache_dir: Path) -> Recordings:
     unusable = [*broken, *(files.skipped if config.rules > 1 else ())]
     _refuse_many(unusable, len(clips) + len(unusable) - len(broken), config)
     log_skipped(broken)
-    features = unpack(arrays)
+    features = unpack({"frames": frames.reshape(-1, N_MELS), "lengths": arrays["lengths"]})
     kept = [clips[index] for index in arrays["kept"]]
     copies = find_copies(kept, arrays["sounds"].tolist()) if config.rules > 1 else {}
     log_skipped(list(copies.values()))
@@ -103,33 +102,52 @@ def _clip_features(indices: Sequence[int], clips: Sequence[ClipFile], features: 
     return ClipFeatures([features[index] for index in indices], [clips[index].info for index in indices])
 
 
+@dataclass(frozen=True)
+class _Read:
+    """One usable recording."""
+
+    features: np.ndarray
+    storage: Storage
+    sound: str
+    """Digest of its features."""
+
+
 def _content_digest(clip: ClipFile) -> str:
     try:
-        content = clip.path.read_bytes()
+        with clip.path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256")
     except OSError as error:
-        content = f"unreadable: {error.strerror}".encode()
-    return f"{clip.stamp}:{hashlib.sha256(content).hexdigest()}"
+        content = hashlib.sha256(f"unreadable: {error.strerror}".encode())
+    return f"{clip.stamp}:{content.hexdigest()}"
 
 
-def _read_all(clips: list[ClipFile], front_end: FrontEndConfig, axes: Axes | None) -> Mapping[str, np.ndarray]:
-    def read(clip: ClipFile) -> tuple[np.ndarray, Storage] | str:
+def _read_all(clips: Sequence[ClipFile], front_end: FrontEndConfig, axes: Axes | None, write: Write) -> Arrays:
+    """Writes the features of all clips that can be read, and gives what else the cache keeps of them."""
+
+    def read(clip: ClipFile) -> _Read | str:
         try:
             features, storage = read_recording(clip.path, front_end, axes)
-            return lengthen(features), storage
         except DataError as error:
             # Without the path, since a cache entry also serves the same recordings in another folder.
             return str(error).removeprefix(f"{clip.path}: ")
+        features = lengthen(features)
+        return _Read(features, storage, hashlib.sha256(features.ravel().data).hexdigest())
 
-    with ThreadPoolExecutor(READER_THREADS) as pool:
-        results = list(pool.map(read, clips))
-    read_clips = [result for result in results if not isinstance(result, str)]
-    broken = {index: result for index, result in enumerate(results) if isinstance(result, str)}
-    sounds = [hashlib.sha256(features.tobytes()).hexdigest() for features, _ in read_clips]
-    storage = np.array([astuple(storage) for _, storage in read_clips], dtype=np.float64)
-    return pack([features for features, _ in read_clips]) | {
-        "kept": np.array([index for index in range(len(clips)) if index not in broken], dtype=np.int64),
+    kept: dict[int, tuple[int, Storage, str]] = {}
+    broken: dict[int, str] = {}
+    with one_torch_thread():
+        for index, result in enumerate(in_parallel(read, clips, "recordings read")):
+            if isinstance(result, str):
+                broken[index] = result
+            else:
+                write(result.features)
+                kept[index] = len(result.features), result.storage, result.sound
+    storage = np.array([astuple(storage) for _, storage, _ in kept.values()], dtype=np.float64)
+    return {
+        "lengths": np.array([length for length, _, _ in kept.values()], dtype=np.int64),
+        "kept": np.array(list(kept), dtype=np.int64),
         "broken": np.array(list(broken), dtype=np.int64),
         "reasons": np.array(list(broken.values()), dtype=np.str_),
         "storage": storage.reshape(-1, len(PROPERTIES)),
-        "sounds": np.array(sounds, dtype=np.str_),
+        "sounds": np.array([sound for _, _, sound in kept.values()], dtype=np.str_),
     }

@@ -25,6 +25,7 @@ from typing import Literal
 from trainable.config import nearest
 from trainable.data.layout import ClipFile, MachineFiles, normal_test_clips, sorted_files
 from trainable.data.readers import SUFFIXES
+from trainable.data.split import recording_of
 from trainable.durable import replacing
 from trainable.errors import DataError
 
@@ -96,22 +97,23 @@ def read_table(path: Path, root: Path | None, *, labelled: bool) -> MachineFiles
             skipped.append(f"{file}: {'is not a file' if file.exists() else 'does not exist'} (listed in {path})")
         else:
             label = 0 if part == "train" and row.label is None else row.label
-            title = "_".join(Path(row.path).parts[-3:])
-            clips.append(ClipFile(file, part, row.machine_id, label, title, row.group, row.domain))
+            clips.append(ClipFile(file, part, row.machine_id, label, group=row.group, domain=row.domain))
     return sorted_files(
         _with_titles(clips), skipped, lambda part, word: f"{path} lists no {word} {part} clips", labelled=labelled
     )
 
 
 def _with_titles(clips: list[ClipFile]) -> list[ClipFile]:
-    """The same clips, sorted; where names are not unique, numbered."""
-    seen: dict[tuple[str, str], int] = defaultdict(int)
+    """The same clips, sorted; unless all files have names of their own, named by their folders too."""
+    clips = sorted(clips, key=lambda clip: (clip.part, clip.machine_id, clip.label or 0, str(clip.path)))
+    if len({recording_of(clip.path.name) for clip in clips}) == len(clips):
+        return clips
+    seen = Counter[str]()
     titled = []
-    for clip in sorted(clips, key=lambda clip: (clip.part, clip.machine_id, clip.label or 0, str(clip.path))):
-        seen[clip.part, clip.name] += 1
-        count = seen[clip.part, clip.name]
-        path = Path(clip.title)
-        titled.append(clip if count == 1 else replace(clip, title=f"{path.stem}_{count}{path.suffix}"))
+    for clip in clips:
+        title = "_".join(clip.path.parts[-3:])
+        seen[title] += 1
+        titled.append(replace(clip, title=title if seen[title] == 1 else f"{seen[title]}_{title}"))
     return titled
 
 

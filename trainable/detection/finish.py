@@ -81,6 +81,7 @@ def finish(
         "held_out_auc": None if held_out is None else held_out.auc,
         "held_out_pauc": None if held_out is None else held_out.pauc,
         "held_out_interval": None if held_out is None else list(held_out.interval),
+        "held_out_clips": None if held_out is None else held_out.clips.to_dict(),
         "pseudo_aucs": pseudo_aucs,
         "seconds_per_clip": _seconds_per_clip(detector, calibration),
         "weights_bytes": sum(value.nbytes for each in members for value in each.state.model.state_dict().values()),

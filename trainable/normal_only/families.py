@@ -36,7 +36,7 @@ class Family(ABC):
 
     def draws(self, clip_name: str) -> np.random.Generator:
         """The generator of a clip's draws."""
-        digest = hashlib.sha256(f"{self.name}:{clip_name}".encode()).digest()
+        digest = hashlib.sha256(f"{self.name}:{clip_name}".encode("utf-8", "surrogateescape")).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 

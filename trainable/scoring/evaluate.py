@@ -11,10 +11,12 @@ from trainable.config import DensityName, ScoreConfig
 from trainable.data.clips import TestClips
 from trainable.errors import NonFiniteError
 from trainable.normal_only.pseudo import PseudoAnomalies
+from trainable.scoring.clip_counts import ClipCounts, auc_text
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.combined import Combined, Fused
 from trainable.scoring.density import DensityModel
-from trainable.scoring.metrics import auc, bootstrap_interval, groups_by_id, mean_auc, pauc
+from trainable.scoring.domains import DomainScores, domain_scores
+from trainable.scoring.metrics import auc, auc_interval, groups_by_id, mean_auc, pauc
 from trainable.scoring.registry import cheap_densities, make_density
 
 
@@ -33,11 +35,28 @@ class Evaluation:
     names: tuple[str, ...]
     machine_ids: tuple[str, ...]
     labels: np.ndarray
+    domains: tuple[str, ...] = ()
+    """Of each clip, or empty."""
+
+    @cached_property
+    def by_domain(self) -> DomainScores | None:
+        """AUCs by section and domain; None where the clips are not of several domains."""
+        return domain_scores(self.labels, self.scores, self.machine_ids, self.domains)
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """95 % bootstrap interval of `auc`, computed on demand; epochs do not need it."""
-        return bootstrap_interval(self.labels, self.scores, self.machine_ids)
+        """95 % interval of `auc` (see `auc_interval`), computed on demand; epochs do not need it."""
+        return auc_interval(self.labels, self.scores, self.machine_ids)
+
+    @property
+    def clips(self) -> ClipCounts:
+        """The clips that judged."""
+        return ClipCounts.of(self.labels)
+
+    @property
+    def text(self) -> str:
+        """The AUC with its interval and the clips that it rests on."""
+        return auc_text(self.auc, self.interval, self.clips)
 
 
 @dataclass(frozen=True)
@@ -70,6 +89,7 @@ def evaluate(scores: np.ndarray, clips: TestClips) -> Evaluation:
         names=clips.names,
         machine_ids=clips.machine_ids,
         labels=labels,
+        domains=clips.domains,
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from trainable.config import TrialConfig
 from trainable.data.load import Dataset
 from trainable.errors import NonFiniteError, ProjectError
+from trainable.scoring.clip_counts import ClipCounts
 from trainable.scoring.evaluate import Evaluation, evaluate
 from trainable.scoring.metrics import bootstrap_aucs, percentile_interval
 from trainable.yardsticks.catalogue import CHEAP, title_of
@@ -30,6 +31,8 @@ class Comparison:
     """The detector's."""
     gain_interval: tuple[float, float]
     """95 % interval of the detector's AUC minus the best yardstick's: a bootstrap of clips, the same for both."""
+    clips: ClipCounts | None = None
+    """The clips that judged; None in the summaries of earlier versions."""
 
     @property
     def best(self) -> str:
@@ -37,15 +40,21 @@ class Comparison:
         return max(self.aucs, key=lambda name: self.aucs[name])
 
     @property
+    def too_few(self) -> bool:
+        """Whether too few clips judge to tell a difference from chance: a bootstrap of them claims too many."""
+        return self.clips is not None and self.clips.few
+
+    @property
     def beaten(self) -> bool:
         """Whether the detector's AUC is higher than the best yardstick's by more than the clips' chance."""
-        return self.gain_interval[0] > 0
+        return self.gain_interval[0] > 0 and not self.too_few
 
     @property
     def gain_text(self) -> str:
-        """The difference to the best yardstick, with its interval."""
+        """The difference to the best yardstick, with its interval if clips suffice for one."""
         low, high = self.gain_interval
-        return f"difference {self.auc - self.aucs[self.best]:+.3f}, 95 % interval {low:+.3f} … {high:+.3f}"
+        gain = f"difference {self.auc - self.aucs[self.best]:+.3f}"
+        return gain if self.too_few else f"{gain}, 95 % interval {low:+.3f} … {high:+.3f}"
 
     @property
     def verdict(self) -> str:
@@ -54,6 +63,8 @@ class Comparison:
             f"the best of which ({title_of(self.best)}) has an AUC of {self.aucs[self.best]:.3f} on the same held-out "
             f"clips ({self.gain_text})"
         )
+        if self.clips is not None and self.too_few:
+            return f"may or may not beat the yardsticks, {best}: too few clips to tell, {self.clips.text}"
         if self.beaten:
             return f"beats the yardsticks, {best}"
         less = "it detects less" if self.gain_interval[1] < 0 else "these clips cannot tell which detects more"
@@ -63,7 +74,7 @@ class Comparison:
         """The entries of a winner in ``summary.json``."""
         return {
             "yardsticks": self.aucs,
-            "beats_yardsticks": self.beaten,
+            "beats_yardsticks": None if self.too_few else self.beaten,
             "over_best_yardstick": list(self.gain_interval),
         }
 
@@ -75,7 +86,9 @@ class Comparison:
         if not aucs or auc is None or interval is None:
             return None
         low, high = interval
-        return cls({str(name): float(value) for name, value in aucs.items()}, float(auc), (float(low), float(high)))
+        clips = ClipCounts.from_dict(best.get("held_out_clips"))
+        named = {str(name): float(value) for name, value in aucs.items()}
+        return cls(named, float(auc), (float(low), float(high)), clips)
 
 
 NOT_MEASURED: Mapping[str, None] = {"yardsticks": None, "beats_yardsticks": None, "over_best_yardstick": None}
@@ -104,7 +117,8 @@ def compare(config: TrialConfig, dataset: Dataset, held_out: Evaluation) -> Comp
         return None
     aucs = {name: evaluation.auc for name, evaluation in found.items()}
     best = found[max(aucs, key=lambda name: aucs[name])]
-    return Comparison(aucs, held_out.auc, percentile_interval(_resamples(held_out) - _resamples(best)))
+    gains = _resamples(held_out) - _resamples(best)
+    return Comparison(aucs, held_out.auc, percentile_interval(gains), held_out.clips)
 
 
 def _resamples(evaluation: Evaluation) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The durable study: every fact is there after the process is gone, under Optuna's states and our own words."""
 
 import math
+import re
 import sqlite3
 import subprocess
 import sys
@@ -343,7 +344,44 @@ def test_a_storage_that_cannot_be_opened_is_one_sentence_without_secrets(url: st
     assert "bob" not in message
 
 
+DAMAGED = "restore it from a copy, or move it away and resume: it is rebuilt from the run's folder (study.db-wal and "
+
+
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"this is no database" * 100)
-    with pytest.raises(RunError, match="not a database"):
+    with pytest.raises(RunError, match=r"not a database; restore it from a copy$"):
         open_study(tmp_path)
+    with pytest.raises(RunError, match=re.escape(f"study.db cannot be opened: file is not a database; {DAMAGED}")):
+        SearchStudy.in_folder(tmp_path / "study.db", "name")
+
+
+def test_only_a_damaged_study_is_to_be_moved_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "study.db"
+    with pytest.raises(RunError, match=r"/gone/study.db cannot be opened: .*; check that its folder is there"):
+        SearchStudy.in_folder(tmp_path / "gone" / "study.db", "name")
+    SearchStudy.in_folder(path, "name")
+    monkeypatch.setattr("search.store.storage.WRITE_TIMEOUT_SECONDS", 0)
+    other = sqlite3.connect(path)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(RunError, match=r"study.db cannot be (opened|written): database is locked; another program"):
+        SearchStudy.in_folder(path, "another")
+    other.rollback()
+    other.execute("UPDATE alembic_version SET version_num = 'v9'")
+    other.commit()
+    other.close()
+    with pytest.raises(
+        RunError, match=r"study.db cannot be opened: The runtime optuna version .*; it is another Optuna"
+    ):
+        SearchStudy.in_folder(path, "name")
+
+
+@pytest.mark.parametrize("names", [("p q", "p%20q"), ("a", "a?b"), ("f/x", "f%2Fx"), ("r\udce9", "r\udce8")])
+def test_paths_that_are_alike_have_a_study_each(tmp_path: Path, names: tuple[str, str]) -> None:
+    for count, name in enumerate(names, start=1):
+        (tmp_path / name).mkdir(parents=True)
+        study = SearchStudy.in_folder(tmp_path / name / "study.db", "name")
+        assert study.where == f"{tmp_path}/{name}/study.db"
+        for _ in range(count):
+            start(study)
+    for count, name in enumerate(names, start=1):
+        assert len(SearchStudy.in_folder(tmp_path / name / "study.db", "name").trials()) == count
