@@ -21,7 +21,8 @@ class RayMetrics(BaseListener):
 
     def __init__(self, run: str, progress: Progress):
         self._progress = progress
-        self._tags = {"run": run}
+        # Ray takes ASCII only.
+        self._tags = {"run": run.encode("ascii", "backslashreplace").decode()}
         extra = {"search_best_auc": (), "search_trials": ("state",)}
         self._gauges = {
             name: Gauge(name, description=text, tag_keys=("run", *extra.get(name, ("slot",))))

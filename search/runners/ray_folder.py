@@ -29,16 +29,20 @@ def ray_folder() -> Iterator[None]:
     RunError
         If the folder that the user named with RAY_TMPDIR, or all of the usual ones, do not suit it.
     """
-    named = os.environ.get(VARIABLE)
-    folder = _named(Path(named)) if named else _usual()
-    os.environ[VARIABLE] = str(folder)
+    before = {name: os.environ.get(name) for name in (VARIABLE, "TMPDIR")}
+    named, general = before.values()
+    folder = str(_named(Path(named)) if named else _usual())
+    os.environ[VARIABLE] = folder
+    if general and _excess_bytes(Path(general)) > 0:
+        os.environ["TMPDIR"] = folder  # Ray's processes put sockets of Python's multiprocessing there
     try:
         yield
     finally:
-        if named is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = named
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _named(folder: Path) -> Path:
@@ -66,13 +70,17 @@ def _usual() -> Path:
     return SHORT
 
 
+def _excess_bytes(folder: Path) -> int:
+    return len(os.fsencode(folder / LONGEST_SOCKET)) - LONGEST_SOCKET_BYTES
+
+
 def _fault(folder: Path) -> str:
     """Why Ray cannot work below a folder; empty if it can."""
     try:
         str(folder).encode()
     except UnicodeEncodeError:
         return "is no UTF-8, which Ray needs"
-    excess = len(os.fsencode(folder / LONGEST_SOCKET)) - LONGEST_SOCKET_BYTES
+    excess = _excess_bytes(folder)
     if excess > 0:
         return f"is {excess} bytes too long for Ray's sockets"
     own = folder / "ray"

@@ -62,8 +62,9 @@ def epochs_path(run: RunFolder) -> Path:
 
 
 def test_what_is_written_is_read_back(folder: RunFolder) -> None:
-    # A manifest from before there was a choice says nothing of what judged: labels did.
-    assert folder.read_manifest() == dataclasses.replace(MANIFEST, data={"objective": "labels", **MANIFEST.data})
+    # A manifest from before there were choices does not say what went without saying.
+    before = {"objective": "labels", "rules": 1, "channel": "mean", **MANIFEST.data}
+    assert folder.read_manifest() == dataclasses.replace(MANIFEST, data=before)
     assert folder.read_trials() == [TrialRecord(START, (report(1), report(2)), OUTCOME)]
     assert folder.read_trial(7).number == 7
     assert folder.read_trial(7).outcome.end is TrialEnd.PRUNED  # type: ignore[union-attr]

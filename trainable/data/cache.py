@@ -38,7 +38,7 @@ def default_cache_dir() -> Path:
 
 def content_key(*parts: str) -> str:
     """A cache key for what is computed from `parts`, 32 hexadecimal digits."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def cached(cache_dir: Path, key: str, make: Callable[[], Arrays], *, needs: Collection[str]) -> Arrays:

@@ -115,7 +115,8 @@ def sound_files(folder: Path, skipped: list[str]) -> Iterator[Path]:
         if suffix in NOT_READ:
             skipped.append(f"{path}: cannot be read as {suffix}; convert it to .wav or .flac")
         elif path.is_dir() and suffix not in SUFFIXES:
-            yield from sound_files(path, skipped)
+            if not (path.is_symlink() and folder.resolve().is_relative_to(path.resolve())):  # a loop
+                yield from sound_files(path, skipped)
         elif suffix in SUFFIXES:
             if path.is_file():
                 yield path

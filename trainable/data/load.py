@@ -119,7 +119,7 @@ def assemble(config: DataConfig, recordings: Recordings) -> Dataset:
         held_back = recordings.train.take(np.flatnonzero(held).tolist()).and_(unlabelled)
         pseudo = make_pseudo_anomalies(train_clips, held_back, norm)
         # Not their contents: a severity may differ in its last digit between processors.
-        stamp.update("\n".join(pseudo.normal.names).encode())
+        stamp.update("\n".join(pseudo.normal.names).encode(errors="surrogateescape"))
         for warning in pseudo.warnings():
             _log.warning("%s", warning)
     return Dataset(

@@ -14,6 +14,8 @@ import torch
 from trainable.host import available_cores
 
 _log = logging.getLogger(__name__)
+_FEWEST_THREADS = 4
+"""On few cores too: a disk answers several at once, and of a busy machine they get a larger share."""
 _WAITING = 8
 """Results a thread that wait at most: a long recording delays all that follow it."""
 _FIRST_S, _EVERY_S = 2.0, 0.2
@@ -25,7 +27,7 @@ Result = TypeVar("Result")
 
 
 def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> Iterator[Result]:
-    """What `work` gives for each item, in their order, by as many threads as this process may use cores.
+    """What `work` gives for each item, in their order; by a thread for each core that this process may use.
 
     Threads suffice for recordings: libsndfile, torch, numpy and hashlib compute without the interpreter's lock.
 
@@ -34,7 +36,7 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], what: str
     what
         What was done to the items so far, such as ``recordings read``.
     """
-    workers = available_cores()
+    workers = max(_FEWEST_THREADS, available_cores())
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as pool, _progress(what, len(items)) as step:
         try:

@@ -82,3 +82,8 @@ def test_after_a_resume_the_best_is_known_at_once(monkeypatch):
     metrics.on_start(start(2), resumed=True)
     assert metrics._gauges["search_best_auc"].values == {(): 0.9}
     assert metrics._gauges["search_trials"].values[("completed",)] == 2
+
+
+def test_a_name_that_ray_does_not_take_is_escaped(monkeypatch):
+    monkeypatch.setattr(ray_metrics, "Gauge", Gauge)
+    assert RayMetrics("r\N{REPLACEMENT CHARACTER}n é", make())._tags == {"run": r"r\ufffdn \xe9"}

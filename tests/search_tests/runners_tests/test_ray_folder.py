@@ -70,6 +70,8 @@ def test_a_folder_for_everything_that_does_not_suit_ray_gives_way_to_a_short_one
         monkeypatch.setenv("TMPDIR", str(folder))
         with caplog.at_level(logging.WARNING), ray_folder():
             assert os.environ["RAY_TMPDIR"] == str(short)
+            assert os.environ["TMPDIR"] == (str(short) if "too long" in fault else str(folder))
+        assert os.environ["TMPDIR"] == str(folder)
         assert caplog.messages == [
             f"TMPDIR {folder} {fault}; Ray writes to {short} instead (RAY_TMPDIR names another folder)"
         ]
