@@ -11,7 +11,7 @@ all features in a list, and normalises and splits them with NumPy; *first run* i
 
 ``peak_mib`` is the largest resident memory over what the process held before its first recording, and ``of_features``
 its share of the features' size (float32). The files were written just before, so that most are read from memory and not
-from the disk.
+from the disk. The loop's memory is mostly holes: the spectra that each recording frees lie between features that stay.
 """
 
 import argparse
@@ -132,7 +132,8 @@ def _peak_bytes() -> int:
 def in_fresh_process(way: str, root: Path, recordings: int, seconds_each: float) -> Measured:
     case = json.dumps({"way": way, "root": str(root), "recordings": recordings, "seconds_each": seconds_each})
     command = [sys.executable, "-m", "benchmarks.data_scale", "--one", case]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    here = Path(__file__).parents[1]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, cwd=here)
     if done.returncode:
         raise RunError(f"{way}: exit status {done.returncode}; its message is above")
     return Measured(**json.loads(done.stdout.strip().splitlines()[-1]))
@@ -141,7 +142,7 @@ def in_fresh_process(way: str, root: Path, recordings: int, seconds_each: float)
 def compare(recordings: int, seconds_each: float, folder: str | None) -> list[dict[str, Any]]:
     """Rows of the table, one for each way; `times_as_fast` as the plain loop."""
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(dir=folder) as root:
+    with tempfile.TemporaryDirectory(dir=None if folder is None else Path(folder).absolute()) as root:
         write_recordings(Path(root), recordings, seconds_each)
         for way in WAYS:
             row = asdict(in_fresh_process(way, Path(root), recordings, seconds_each))
@@ -176,9 +177,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(lengths) not in (1, len(sizes)) or min(lengths) <= 0:
         raise ConfigError("--seconds needs one positive length, or one for each number of recordings")
     lengths = lengths * (len(sizes) // len(lengths))
-    rows = [row for size, length in zip(sizes, lengths, strict=True) for row in compare(size, length, arguments.folder)]
-    if arguments.output:
-        write_table(arguments.output, rows, command_of("data_scale", argv))
+    rows: list[dict[str, Any]] = []
+    for size, length in zip(sizes, lengths, strict=True):
+        rows += compare(size, length, arguments.folder)
+        if arguments.output:
+            write_table(arguments.output, rows, command_of("data_scale", argv))
     return 0
 
 

@@ -104,9 +104,9 @@ def read_table(path: Path, root: Path | None, *, labelled: bool) -> MachineFiles
 
 
 def _with_titles(clips: list[ClipFile]) -> list[ClipFile]:
-    """The same clips, sorted; unless all files have names of their own, named by their folders too."""
+    """The same clips, sorted; unless all of a part have names of their own, named by their folders too."""
     clips = sorted(clips, key=lambda clip: (clip.part, clip.machine_id, clip.label or 0, str(clip.path)))
-    if len({recording_of(clip.path.name) for clip in clips}) == len(clips):
+    if len({(clip.part, recording_of(clip.name)) for clip in clips}) == len(clips):
         return clips
     seen = Counter[str]()
     titled = []
