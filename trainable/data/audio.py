@@ -148,11 +148,12 @@ def _mix(path: Path, blocks: Iterator[np.ndarray], channels: int, channel: Chann
     if isinstance(channel, int) and channel >= channels:
         there = "one channel, 0" if channels == 1 else f"channels 0 … {channels - 1}"
         raise DataError(f"{path}: has no channel {channel}; it has {there}; choose with --channel")
-    chosen = (0 if channels > 2 else "mean") if channel == "auto" else channel
+    chosen = (0 if channels != 2 else "mean") if channel == "auto" else channel
+    chosen = 0 if channels == 1 else chosen
     parts, powers_C = [np.empty(0, np.float32)], np.zeros(channels)
     for block in blocks:
         with np.errstate(over="ignore", invalid="ignore"):
-            powers_C += np.square(block, dtype=np.float64).sum(axis=0)
+            powers_C += np.einsum("sc,sc->c", block, block, dtype=np.float64)
             parts.append(block.mean(axis=1) if chosen == "mean" else block[:, chosen].copy())
     return np.concatenate(parts), powers_C
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from trainable.scoring.metrics import auc
 from trainable.typed import build
 
 
@@ -220,11 +221,10 @@ def _property_auc(values: np.ndarray, labels: np.ndarray) -> float | None:
     """How well a property separates one id's labels, 0.5 … 1 in either direction; None for too few clips."""
     # A file that does not say (a precomputed one among sounds) is a value of its own.
     values = np.nan_to_num(values, nan=-1e9)
-    normal, anomalous = values[labels == 0], values[labels == 1]
-    if min(len(normal), len(anomalous)) < ENOUGH_CLIPS:
+    if min((labels == 0).sum(), (labels == 1).sum()) < ENOUGH_CLIPS:
         return None
-    wins = (anomalous[:, None] > normal).mean() + 0.5 * (anomalous[:, None] == normal).mean()
-    return float(max(wins, 1 - wins))
+    wins = auc(labels, values)
+    return max(wins, 1 - wins)
 
 
 def _between_parts(storage: np.ndarray, test: np.ndarray, labels: np.ndarray) -> list[str]:

@@ -67,31 +67,33 @@ def axes_of(paths: Sequence[Path]) -> Axes | None:
     DataError
         If shapes contradict each other, or if 64 seems to be the number of frames and not of mel bands.
     """
-    readable: list[tuple[Path, np.ndarray]] = []
+    readable: list[tuple[Path, tuple[int, ...]]] = []
     for path in paths:
         try:
             array = _opened(path)
             _check_shape(path, array)
         except DataError:
             continue
-        readable.append((path, array))
+        readable.append((path, array.shape))
     if not readable:
         return None
     first: dict[Axes, tuple[Path, tuple[int, ...]]] = {}
-    for path, array in readable:
-        lies = _axes_by_shape(array.shape)
+    for path, shape in readable:
+        lies = _axes_by_shape(shape)
         if lies is not None:
-            first.setdefault(lies, (path, array.shape))
+            first.setdefault(lies, (path, shape))
     if len(first) == 2:
         (one, shape), (other, other_shape) = first.values()
         raise DataError(
             f"{one} has the shape {shape} and {other} has {other_shape}: some recordings have mel bands first and "
             "others frames; store all of them alike"
         )
-    sample = readable[:: max(1, len(readable) // _ARRAYS_AVERAGED)]
-    if len({array.shape for _, array in readable}) == 1:
-        _refuse_mels_as_frames([path for path, _ in sample], [array for _, array in sample])
-    return next(iter(first)) if first else _axes_by_values([array for _, array in sample])
+    if len({shape for _, shape in readable}) > 1:
+        return next(iter(first))  # square arrays and others, or lengths that differ
+    sample = [path for path, _ in readable[:: max(1, len(readable) // _ARRAYS_AVERAGED)]]
+    arrays = [_opened(path) for path in sample]
+    _refuse_mels_as_frames(sample, arrays)
+    return next(iter(first)) if first else _axes_by_values(arrays)
 
 
 def _opened(path: Path) -> np.ndarray:
