@@ -161,6 +161,7 @@ SHORT = {
     "density": f"--seeds 1 --network-epochs 1 {TINY_MODEL} {TINY_DATA}",
     "driver_scale": "--trials 10",
     "prediction": "--architectures 1",
+    "formats": f"--seeds 1 {TINY_MODEL} {TINY_DATA}",
     "learning_curves": f"--space my_space.yaml --configurations 3 --epochs 3 --output curves.csv {TINY_DATA}",
     "no_labels": f"--record --space my_space.yaml --configurations 1 --scores runs/no_labels/tiny {TINY_DATA}",
     "recorded": f"--space my_space.yaml --configurations 1 --repeated 0 --epochs 1 --store runs/tiny {TINY_DATA}",
