@@ -5,13 +5,20 @@ Folders in a known layout are named with the flags that read them. Of any other 
 are kept for the search.
 """
 
+import argparse
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run, set_up_logging
 from trainable.config import DataConfig
 from trainable.errors import DataError
+
+if TYPE_CHECKING:
+    from trainable.data.layout import Layout
 
 MOST_NAMED = 20
 """Machine types of a folder."""
@@ -32,28 +39,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(arguments, name) is not None:
             raise DataError(f"--{name.replace('_', '-')} and FOLDER cannot be combined; FOLDER says what to look at")
     set_up_logging()
-    root = Path(arguments.folder).expanduser()
+    root = Path(os.path.normpath(Path(arguments.folder).expanduser().absolute()))
     if not root.is_dir():
         raise DataError(f"{root} {'is not a folder' if root.exists() else 'does not exist'}; name a folder")
     # Not at the top: --help and mistyped flags need no torch.
     from trainable.data.layout import known_below
 
-    known = [] if arguments.output else known_below(root)
+    wanted = arguments.machine_type
+    known = [] if arguments.output else [one for one in known_below(root) if wanted in (None, one[0].name)]
     if known:
-        folders = [(folder.absolute().parent, folder.absolute().name, layout.title) for folder, layout in known]
-        for parent, name, title in folders[:MOST_NAMED]:
-            print(f"{name}: {title}; --data-root {parent} --machine-type {name}")
-            if not arguments.no_reading:
-                _check(data_config(arguments, {"data_root": str(parent), "machine_type": name}))
-        if len(folders) > MOST_NAMED:
-            print(f"and {len(folders) - MOST_NAMED} more machine types")
-        return 0
-    table = _write_draft(root, Path(arguments.output or f"{root.absolute().name}.csv"))
+        return _name_known(known, arguments)
+    table = _write_draft(root, Path(arguments.output or f"{root.name}.csv"))
+    print(f"read {table}, correct it where names mislead, and search with it:")
+    print(f"  python -m search.run --space ad_tuning --recordings {shlex.quote(str(table))}", flush=True)
     if not arguments.no_reading:
         _check(data_config(arguments, {"recordings": str(table.absolute()), "machine_type": table.stem}))
-    print(f"read {table}, correct it where names mislead, and search with it:")
-    print(f"  python -m search.run --space ad_tuning --recordings {table}")
     return 0
+
+
+def _name_known(known: "Sequence[tuple[Path, Layout]]", arguments: argparse.Namespace) -> int:
+    """Prints each machine type, the flags that read it, and what is in it; returns 1 if one of them is unusable."""
+    failed = 0
+    for folder, layout in known[:MOST_NAMED]:
+        flags = f"--data-root {shlex.quote(str(folder.parent))} --machine-type {shlex.quote(folder.name)}"
+        print(f"{folder.name}: {layout.title}; {flags}", flush=True)
+        if arguments.no_reading:
+            continue
+        arguments.machine_type = None  # the folder says it
+        try:
+            _check(data_config(arguments, {"data_root": str(folder.parent), "machine_type": folder.name}))
+        except DataError as error:
+            failed = 1
+            print(f"error: {error}", file=sys.stderr)
+    if len(known) > MOST_NAMED:
+        print(f"and {len(known) - MOST_NAMED} more machine types")
+    return failed
 
 
 def _write_draft(root: Path, table: Path) -> Path:

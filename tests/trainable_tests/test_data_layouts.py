@@ -141,8 +141,9 @@ def test_domains_are_kept_and_clips_without_a_label_named(tmp_path: Path) -> Non
     dcase2023(tmp_path / "fan")
     files = find_files(tmp_path, "fan", labelled=True)
     assert sorted(clip.domain for clip in files.test) == ["source", "source", "target", "target"]
-    assert len(files.unused) == 1
-    assert "section_00_0004.wav: without a label it judges nothing" in files.unused[0]
+    supplemental, unlabelled = files.unused
+    assert supplemental.endswith("supplemental: its recordings have no place in this layout and are not read")
+    assert "section_00_0004.wav: without a label it judges nothing" in unlabelled
 
 
 def test_both_halves_hold_clips_of_each_domain(tmp_path: Path) -> None:
@@ -156,6 +157,31 @@ def test_both_halves_hold_clips_of_each_domain(tmp_path: Path) -> None:
     for half in (dataset.validation, dataset.held_out):
         kinds = sorted(zip(half.domains, half.labels.tolist(), strict=True))
         assert kinds == [("source", 0), ("source", 1), ("target", 0), ("target", 1)]
+
+
+def test_an_evaluation_set_of_2020_has_no_labels(tmp_path: Path) -> None:
+    write_tree(tmp_path, write=write_wav)
+    touch(tmp_path / "fan/test/id_00_00000009.wav", 99)
+    files = find_files(tmp_path, "fan", labelled=True)
+    assert files.skipped == ()
+    assert "id_00_00000009.wav: without a label" in files.unused[0]
+
+
+def test_a_folder_of_mimii_that_is_neither_normal_nor_abnormal_counts_as_unusable(tmp_path: Path) -> None:
+    mimii(tmp_path / "fan")
+    touch(tmp_path / "fan/id_00/strange/1.wav")
+    (tmp_path / "fan/id_02/abnormal").rename(tmp_path / "fan/id_02/anomaly")
+    files = find_files(tmp_path, "fan", labelled=True)
+    assert sum(clip.label == 1 for clip in files.test) == 7
+    assert "strange/1.wav: lies in neither" in files.skipped[0]
+
+
+def test_links_that_go_round_are_followed_once(tmp_path: Path) -> None:
+    good_folders(tmp_path / "fan")
+    for name, target in (("up", ".."), ("a", "."), ("b", "."), ("there", "../../test/good")):
+        (tmp_path / "fan/train/good" / name).symlink_to(target)
+    files = find_files(tmp_path, "fan", labelled=True)
+    assert len(files.train) + len(files.test) <= 7
 
 
 def refusal(root: Path, machine_type: str = "fan") -> str:

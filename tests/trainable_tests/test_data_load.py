@@ -199,13 +199,13 @@ def _made(folder: Path) -> Path:
         (empty_machine, "{root}/fan/train holds no normal_id_NN_*.npy or .wav"),
         (
             no_test_folder,
-            "{root}/fan/test holds no normal_id_NN_*.npy or .wav (python -m trainable.recordings {root} says",
+            "{root}/fan/test holds no normal_id_NN_*.npy or .wav (python -m trainable.recordings {root}/fan",
         ),
         (empty_folders, "{root}/fan/train holds no normal_id_NN_*.npy or .wav"),
         (another_machine, "{root} holds no machine type 'fan'; did you mean 'fam'?; there are fam"),
         (
             no_anomalies,
-            "{root}/fan/test holds no anomaly_id_NN_*.npy or .wav (python -m trainable.recordings {root} says",
+            "{root}/fan/test holds no anomaly_id_NN_*.npy or .wav (python -m trainable.recordings {root}/fan",
         ),
         (no_normal, "{root}/fan/test holds no normal_id_NN_*.npy or .wav"),
         (no_training, "{root}/fan/train holds no normal_id_NN_*.npy or .wav"),

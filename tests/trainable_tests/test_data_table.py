@@ -9,7 +9,7 @@ import soundfile
 from tests.trainable_tests.recording_trees import tone
 from trainable.commandline import run
 from trainable.config import DataConfig
-from trainable.data.draft import draft
+from trainable.data.draft import counts, draft
 from trainable.data.load import load_dataset
 from trainable.data.table import read_table
 from trainable.errors import DataError
@@ -88,6 +88,9 @@ def test_where_no_split_is_named_anomalies_test_and_as_many_normal_clips_in_whol
         (["path,split", "0.wav,validation"], "line 2: the split is 'validation'; it must be train, test or empty"),
         (["path,id", "0.wav,a b"], "line 2: the id is 'a b'"),
         (["path,label", "0.wav,normal", ",normal"], "line 3: names no file"),
+        (["path,label", "0.wav,normal", "0.wav,anomaly"], "line 3: names 0.wav again, after line 2"),
+        (["path,label,Label", "0.wav,normal,"], "has several columns 'label'"),
+        (["path\tlabel", "0.wav\tnormal"], "must be separated by commas"),
         (["path", "0.wav,normal"], "line 2: has 2 cells, but the first line names 1"),
         (["path,label", '"0.wav,normal'], "cannot be read"),
         ([""], "has no column 'path'"),
@@ -141,11 +144,14 @@ def test_a_draft_guesses_from_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "label", "machine_id", "split", "domain"),
     [
-        ("fan/train/normal_id_02_00000001.wav", 0, "02", "train", ""),
+        ("fan/train/normal_id_02_00000001.wav", 0, "02", "", ""),
         ("Pump Hall/abnormal/x.wav", 1, "00", "", ""),
-        ("bad/ok_17.wav", 0, "00", "", ""),
+        ("bad/ok_17.wav", None, "00", "", ""),
+        ("not_ok/17.wav", 1, "00", "", ""),
+        ("un-healthy/17.wav", 1, "00", "", ""),
+        ("no fault/17.wav", 0, "00", "", ""),
         ("machine-3/2024-05-01 10h.wav", None, "3", "", ""),
-        ("section_01_target_test_anomaly_0001_speed_3.wav", 1, "01", "test", "target"),
+        ("section_01_target_test_anomaly_0001_speed_3.wav", 1, "01", "", "target"),
         ("badger/bookshelf.wav", None, "00", "", ""),
     ],
 )
@@ -153,6 +159,23 @@ def test_a_guess(tmp_path: Path, name: str, label: int | None, machine_id: str, 
     sound(tmp_path / name)
     [row] = draft(tmp_path, [])
     assert (row.label, row.machine_id, row.split, row.domain) == (label, machine_id, split, domain)
+
+
+def test_what_may_be_an_anomaly_is_not_trained_on(tmp_path: Path) -> None:
+    for number, name in enumerate(("ok/1.wav", "ok/2.wav", "strange/3.wav", "faulty/normal_speed_4.wav")):
+        sound(tmp_path / name, number)
+    rows = {row.path: row for row in draft(tmp_path, [])}
+    assert {path for path, row in rows.items() if row.split == "test"} == {"strange/3.wav", "faulty/normal_speed_4.wav"}
+    assert rows["faulty/normal_speed_4.wav"].label is None
+    assert any("in faulty, strange: they serve nothing until" in line for line in counts(rows.values()))
+
+
+def test_words_of_a_split_count_where_there_are_both(tmp_path: Path) -> None:
+    for number, name in enumerate(("test bench/ok/1.wav", "test bench/bad/2.wav")):
+        sound(tmp_path / name, number)
+    assert {row.split for row in draft(tmp_path, [])} == {""}
+    sound(tmp_path / "train/ok/3.wav", 3)
+    assert {row.split for row in draft(tmp_path, [])} == {"train", "test"}
 
 
 def test_clips_cut_from_recordings_are_a_group(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def read_sound(path: Path, sample_rate: int, channel: Channel = "auto") -> Sound
     import soundfile
 
     suffix = path.suffix.lower()
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError(f"{path}: is empty, and so is not a readable {suffix} file")
     try:
         content, stated = stated_samples(path)
         # As bytes: a path that is not UTF-8 cannot be encoded otherwise.
@@ -96,6 +98,8 @@ def read_sound(path: Path, sample_rate: int, channel: Channel = "auto") -> Sound
         raise DataError(f"{path}: holds NaN or infinite samples")
     _refuse_silence(path, mixed, powers_C, channel)
     magnitudes = np.abs(mixed)
+    # Beyond full scale, 1 is a level like any other.
+    clipped = float((magnitudes >= _FULL_SCALE).mean()) if magnitudes.max() <= 1.0 else 0.0
     return Sound(
         _resampled(mixed, rate, sample_rate),
         rate,
@@ -103,7 +107,7 @@ def read_sound(path: Path, sample_rate: int, channel: Channel = "auto") -> Sound
         bits,
         len(mixed) / rate,
         float(magnitudes.max()),
-        float((magnitudes >= _FULL_SCALE).mean()),
+        clipped,
     )
 
 

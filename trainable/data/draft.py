@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,13 +14,17 @@ from trainable.data.table import MACHINE_ID, Row
 
 ANOMALY_WORDS = (
     *("abnormal", "anomalous", "anomaly", "anomalies", "bad", "broken", "damaged", "defect", "defective", "fail"),
-    *("failure", "fault", "faulty", "ng"),
+    *("defekt", "failure", "fault", "faulty", "kaputt", "ko", "ng", "nio", "nok", "unhealthy"),
 )
+_NEGATIONS = ("no", "non", "not", "un")
+"""Before a word of a label they turn it round."""
 _WORDS_OF_LABELS: dict[str, Literal[0, 1]] = {**dict.fromkeys(NORMAL_WORDS, 0), **dict.fromkeys(ANOMALY_WORDS, 1)}
 _WORDS_OF_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "eval": "test"}
 _DOMAINS = ("source", "target")
 _ID = re.compile(r"(?:^|[/_\W])(?:id|machine|unit|section|case)[ _-]?([0-9A-Za-z]*[0-9][0-9A-Za-z]*)", re.IGNORECASE)
 _SEGMENT = re.compile(r"^(.*[0-9A-Za-z])[_-](?:seg|part|clip|chunk)?[_-]?[0-9]+$", re.IGNORECASE)
+MOST_FOLDERS = 5
+"""Named in a summary."""
 FEWEST_GROUPS = 4
 """Of an id and label: fewer common beginnings of names are no recordings that clips were cut from."""
 
@@ -30,27 +35,32 @@ def draft(root: Path, skipped: list[str]) -> list[Row]:
     Raises DataError where a folder cannot be read. What cannot be read as a recording gets a sentence in `skipped`.
     """
     rows = [_row(path.relative_to(root)) for path in sound_files(root, skipped)]
+    if {row.split for row in rows} != {"train", "test"}:  # a word in some names only means something else
+        rows = [replace(row, split="") for row in rows]
+    # Where names of others say it, what is not known to be normal is not trained on.
+    if any(row.label is not None for row in rows):
+        rows = [replace(row, split="test") if row.label is None else row for row in rows]
     return _with_groups(rows)
 
 
 def _row(path: Path) -> Row:
     stem = path.with_name(recording_of(path.name))
-    label, split, domain = (_last_word(stem, meanings) for meanings in (_WORDS_OF_LABELS, _WORDS_OF_SPLITS, None))
+    words = re.findall(r"[a-z]+", str(stem).lower())
+    labels = {
+        1 - _WORDS_OF_LABELS[word] if before in _NEGATIONS else _WORDS_OF_LABELS[word]
+        for before, word in zip(["", *words], words, strict=False)
+        if word in _WORDS_OF_LABELS
+    }
+    split = next((_WORDS_OF_SPLITS[word] for word in reversed(words) if word in _WORDS_OF_SPLITS), "")
+    domain = next((word for word in reversed(words) if word in _DOMAINS), "")
     found = _ID.findall(str(stem))
     return Row(
         path=str(path),
-        label=label if label in (0, 1) else None,
+        label=None if len(labels) != 1 else 0 if labels == {0} else 1,
         machine_id=found[-1] if found else MACHINE_ID,
-        split=str(split or ""),
-        domain=str(domain or ""),
+        split=split,
+        domain=domain,
     )
-
-
-def _last_word(path: Path, meanings: dict[str, Literal[0, 1]] | dict[str, str] | None) -> object:
-    """What the last of a path's words that has a meaning says; None if none has."""
-    known: dict[str, object] = dict(meanings) if meanings is not None else {word: word for word in _DOMAINS}
-    words = re.findall(r"[a-z]+", str(path).lower())
-    return next((known[word] for word in reversed(words) if word in known), None)
 
 
 def _with_groups(rows: list[Row]) -> list[Row]:
@@ -68,7 +78,7 @@ def _with_groups(rows: list[Row]) -> list[Row]:
 
 
 def _grouped(row: Row) -> Row:
-    return Row(row.path, row.label, row.machine_id, row.split, _beginning(row) or "", row.domain)
+    return replace(row, group=_beginning(row) or "")
 
 
 def _beginning(row: Row) -> str | None:
@@ -87,6 +97,12 @@ def counts(rows: Iterable[Row]) -> list[str]:
         f"  id {machine_id}, split {split}: {kinds[split, machine_id, label]} {words[label]}"
         for split, machine_id, label in order
     ]
+    unknown = sorted({str(Path(row.path).parent) for row in rows if row.label is None})
+    if unknown and len(kinds) > 1:
+        shown = ", ".join(unknown[:MOST_FOLDERS]) + (", …" if len(unknown) > MOST_FOLDERS else "")
+        lines.append(f"  without a label, or with words of both, in {shown}: they serve nothing until you correct them")
+    elif unknown:
+        lines.append("  no name says what is normal: all of them are taken for normal and trained on")
     groups = {row.group for row in rows if row.group}
     if groups:
         lines.append(f"  {len(groups)} groups of clips that seem to be cut from one recording stay on one side")

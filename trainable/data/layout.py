@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 MOST_WARNINGS = 5
 NOT_READ = (".aac", ".au", ".caf", ".h5", ".m4a", ".mat", ".mp4", ".npz", ".pt", ".raw", ".tdms", ".w64", ".wma")
 """Suffixes of files that hold recordings, but none that can be read. A file with any other suffix is no recording."""
+NOT_FOLDERS = ("__MACOSX",)
+"""Folders that unpacking leaves behind, without recordings."""
 _NAMES_LOOKED_AT = 200
 """Of a folder's entries, to recognise it."""
 _DEEPEST_LOOK = 3
@@ -100,14 +102,16 @@ class Layout(ABC):
         return f"{folder} holds no {word} {part} clips in the layout of {self.title or type(self).__name__}"
 
 
-def sound_files(folder: Path, skipped: list[str]) -> Iterator[Path]:
+def sound_files(folder: Path, skipped: list[str], seen: set[Path] | None = None) -> Iterator[Path]:
     """The recordings in a folder and its sub-folders, sorted; hidden files and files of other kinds are passed over.
 
-    What has a recording's name but cannot be read is skipped, with one sentence. Raises DataError where a folder cannot
+    A folder that links lead to again (those in `seen`) is read once. What has a recording's name but cannot be read is skipped, with one sentence. Raises DataError where a folder cannot
     be read.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; it should hold the recordings of a machine type")
+    seen = set() if seen is None else seen
+    seen.add(folder.resolve())
     for path in entries(folder):
         suffix = path.suffix.lower()
         if path.name.startswith("."):
@@ -115,8 +119,8 @@ def sound_files(folder: Path, skipped: list[str]) -> Iterator[Path]:
         if suffix in NOT_READ:
             skipped.append(f"{path}: cannot be read as {suffix}; convert it to .wav or .flac")
         elif path.is_dir() and suffix not in SUFFIXES:
-            if not (path.is_symlink() and folder.resolve().is_relative_to(path.resolve())):  # a loop
-                yield from sound_files(path, skipped)
+            if path.name not in NOT_FOLDERS and path.resolve() not in seen:
+                yield from sound_files(path, skipped, seen)
         elif suffix in SUFFIXES:
             if path.is_file():
                 yield path
@@ -185,16 +189,32 @@ def find_files(root: Path, machine_type: str, *, labelled: bool) -> MachineFiles
     assert layout is not None  # it is among `machine_types`
     skipped: list[str] = []
     clips = layout.clips(folder, skipped)
-    hint = f"python -m trainable.recordings {root} says what is there"
+    hint = f"python -m trainable.recordings {folder} --output {machine_type}.csv drafts a table of what is there"
 
     def lacking(part: Part, word: str) -> str:
         return f"{layout.lacking(folder, part, word)} ({hint})"
 
-    return sorted_files(clips, skipped, lacking, labelled=labelled)
+    return sorted_files(clips, skipped, lacking, labelled=labelled, unused=_not_read(folder, clips))
+
+
+def _not_read(folder: Path, clips: Sequence[ClipFile]) -> list[str]:
+    """A sentence for each folder of a machine type that holds recordings which its layout does not read."""
+    read = {clip.path.relative_to(folder).parts[0] for clip in clips}
+    others = [path for path in entries(folder) if path.is_dir() and path.name not in (*read, *NOT_FOLDERS)]
+    return [
+        f"{path}: its recordings have no place in this layout and are not read"
+        for path in others
+        if not path.name.startswith(".") and next(sound_files(path, []), None) is not None
+    ]
 
 
 def sorted_files(
-    clips: Sequence[ClipFile], skipped: Sequence[str], lacking: Callable[[Part, str], str], *, labelled: bool
+    clips: Sequence[ClipFile],
+    skipped: Sequence[str],
+    lacking: Callable[[Part, str], str],
+    *,
+    labelled: bool,
+    unused: Sequence[str] = (),
 ) -> MachineFiles:
     """Training and test clips, without those that serve nothing.
 
@@ -204,6 +224,8 @@ def sorted_files(
         Gives the message that there are no ``normal`` or ``anomaly`` clips of a part.
     labelled
         Whether there must be normal and anomalous test clips.
+    unused
+        Sentences about what else serves nothing.
 
     Raises
     ------
@@ -211,7 +233,7 @@ def sorted_files(
         If training clips, or test clips that there must be, are missing.
     """
     train = [clip for clip in clips if clip.part == "train"]
-    unused = [
+    unused = list(unused) + [
         f"{clip.path}: an anomaly among the training clips is never trained on" for clip in train if clip.label == 1
     ]
     train = [clip for clip in train if clip.label != 1]
@@ -241,7 +263,11 @@ def log_skipped(sentences: Sequence[str]) -> None:
 
 def machine_types(root: Path) -> list[str]:
     """Names of the folders below `root` that some layout takes for a machine type."""
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and layout_of(entry) is not None)
+    return sorted(
+        entry.name
+        for entry in root.iterdir()
+        if entry.name not in NOT_FOLDERS and entry.is_dir() and layout_of(entry) is not None
+    )
 
 
 def _machine_folder(root: Path, machine_type: str) -> Path:
@@ -274,7 +300,7 @@ def known_below(root: Path, *, levels: int = _DEEPEST_LOOK) -> list[tuple[Path, 
         return [(root, layout)]
     if levels == 0:
         return []
-    folders = [root / name for name in sorted(some_names(root)) if not name.startswith(".")]
+    folders = [root / name for name in sorted(some_names(root)) if not name.startswith(".") and name not in NOT_FOLDERS]
     return [found for folder in folders if folder.is_dir() for found in known_below(folder, levels=levels - 1)]
 
 

@@ -94,7 +94,8 @@ def read_table(path: Path, root: Path | None, *, labelled: bool) -> MachineFiles
         if file.suffix.lower() not in SUFFIXES:
             skipped.append(f"{file}: is no recording that can be read ({', '.join(SUFFIXES)})")
         elif not file.is_file():
-            skipped.append(f"{file}: {'is not a file' if file.exists() else 'does not exist'} (listed in {path})")
+            what = "is not a file" if file.exists() else "does not exist"
+            skipped.append(f"{file}: {what} (paths in {path} begin in {below}; --data-root names another folder)")
         else:
             label = 0 if part == "train" and row.label is None else row.label
             clips.append(ClipFile(file, part, row.machine_id, label, group=row.group, domain=row.domain))
@@ -149,18 +150,25 @@ def _rows(path: Path) -> Iterator[Row]:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise DataError(f"table {path} cannot be read ({reason}); check --recordings") from None
     heading = [name.strip().lower() for name in lines[0]] if lines else []
+    if twice := [name for name in COLUMNS if heading.count(name) > 1]:
+        raise DataError(f"table {path} has several columns {twice[0]!r}; leave one of them")
     if "path" not in heading:
-        separator = "; its cells must be separated by commas" if len(heading) == 1 and ";" in heading[0] else ""
+        others = any(separator in name for name in heading for separator in (";", "\t"))
+        separator = "; its cells must be separated by commas" if others else ""
         raise DataError(
             f"table {path} has no column 'path'{nearest('path', heading)}{separator}; its first line names the "
             f"columns, of {', '.join(COLUMNS)}; python -m trainable.recordings FOLDER drafts one"
         )
+    seen: dict[str, int] = {}
     for number, line in enumerate(lines[1:], start=2):
         if not any(cell.strip() for cell in line):
             continue
         if len(line) > len(heading):
             raise DataError(f"{path}, line {number}: has {len(line)} cells, but the first line names {len(heading)}")
-        yield _row(f"{path}, line {number}", dict(zip(heading, (cell.strip() for cell in line), strict=False)))
+        row = _row(f"{path}, line {number}", dict(zip(heading, (cell.strip() for cell in line), strict=False)))
+        if (before := seen.setdefault(row.path, number)) != number:
+            raise DataError(f"{path}, line {number}: names {row.path} again, after line {before}; leave one of them")
+        yield row
 
 
 def _row(where: str, cells: Mapping[str, str]) -> Row:

@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 from trainable.data.layout import ClipFile, Layout, Part, some_names, sound_files, title_below
 
 _NAME_2020 = re.compile(r"(normal|anomaly|abnormal)_id_([0-9A-Za-z]+)_[0-9A-Za-z]+", re.IGNORECASE)
+_UNLABELLED_2020 = re.compile(r"id_([0-9A-Za-z]+)_[0-9A-Za-z]+")
+"""Of an evaluation set."""
 _NAME_2021 = re.compile(
     r"section_(?P<section>[0-9A-Za-z]+)_(?:(?P<domain>[a-z]+)_)??(?P<part>train|test)_(?P<label>normal|anomaly)_.+"
 )
@@ -30,6 +32,10 @@ class Dcase2020(Layout):
         for part in parts:
             for path in sound_files(folder / part, skipped):
                 match = _NAME_2020.fullmatch(path.stem)
+                if match is None and part == "test" and (unlabelled := _UNLABELLED_2020.fullmatch(path.stem)):
+                    title = title_below(folder / part, path)
+                    clips.append(ClipFile(path, part, unlabelled[1], None, title))
+                    continue
                 if match is None:
                     skipped.append(f"{path}: its name is not {{normal,anomaly}}_id_NN_SSSSSSSS.{{wav,npy,…}}")
                     continue
