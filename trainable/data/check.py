@@ -250,7 +250,7 @@ def _odd_values(storage: np.ndarray, sample_rate: int) -> list[str]:
     rate, peak, clipped = (storage[:, PROPERTIES.index(name)] for name in ("rate", "peak", "clipped"))
     known = ~np.isnan(rate)
     sentences = []
-    if known.any() and 0 < (low := int((rate < min(sample_rate, np.nanmax(rate))).sum())):
+    if known.any() and (low := int((rate < min(sample_rate, np.nanmax(rate))).sum())) > 0:
         sentences.append(
             f"{low} recordings have a lower sample rate than the others and hold nothing above "
             f"{np.nanmin(rate) / 2:g} Hz; with --sample-rate {int(np.nanmin(rate))} all sound alike"

@@ -105,8 +105,8 @@ class Layout(ABC):
 def sound_files(folder: Path, skipped: list[str], seen: set[Path] | None = None) -> Iterator[Path]:
     """The recordings in a folder and its sub-folders, sorted; hidden files and files of other kinds are passed over.
 
-    A folder that links lead to again (those in `seen`) is read once. What has a recording's name but cannot be read is skipped, with one sentence. Raises DataError where a folder cannot
-    be read.
+    A folder that links lead to again (those in `seen`) is read once. What has a recording's name but cannot be read is
+    skipped, with one sentence. Raises DataError where a folder cannot be read.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; it should hold the recordings of a machine type")
