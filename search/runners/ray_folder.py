@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainable.durable import readable
 from trainable.errors import RunError
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,8 @@ def _usual() -> Path:
     if short_fault:
         where = f"TMPDIR {folder} {fault}, and {SHORT} {short_fault}" if given else f"{SHORT} {short_fault}"
         raise RunError(f"{where}; set {VARIABLE} to a short folder that you may write to, or use --local")
-    logger.warning("TMPDIR %s %s; Ray writes to %s instead (%s names another folder)", folder, fault, SHORT, VARIABLE)
+    shown = readable(str(folder))
+    logger.warning("TMPDIR %s %s; Ray writes to %s instead (%s names another folder)", shown, fault, SHORT, VARIABLE)
     return SHORT
 
 

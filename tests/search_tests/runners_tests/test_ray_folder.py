@@ -8,6 +8,7 @@ import pytest
 
 from search.runners import ray_folder as module
 from search.runners.ray_folder import LONGEST_SOCKET, LONGEST_SOCKET_BYTES, ray_folder
+from trainable.durable import readable
 from trainable.errors import RunError
 
 REMEDY = "; set RAY_TMPDIR to a short folder that you may write to, or use --local"
@@ -73,7 +74,7 @@ def test_a_folder_for_everything_that_does_not_suit_ray_gives_way_to_a_short_one
             assert os.environ["TMPDIR"] == (str(short) if "too long" in fault else str(folder))
         assert os.environ["TMPDIR"] == str(folder)
         assert caplog.messages == [
-            f"TMPDIR {folder} {fault}; Ray writes to {short} instead (RAY_TMPDIR names another folder)"
+            f"TMPDIR {readable(str(folder))} {fault}; Ray writes to {short} instead (RAY_TMPDIR names another folder)"
         ]
     assert "RAY_TMPDIR" not in os.environ
 
