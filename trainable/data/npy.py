@@ -49,7 +49,7 @@ def read_npy(path: Path, axes: Axes | None = None) -> np.ndarray:
         raise DataError(f"{path}: has the shape {array.shape}, {lies}; the other recordings have {axes}")
     if axes is None:
         _refuse_mels_as_frames([path], [array])
-    with np.errstate(over="ignore"):  # values beyond float32 become infinite and are refused
+    with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become infinite and are refused
         features = np.ascontiguousarray(array.T if lies is Axes.MELS_FIRST else array, dtype=np.float32)
     if not np.isfinite(features).all():
         raise DataError(f"{path}: holds NaN or infinite values")
