@@ -202,7 +202,7 @@ def load_view(run: RunResults, number: int, *, dataset: Dataset | None = None, d
 
 def load_run_data(run: RunResults) -> Dataset:
     """Loads the data set of a run. Raises DataError if it is gone, RunError if its contents have changed."""
-    dataset = load_dataset(DataConfig.from_dict(run.manifest.data))
+    dataset = load_dataset(DataConfig.from_dict(run.manifest.data), checked=run.folder.check_path.exists())
     if run.manifest.data_digest and dataset.digest != run.manifest.data_digest:
         raise RunError(
             f"the recordings of {run.manifest.source} are not those that {run.folder.path} was trained on; "

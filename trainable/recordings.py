@@ -59,10 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _name_known(known: "Sequence[tuple[Path, Layout]]", arguments: argparse.Namespace) -> int:
     """Prints each machine type, the flags that read it, and what is in it; returns 1 if one of them is unusable."""
+    from trainable.data.layout import flags_of
+
     failed = 0
     for folder, layout in known[:MOST_NAMED]:
-        flags = f"--data-root {shlex.quote(str(folder.parent))} --machine-type {shlex.quote(folder.name)}"
-        print(f"{folder.name}: {layout.title}; {flags}", flush=True)
+        print(f"{folder.name}: {layout.title}; {flags_of(folder)}", flush=True)
         if arguments.no_reading:
             continue
         arguments.machine_type = None  # the folder says it

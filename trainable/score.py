@@ -1,9 +1,8 @@
 """Scores recordings with a saved detector: ``python -m trainable.score --model DIR FILES…``. One file in, one line out.
 
 ``-`` in place of files reads names from standard input, one per line, as they arrive; lists from Windows, with CR LF, a
-byte order mark or in UTF-16, are read too. A file that cannot be scored has
-a line too, with the reason in ``error`` and no score. The reason also goes to standard error, the other files are still
-scored, and the exit status is 1.
+byte order mark or in UTF-16, are read too. A file that cannot be scored has a line too, with the reason in ``error``
+and no score. The reason also goes to standard error, the other files are still scored, and the exit status is 1.
 """
 
 import codecs

@@ -62,6 +62,8 @@ def train_run(
     data = DataConfig(data_root=str(recordings), machine_type="grinder", objective=objective.value)
     dataset = load_dataset(data, cache_dir=cache)
     folder = RunFolder(path)
+    if dataset.check is not None:
+        folder.write_check(dataset.check.to_dict())
     folder.write_manifest(
         RunManifest(
             **{

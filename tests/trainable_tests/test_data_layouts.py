@@ -265,6 +265,15 @@ def test_a_run_from_before_goes_on_with_the_halves_that_it_had(tmp_path: Path) -
     assert len(load_dataset(earlier, cache_dir=tmp_path / "cache").skipped) == 0
 
 
+def test_a_run_from_before_reads_each_square_array_as_it_did(tmp_path: Path) -> None:
+    folder = write_tree(tmp_path / "data")
+    square = mel_clip(7, frames=64)
+    np.save(folder / "train/normal_id_00_00000000.npy", square.T)  # among arrays with frames first
+    values = DataConfig.saved_by_earlier({"data_root": str(tmp_path / "data"), "machine_type": "fan"})
+    dataset = load_dataset(DataConfig.from_dict(values), cache_dir=tmp_path / "cache")
+    np.testing.assert_allclose(dataset.train.clip(0), dataset.norm.apply(square), atol=1e-5)
+
+
 def test_copies_count_once_and_never_on_two_sides(tree: Path) -> None:
     shutil.copy(tree / "train/normal_id_00_00000000.wav", tree / "test/normal_id_00_00000090.wav")
     shutil.copy(tree / "train/normal_id_00_00000001.wav", tree / "train/normal_id_00_00000091.wav")

@@ -152,21 +152,27 @@ def _mix(path: Path, blocks: Iterator[np.ndarray], channels: int, channel: Chann
     if isinstance(channel, int) and channel >= channels:
         there = "one channel, 0" if channels == 1 else f"channels 0 … {channels - 1}"
         raise DataError(f"{path}: has no channel {channel}; it has {there}; choose with --channel")
-    chosen = (0 if channels != 2 else "mean") if channel == "auto" else channel
-    chosen = 0 if channels == 1 else chosen
+    chosen = _heard(channels, channel)
     parts, powers_C = [np.empty(0, np.float32)], np.zeros(channels)
     for block in blocks:
         with np.errstate(over="ignore", invalid="ignore"):
             powers_C += np.einsum("sc,sc->c", block, block, dtype=np.float64)
-            parts.append(block.mean(axis=1) if chosen == "mean" else block[:, chosen].copy())
+            parts.append(block.mean(axis=1) if chosen is None else block[:, chosen].copy())
     return np.concatenate(parts), powers_C
+
+
+def _heard(channels: int, channel: Channel) -> int | None:
+    """The channel that is heard of so many; None = their mean."""
+    if isinstance(channel, int):
+        return channel
+    return None if channels == 2 or (channels > 2 and channel == "mean") else 0
 
 
 def _refuse_silence(path: Path, mixed: np.ndarray, powers_C: np.ndarray, channel: Channel) -> None:
     if not powers_C.any():
         raise DataError(f"{path}: is silent; every sample is zero")
-    averaged = channel == "mean" or (channel == "auto" and len(powers_C) == 2)
-    if averaged:
+    heard = _heard(len(powers_C), channel)
+    if heard is None:
         kept = float(np.square(mixed, dtype=np.float64).sum()) * len(powers_C)
         if kept < CANCELLED * powers_C.mean():
             share = 100 * kept / len(powers_C) / powers_C.mean()
@@ -176,7 +182,7 @@ def _refuse_silence(path: Path, mixed: np.ndarray, powers_C: np.ndarray, channel
             )
     elif not mixed.any():
         loud = int(powers_C.argmax())
-        raise DataError(f"{path}: its channel {channel if channel != 'auto' else 0} is silent; try --channel {loud}")
+        raise DataError(f"{path}: its channel {heard} is silent; try --channel {loud}")
 
 
 def _resampled(samples: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 A detector may learn a sample rate, a recorder's level or a length instead of a machine's sound.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -134,7 +135,7 @@ def check_storage(
     Parameters
     ----------
     storage
-        Float64 (clips, properties): `trainable.data.readers.Storage` of each clip.
+        Float64 (clips, properties): `Storage` of each clip.
     splits, machine_ids, labels
         Of each clip: ``train`` or ``test``; 0 normal, 1 anomaly.
     shortest_seconds
@@ -142,10 +143,12 @@ def check_storage(
     sample_rate
         Hz, to which recordings are resampled.
     """
-    keys = list(zip(splits, machine_ids, labels, strict=True))
+    members: dict[tuple[str, str, int], list[int]] = defaultdict(list)
+    for index, key in enumerate(zip(splits, machine_ids, labels, strict=True)):
+        members[key].append(index)
     rows = []
-    for key in sorted(set(keys), key=lambda key: (key[0] != "train", key[1], key[2])):
-        mine = storage[[each == key for each in keys]]
+    for key in sorted(members, key=lambda key: (key[0] != "train", key[1], key[2])):
+        mine = storage[members[key]]
         low, high = _range(mine, np.fmin), _range(mine, np.fmax)
         short = int((mine[:, PROPERTIES.index("seconds")] < shortest_seconds).sum())
         rows.append(StorageRow(key[0], key[1], ("normal", "anomaly")[key[2]], len(mine), short, low, high))
@@ -228,7 +231,7 @@ def _property_auc(values: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def _between_parts(storage: np.ndarray, test: np.ndarray, labels: np.ndarray) -> list[str]:
-    """What all normal test clips have and no training clip has, or the other way round."""
+    """Properties of which no value is both a training clip's and a normal test clip's."""
     train, other = storage[~test], storage[test & (labels == 0)]
     sentences = []
     for name in ("rate", "channels", "bits"):

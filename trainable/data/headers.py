@@ -4,7 +4,6 @@ RIFF, RIFX and RF64 (``.wav``; EBU Tech 3306) and AIFF hold their samples in one
 Other formats check themselves.
 """
 
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,13 +109,11 @@ def _chunks(file: BinaryIO, order: str) -> Iterator[tuple[bytes, int, int]]:
 def _are_chunks(path: Path, begin: int, end: int) -> bool:
     """Whether the bytes from `begin` on are chunks, each with a name and within the file, up to some padding."""
     with path.open("rb") as file:
-        file.seek(begin)
-        orders = ("<", ">")
-        return any(_is_chunk_list(file, order, begin, end) for order in orders)
+        return any(_is_chunk_list(file, order, begin, end) for order in ("<", ">"))
 
 
 def _is_chunk_list(file: BinaryIO, order: str, begin: int, end: int) -> bool:
-    file.seek(begin, os.SEEK_SET)
+    file.seek(begin)
     reached = begin
     for name, size, first in _chunks(file, order):
         if not all(32 <= letter < 127 for letter in name) or first + size > end:

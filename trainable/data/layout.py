@@ -1,6 +1,7 @@
 """Layouts: how the files below a machine type's folder become recordings, and which of a root's folders they know."""
 
 import logging
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -60,11 +61,8 @@ class ClipFile:
     @property
     def stamp(self) -> str:
         """Its entry in the digest of the data: everything except its contents that a result depends on."""
-        said = [f"{self.part}/{self.name}", *(f"{key}={value}" for key, value in self._extras() if value)]
-        return "|".join(said)
-
-    def _extras(self) -> tuple[tuple[str, str], ...]:
-        return ("group", self.group), ("domain", self.domain)
+        extras = (("group", self.group), ("domain", self.domain))
+        return "|".join([f"{self.part}/{self.name}", *(f"{key}={value}" for key, value in extras if value)])
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,8 @@ def find_files(root: Path, machine_type: str, *, labelled: bool) -> MachineFiles
     assert layout is not None  # it is among `machine_types`
     skipped: list[str] = []
     clips = layout.clips(folder, skipped)
-    hint = f"python -m trainable.recordings {folder} --output {machine_type}.csv drafts a table of what is there"
+    command = f"python -m trainable.recordings {shlex.quote(str(folder))} --output {shlex.quote(f'{machine_type}.csv')}"
+    hint = f"{command} drafts a table of what is there"
 
     def lacking(part: Part, word: str) -> str:
         return f"{layout.lacking(folder, part, word)} ({hint})"
@@ -308,13 +307,17 @@ def _what_would_work(root: Path) -> str:
     """The command that reads what is there."""
     known = known_below(root)
     if not known:
-        return f"python -m trainable.recordings {root} says what is there and drafts a table of it (--recordings)"
+        command = f"python -m trainable.recordings {shlex.quote(str(root))}"
+        return f"{command} says what is there and drafts a table of it (--recordings)"
     folder, layout = known[0]
     others = f" (and {len(known) - 1} more machine types)" if len(known) > 1 else ""
+    return f"{folder.absolute()} has the layout of {layout.title}: {flags_of(folder)}{others}"
+
+
+def flags_of(folder: Path) -> str:
+    """The flags that read a machine type's folder, to be pasted into a shell."""
     folder = folder.absolute()
-    return (
-        f"{folder} has the layout of {layout.title}: --data-root {folder.parent} --machine-type {folder.name}{others}"
-    )
+    return f"--data-root {shlex.quote(str(folder.parent))} --machine-type {shlex.quote(folder.name)}"
 
 
 def _reason(error: Exception) -> str:

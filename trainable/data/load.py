@@ -69,11 +69,12 @@ class Dataset:
         return (self.validation, self.held_out, *(() if self.pseudo is None else (self.pseudo.clips,)))
 
 
-def load_dataset(config: DataConfig, *, cache_dir: Path | None = None) -> Dataset:
+def load_dataset(config: DataConfig, *, cache_dir: Path | None = None, checked: bool = False) -> Dataset:
     """Loads, normalises and splits the recordings of one machine type.
 
     Features come from, or go to, `cache_dir` (default: `default_cache_dir`). If `config.norm_stats_path` names a file
-    that does not exist yet, the statistics of the training clips are computed and saved there.
+    that does not exist yet, the statistics of the training clips are computed and saved there. How the recordings are
+    stored has been `checked` where a run has said it already.
 
     Raises
     ------
@@ -83,7 +84,7 @@ def load_dataset(config: DataConfig, *, cache_dir: Path | None = None) -> Datase
     cache_dir = cache_dir or default_cache_dir()
     if config.source is not None:
         recordings = read_recordings(config, cache_dir)
-        for warning in () if recordings.check is None else recordings.check.warnings:
+        for warning in () if checked or recordings.check is None else recordings.check.warnings:
             _log.warning("%s", warning)
     else:
         amount = Amount(test_clips=config.embedded_test_clips)

@@ -26,6 +26,8 @@ class Axes(StrEnum):
 
     MELS_FIRST = "mels first"
     FRAMES_FIRST = "frames first"
+    EACH_BY_SHAPE = "each by its own shape"
+    """A square one has mels first: what runs and detectors of before there was a choice for a set go on with."""
 
 
 def read_npy(path: Path, axes: Axes | None = None) -> np.ndarray:
@@ -44,7 +46,10 @@ def read_npy(path: Path, axes: Axes | None = None) -> np.ndarray:
     """
     array = _opened(path)
     _check_shape(path, array)
-    lies = _axes_by_shape(array.shape) or axes or _axes_by_values([array])
+    by_shape = _axes_by_shape(array.shape)
+    if axes is Axes.EACH_BY_SHAPE:
+        axes = by_shape or Axes.MELS_FIRST
+    lies = by_shape or axes or _axes_by_values([array])
     if axes is not None and lies is not axes:
         raise DataError(f"{path}: has the shape {array.shape}, {lies}; the other recordings have {axes}")
     if axes is None:

@@ -55,7 +55,7 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], what: str
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Lets torch compute in the threads that call it: with threads of its own in each, it took nine times as long."""
+    """Lets torch compute in the threads that call it: threads of its own in each would wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

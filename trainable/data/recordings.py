@@ -34,7 +34,7 @@ def read_recordings(config: DataConfig, cache_dir: Path) -> Recordings:
     """Features of the recordings that a configuration names. Raises DataError if too few are usable."""
     files = _files(config)
     clips, unused = [*files.train, *files.test], list(files.unused)
-    axes = None
+    axes: Axes | None = Axes.EACH_BY_SHAPE
     if config.rules > 1:
         clips, others = without_other_formats(clips)
         log_skipped(others)

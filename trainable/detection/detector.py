@@ -346,7 +346,7 @@ class Detector:
                 calibration,
                 content["made"],
                 int(content["stretch_frames"]),
-                None if content.get("axes") is None else Axes(content["axes"]),
+                None if (axes := content.get("axes", Axes.EACH_BY_SHAPE)) is None else Axes(axes),
             )
         except OSError as error:
             raise CheckpointError(
