@@ -65,8 +65,9 @@ def _remove_if_empty(request: Request) -> bool:
     folder = request.folder
     if request.resumed is not None or (folder.path / "trials").exists():
         return False
-    for path in (*folder.path.glob("study.db*"), folder.manifest_path, *folder.path.iterdir()):
-        if path == folder.manifest_path or path.name.startswith("study.db") or is_leftover(path):
+    written = (folder.manifest_path, folder.check_path)
+    for path in (*folder.path.glob("study.db*"), *written, *folder.path.iterdir()):
+        if path in written or path.name.startswith("study.db") or is_leftover(path):
             path.unlink(missing_ok=True)
     shutil.rmtree(folder.path / "tensorboard", ignore_errors=True)
     if not os.listdir(folder.path):

@@ -99,9 +99,9 @@ def _run(
     workers = _workers(options, slots)
     # Before the study, so that a driver that dies at any moment leaves a resumable run or nothing that blocks one.
     _write_request(request, manifest)
+    study = _study(request, manifest)
     if dataset.check is not None:
         folder.write_check(dataset.check.to_dict())
-    study = _study(request, manifest)
     store = RunStore(folder, study, space, budget_bytes=options.budget_bytes)
     conductor = Conductor(
         space,

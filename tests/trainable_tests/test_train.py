@@ -188,7 +188,7 @@ def nothing(root: Path) -> None:
         (
             nothing,
             ["--norm-stats-path", "{root}/spindle"],
-            "cannot be read (Is a directory); name another file with --norm",
+            "cannot be read (Is a directory); what torch.save wrote of",
         ),
         (nothing, ["--norm-stats-path", "{root}/empty"], "; name another file with --norm-stats-path"),
         (nothing, ["--norm-stats-path", "{root}/file.txt/x.pt"], "cannot be saved as "),
