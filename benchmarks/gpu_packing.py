@@ -11,7 +11,6 @@ the memory of both that the driver sees (context and libraries included) is comp
 Nothing else may run on the card.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +22,13 @@ from benchmarks.gpu_cases import CLIPS, IDS, noise_train_clips
 from benchmarks.gpu_memory import RESULTS
 from benchmarks.tables import command_of, write_table
 from benchmarks.together import Barrier, together
-from trainable.commandline import add_flag, run
+from trainable.commandline import Parser, add_flag, run
 from trainable.config import TrialConfig
 from trainable.device.cap import cap_process_memory
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import ConfigError
 from trainable.execution_plan import ExecutionPlan
+from trainable.memory.profile import DeviceProfile
 from trainable.training.trainer import Trainer
 from trainable.units import format_bytes, parse_bytes
 
@@ -65,7 +65,7 @@ def rows_of(seconds: dict[int, float], epochs: int) -> list[dict[str, Any]]:
 
 def packed_trial(budget_bytes: int, device: str, epochs: int, barrier: Barrier) -> tuple[float, float]:
     """Child process: trains an epoch, waits for the others, trains the counted epochs; returns their start and end."""
-    cap_process_memory(budget_bytes, device)
+    cap_process_memory(budget_bytes, device, DeviceProfile().outside_bytes)
     config = packing_config()
     plan = ExecutionPlan(micro_batch_clips=config.patch.batch_size)
     trainer = Trainer(config, noise_train_clips(), IDS, plan=plan, device=torch.device(device))
@@ -84,7 +84,7 @@ def competing_trial(budget_bytes: int, device: str, barrier: Barrier) -> tuple[b
 
     Returns whether it was refused, and the bytes that its allocator reserved.
     """
-    cap_process_memory(budget_bytes, device)
+    cap_process_memory(budget_bytes, device, DeviceProfile().outside_bytes)
     clips, refused, batch = noise_train_clips(), False, 4
     while not refused and batch <= MOST_CLIPS:
         config = packing_config().replace(batch_size=batch, n_patches=32, width=MOST_WIDTH)
@@ -142,7 +142,7 @@ def _synchronize(device: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_packing", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.gpu_packing", description=__doc__.split("\n")[0])
     add_flag(parser, "counts", default="1,2,4,8", metavar="LIST", help="trials at a time (default: 1,2,4,8)")
     add_flag(parser, "epochs", type=int, default=20, metavar="N", help="counted epochs of each trial (default: 20)")
     add_flag(

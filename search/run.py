@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -11,7 +12,8 @@ from rich.console import Console
 
 from search.request import Request, build_parser, read_request
 from search.store.folder import create, held, is_leftover
-from trainable.commandline import INTERRUPTED, run, set_up_logging
+from trainable.commandline import run, set_up_logging
+from trainable.stop_signals import stopped
 
 logger = logging.getLogger(__name__)
 
@@ -23,33 +25,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     set_up_logging(verbose=arguments.verbose, quiet=arguments.quiet)
     request = read_request(arguments, tuple(sys.argv[1:] if argv is None else argv))
+    begun = time.monotonic()
+    try:
+        completed = search_in_folder(request, Console(highlight=False))
+    except KeyboardInterrupt as interrupt:
+        stop = stopped(interrupt)
+        if request.folder.manifest_path.exists():
+            print(
+                f"\nstopped by {stop.cause} after {time.monotonic() - begun:.0f} s; all reported epochs are saved; "
+                f"resume with: python -m search.run --resume {shlex.quote(str(request.folder.path))}",
+                file=sys.stderr,
+            )
+        else:
+            print(f"\nstopped by {stop.cause} before the first trial; nothing was saved", file=sys.stderr)
+        return stop.exit_status
+    return 0 if completed else NOTHING_COMPLETED
+
+
+def search_in_folder(request: Request, console: Console) -> bool:
+    """Runs a search in its folder, which it locks; returns whether any trial completed.
+
+    Of a new search that ends before its first trial nothing is left.
+    """
     if request.resumed is None:
         create(request.folder.path)
-    begun = time.monotonic()
     with held(request.folder.path):
         _begin(request)
         try:
-            console = Console(highlight=False)
             if not request.quiet:
                 console.print(f"search {request.folder.path}: loading torch and Optuna", soft_wrap=True)
             # Imported here so that --help and errors in flags appear at once.
             from search.session import run_search
 
-            completed = run_search(request, console)
-        except KeyboardInterrupt:
-            if _remove_if_empty(request):
-                print("\nstopped by Ctrl-C before the first trial; nothing was saved", file=sys.stderr)
-            else:
-                print(
-                    f"\nstopped by Ctrl-C after {time.monotonic() - begun:.0f} s; all reported epochs are saved; "
-                    f"resume with: python -m search.run --resume {request.folder.path}",
-                    file=sys.stderr,
-                )
-            return INTERRUPTED
+            return run_search(request, console)
         except BaseException:
             _remove_if_empty(request)
             raise
-    return 0 if completed else NOTHING_COMPLETED
 
 
 def _begin(request: Request) -> None:
@@ -60,11 +71,11 @@ def _begin(request: Request) -> None:
         folder.write_text(folder.space_path, request.space.text)
 
 
-def _remove_if_empty(request: Request) -> bool:
+def _remove_if_empty(request: Request) -> None:
     """Removes the folder of a new run that ended before its first trial (no data, for example)."""
     folder = request.folder
     if request.resumed is not None or (folder.path / "trials").exists():
-        return False
+        return
     written = (folder.manifest_path, folder.check_path)
     for path in (*folder.path.glob("study.db*"), *written, *folder.path.iterdir()):
         if path in written or path.name.startswith("study.db") or is_leftover(path):
@@ -72,7 +83,6 @@ def _remove_if_empty(request: Request) -> bool:
     shutil.rmtree(folder.path / "tensorboard", ignore_errors=True)
     if not os.listdir(folder.path):
         folder.path.rmdir()
-    return True
 
 
 if __name__ == "__main__":

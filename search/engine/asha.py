@@ -19,6 +19,8 @@ class Decision(StrEnum):
 
     CONTINUE = "continue"
     STOP = "stop"
+    SUSPEND = "suspend"
+    """The search ends, not the trial: it keeps its checkpoint and continues when the search is resumed."""
 
 
 @dataclass

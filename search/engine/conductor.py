@@ -43,8 +43,9 @@ class Conductor:
     """Decides; runners obey.
 
     A runner's loop: ``unfinished()`` first, then ``next_trial()`` whenever a slot is free; after each epoch
-    ``report(number, report)``; on STOP ``finish(number, outcome(number))``; on a failure that is not retried
-    ``finish(number, failed(number, end, reason))``. The loop ends when `done` is true.
+    ``report(number, report)``; on STOP ``finish(number, outcome(number))``; on SUSPEND nothing more, since the trial
+    stays unfinished; on a failure that is not retried ``finish(number, failed(number, end, reason))``. Once `stopped`
+    is true no trial begins, and the loop ends when `done` is true or nothing runs.
 
     Parameters
     ----------
@@ -57,7 +58,7 @@ class Conductor:
     initial
         Parameters to propose first (a warm start); those that do not fit are skipped.
     clock
-        Returns seconds; used only for the time limit.
+        Returns seconds; used only for the time limit, which counts from here.
     """
 
     def __init__(
@@ -82,12 +83,13 @@ class Conductor:
             options.sampler, space, seed=options.seed, startup_trials=options.startup, initial=initial
         )
         self.stop_reason: str | None = None
-        """Why the search stopped before starting all its trials; None if it did not."""
+        """Why the search ended before all its trials did; None if it did not."""
         self.standing = Standing()
         self.listener = listener
         self._clock = clock
         self._begin = clock()
         self._running: dict[int, RunningTrial] = {}
+        self._suspended: set[int] = set()
         self._unfinished: list[TrialStart] = []
         self._started = 0
         self._proposed = 0
@@ -114,25 +116,31 @@ class Conductor:
         ConfigError
             If the sampler proposes what the space does not hold.
         """
-        self._stop_at_time_limit()
         while not self.exhausted:
             if self.store.shared:
                 self._refresh()
             start = self._propose()
             if start is not None:
                 return start
-            self._stop_at_time_limit()
         return None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the search ends before all its trials do: for a `stop_reason`, or since its time is over."""
+        limit = self.options.time_limit_seconds
+        if limit is not None and self._clock() - self._begin >= limit:
+            self.stop(f"the time limit of {limit:g} s was reached")
+        return self.stop_reason is not None
 
     @property
     def exhausted(self) -> bool:
         """Whether no more trials will start."""
-        return self.stop_reason is not None or self._started >= self.options.num_samples
+        return self.stopped or self._started >= self.options.num_samples
 
     @property
     def done(self) -> bool:
-        """Whether no trial runs and no more will start."""
-        return not self._running and self.exhausted
+        """Whether no more trials will start and none runs, apart from those that were suspended."""
+        return self._running.keys() <= self._suspended and self.exhausted
 
     @property
     def best(self) -> tuple[float, int] | None:
@@ -141,7 +149,7 @@ class Conductor:
 
     @property
     def running(self) -> Mapping[int, RunningTrial]:
-        """Running trials by number."""
+        """Trials that have begun and not ended, by number; suspended ones too."""
         return MappingProxyType(self._running)
 
     @property
@@ -162,23 +170,23 @@ class Conductor:
             return trial.decision(report.epoch)
         self.store.report(number, report)
         trial.add(report)
-        self._stop_at_time_limit()
         decision = self.asha.report(number, report.epoch, report.value)
-        if report.epoch >= self.options.max_epochs or self.stop_reason is not None:
+        if report.epoch >= self.options.max_epochs:
             decision = Decision.STOP
+        elif decision is Decision.CONTINUE and self.stopped:
+            decision = Decision.SUSPEND
+            self._suspended.add(number)
         trial.decided(report.epoch, decision)
         if self.listener is not None:
             self.listener.on_report(number, report, decision)
         return decision
 
     def outcome(self, number: int, *, failures: int | None = None) -> TrialOutcome:
-        """The outcome of a trial that got STOP: completed, or pruned with the reason."""
+        """The outcome of a trial that got STOP: completed, or pruned by ASHA."""
         trial = self._running[number]
         if trial.epoch >= self.options.max_epochs:
             return trial.outcome(TrialEnd.COMPLETED, "", failures=failures)
-        reason = self.stop_reason or (
-            f"not among the best 1/{self.options.reduction_factor} of the trials seen at epoch {trial.epoch}"
-        )
+        reason = f"not among the best 1/{self.options.reduction_factor} of the trials seen at epoch {trial.epoch}"
         return trial.outcome(TrialEnd.PRUNED, reason, failures=failures)
 
     def failed(self, number: int, end: TrialEnd, reason: str, *, failures: int | None = None) -> TrialOutcome:
@@ -220,13 +228,8 @@ class Conductor:
             self.listener.on_end(start, outcome)
 
     def stop(self, reason: str) -> None:
-        """Starts no more trials, and stops each running one at its next report."""
+        """Starts no more trials, and suspends each running one at its next report; the first reason is kept."""
         self.stop_reason = self.stop_reason or reason
-
-    def _stop_at_time_limit(self) -> None:
-        limit = self.options.time_limit_seconds
-        if limit is not None and self._clock() - self._begin >= limit:
-            self.stop(f"the time limit of {limit:g} s was reached")
 
     # ---- proposals -----------------------------------------------------------------------------------------------
 

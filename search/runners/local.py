@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from search.engine.conductor import Conductor, Decision
 from search.request import SearchOptions
-from search.runners.signals import deadline, record_interrupt
+from search.runners.deadline import deadline
 from search.store.checkpoints import CheckpointKeeper, checkpoint_place
 from search.store.run_store import RunStore
+from trainable import stop_signals
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import BudgetError, NonFiniteError, RunError
@@ -66,7 +67,7 @@ class LocalRunner:
         self._waiting: list[TrialStart] = []
 
     def run(self) -> None:
-        """Runs until the conductor is done. Ctrl-C leaves every trial at its last saved epoch, to be resumed.
+        """Runs until the conductor is done. A signal leaves every trial at its last saved epoch, to be resumed.
 
         Raises
         ------
@@ -77,7 +78,7 @@ class LocalRunner:
         self._keeper.sweep(self._conductor.running, self._conductor.standing.leaders)
         interrupts: list[KeyboardInterrupt] = []
         try:
-            with record_interrupt(interrupts.append):
+            with stop_signals.recorded(interrupts.append):
                 self._until_done(interrupts)
         finally:
             for slot in self._slots:
@@ -86,15 +87,19 @@ class LocalRunner:
 
     def _until_done(self, interrupts: list[KeyboardInterrupt]) -> None:
         while not self._conductor.done:
-            while len(self._slots) < self._options.workers:
-                start = self._waiting.pop(0) if self._waiting else self._conductor.next_trial()
-                if start is None:
-                    break
+            while len(self._slots) < self._options.workers and (start := self._next()) is not None:
                 self._begin(start)
+            if not self._slots:
+                return  # stopped: the trials that wait for a slot begin when the search is resumed
             for slot in list(self._slots):
                 self._step(slot)
                 if interrupts:  # the exception was swallowed where it was raised
                     raise interrupts[0]
+
+    def _next(self) -> TrialStart | None:
+        if self._waiting and not self._conductor.stopped:
+            return self._waiting.pop(0)
+        return self._conductor.next_trial()
 
     def _begin(self, start: TrialStart) -> None:
         """Fills a slot; an interrupted trial resumes from its newest intact checkpoint."""
@@ -129,6 +134,8 @@ class LocalRunner:
             self._ended(number)
         elif not last:
             self._save(slot)
+        if decision is Decision.SUSPEND:
+            self._close(slot)
         self._keeper.reported(number, report.epoch, self._conductor.running, self._conductor.standing.leaders)
 
     def _save(self, slot: _Slot) -> None:

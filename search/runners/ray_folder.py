@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,19 +26,22 @@ LONGEST_SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_
 def ray_folder() -> Iterator[None]:
     """Has a Ray that starts inside the block write to a folder that suits it; says so if it is not the usual one.
 
+    Temporary files of its processes, which they leave when they are killed, are removed after the block.
+
     Raises
     ------
     RunError
         If the folder that the user named with RAY_TMPDIR, or all of the usual ones, do not suit it.
     """
     before = {name: os.environ.get(name) for name in (VARIABLE, "TMPDIR")}
-    named, general = before.values()
-    folder = str(_named(Path(named)) if named else _usual())
-    os.environ[VARIABLE] = folder
-    if general and _excess_bytes(Path(general)) > 0:
-        os.environ["TMPDIR"] = folder  # Ray's processes put sockets of Python's multiprocessing there
+    named = before[VARIABLE]
+    folder = _named(Path(named)) if named else _usual()
+    tempfile.gettempdir()  # this process remembers its own, which is not removed
     try:
-        yield
+        with tempfile.TemporaryDirectory(prefix="search-", dir=folder, ignore_cleanup_errors=True) as temporary:
+            # Sockets of Python's multiprocessing lie below TMPDIR, so it must be short too.
+            os.environ |= {VARIABLE: str(folder), "TMPDIR": temporary}
+            yield
     finally:
         for name, value in before.items():
             if value is None:

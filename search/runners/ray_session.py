@@ -4,7 +4,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from search.request import SearchOptions
 from search.runners._ray_private import job_title
 from search.runners.packing import GPU_MEMORY, Node, SlotKind, cpu_slots, gpu_slots, nodes_of
 from search.runners.ray_folder import VARIABLE, ray_folder
+from trainable import stop_signals
 from trainable.device.cap import NOT_EXPANDABLE
 from trainable.errors import RunError
 from trainable.host import available_cores
@@ -82,27 +83,16 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
         If the cluster at ``--address`` cannot be joined, or the folder for Ray's files does not suit it.
     """
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
-    if options.address and token_path().is_file():
+    if options.address and ("RAY_AUTH_TOKEN" in os.environ or token_path().is_file()):
         # Ray looks for a token by itself only with --address auto.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
-    level = logging.INFO if verbose else logging.ERROR
-    logging.getLogger("ray").setLevel(level)
-    quiet: dict[str, Any] = {"logging_level": level, "log_to_driver": verbose, "ignore_reinit_error": False}
-    # The column "Name" of the dashboard's list of jobs.
-    quiet["job_config"] = ray.job_config.JobConfig(metadata={"job_name": title.partition(":")[0]})
-    try:
-        with job_title(title):
-            if options.address:
-                context = ray.init(address=options.address, **quiet)
-            else:
-                cpus = max(available_cores(), options.workers)
-                with ray_folder():
-                    context = ray.init(address="local", num_cpus=cpus, **quiet)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _not_begun(options, error) from None
-    try:
+    with ExitStack() as closing:
+        if not options.address:
+            closing.enter_context(ray_folder())
+        closing.callback(ray.shutdown)
+        dashboard = _begin(options, title, logging.INFO if verbose else logging.ERROR)
         cards = _gpus()
         asked = {node_id: card.total_bytes for node_id, card in cards.items()}
         names = frozenset(name for card in cards.values() for name in card.names)
@@ -111,13 +101,35 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
         for sentence in sorted(lacking):
             logger.warning("%s", sentence)
         nodes = tuple(nodes_of(_nodes(), asked))
-        yield RaySession(context.dashboard_url or None, nodes, asked, names, NOT_EXPANDABLE not in lacking)
-    finally:
-        ray.shutdown()
+        yield RaySession(dashboard, nodes, asked, names, NOT_EXPANDABLE not in lacking)
+
+
+def _begin(options: SearchOptions, title: str, level: int) -> str | None:
+    """Starts or joins Ray; returns the address of its dashboard, None without one."""
+    import ray
+
+    logging.getLogger("ray").setLevel(level)
+    where: dict[str, Any] = {"address": options.address}
+    if not options.address:
+        where = {"address": "local", "num_cpus": max(available_cores(), options.workers)}
+    try:
+        # Ray's handlers would abort this process at SIGTERM and SIGHUP.
+        with stop_signals.kept(), job_title(title):
+            context = ray.init(
+                **where,
+                # The column "Name" of the dashboard's list of jobs.
+                job_config=ray.job_config.JobConfig(metadata={"job_name": title.partition(":")[0]}),
+                logging_level=level,
+                log_to_driver=level == logging.INFO,
+                ignore_reinit_error=False,
+            )
+    except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        raise _not_begun(options, error) from None
+    return context.dashboard_url or None
 
 
 def _not_begun(options: SearchOptions, error: Exception) -> RunError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". Ensure")[0]
     if options.address:
         what = f"the cluster at --address {options.address} cannot be joined"
         remedy = "check that it runs (ray status) and that its token is in ~/.ray/auth_token"

@@ -8,6 +8,7 @@ complete.
 import functools
 import logging
 import os
+import signal
 import tempfile
 import time
 from collections import Counter
@@ -28,9 +29,9 @@ from search.request import SearchOptions
 from search.runners._ray_private import name_process
 from search.runners.packing import Node, SlotKind, counts_now
 from search.runners.ray_faults import crash_reason, ray_failure
-from search.runners.signals import record_interrupt
 from search.store.checkpoints import CheckpointKeeper, checkpoint_place
 from search.store.run_store import RunStore
+from trainable import stop_signals
 from trainable.errors import RunError
 from trainable.ray_trainable import ENDED, METRIC, REASON, REPORT, UNWRITTEN, MemoryKeptError, RayTrial, trial_config
 from trainable.record import EpochReport, TrialEnd, TrialStart
@@ -129,6 +130,20 @@ class _Session:
     def number_of(self, trial: RayTuneTrial) -> int:
         return self.numbers[trial.trial_id]
 
+    def next_trial(self) -> TrialStart | None:
+        if self.waiting and not self.conductor.stopped:
+            return self.waiting.pop(0)
+        return self.conductor.next_trial()
+
+    @property
+    def over(self) -> bool:
+        """Whether the search ends now: for an error, or because it was stopped and no trial has a worker any more.
+
+        A trial that waits for one may wait for ever, if its node is gone.
+        """
+        waits = all(placed.last_report is None for placed in self.placed.values())
+        return self.error is not None or (waits and self.conductor.stopped)
+
     def wait_again(self, number: int) -> None:
         """The trial lost its slot; it takes the next free one, before any new trial."""
         self.waiting.append(self.placed.pop(number).start)
@@ -186,7 +201,7 @@ class _ConductorSearcher(Searcher):
         session = self._session
         if len(session.placed) >= session.workers:
             return None
-        start = session.waiting.pop(0) if session.waiting else session.conductor.next_trial()
+        start = session.next_trial()
         if start is not None:
             return session.begin(trial_id, start)
         # Not finished while a trial runs: it may lose its worker and need a slot again.
@@ -229,12 +244,16 @@ class _ConductorScheduler(TrialScheduler):
             session.failed(number, TrialEnd(result[ENDED]), result[REASON])
             return str(TrialScheduler.STOP)
         report: EpochReport = result[REPORT]
-        if session.conductor.report(number, report) is Decision.CONTINUE:
-            conductor = session.conductor
-            session.keeper.reported(number, report.epoch, conductor.running, conductor.standing.leaders)
+        conductor = session.conductor
+        decision = conductor.report(number, report)
+        if decision is Decision.STOP:
+            conductor.finish(number, conductor.outcome(number))
+            session.ended(number)
+            return str(TrialScheduler.STOP)
+        session.keeper.reported(number, report.epoch, conductor.running, conductor.standing.leaders)
+        if decision is Decision.CONTINUE:
             return str(TrialScheduler.CONTINUE)
-        session.conductor.finish(number, session.conductor.outcome(number))
-        session.ended(number)
+        del session.placed[number]  # its checkpoint is that of the epoch before, which a resume goes on from
         return str(TrialScheduler.STOP)
 
     @_errors_end_search(None)
@@ -274,7 +293,7 @@ class _ConductorScheduler(TrialScheduler):
         here; they are queued again and resume from their checkpoints in another slot.
         """
         self._requeue_lost(tune_controller)
-        if self._session.error is not None:
+        if self._session.over:
             tune_controller.request_stop_experiment()
         return None
 
@@ -391,9 +410,12 @@ class RayRunner:
                 ),
             )
             try:
-                with record_interrupt(self._session.stop):
+                with stop_signals.recorded(self._session.stop):
                     tuner.fit()
             except Exception as error:
                 self._session.stop(ray_failure(error, folder))
         if self._session.error is not None:
             raise self._session.error
+        if self._session.placed and not self._session.over:
+            # Ray has a handler of its own for this signal, which ends its loop.
+            raise stop_signals.Stopped(signal.SIGUSR1)

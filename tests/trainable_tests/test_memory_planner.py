@@ -234,7 +234,7 @@ def test_cap_leaves_context_and_libraries_outside() -> None:
     assert allocator_cap_bytes(10 * MIB, profile.outside_bytes) == 6 * MIB
     with pytest.raises(BudgetError):
         allocator_cap_bytes(4 * MIB, profile.outside_bytes)
-    cap_process_memory(1, "cpu")  # nothing to cap
+    cap_process_memory(1, "cpu", 0)  # nothing to cap
 
 
 def test_settings_join_those_of_the_user() -> None:

@@ -21,10 +21,6 @@ from trainable.units import MIB, format_bytes
 
 _log = logging.getLogger(__name__)
 
-CONTEXT_BYTES = 480 * MIB
-"""CUDA context of a process and the kernels loaded into it, outside PyTorch's allocator. Estimate."""
-LIBRARY_BYTES = 64 * MIB
-"""Handles of cuBLAS and cuDNN, outside PyTorch's allocator. Estimate."""
 KERNELS_BYTES = 15 * MIB
 """What a measurement after `warm_up.touch_libraries` misses. On an H100 (torch 2.11) NVML counted 638 MiB for the
 process, and the free memory showed 653 MiB in a training: 6 MiB of kernels that load on their first use, and 9 MiB that
@@ -118,7 +114,7 @@ _expandable: dict[int, bool] = {}
 def cap_process_memory(
     budget_bytes: int | None,
     device: str | torch.device,
-    outside_bytes: int = CONTEXT_BYTES + LIBRARY_BYTES,
+    outside_bytes: int,
     precision: Precision = "amp_bfloat16",
 ) -> ProcessCap | None:
     """Caps torch's caching allocator in this process at the budget less what lies outside it.

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from trainable.device.cap import CONTEXT_BYTES, LIBRARY_BYTES
 from trainable.durable import write_text
 from trainable.errors import ConfigError
 from trainable.execution_plan import Precision
@@ -50,9 +49,9 @@ class DeviceProfile:
     reserve_bytes: int = 512 * MIB
     """Left free on a card beside all budgets: driver, display, other processes. Estimate."""
 
-    context_bytes: int = CONTEXT_BYTES
+    context_bytes: int = 480 * MIB
     """CUDA context of a process and the kernels loaded into it, outside PyTorch's allocator. Estimate."""
-    library_bytes: int = LIBRARY_BYTES
+    library_bytes: int = 64 * MIB
     """Handles of cuBLAS and cuDNN, outside PyTorch's allocator. Estimate."""
 
     cublas_workspace_bytes: int = 2 * (2 * 4096 + 8 * 16) * 1024

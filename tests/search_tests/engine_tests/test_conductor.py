@@ -25,7 +25,7 @@ from trainable.errors import BudgetError, ConfigError
 from trainable.execution_plan import ExecutionPlan, MemoryPlan
 from trainable.record import EpochReport, RunFolder, TrialEnd, TrialOutcome, TrialStart
 
-CONTINUE, STOP = Decision.CONTINUE, Decision.STOP
+CONTINUE, STOP, SUSPEND = Decision.CONTINUE, Decision.STOP, Decision.SUSPEND
 
 
 def begin(conductor: Conductor) -> int:
@@ -165,7 +165,7 @@ def test_restarts_are_counted_and_limited(tmp_path: Path) -> None:
     assert not make_conductor(tmp_path / "none", max_failures=0).retry(0)
 
 
-def test_after_the_time_limit_nothing_starts_and_what_runs_is_stopped(tmp_path: Path) -> None:
+def test_after_the_time_limit_nothing_starts_and_what_runs_stays_unfinished_and_resumes(tmp_path: Path) -> None:
     now = [100.0]
     conductor = make_conductor(tmp_path, time_limit_seconds=60.0, clock=lambda: now[0])
     number = begin(conductor)
@@ -175,12 +175,30 @@ def test_after_the_time_limit_nothing_starts_and_what_runs_is_stopped(tmp_path: 
     assert conductor.next_trial() is None
     assert conductor.exhausted
     assert not conductor.done
-    assert report_epochs(conductor, number, 0.99) == [STOP]
-    outcome = conductor.outcome(number)
-    assert (outcome.end, outcome.reason) == (TrialEnd.PRUNED, "the time limit of 60 s was reached")
-    conductor.finish(number, outcome)
+    assert report_epochs(conductor, number, 0.99) == [SUSPEND]
     assert conductor.done
+    assert list(conductor.running) == [number]
     assert conductor.stop_reason == "the time limit of 60 s was reached"
+    resumed = make_conductor(tmp_path)
+    assert [start.number for start in resumed.unfinished()] == [number]
+    assert resumed.running[number].values == {1: 0.9, 2: 0.99}
+    assert (resumed.stop_reason, resumed.done) == (None, False)
+
+
+def test_a_search_at_its_time_limit_still_ends_what_has_ended(tmp_path: Path) -> None:
+    now = [0.0]
+    conductor = make_conductor(tmp_path, time_limit_seconds=1.0, clock=lambda: now[0])
+    first_rung, epochs = conductor.asha.rung_epochs[0], conductor.options.max_epochs
+    good, poor, last = (begin(conductor) for _ in range(3))
+    report_epochs(conductor, last, *[0.9] * (epochs - 1))
+    report_epochs(conductor, poor, *[0.5] * (first_rung - 1))
+    now[0] = 1.0
+    assert report_epochs(conductor, poor, 0.5) == [STOP]
+    assert conductor.outcome(poor).end is TrialEnd.PRUNED
+    assert conductor.outcome(poor).reason.startswith("not among the best 1/")
+    assert report_epochs(conductor, last, 0.9) == [STOP]
+    assert conductor.outcome(last).end is TrialEnd.COMPLETED
+    assert report_epochs(conductor, good, 0.95) == [SUSPEND]
 
 
 def test_a_stopped_search_keeps_its_first_reason(tmp_path: Path) -> None:
@@ -189,8 +207,8 @@ def test_a_stopped_search_keeps_its_first_reason(tmp_path: Path) -> None:
     conductor.stop("the disk is full")
     conductor.stop("another reason")
     assert conductor.next_trial() is None
-    assert report_epochs(conductor, number, 0.9) == [STOP]
-    assert conductor.outcome(number).reason == "the disk is full"
+    assert report_epochs(conductor, number, 0.9) == [SUSPEND]
+    assert conductor.stop_reason == "the disk is full"
 
 
 def test_no_more_trials_start_than_were_asked_for(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryErr
 from search.engine.conductor import Conductor
 from search.engine.standing import failure_kind
 from search.request import SearchOptions
-from search.runners import signals
+from search.runners import deadline as module
+from search.runners.deadline import TrialTimeoutError, deadline
 from search.runners.local import LocalRunner
 from search.runners.ray_faults import ray_failure, reason_of
-from search.runners.signals import TrialTimeoutError, deadline
 from search.store.checkpoints import CheckpointKeeper
 from tests.search_tests.synthetic import SyntheticTrial, make_conductor
 from trainable.errors import CheckpointError, NonFiniteError, RunError
@@ -163,7 +163,7 @@ def test_a_read_that_hangs_ends_in_this_process_too(tmp_path: Path) -> None:
 
 
 def test_a_deadline_ends_also_what_swallows_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "AGAIN_SECONDS", 0.5)
+    monkeypatch.setattr(module, "AGAIN_SECONDS", 0.5)
     swallowed = 0
 
     def catching_everything() -> None:
@@ -182,7 +182,7 @@ def test_a_deadline_ends_also_what_swallows_its_error(monkeypatch: pytest.Monkey
 
 def test_a_deadline_that_passes_on_the_way_out_leaves_no_timer_and_no_handler(monkeypatch: pytest.MonkeyPatch) -> None:
     """The signal comes again and again, at whatever instruction of the leaving there is."""
-    monkeypatch.setattr(signals, "AGAIN_SECONDS", 1e-4)
+    monkeypatch.setattr(module, "AGAIN_SECONDS", 1e-4)
     before = signal.getsignal(signal.SIGALRM)
     for _ in range(300):
         with contextlib.suppress(TrialTimeoutError), deadline(1e-4):

@@ -1,13 +1,12 @@
-"""Signals in this process: a timeout for a trial's epoch, and a Ctrl-C that cannot be lost."""
+"""A timeout for a trial's epoch in this process."""
 
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import _GeneratorContextManager, contextmanager
 from types import FrameType
-from typing import Any
 
 AGAIN_SECONDS = 1.0
 """Interval at which the error is raised again in a block that swallowed it; leaves time to clean up."""
@@ -50,26 +49,3 @@ def deadline(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, handler)
         if before:  # restore an earlier timer, minus the time that has passed
             signal.setitimer(signal.ITIMER_REAL, max(before - (time.monotonic() - begin), 1e-3), interval)
-
-
-@contextmanager
-def record_interrupt(record: Callable[[KeyboardInterrupt], None]) -> Iterator[None]:
-    """Passes a Ctrl-C inside the block to `record` before it is raised there.
-
-    The exception may be lost in a finaliser or in a library that catches everything; the record is not. Outside the
-    main thread there are no signals.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupted(_number: int, _frame: Any) -> None:
-        interrupt = KeyboardInterrupt()
-        record(interrupt)
-        raise interrupt
-
-    before = signal.signal(signal.SIGINT, interrupted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,112 @@
+"""Signals that ask a command to end: Ctrl-C, a closed terminal, and what Docker, systemd, Slurm and Kubernetes send.
+
+Each is raised in the main thread as `Stopped`, so that a command ends by the way it has: what is open is closed, what is
+temporary is removed, and one line says how to go on.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
+"""SIGUSR1 is what a Slurm job may ask for before its time is over."""
+CLEAN_UP_SECONDS = 10.0
+"""Time in which a command that was asked to end is not asked again: a second Ctrl-C would leave behind what the first
+one is cleaning up. Choice."""
+
+
+class Stopped(KeyboardInterrupt):
+    """This command was asked to end by a signal."""
+
+    def __init__(self, number: int = signal.SIGINT):
+        super().__init__()
+        self.signal = signal.Signals(number)
+
+    @property
+    def cause(self) -> str:
+        """What asked, for a message: ``Ctrl-C``, ``SIGTERM``."""
+        return "Ctrl-C" if self.signal is signal.SIGINT else self.signal.name
+
+    @property
+    def exit_status(self) -> int:
+        """As in shells: 128 and the signal's number."""
+        return 128 + self.signal
+
+
+def stopped(interrupt: KeyboardInterrupt) -> Stopped:
+    """The interrupt with its signal, which is Ctrl-C where none is known."""
+    return interrupt if isinstance(interrupt, Stopped) else Stopped()
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Raises `Stopped` for each signal of `SIGNALS` in the block; signals that are ignored (``nohup``) stay ignored.
+
+    Outside the main thread there are no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked_at = -CLEAN_UP_SECONDS
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked_at
+        if time.monotonic() - asked_at < CLEAN_UP_SECONDS:
+            return
+        asked_at = time.monotonic()
+        raise Stopped(number)
+
+    with _handled({number: stop for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}):
+        yield
+
+
+@contextmanager
+def recorded(record: Callable[[KeyboardInterrupt], None]) -> Iterator[None]:
+    """Passes what a signal raises in the block to `record` before it is raised there.
+
+    The exception may be lost in a finaliser or in a library that catches everything; the record is not.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def recording(handler: Callable[[int, FrameType | None], object]) -> Callable[[int, FrameType | None], None]:
+        def handle(number: int, frame: FrameType | None) -> None:
+            try:
+                handler(number, frame)
+            except KeyboardInterrupt as interrupt:
+                record(interrupt)
+                raise
+
+        return handle
+
+    now = {number: signal.getsignal(number) for number in SIGNALS}
+    with _handled({number: recording(handler) for number, handler in now.items() if callable(handler)}):
+        yield
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Restores, after the block, the handlers from before it: a library may replace them, in native code too."""
+    with _handled({}):
+        yield
+
+
+@contextmanager
+def _handled(handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # not set from Python
+                signal.signal(number, handler)
