@@ -1,6 +1,6 @@
 """Signals that ask a command to end: Ctrl-C, a closed terminal, and what Docker, systemd, Slurm and Kubernetes send.
 
-Each is raised in the main thread as `Stopped`, so that a command ends by the way it has: what is open is closed, what is
+Each is raised in the main thread as `Stopped`, so that a command ends in its own way: what is open is closed, what is
 temporary is removed, and one line says how to go on.
 """
 
@@ -37,9 +37,13 @@ class Stopped(KeyboardInterrupt):
         return 128 + self.signal
 
 
+_last = signal.SIGINT
+"""The last signal that was raised: a library (Ray) may raise a KeyboardInterrupt of its own in its place."""
+
+
 def stopped(interrupt: KeyboardInterrupt) -> Stopped:
-    """The interrupt with its signal, which is Ctrl-C where none is known."""
-    return interrupt if isinstance(interrupt, Stopped) else Stopped()
+    """The interrupt with its signal."""
+    return interrupt if isinstance(interrupt, Stopped) else Stopped(_last)
 
 
 @contextmanager
@@ -54,10 +58,11 @@ def raised() -> Iterator[None]:
     asked_at = -CLEAN_UP_SECONDS
 
     def stop(number: int, _frame: FrameType | None) -> None:
+        global _last
         nonlocal asked_at
         if time.monotonic() - asked_at < CLEAN_UP_SECONDS:
             return
-        asked_at = time.monotonic()
+        asked_at, _last = time.monotonic(), signal.Signals(number)
         raise Stopped(number)
 
     with _handled({number: stop for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}):

@@ -412,6 +412,8 @@ class RayRunner:
             try:
                 with stop_signals.recorded(self._session.stop):
                     tuner.fit()
+            except KeyboardInterrupt as interrupt:
+                self._session.stop(interrupt)
             except Exception as error:
                 self._session.stop(ray_failure(error, folder))
         if self._session.error is not None:
