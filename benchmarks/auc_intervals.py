@@ -10,7 +10,6 @@ compares a detector with a yardstick, says that one of two detectors of the same
 so in 5 % of comparisons; half of the variance of their scores is common to both.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -18,7 +17,7 @@ from statistics import NormalDist
 import numpy as np
 
 from benchmarks.tables import command_of, write_table
-from trainable.commandline import add_flag, run
+from trainable.commandline import Parser, add_flag, run
 from trainable.scoring.metrics import bootstrap_aucs, mean_auc, percentile_interval, score_interval
 
 CLIPS = ((1, 1), (2, 2), (5, 5), (10, 10), (30, 30), (80, 80), (80, 3), (80, 10))
@@ -68,7 +67,7 @@ def measured(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.auc_intervals", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.auc_intervals", description=__doc__.split("\n")[0])
     add_flag(parser, "repetitions", type=int, default=1000, metavar="N", help="draws of each case (default: 1000)")
     add_flag(parser, "output", metavar="FILE", help="write the table as CSV")
     arguments = parser.parse_args(argv)

@@ -17,7 +17,6 @@ A wasted proposal is one that could not be trained. A draw that our sampler drop
 proposal; `draws` is the number of draws per proposal.
 """
 
-import argparse
 import math
 import sys
 import warnings
@@ -43,7 +42,7 @@ from search.engine.sampler import SpaceProposer
 from search.engine.space_draws import all_distributions, distributions_of, uniform_params
 from spaces.loader import load_space
 from spaces.space import Space
-from trainable.commandline import add_flag, run
+from trainable.commandline import Parser, add_flag, run
 from trainable.execution_plan import PlanRequest
 from trainable.memory.planner import Planner
 from trainable.memory.predict import DataSizes
@@ -227,7 +226,7 @@ def rows_of(problem: Problem, objective: str, seeds: int) -> list[dict[str, Any]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.budget_sampler", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.budget_sampler", description=__doc__.split("\n")[0])
     add_flag(parser, "seeds", type=int, default=24, metavar="N", help="searches per contender (default: 24)")
     add_flag(parser, "trainings", type=int, default=60, metavar="N", help="trainings in each search (default: 60)")
     add_flag(parser, "output", metavar="FILE", help="write the table as CSV")

@@ -10,7 +10,6 @@ processes. CPU seconds are those of the driver's process (all threads). Wall sec
 writes to disk per trial, so that no report is ever lost.
 """
 
-import argparse
 import csv
 import os
 import platform
@@ -35,7 +34,7 @@ from search.listeners.terminal import PlainLines
 from search.runners.local import LocalRunner
 from search.runners.packing import cpu_slots
 from search.store.run_store import RunStore
-from trainable.commandline import add_flag, run
+from trainable.commandline import Parser, add_flag, run
 from trainable.errors import ConfigError
 from trainable.host import available_cores
 from trainable.record import TrialOutcome, TrialStart
@@ -159,7 +158,7 @@ def _listen(runner: str, conductor: Conductor, store: RunStore, *listeners: Base
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.driver_scale", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.driver_scale", description=__doc__.split("\n")[0])
     add_flag(parser, "trials", type=int, default=1_000, metavar="N", help="total number of trials (default: 1000)")
     add_flag(parser, "workers", type=int, default=8, metavar="N", help="trials alive at once (default: 8)")
     add_flag(parser, "runner", default="local", help="local (the conductor alone) or ray")

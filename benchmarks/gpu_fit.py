@@ -7,7 +7,6 @@ context and libraries from the fresh processes whose memory the driver counted. 
 is chosen only on cards without bfloat16, whose kernels are others.
 """
 
-import argparse
 import csv
 import json
 import math
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_cases import DATA, Case, cases, timed_cases
-from trainable.commandline import add_flag, run
+from trainable.commandline import Parser, add_flag, run
 from trainable.errors import ConfigError
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.calibrate import Measured, errors_of, recalibrated
@@ -152,7 +151,7 @@ def _numbers(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_fit", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.gpu_fit", description=__doc__.split("\n")[0])
     parser.add_argument("folder", metavar="DIR", help="results of benchmarks.gpu_session")
     add_flag(parser, "output", metavar="FILE", required=True, help="the profile (JSON)")
     arguments = parser.parse_args(argv)

@@ -33,7 +33,7 @@ import torch
 
 from benchmarks.gpu_cases import CLIPS, DATA, FRAMES, IDS, Case, cases, chosen, noise_train_clips
 from benchmarks.gpu_fit import calibrated
-from trainable.commandline import add_flag, run
+from trainable.commandline import Parser, add_flag, run
 from trainable.config import TrialConfig
 from trainable.device.cap import cap_process_memory, pin_settings
 from trainable.device.out_of_memory import is_out_of_memory
@@ -194,8 +194,8 @@ def _read(row: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_memory", description=__doc__.split("\n")[0])
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m benchmarks.gpu_memory", description=__doc__.split("\n")[0])
     add_flag(parser, "cases", metavar="NAMES", help="such as 'recipe*,part w1*' (default: all)")
     add_flag(parser, "resume", action="store_true", help="skip the cases that the file holds already")
     add_flag(parser, "time_limit", type=float, metavar="SECONDS", help="start no case after it; stop the last one then")

@@ -9,7 +9,6 @@ else may run on the card. Most cases run in this one process, each with an empty
 six seconds to start.
 """
 
-import argparse
 import csv
 import gzip
 import json
@@ -28,7 +27,7 @@ from benchmarks.gpu_cases import chosen
 from benchmarks.gpu_in_process import empty_allocator
 from benchmarks.gpu_memory import versions
 from benchmarks.gpu_sections import SECTIONS, Row, Section, table
-from trainable.commandline import add_flag, run
+from trainable.commandline import Parser, add_flag, run
 from trainable.device.cap import pin_settings
 from trainable.errors import ConfigError
 from trainable.memory.profile import DeviceProfile
@@ -78,7 +77,7 @@ def measure(name: str, section: Section, profile: DeviceProfile, results: Result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_session", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.gpu_session", description=__doc__.split("\n")[0])
     add_flag(parser, "output", metavar="DIR", required=True, help="folder of the results")
     add_flag(parser, "only", metavar="NAMES", help=f"sections, of {','.join(SECTIONS)} (default: all)")
     add_flag(parser, "cases", metavar="NAMES", help="cases of the section table, such as 'recipe*,part w1*' (all)")

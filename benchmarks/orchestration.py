@@ -7,7 +7,6 @@ study, folder, ASHA, budgeted sampler, reused actors); plain Ray Tune runs Optun
 trainable, first with its own defaults (one actor per trial), then with ``reuse_actors``.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ from typing import Any
 from benchmarks.idle_trials import IdleTrial, idle_search, idle_space
 from search.runners.packing import cpu_slots
 from search.runners.ray_session import ray_session
-from trainable.commandline import add_flag, run
+from trainable.commandline import Parser, add_flag, run
 from trainable.config import TrialConfig
 from trainable.record import TrialStart
 
@@ -97,7 +96,7 @@ def plain(trials: int, slots: int, *, reuse: bool) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.orchestration", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.orchestration", description=__doc__.split("\n")[0])
     add_flag(parser, "trials", type=int, default=40)
     add_flag(parser, "slots", type=int, default=2)
     arguments = parser.parse_args(argv)

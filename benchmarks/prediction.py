@@ -9,7 +9,6 @@ training step of the same model and batch under one plan. The step is of phase 1
 that is called twice, as the encoder is in phase 2.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ import torch
 
 from benchmarks.budget_sampler import DATA
 from benchmarks.tables import command_of, write_table
-from trainable.commandline import add_flag, run
+from trainable.commandline import Parser, add_flag, run
 from trainable.config import TrialConfig
 from trainable.device._torch_private import FAKE_TENSOR_MODE, MEM_TRACKER
 from trainable.execution_plan import ExecutionPlan
@@ -80,7 +79,7 @@ def tracked(config: TrialConfig) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.prediction", description=__doc__.split("\n")[0])
     add_flag(
         parser,
         "architectures",

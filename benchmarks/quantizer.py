@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.tables import command_of, write_table
-from trainable.commandline import add_flag, run
+from trainable.commandline import Parser, add_flag, run
 from trainable.errors import ConfigError
 from trainable.model.quantizer import code_statistics, quantize
 
@@ -119,7 +119,7 @@ def in_fresh_process(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quantizer", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.quantizer", description=__doc__)
     add_flag(parser, "quick", action="store_true", help="two sizes instead of all")
     add_flag(parser, "device", default="cpu", help="cpu or cuda")
     add_flag(parser, "threads", type=int, default=2, metavar="N", help="CPU threads (default: 2)")

@@ -10,7 +10,6 @@ fastest of each counts, so that other load on the machine disturbs both equally.
 process; `ratio` is ours divided by the faster of its two forms.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.tables import command_of, write_table
-from trainable.commandline import add_flag, run
+from trainable.commandline import Parser, add_flag, run
 from trainable.config import TrialConfig
 from trainable.data.clips import Split, TrainClips
 from trainable.execution_plan import ExecutionPlan
@@ -223,7 +222,7 @@ def rows_of(n_clips: int, epochs: int, threads: int) -> Iterator[dict[str, Any]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m benchmarks.throughput", description=__doc__.split("\n")[0])
     add_flag(parser, "clips", type=int, default=256, metavar="N", help=f"{FRAMES}-frame clips per epoch (default: 256)")
     add_flag(parser, "epochs", type=int, default=5, metavar="N", help="epochs; the fastest counts (default: 5)")
     add_flag(parser, "threads", type=int, default=2, metavar="N", help="torch's CPU threads (default: 2)")

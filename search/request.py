@@ -12,8 +12,16 @@ from search.registry import LISTENERS, SAMPLERS
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.checkpoint_place import absolute_place, check_address
-from trainable.commandline import Parser, add_data_flags, add_flag, add_plan_flags, data_config
-from trainable.config import DataConfig, nearest
+from trainable.commandline import (
+    Parser,
+    add_data_flags,
+    add_flag,
+    add_options_file,
+    add_plan_flags,
+    check_device,
+    data_config,
+)
+from trainable.config import DataConfig, knobs, nearest
 from trainable.errors import BudgetError, ConfigError, RunError, SpaceError
 from trainable.execution_plan import PlanRequest, today
 from trainable.host import available_cores
@@ -22,10 +30,9 @@ from trainable.record import RunFolder, RunManifest
 from trainable.redaction import holds_credentials
 from trainable.registry import EXTENSIONS, Registry
 from trainable.typed import build
-from trainable.units import GIB, parse_bytes
+from trainable.units import GIB, parse_bytes, parse_duration
 
-_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?\s*$")
-_SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_WANDB = re.compile(r"(?:[^/\\#?%:\s]+/)?[^/\\#?%:\s]{1,128}")
 MOST_TRIALS = 1_000_000
 
 
@@ -65,6 +72,8 @@ class SearchOptions:
     """
     mlflow: str | None = None
     """Tracking address of an MLflow server that also receives the trials."""
+    wandb: str | None = None
+    """PROJECT or ENTITY/PROJECT at Weights & Biases that also receives the trials."""
     max_failures: int = 2
     """Restarts of one trial from its checkpoint before it counts as crashed."""
     trial_timeout_seconds: float | None = 3600.0
@@ -116,9 +125,14 @@ class SearchOptions:
                 "--mlflow contains a user, a password or a query, and the run's folder would store it; "
                 "use the environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
             )
+        if self.wandb is not None and not _WANDB.fullmatch(self.wandb):
+            raise ConfigError("--wandb must be PROJECT or ENTITY/PROJECT; WANDB_BASE_URL names a server of your own")
         for flag, known, names in (("--sampler", SAMPLERS, (self.sampler,)), ("--listener", LISTENERS, self.listeners)):
             for name in names:
                 _check_known(flag, known, name)
+        check_device(self.device)
+        if ":" in self.device and not self.local:
+            raise ConfigError(f"--device {self.device} names one GPU, which takes --local; without it, use cuda")
         if self.local and self.address:
             raise ConfigError("--local runs in this process and --address joins a cluster; give only one of them")
         self.plan_request(None)
@@ -187,20 +201,32 @@ class Request:
     allow_changes: bool = False
     quiet: bool = False
     verbose: bool = False
+    dry_run: bool = False
+    """Whether to end before the first trial, and to leave nothing."""
 
 
-def read_request(arguments: argparse.Namespace, argv: tuple[str, ...]) -> Request:
-    """Validates the command line as far as possible without the data. Raises a ProjectError."""
-    flags = {"allow_changes": arguments.allow_changes, "quiet": arguments.quiet, "verbose": arguments.verbose}
+def read_request(arguments: argparse.Namespace, argv: tuple[str, ...], space: Space | None = None) -> Request:
+    """Validates the command line as far as possible without the data. Raises a ProjectError.
+
+    Parameters
+    ----------
+    space
+        In place of the one that ``--space`` names.
+    """
+    flags = {name: getattr(arguments, name) for name in ("allow_changes", "quiet", "verbose", "dry_run")}
     if arguments.resume:
-        for name in ("output", "warm_start", "no_portfolio"):
+        for name in ("output", "warm_start", "no_portfolio", "dry_run"):
             if getattr(arguments, name):
                 raise ConfigError(f"--{name.replace('_', '-')} and --resume cannot be combined; remove one")
         return _resume_request(arguments, argv, flags)
     if not arguments.space:
         raise ConfigError("--space is missing; for example --space ad_tuning (or --resume RUN to resume a search)")
-    space = load_space(arguments.space)
+    if arguments.allow_changes:
+        raise ConfigError("--allow-changes is for a search that is resumed; give --resume RUN, or leave it out")
+    space = space or load_space(arguments.space)
     options = new_options(arguments, space)
+    if options.sampler == "random" and options.startup_trials is not None:
+        raise ConfigError("--startup-trials changes nothing with --sampler random, which learns nothing; remove one")
     path = Path(arguments.output) if arguments.output else default_path(space.name, options.data.machine_type)
     return Request(space, options, RunFolder(path), None, argv, **flags)
 
@@ -225,7 +251,8 @@ def _resume_request(arguments: argparse.Namespace, argv: tuple[str, ...], flags:
     space = load_space(arguments.space) if arguments.space else old_space
     assert space is not None, "one of the two was loaded"
     try:
-        saved = {**manifest.options, "data": data_config(arguments, manifest.data)}
+        # A time limit is of one start of the search: a resume has its own, or none.
+        saved = {**manifest.options, "time_limit_seconds": None, "data": data_config(arguments, manifest.data)}
         options = build(SearchOptions, {**saved, **given_options(arguments)})
     except (TypeError, ValueError, OverflowError, ConfigError) as error:
         raise RunError(f"{folder.manifest_path} cannot be resumed: {error}") from None
@@ -266,6 +293,13 @@ def build_parser() -> Parser:
         action="store_true",
         help="resume although space, data or budget changed (recorded)",
     )
+    add_flag(
+        parser,
+        "dry_run",
+        action="store_true",
+        help="read and check the recordings, say what would run, and end without a trial or a folder",
+    )
+    add_options_file(parser)
     _add_search_flags(parser)
     _add_machine_flags(parser)
     add_data_flags(parser)
@@ -273,6 +307,11 @@ def build_parser() -> Parser:
     verbosity = parser.add_mutually_exclusive_group()
     add_flag(verbosity, "quiet", action="store_true", help="print only the result")
     add_flag(verbosity, "verbose", action="store_true", help="log details, including Ray's messages")
+    parser.elsewhere = {
+        spec.name.replace("_", "-"): f"a search takes {spec.name} from its space, under 'fixed' or 'parameters'"
+        for spec in knobs()
+        if spec.name not in ("epochs", "seed")
+    }
     return parser
 
 
@@ -292,7 +331,7 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_flag(group, "gpu_memory_budget", metavar="SIZE", help="GPU memory of each trial, such as 24GiB")
     add_flag(group, "seed", type=int, metavar="N", help="seed of proposals and training (0)")
-    add_flag(group, "time_limit", metavar="TIME", help="stop after this time, such as 90s, 30m or 8h; results stay")
+    add_flag(group, "time_limit", metavar="TIME", help="stop after this time, such as 90s, 30m or 1h30m; results stay")
     add_flag(group, "max_failures", type=int, metavar="N", help="restarts of a crashed trial from its checkpoint (2)")
     add_flag(group, "trial_timeout", metavar="TIME", help="time without a report before a worker is replaced (1h)")
 
@@ -320,22 +359,16 @@ def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(
         group, "mlflow", metavar="URI", help="also log trials to this MLflow server (needs pip install mlflow-skinny)"
     )
+    add_flag(group, "wandb", metavar="PROJECT", help="also log trials to Weights & Biases (needs pip install wandb)")
     add_flag(group, "study_name", metavar="NAME", help="name of the shared study; its drivers share results")
     add_flag(
         group,
         "listener",
-        action="append",
+        action="extend",
+        nargs="+",
         metavar="NAME",
         help="also notify this listener of your own (docs/extending.md); repeatable",
     )
-
-
-def parse_duration(text: str, flag: str) -> float:
-    """Seconds of ``90s``, ``30m``, ``8h``, ``2d`` or a plain number. Raises ConfigError."""
-    match = _DURATION.match(text)
-    if match is None:
-        raise ConfigError(f"{flag} is {text!r}; write a positive number of seconds, or for example 90s, 30m, 8h, 2d")
-    return float(match[1]) * _SECONDS[match[2]]
 
 
 def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -355,6 +388,7 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "study_storage",
         "study_name",
         "mlflow",
+        "wandb",
         "use_amp",
         "use_gradient_checkpointing",
         "gradient_accumulation_steps",

@@ -13,6 +13,7 @@ from rich.console import Console
 from search.request import Request, build_parser, read_request
 from search.store.folder import create, held, is_leftover
 from trainable.commandline import run, set_up_logging
+from trainable.commands import as_called
 from trainable.stop_signals import stopped
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if request.folder.manifest_path.exists():
             print(
                 f"\nstopped by {stop.cause} after {time.monotonic() - begun:.0f} s; all reported epochs are saved; "
-                f"resume with: python -m search.run --resume {shlex.quote(str(request.folder.path))}",
+                f"resume with: {as_called('python -m search.run')} --resume {shlex.quote(str(request.folder.path))}",
                 file=sys.stderr,
             )
         else:
@@ -45,8 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def search_in_folder(request: Request, console: Console) -> bool:
     """Runs a search in its folder, which it locks; returns whether any trial completed.
 
-    Of a new search that ends before its first trial nothing is left.
+    Of a new search that ends before its first trial nothing is left, and a dry run writes nothing.
     """
+    if request.dry_run:
+        from search.session import run_search
+
+        return run_search(request, console)
     if request.resumed is None:
         create(request.folder.path)
     with held(request.folder.path):

@@ -1,4 +1,4 @@
-"""What every command line of the project shares: flags in both spellings, errors as one line and an exit status."""
+"""What every command line of the project shares: groups of flags, errors as one line and an exit status."""
 
 import argparse
 import codecs
@@ -8,51 +8,33 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
+from trainable import stop_signals
+from trainable.argument_parser import Parser, add_flag, add_options_file, refuse_ignored
+from trainable.commands import as_called
 from trainable.config import Channel, DataConfig, Knob, ObjectiveName, knobs
 from trainable.errors import ConfigError, ProjectError
 from trainable.execution_plan import PlanRequest, micro_batch_of
-from trainable.redaction import without_words
+
+__all__ = [
+    "Parser",
+    "add_data_flags",
+    "add_flag",
+    "add_knob_flags",
+    "add_options_file",
+    "add_plan_flags",
+    "check_device",
+    "data_config",
+    "given_knobs",
+    "plan_request",
+    "refuse_ignored",
+    "resolve_device",
+    "run",
+    "set_up_logging",
+]
 
 MACHINE_HELP = "machine type to use (default: fan); embedded are fan, pump, valve, gearbox and slider"
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as in shells: 128 + SIGINT."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports a mistyped command line in one line, like every other mistake; accepts ``--size -1GiB`` as a value."""
-
-    _words: Sequence[str] = ()
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        given = list(sys.argv[1:] if args is None else args)
-        joined: list[str] = []
-        for word in given:
-            before = joined[-1] if joined else ""
-            if re.match(r"-\d", word) and before.startswith("--") and "=" not in before:
-                joined[-1] = f"{before}={word}"
-            else:
-                joined.append(word)
-        self._words = joined
-        parsed, rest = super().parse_known_args(joined, namespace)
-        for action in self._actions:
-            # An empty value (often an unset variable) must not be treated as a flag that was left out.
-            if action.option_strings and getattr(parsed, action.dest, None) == "":
-                self.error(f"{action.option_strings[0]} is empty; give it a value or leave it out")
-        return parsed, rest
-
-    def error(self, message: str) -> NoReturn:
-        """Raises ConfigError instead of printing the usage, and does not repeat credentials from a mistyped flag."""
-        raise ConfigError(f"{without_words(message, self._words)}; see {self.prog} --help")
-
-
-def add_flag(parser: Any, name: str, **options: Any) -> None:
-    """Adds ``--name`` accepted with hyphens and with underscores; help shows hyphens."""
-    hyphens = "--" + name.replace("_", "-")
-    underscores = "--" + name.replace("-", "_")
-    spellings = [hyphens] if hyphens == underscores else [hyphens, underscores]
-    parser.add_argument(*spellings, dest=name.replace("-", "_"), **options)
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
@@ -115,11 +97,13 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     """The parts of an execution plan that a user may fix; the planner chooses the rest."""
     group = parser.add_argument_group("execution plan (the planner chooses what is not fixed here)")
     add_flag(group, "gradient_accumulation_steps", type=int, metavar="N", help="split every batch into N micro-batches")
-    add_flag(group, "use_amp", action=_Switch, default=None, help="use mixed precision, or do not")
+    add_flag(
+        group, "use_amp", action=argparse.BooleanOptionalAction, default=None, help="use mixed precision, or do not"
+    )
     add_flag(
         group,
         "use_gradient_checkpointing",
-        action=_Switch,
+        action=argparse.BooleanOptionalAction,
         default=None,
         help="recompute activations in backward, or keep all of them",
     )
@@ -144,18 +128,21 @@ def plan_request(arguments: argparse.Namespace, batch_size: int) -> PlanRequest:
     )
 
 
+def check_device(name: str) -> None:
+    """Raises ConfigError unless ``--device`` is cpu, cuda, one CUDA device such as cuda:0, or auto."""
+    if re.fullmatch("cpu|auto|cuda(:[0-9]{1,3})?", name) is None:
+        raise ConfigError(f"--device is {name!r}; it must be cpu, cuda, one CUDA device such as cuda:0, or auto")
+
+
 def resolve_device(name: str) -> str:
-    """The device that ``--device`` means in this process: cpu, cuda, or one CUDA device such as cuda:0; auto takes a
-    GPU if there is one.
+    """The device that ``--device`` means in this process; auto takes a GPU if there is one.
 
     Raises
     ------
     ConfigError
-        If it is none of these, or this machine does not have it.
+        If `check_device` refuses it, or this machine does not have it.
     """
-    found = re.fullmatch("cpu|auto|cuda(?::([0-9]{1,3}))?", name)
-    if found is None:
-        raise ConfigError(f"--device is {name!r}; it must be cpu, cuda, one CUDA device such as cuda:0, or auto")
+    check_device(name)
     if name == "cpu":
         return name
     import torch  # not at the top: --help and mistyped flags need no torch
@@ -164,7 +151,7 @@ def resolve_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not torch.cuda.is_available():
         raise ConfigError(f"--device {name}: torch sees no CUDA device on this machine; use --device cpu")
-    if int(found[1] or 0) >= torch.cuda.device_count():
+    if int(name.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices on this machine, numbered from 0; "
             "name one of them"
@@ -181,27 +168,10 @@ def add_knob_flags(parser: argparse.ArgumentParser, *, leave_out: Iterable[str] 
             _add_knob(group, spec)
 
 
-class _Switch(argparse.BooleanOptionalAction):
-    """``--name`` and ``--no-name``, both with hyphens or underscores."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any):
-        super().__init__(option_strings, dest, **options)
-        self.option_strings = [*self.option_strings, *(f"--no_{each[2:]}" for each in option_strings if "_" in each)]
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        setattr(namespace, self.dest, not (option_string or "").startswith(("--no-", "--no_")))
-
-
 def _add_knob(group: Any, spec: Knob) -> None:
     text = f"{spec.doc} (default: {spec.default})".replace("%", "%%")
     if spec.type is bool:
-        add_flag(group, spec.name, action=_Switch, default=None, help=text)
+        add_flag(group, spec.name, action=argparse.BooleanOptionalAction, default=None, help=text)
     elif spec.choices is not None:
         add_flag(group, spec.name, choices=spec.choices, help=text)
     else:
@@ -217,13 +187,15 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
     """Runs a command; a user's error becomes one line on stderr and an exit status, never a traceback."""
     _print_any_name()
     try:
-        return main(argv)
+        with stop_signals.raised():
+            return main(argv)
     except ProjectError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {as_called(str(error))}", file=sys.stderr)
         return error.exit_status
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        stop = stop_signals.stopped(interrupt)
+        print(f"stopped by {stop.cause}", file=sys.stderr)
+        return stop.exit_status
     except BrokenPipeError:
         # The reader (a pager, head) has closed the pipe.
         sys.stderr.close()

@@ -13,7 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run, set_up_logging
+from trainable.commandline import (
+    Parser,
+    add_data_flags,
+    add_flag,
+    data_config,
+    refuse_ignored,
+    run,
+    set_up_logging,
+)
+from trainable.commands import as_called
 from trainable.config import DataConfig
 from trainable.errors import DataError
 
@@ -34,10 +43,14 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
-    for name in ("data_root", "recordings"):
-        if getattr(arguments, name) is not None:
-            raise DataError(f"--{name.replace('_', '-')} and FOLDER cannot be combined; FOLDER says what to look at")
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    refuse_ignored(
+        parser, arguments, ("data_root", "recordings"), "and FOLDER cannot be combined; FOLDER says what to look at"
+    )
+    if arguments.no_reading:
+        of_reading = [name for name in DataConfig.names() if name in vars(arguments) and name != "machine_type"]
+        refuse_ignored(parser, arguments, of_reading, "changes nothing with --no-reading; remove one of the two")
     set_up_logging()
     root = Path(os.path.normpath(Path(arguments.folder).expanduser().absolute()))
     if not root.is_dir():
@@ -51,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _name_known(known, arguments)
     table = _write_draft(root, Path(arguments.output or f"{root.name}.csv"))
     print(f"read {table}, correct it where names mislead, and search with it:")
-    print(f"  python -m search.run --space ad_tuning --recordings {shlex.quote(str(table))}", flush=True)
+    search = as_called("python -m search.run")
+    print(f"  {search} --space ad_tuning --recordings {shlex.quote(str(table))}", flush=True)
     if not arguments.no_reading:
         _check(data_config(arguments, {"recordings": str(table.absolute()), "machine_type": table.stem}))
     return 0

@@ -1,4 +1,4 @@
-"""Trains a single configuration: ``python -m trainable.train --machine_type fan --epochs 20``. No Ray, no Optuna."""
+"""Trains a single configuration: ``python -m trainable.train --machine-type fan --epochs 20``. No Ray, no Optuna."""
 
 import argparse
 import os
@@ -13,6 +13,7 @@ from trainable.commandline import (
     add_data_flags,
     add_flag,
     add_knob_flags,
+    add_options_file,
     add_plan_flags,
     data_config,
     given_knobs,
@@ -41,6 +42,7 @@ def build_parser() -> Parser:
     add_flag(parser, "output", metavar="DIR", help="folder for checkpoints; training resumes from the newest one")
     add_flag(parser, "held_out", action="store_true", help="also report the held-out clips at the end")
     add_flag(parser, "verbose", action="store_true", help="log what happens inside")
+    add_options_file(parser)
     add_data_flags(parser)
     add_plan_flags(parser)
     add_knob_flags(parser)

@@ -1,12 +1,13 @@
 """Options of a search, validated at the door."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from search.request import SearchOptions, build_parser, given_options
+from search.request import SearchOptions, build_parser, given_options, read_request
 from trainable.config import DataConfig
 from trainable.errors import BudgetError, ConfigError, ProjectError
 from trainable.memory.profile import DeviceProfile
@@ -36,6 +37,8 @@ from trainable.memory.profile import DeviceProfile
             "--sampler is 'tep'; there are tpe, random, and others where AD_EXTENSIONS names the module",
         ),
         ({"sampler": "tep"}, "did you mean 'tpe'?"),
+        ({"device": "gpu"}, "--device is 'gpu'; it must be cpu, cuda,"),
+        ({"device": "cuda:1"}, "--device cuda:1 names one GPU, which takes --local; without it, use cuda"),
         ({"memory_saver": True, "use_amp": False}, "--memory-saver switches mixed precision on and --no-use-amp"),
         ({"listeners": ("mine",)}, "--listener is 'mine'; there are none yet, and others"),
     ],
@@ -91,3 +94,26 @@ def test_the_flag_takes_what_the_file_says(tmp_path: Path) -> None:
     assert given == {"profile": profile.to_dict()}
     with pytest.raises(ConfigError, match="nowhere"):
         given_options(build_parser().parse_args(["--profile", "nowhere.json"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--n-trials 3", "unknown flag --n-trials (did you mean --num-samples?)"),
+        ("--epochs 3", "unknown flag --epochs (did you mean --max-epochs?)"),
+        ("--latent_dim 3", "unknown flag --latent-dim: a search takes latent_dim from its space"),
+        ("--space ad_smoke --gpu-memory-budget 24", "--gpu-memory-budget '24' has no unit; did you mean 24GiB?"),
+        ("--space ad_smoke --time-limit 1h30", "--time-limit is '1h30'"),
+        ("--space ad_smoke --allow-changes", "--allow-changes is for a search that is resumed"),
+        ("--space ad_smoke --sampler random --startup-trials 4", "--startup-trials changes nothing with --sampler"),
+        ("--resume run --dry-run", "--dry-run and --resume cannot be combined"),
+    ],
+)
+def test_a_command_line_is_refused_before_anything_is_read(words: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read_request(build_parser().parse_args(words.split()), tuple(words.split()))
+
+
+def test_a_listener_may_be_named_again_or_in_a_row() -> None:
+    arguments = build_parser().parse_args(["--listener", "a", "b", "--listener", "a", "c"])
+    assert given_options(arguments) == {"listeners": ("a", "b", "c")}

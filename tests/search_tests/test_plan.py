@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from search import plan as plan_command
-from search.plan import COLUMNS, draw, main
+from search.plan import COLUMNS, Planned, draw, main, print_plans
 from spaces.loader import load_space
 from trainable.commandline import run
 from trainable.data.load import Dataset
 from trainable.memory.planner import Planner
 from trainable.memory.predict import DataSizes
+from trainable.units import GIB, MIB, format_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +29,36 @@ def test_share_and_table_of_a_space(capsys: pytest.CaptureFixture[str]) -> None:
     for column in (*COLUMNS, "total"):
         assert column in text
     assert len(re.findall("num_embeddings", text)) == 3
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120, 200])
+def test_no_width_cuts_the_answer_off(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    data = DataSizes(train_frames=10_000, test_frames=10_000, train_clips=32, test_clips=16, n_ids=2)
+    space = load_space("ad_tuning")
+    planned = [
+        Planned(params, Planner(data, budget_bytes=budget).plan(space.config(params, epochs=9)))
+        for params in draw(space, 2, seed=1)
+        for budget in (GIB, 560 * MIB)
+    ]
+    print_plans(plan_command._console(), planned)
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= columns
+    assert "…" not in shown
+    words = re.sub(r"[│\s]+", " ", shown)
+    for item in planned:
+        assert format_bytes(item.choice.predicted_bytes) in words
+    if columns < 200:
+        assert planned[0].choice.plan.describe() in words
+        assert planned[1].choice.reason in words
+
+
+def test_flags_take_the_place_of_what_a_space_draws(capsys: pytest.CaptureFixture[str]) -> None:
+    text = planned(capsys, "--space", "ad_smoke", "--samples", "2", "--latent-dim", "9")
+    assert "all of them with latent_dim 9" in text
+    assert text.count("latent_dim") == 1, "no other value is shown"
 
 
 def test_says_why_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,6 +85,9 @@ def test_the_memory_saver_plans_the_whole_batch(tmp_path: Path, capsys: pytest.C
     ("arguments", "words"),
     [
         ((), "--space"),
+        (("--config", "x.yaml", "--rows", "3"), "--rows is for the sample of a --space"),
+        (("--recalibrate", "x", "--latent-dim", "3"), "--latent-dim changes nothing with --recalibrate"),
+        (("--recalibrate", "x", "--use-amp"), "--use-amp changes nothing"),
         (("--space", "ad_smoke", "--config", "x.yaml"), "either"),
         (("--space", "ad_smok"), "ad_smoke"),
         (("--space", "ad_smoke", "--samples", "0"), "--samples"),

@@ -5,13 +5,13 @@ import importlib
 import io
 import logging
 import re
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 
 import pytest
 
 from trainable.commandline import (
-    INTERRUPTED,
     Parser,
     add_data_flags,
     add_flag,
@@ -27,10 +27,11 @@ from trainable.commandline import (
 from trainable.config import DataConfig, TrialConfig, knobs
 from trainable.errors import ConfigError, DataError, ProjectError
 from trainable.execution_plan import PlanRequest
+from trainable.stop_signals import Stopped
 
 
 def parse(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="train")
+    parser = Parser(prog="train")
     add_data_flags(parser)
     add_plan_flags(parser)
     add_knob_flags(parser, leave_out=["seed"])
@@ -64,6 +65,27 @@ def test_the_memory_saver_without_what_it_switches_on_is_refused(off: str) -> No
     with pytest.raises(ConfigError, match=f"^--memory-saver switches .* on and {off} switches it off; give only one"):
         plan_request(parse("--memory-saver", off), batch_size=4)
     assert plan_request(parse("--smallest-plan", off), batch_size=4).smallest
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "message"),
+    [
+        ("analysis.best", "RUN --members 3", "--members is for --retrain; add it"),
+        ("analysis.best", "RUN --output DIR", "--output is for --retrain; add it"),
+        (
+            "analysis.report",
+            "RUN --no-model --held-out",
+            "--held-out scores the winner's model; remove it or --no-model",
+        ),
+        ("trainable.recordings", "DIR --no-reading --n-fft 512", "--n-fft changes nothing with --no-reading"),
+        ("trainable.recordings", "DIR --data-root DIR", "--data-root and FOLDER cannot be combined"),
+    ],
+)
+def test_a_flag_that_would_change_nothing_is_refused(
+    module: str, words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(importlib.import_module(module).main, words.split()) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
 @pytest.mark.parametrize("word", ["--no-density-per-id", "--no_density_per_id", "--no-density_per_id"])
@@ -142,11 +164,9 @@ def test_parts_of_a_plan_are_asked_for_or_forbidden(flags: tuple[str, str], valu
 
 
 @pytest.mark.parametrize("words", [["--stride", "many"], ["--density", "count"], ["--nothing"], ["--epochs"]])
-def test_a_mistyped_flag_ends_with_status_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
+def test_a_mistyped_flag_is_named(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match=f"{words[0]}.*; see train --help$"):
         parse(*words)
-    assert caught.value.code == 2
-    assert words[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--data-root", ""], ["--data-root="], ["--gpu_memory_budget="], ["--density", ""]])
@@ -162,6 +182,56 @@ def test_an_empty_value_is_not_a_flag_left_out(words: list[str]) -> None:
     assert parser.parse_args(["--data-root", "0"]).data_root == "0"
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("--max-epochs", "--epochs"),
+        ("--n_epochs=3", "--epochs"),
+        ("--budget", "--gpu-memory-budget"),
+        ("--lr", "--learning-rate"),
+        ("--learning-rat", "--learning-rate"),
+        ("--machne-type", "--machine-type"),
+        ("--no-use-amq", "--no-use-amp"),
+    ],
+)
+def test_an_unknown_flag_is_answered_with_the_one_that_was_meant(word: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"unknown flag --[\w-]+ \(did you mean {meant}\?\); see train --help"):
+        parse(word, "3")
+
+
+def test_flags_are_not_shortened_and_values_of_unknown_ones_not_repeated() -> None:
+    with pytest.raises(ConfigError, match=r"unknown flag --epoch \(did you mean --epochs\?\)"):
+        parse("--epoch", "3")
+    with pytest.raises(ConfigError) as caught:
+        parse("--data-rot=s3://user:secret@host/x")
+    assert "secret" not in str(caught.value)
+
+
+def test_words_behind_two_dashes_are_no_flags() -> None:
+    parser = Parser(prog="score")
+    parser.add_argument("files", nargs="+")
+    assert parser.parse_args(["--", "--a_b.wav", "-1.wav"]).files == ["--a_b.wav", "-1.wav"]
+
+
+def test_help_is_for_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="train", description="Trains ``x``.\n\nA second\nparagraph.")
+    add_plan_flags(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    shown = capsys.readouterr().out
+    assert "Trains x.\n\nA second paragraph.\n" in shown
+    assert "`" not in shown
+    assert re.search(r"^  --use-amp, --no-use-amp$", shown, re.MULTILINE)
+    assert "_" not in shown
+
+
+def test_versions_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse("--version")
+    assert ended.value.code in (0, None)
+    assert re.fullmatch(r"vqvae-ad-search \S+, torch \S+, ray \S+, optuna \S+, Python \S+\n", capsys.readouterr().out)
+
+
 def test_help_tells_every_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse("--help")
@@ -174,7 +244,8 @@ def test_help_tells_every_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (DataError("no data"), 2, "error: no data"),
         (ConfigError("bad value"), 2, "error: bad value"),
-        (KeyboardInterrupt(), INTERRUPTED, "stopped by Ctrl-C"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C"),
+        (Stopped(signal.SIGTERM), 143, "stopped by SIGTERM"),
     ],
 )
 def test_an_error_is_one_line_and_a_status(
