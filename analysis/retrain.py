@@ -19,6 +19,7 @@ from analysis.results import RunResults
 from trainable.config import DataConfig, TrialConfig
 from trainable.data.clips import ClipSet, Split, TrainClips, offsets_of
 from trainable.data.load import Dataset
+from trainable.detection.alarm import AlarmRate
 from trainable.detection.detector import Member
 from trainable.detection.finish import Finished, MemberPlan, finish
 from trainable.detection.ranking import choose_members
@@ -67,6 +68,7 @@ def retrain(
     *,
     device: str = "cpu",
     log: Callable[[str], None] = _log.info,
+    alarm_rate: AlarmRate | None = None,
 ) -> Finished:
     """Trains the members and combines them into a detector; pairs of one trial and seed share a training.
 
@@ -74,6 +76,8 @@ def retrain(
     ----------
     log
         Called with one line per training and epoch.
+    alarm_rate
+        False alarms that the detector may raise; None = `trainable.detection.alarm.DEFAULT_ALARM_RATE`.
 
     Raises
     ------
@@ -100,6 +104,7 @@ def retrain(
         DataConfig.from_dict(run.manifest.data).front_end,
         run=run.manifest.name,
         epochs=[int(run.ranked["epochs"].loc[plan.trial]) for plan in ordered],
+        alarm_rate=alarm_rate,
     )
 
 

@@ -36,7 +36,7 @@ from trainable.commandline import Parser, add_data_flags, add_flag, data_config,
 from trainable.config import TrialConfig
 from trainable.data.clips import TestClips
 from trainable.data.load import load_dataset
-from trainable.detection.detector import ENOUGH_CLIPS, calibrated
+from trainable.detection.calibration import ENOUGH_CLIPS, calibrated
 from trainable.detection.ranking import MEMBERS
 from trainable.durable import replacing
 from trainable.errors import ConfigError

@@ -23,6 +23,14 @@ class DataError(ProjectError):
     """Recordings, features or normalisation statistics are missing or unusable."""
 
 
+class SilentError(DataError):
+    """Every sample of a recording is zero."""
+
+
+class ShortError(DataError):
+    """A recording is too short to be scored."""
+
+
 class DataLeakError(ProjectError):
     """Test clips were passed to something that may only see training clips."""
 

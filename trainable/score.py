@@ -3,6 +3,9 @@
 ``-`` in place of files reads names from standard input, one per line, as they arrive; lists from Windows, with CR LF, a
 byte order mark or in UTF-16, are read too. A file that cannot be scored has a line too, with the reason in ``error``
 and no score. The reason also goes to standard error, the other files are still scored, and the exit status is 1.
+
+``verdict`` is what the score means at the alarm rate, the detector's own or ``--alarm-rate``. ``status`` says how the
+file was recorded; one that cannot be compared with the calibration recordings has no p-value and no verdict.
 """
 
 import codecs
@@ -16,12 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from trainable.commandline import Parser, add_flag, resolve_device, run, set_up_logging
-from trainable.errors import DataError
+from trainable.detection.alarm import RATE_HELP, AlarmRate, Verdict, shortfalls
+from trainable.errors import DataError, ShortError, SilentError
 
 if TYPE_CHECKING:
     from trainable.detection.detector import ClipScore, Detector
 
-COLUMNS = ("file", "machine_id", "score", "p_value", "span_start_s", "span_end_s", "error")
+COLUMNS = ("file", "machine_id", "score", "p_value", "span_start_s", "span_end_s", "error", "verdict", "status")
 SOME_FAILED = 1
 """Exit status when at least one file could not be scored."""
 
@@ -40,6 +44,7 @@ def build_parser() -> Parser:
     )
     add_flag(parser, "format", choices=("csv", "json"), default="csv", help="a CSV line or a JSON object per file")
     add_flag(parser, "machine_id", metavar="NN", help="machine id of all files (default: id_NN in each name)")
+    add_flag(parser, "alarm_rate", metavar="RATE", help=f"{RATE_HELP}; default: the detector's own")
     add_flag(parser, "device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     return parser
 
@@ -47,10 +52,15 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     set_up_logging(quiet=True)
+    rate = None if arguments.alarm_rate is None else AlarmRate.parse(arguments.alarm_rate)
     # Not at the top: --help and mistyped flags need no torch.
     from trainable.detection.detector import Detector
 
     detector = Detector.load(Path(arguments.model), device=resolve_device(arguments.device))
+    if rate is not None:
+        detector = detector.with_alarm_rate(rate)
+    for line in shortfalls(detector.promises):
+        print(f"warning: {line}", file=sys.stderr)
     failed = score_files(
         detector,
         _names(arguments.files, sys.stdin),
@@ -113,7 +123,7 @@ def score_files(
             failed += 1
             reason = " ".join(str(error).split())
             print(f"error: {reason}", file=errors, flush=True)
-            row = (name, None, None, None, None, None, reason)
+            row = (name, None, None, None, None, None, reason, Verdict.UNKNOWN, _status_of(error))
         if as_json:
             output.write(json.dumps(dict(zip(COLUMNS, row, strict=True))) + "\n")
         else:
@@ -124,7 +134,17 @@ def score_files(
 
 def _row(name: str, score: "ClipScore") -> tuple[str | float | None, ...]:
     begin, end = score.span_seconds
-    return name, score.machine_id, round(score.score, 4), round(score.p_value, 4), round(begin, 3), round(end, 3), None
+    p_value = None if score.p_value is None else float(f"{score.p_value:.4g}")
+    shown = (round(score.score, 4), p_value, round(begin, 3), round(end, 3))
+    return name, score.machine_id, *shown, None, score.verdict, score.status
+
+
+def _status_of(error: Exception) -> str:
+    from trainable.detection.recorded import Status
+
+    if isinstance(error, SilentError):
+        return Status.SILENT
+    return Status.SHORT if isinstance(error, ShortError) else Status.ERROR
 
 
 if __name__ == "__main__":

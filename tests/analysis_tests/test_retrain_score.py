@@ -12,10 +12,12 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from analysis import best
@@ -27,9 +29,12 @@ from trainable import commandline, score
 from trainable.config import FrontEndConfig, TrialConfig
 from trainable.data.clips import Split, TestClips
 from trainable.data.load import Dataset
-from trainable.detection.detector import Calibration, Detector, Member, build_detector, raw_scores
+from trainable.detection.alarm import AlarmRate, Verdict
+from trainable.detection.calibration import simes
+from trainable.detection.detector import FORMAT, Detector, Member, build_detector, raw_scores
 from trainable.detection.stretches import cut_clips, frame_surprise, most_surprising, stretches
-from trainable.errors import CheckpointError, DataError
+from trainable.detection.windows import Windows
+from trainable.errors import CheckpointError, ConfigError, DataError
 from trainable.model.geometry import Geometry
 from trainable.scoring.evaluate import evaluate
 from trainable.trial import PlannedTrial, Trial
@@ -114,7 +119,7 @@ def test_files_score_as_their_clips_do(detector: Detector, dataset: Dataset, rec
 
 def test_each_calibration_clip_is_scored_by_the_others(detector: Detector, dataset: Dataset) -> None:
     held_out = dataset.held_out
-    raw = raw_scores(detector.members, cut_clips(held_out, detector.stretch_frames))
+    raw = raw_scores(detector.members, cut_clips(held_out, detector.stretch_frames), Windows.ALL)
     expected = []
     for machine_id in detector.ids:
         mine = raw[:, (np.array(held_out.machine_ids) == machine_id) & (held_out.labels == 0)]
@@ -125,30 +130,6 @@ def test_each_calibration_clip_is_scored_by_the_others(detector: Detector, datas
     assert detector.made["pooled_ids"] == list(detector.ids)
     for calibration in detector.calibration.values():
         assert np.array(calibration.scores) == pytest.approx(np.sort(expected), abs=1e-4)
-
-
-def test_p_values_by_hand() -> None:
-    calibration = Calibration((0.0,), (1.0,), (1.0, 2.0, 2.0, 4.0))
-    assert calibration.p_value(5.0) == 1 / 5  # none as high
-    assert calibration.p_value(4.0) == 2 / 5  # one as high
-    assert calibration.p_value(2.0) == 4 / 5
-    assert calibration.p_value(-1.0) == 1.0
-    # Of two stretches one scores so high by chance nearly twice as often.
-    assert calibration.p_value(5.0, stretches=2) == pytest.approx(1 - (4 / 5) ** 2)
-    assert calibration.p_value(-1.0, stretches=3) == 1.0
-    assert Calibration((1.0, 10.0), (2.0, 5.0), ()).standardise([5.0, 5.0]) == pytest.approx((2.0 - 1.0) / 2)
-
-
-def test_p_values_of_normal_clips_are_uniform() -> None:
-    """Validity: under exchangeability P(p ≤ a) ≤ a (Vovk et al. 2005)."""
-    rng = np.random.default_rng(0)
-    p_values = []
-    for _ in range(2000):
-        scores = np.sort(rng.normal(size=19))
-        p_values.append(Calibration((0.0,), (1.0,), tuple(scores)).p_value(float(rng.normal())))
-    for level in (0.05, 0.1, 0.2, 0.5):
-        share = np.mean(np.array(p_values) <= level + 1e-12)
-        assert abs(share - level) < 4 * np.sqrt(level * (1 - level) / 2000)
 
 
 def test_the_most_surprising_stretch_by_hand() -> None:
@@ -171,7 +152,8 @@ def test_csv_lines(detector_path: Path, recordings: Path, dataset: Dataset, caps
     normal, faulty = (held_out_files(recordings, dataset, label) for label in (0, 1))
     assert score.main(["--model", str(detector_path), *normal, *faulty]) == 0
     captured = capsys.readouterr()
-    assert captured.err == ""
+    assert captured.err.startswith("warning: id 00, 02: 5 % of normal recordings cannot be promised by 12 calibration")
+    assert captured.err.count("\n") == 1
     rows = lines_of(captured.out)
     assert list(rows[0]) == list(score.COLUMNS)
     assert [row["file"] for row in rows] == [*normal, *faulty]
@@ -180,6 +162,89 @@ def test_csv_lines(detector_path: Path, recordings: Path, dataset: Dataset, caps
     assert all(0 < float(row["p_value"]) <= 1 for row in rows)
     # Most anomalies have one of the two smallest p-values that the twelve calibration clips of both ids allow.
     assert np.median([float(row["p_value"]) for row in rows[len(normal) :]]) <= 2 / 13 + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("rate", "normal", "faulty"),
+    [
+        ("0.1", {"normal", "anomaly"}, {"anomaly", "normal"}),  # 12 calibration clips can promise one in 13
+        ("1/day", {"normal", "unknown"}, {"unknown", "normal"}),
+    ],
+)
+def test_verdicts_follow_the_alarm_rate(
+    detector_path: Path,
+    recordings: Path,
+    dataset: Dataset,
+    rate: str,
+    normal: set[str],
+    faulty: set[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = [held_out_files(recordings, dataset, label) for label in (0, 1)]
+    assert score.main(["--model", str(detector_path), "--alarm-rate", rate, *files[0], *files[1]]) == 0
+    captured = capsys.readouterr()
+    assert ("cannot be promised" in captured.err) == ("unknown" in faulty)
+    rows = lines_of(captured.out)
+    assert {row["status"] for row in rows} == {"ok"}
+    verdicts = [row["verdict"] for row in rows]
+    assert set(verdicts[: len(files[0])]) <= normal
+    assert set(verdicts[len(files[0]) :]) <= faulty
+    highest = 1 / 13 + 1e-4
+    assert all((row["verdict"] == "normal") == (float(row["p_value"]) > highest) for row in rows)
+
+
+@pytest.mark.parametrize("flags", [["--retrain", "--alarm-rate", "often"], ["--alarm-rate", "1/day"]])
+def test_an_alarm_rate_that_makes_no_sense_is_refused_before_training(trained_path: Path, flags: list[str]) -> None:
+    with pytest.raises(ConfigError, match="--alarm-rate"):
+        best.main([str(trained_path), *flags])
+
+
+def test_a_foreign_recording_alarms_however_long_it_is(detector: Detector) -> None:
+    clips = (spectrogram(0, seed, faulty=True).T for seed in range(30, 36))
+    foreign = np.tile(max(clips, key=lambda features_TF: detector.score_features(features_TF, "00").score), (60, 1))
+    heard = detector.with_alarm_rate(AlarmRate.parse("0.1")).score_features(foreign, "00")
+    assert heard.stretches == 60
+    assert heard.p_value == pytest.approx(1 / 13)
+    assert heard.verdict is Verdict.ANOMALY
+
+
+@pytest.mark.parametrize(
+    ("status", "make", "scored"),
+    [
+        ("silent", lambda noise: (16_000, np.zeros_like(noise)), False),
+        ("short", lambda noise: (16_000, noise[:16_000]), False),
+        ("short", lambda noise: (16_000, noise[: 512 * 70]), True),
+        ("quiet", lambda noise: (16_000, noise * 1e-4), True),
+        ("other_rate", lambda noise: (8_000, noise), True),
+        ("clipped", lambda noise: (16_000, (noise * 5).clip(-1, 1)), True),
+        ("ok", lambda noise: (16_000, noise), True),
+    ],
+)
+def test_a_recording_that_cannot_be_compared_says_why(
+    detector_path: Path, tmp_path: Path, status: str, make: object, scored: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = 0.3 * np.random.default_rng(0).normal(size=16_000 * 6).clip(-3, 3)
+    rate, samples = make(noise)  # type: ignore[operator]
+    soundfile.write(tmp_path / "a.wav", samples, rate)
+    code = score.main(["--model", str(detector_path), "--machine-id", "00", str(tmp_path / "a.wav")])
+    (row,) = lines_of(capsys.readouterr().out)
+    assert row["status"] == status
+    assert (row["score"] != "") == scored == (code == 0)
+    judged = status in ("ok", "clipped")
+    assert (row["p_value"] != "") == judged
+    assert judged or row["verdict"] == "unknown"
+
+
+def test_the_alarm_rate_is_kept_with_the_detector(detector: Detector, tmp_path: Path) -> None:
+    detector.with_alarm_rate(AlarmRate.parse("20%")).save(tmp_path / "detector")
+    loaded = Detector.load(tmp_path / "detector")
+    assert str(loaded.alarm_rate) == "0.2"
+    assert loaded.calibration == detector.calibration
+    assert loaded.limits == detector.limits
+    content = json.loads((tmp_path / "detector" / "detector.json").read_text())
+    assert content["format"] == FORMAT
+    assert content["thresholds"] == loaded.thresholds
+    assert content["thresholds"]["00"] == detector.calibration["00"].scores[-2], "two of 13 are fewer than a fifth"
 
 
 def test_the_span_holds_the_fault(detector_path: Path, recordings: Path, dataset: Dataset) -> None:
@@ -280,7 +345,8 @@ def test_each_broken_file_is_one_line_and_the_others_are_scored(
     assert [row["file"] for row in rows] == [good[0], *map(str, broken), good[1]]  # one in, one out
     assert [bool(row["error"]) for row in rows] == [False, *[True] * len(broken), False]
     assert all(row["score"] == row["p_value"] == "" for row in rows[1:-1])
-    errors = captured.err.splitlines()
+    assert all((row["verdict"], row["status"]) == ("unknown", "error") for row in rows[1:-1])
+    _, *errors = captured.err.splitlines()  # the first is of the alarm rate
     assert len(errors) == len(broken)
     for path, error in zip(broken, errors, strict=True):
         assert error.startswith("error: ")
@@ -343,7 +409,7 @@ def test_a_long_recording_is_as_bad_as_its_worst_stretch(detector: Detector) -> 
     alone = [detector.score_features(clip, "00") for clip in clips]
     assert quiet.stretches == 6
     assert quiet.score == pytest.approx(max(each.score for each in alone))
-    assert quiet.p_value == pytest.approx(1 - (1 - min(each.p_value for each in alone)) ** 6)
+    assert quiet.p_value == pytest.approx(simes(np.array([each.p_value for each in alone])))
     for place in range(6):
         faulty = [spectrogram(0, 30, faulty=True).T if place == index else clip for index, clip in enumerate(clips)]
         heard = detector.score_features(np.concatenate(faulty), "00")
@@ -439,7 +505,9 @@ def test_a_damaged_detector_is_one_line(
     assert words in captured.err
 
 
-def test_a_detector_of_format_2_is_read(detector_path: Path, detector: Detector, tmp_path: Path) -> None:
+def test_a_detector_of_format_2_hears_what_it_was_calibrated_with(
+    detector_path: Path, detector: Detector, tmp_path: Path
+) -> None:
     path = shutil.copytree(detector_path, tmp_path / "detector")
     content = json.loads((path / "detector.json").read_text())
     for index in range(len(content["members"])):
@@ -449,9 +517,17 @@ def test_a_detector_of_format_2_is_read(detector_path: Path, detector: Detector,
         assert member.pop("mapped") == 0
         torch.save(member, file)
         content["members"][index] = hashlib.sha256(file.read_bytes()).hexdigest()
+    for name in ("windows", "alarm_rate", "thresholds", "lowest_rate_hz", "most_clipped"):
+        del content[name]
+    for entry in content["calibration"].values():
+        for name in ("weights", "shortest_frames", "lowest_level_db"):
+            del entry[name]
     (path / "detector.json").write_text(json.dumps({**content, "format": 2}))
     features = spectrogram(0, 0, faulty=False).T
-    assert Detector.load(path).score_features(features, "00") == detector.score_features(features, "00")
+    old = Detector.load(path).score_features(features, "00")
+    assert old.verdict is Verdict.UNKNOWN, "it has no alarm rate"
+    expected = replace(detector, windows=Windows.CONFIGURED).score_features(features, "00")
+    assert (old.score, old.p_value, old.span_seconds) == (expected.score, expected.p_value, expected.span_seconds)
 
 
 def test_models_with_several_density_models_score_as_each_pair_alone(dataset: Dataset, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from trainable.config import Channel
 from trainable.data.headers import stated_samples
-from trainable.errors import DataError
+from trainable.errors import DataError, SilentError
 
 if TYPE_CHECKING:
     import soundfile
@@ -170,7 +170,7 @@ def _heard(channels: int, channel: Channel) -> int | None:
 
 def _refuse_silence(path: Path, mixed: np.ndarray, powers_C: np.ndarray, channel: Channel) -> None:
     if not powers_C.any():
-        raise DataError(f"{path}: is silent; every sample is zero")
+        raise SilentError(f"{path}: is silent; every sample is zero")
     heard = _heard(len(powers_C), channel)
     if heard is None:
         kept = float(np.square(mixed, dtype=np.float64).sum()) * len(powers_C)
@@ -182,7 +182,7 @@ def _refuse_silence(path: Path, mixed: np.ndarray, powers_C: np.ndarray, channel
             )
     elif not mixed.any():
         loud = int(powers_C.argmax())
-        raise DataError(f"{path}: its channel {heard} is silent; try --channel {loud}")
+        raise SilentError(f"{path}: its channel {heard} is silent; try --channel {loud}")
 
 
 def _resampled(samples: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:

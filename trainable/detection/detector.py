@@ -7,10 +7,10 @@ A detector's folder::
       member-0.pt …     configuration, weights, states of its density models; loaded with weights_only=True
 
 It scores one recording at a time, so that a stream of any length needs the memory of one. A recording longer than the
-training clips is scored in stretches of their length; its worst stretch decides.
+training clips is scored in stretches of their length: its score is that of the worst, its p-value combines all.
 
-M pairs of a model and a density model, B clips, P patches, F = 64 mel bins, T frames, H frequency rows and W columns in
-time of the code grid.
+M pairs of a model and a density model, S stretches, X passes over them, P patches, F = 64 mel bins, T frames, H
+frequency rows and W columns in time of the code grid.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,19 @@ import torch
 from torch import Tensor
 
 from trainable.config import DensityName, FrontEndConfig, TrialConfig
+from trainable.data.check import Storage
 from trainable.data.clips import Split, TestClips
 from trainable.data.load import Dataset
 from trainable.data.normalise import NormStats
 from trainable.data.npy import Axes
-from trainable.data.patches import patch_starts
-from trainable.data.readers import SHORTEST_FRAMES, lengthen, read_recording
+from trainable.data.readers import SHORTEST_FRAMES, lengthen, mean_level, read_recording
+from trainable.detection.alarm import DEFAULT_ALARM_RATE, AlarmRate, Promise, Verdict
+from trainable.detection.calibration import ENOUGH_CLIPS, Calibration, calibrated
+from trainable.detection.recorded import Limits, Status
 from trainable.detection.stretches import CutClips, cut_clips, frame_surprise, most_surprising, stretches
+from trainable.detection.windows import Passes, Windows, choose_windows
 from trainable.durable import write_bytes
-from trainable.errors import CheckpointError, DataError
+from trainable.errors import CheckpointError, ConfigError, DataError, ShortError
 from trainable.execution_plan import ExecutionPlan
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.density import DensityModel, PositionModel
@@ -45,14 +49,12 @@ from trainable.training.seeds import derived_seed
 from trainable.training.state import TrainState, make_state
 from trainable.trial import Trial
 
-FORMAT = 3
+FORMAT = 4
 """2: with the length of a stretch. A detector of format 1 silently scored only part of a long recording.
-3: a model may have several density models."""
-READ_FORMATS = (2, 3)
+3: a model may have several density models. 4: hears every window; with an alarm rate and limits of what it judges."""
+READ_FORMATS = (2, 3, 4)
 MAP_DENSITY: DensityName = "grid_neighbours"
 """Locates what is surprising in a clip when the configured density model scores whole clips only."""
-ENOUGH_CLIPS = 19
-"""Calibration clips of a machine id from which a p-value of 0.05 can be reached: 1/(n + 1)."""
 _ID_IN_NAME = re.compile(r"(?:^|_)(?:id|section)_([0-9A-Za-z]+)(?:_|\.|$)")
 
 
@@ -66,40 +68,25 @@ class ClipScore:
     """Mean of the pairs' scores in standard deviations of the calibration clips; higher = more anomalous.
 
     A recording longer than a training clip gets the score of its highest stretch."""
-    p_value: float
-    """Share of calibration clips, counting the recording itself, that score at least as high: 1/(n + 1) … 1.
-
-    A recording of m stretches gets Šidák's 1 − (1 − p)^m of its lowest p: one of many scores high by chance."""
+    p_value: float | None
+    """How rarely a normal recording scores so high, 1/(n + 1) … 1 (`Calibration.p_value`); None if it is not judged."""
     span_seconds: tuple[float, float]
-    """Begin and end of the most surprising part, within the stretch that decided."""
+    """Begin and end of the most surprising part, within the highest stretch."""
+    verdict: Verdict
+    """What that is at the detector's alarm rate."""
+    status: Status
+    """How it was recorded: whether it can be compared with the calibration recordings."""
     stretches: int = 1
     """Stretches that were scored."""
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Scores of normal clips that no member was trained on."""
+class Heard:
+    """Codes of stretches, one pass after another."""
 
-    centres_M: tuple[float, ...]
-    """Mean score of each pair of a model and a density model."""
-    scales_M: tuple[float, ...]
-    scores: tuple[float, ...]
-    """Ensemble scores of normal stretches (whole clips if none is longer than the training clips), ascending, each in
-    centres and scales of the other clips; of all machine ids where this one has fewer than `ENOUGH_CLIPS`."""
-
-    def standardise(self, raw_M: Sequence[float]) -> float:
-        """The ensemble's score from the pairs' scores."""
-        return float(np.mean([(r - c) / s for r, c, s in zip(raw_M, self.centres_M, self.scales_M, strict=True)]))
-
-    def p_value(self, score: float, *, stretches: int = 1) -> float:
-        """Conformal p-value (Vovk et al. 2005) of the highest score of some stretches, corrected for their number.
-
-        Valid if the recording is as normal as the calibration clips and recorded as they were; exact for one member and
-        one stretch. For several stretches, which sound similar, Šidák's correction (1967) is conservative.
-        """
-        at_least = len(self.scores) - int(np.searchsorted(self.scores, score, side="left"))
-        p = (1 + at_least) / (1 + len(self.scores))
-        return p if stretches == 1 else float(1.0 - (1.0 - p) ** stretches)
+    codes: ClipCodes
+    """Of each pass, in the place of a clip."""
+    passes: Passes
 
 
 class Member:
@@ -130,30 +117,36 @@ class Member:
         assert isinstance(surprise, PositionModel)
         return cls(trial.trainer.state, models, surprise, len(trial.dataset.ids))
 
-    def scores(self, codes: ClipCodes) -> np.ndarray:
-        """Each density model's scores, float64 (density models, clips)."""
-        return np.stack([density.score_samples(codes) for density in self.densities])
+    def scores(self, heard: Heard) -> np.ndarray:
+        """Each density model's scores, float64 (density models, stretches)."""
+        return heard.passes.means(np.stack([density.score_samples(heard.codes) for density in self.densities]))
+
+    def surprise_of_frames(self, heard: Heard, n_frames: int) -> np.ndarray:
+        """Surprise of each frame of the only stretch that was heard, (T,); NaN between windows."""
+        surprise_PHW = self.surprise.position_scores(heard.codes).flatten(0, 1).numpy()
+        starts_P = heard.codes.starts_BP.flatten().numpy()
+        return frame_surprise(surprise_PHW, starts_P, n_frames, self.state.geometry)
 
     @property
     def _mapped(self) -> int | None:
         """Which of the density models locates what is surprising; None if it is one of its own."""
         return next((index for index, density in enumerate(self.densities) if density is self.surprise), None)
 
-    def codes(self, frames_TF: Tensor, offsets: np.ndarray, ids: tuple[str, ...]) -> ClipCodes:
-        """Codes of normalised clips that lie back to back."""
+    def hear(self, frames_TF: Tensor, offsets: np.ndarray, ids: tuple[str, ...], windows: Windows) -> Heard:
+        """Codes of normalised stretches that lie back to back."""
         config = self.config
-        starts_BP = patch_starts(
+        passes = choose_windows(
             offsets,
-            torch.arange(len(offsets) - 1),
-            n_patches=config.score.score_patches or config.patch.n_patches,
+            windows,
+            count=config.score.score_patches or config.patch.n_patches,
             stride=config.patch.stride,
             patch_frames=self.state.geometry.patch_frames,
-            generator=None,
         )
         plan = ExecutionPlan(micro_batch_clips=8)
-        encoded = encode_clips(self.state, frames_TF.to(self.state.device), starts_BP, plan)
-        relative_BP = starts_BP - torch.from_numpy(offsets[:-1].copy())[:, None]
-        return ClipCodes(encoded.codes_BPHWM, relative_BP, ids, Split.HELD_OUT)
+        encoded = encode_clips(self.state, frames_TF.to(self.state.device), passes.starts_XP, plan)
+        relative_XP = passes.starts_XP - torch.from_numpy(offsets[passes.owners_X])[:, None]
+        of_passes = tuple(ids[owner] for owner in passes.owners_X.tolist())
+        return Heard(ClipCodes(encoded.codes_BPHWM, relative_XP, of_passes, Split.HELD_OUT), passes)
 
     def to_plain(self) -> dict[str, Any]:
         """Tensors and plain values only."""
@@ -200,6 +193,42 @@ class Detector:
     """Frames of the longest training clip, the length of a stretch."""
     axes: Axes | None = None
     """How precomputed training features lay in their files; None if there were none."""
+    windows: Windows = Windows.CONFIGURED
+    """Which windows of a stretch are heard, in calibration as in scoring."""
+    alarm_rate: AlarmRate | None = None
+    """False alarms that may be; None = no verdicts, as before format 4."""
+    limits: Limits | None = None
+    """How the normal recordings were recorded; None = not known, as before format 4."""
+
+    def with_alarm_rate(self, rate: AlarmRate) -> "Detector":
+        """The same detector with another alarm rate."""
+        return replace(self, alarm_rate=rate)
+
+    @property
+    def stretch_seconds(self) -> float:
+        return self.stretch_frames * self.seconds_per_frame
+
+    @property
+    def promises(self) -> dict[str, Promise]:
+        """By machine id, what its calibration allows to promise; empty without an alarm rate."""
+        if self.alarm_rate is None:
+            return {}
+        return {
+            machine_id: Promise(self.alarm_rate, entry.recordings, self.stretch_seconds)
+            for machine_id, entry in self.calibration.items()
+        }
+
+    @property
+    def thresholds(self) -> dict[str, float | None]:
+        """By machine id the score above which a recording of one whole stretch alarms; None if no score can."""
+        if self.alarm_rate is None:
+            return dict.fromkeys(self.calibration)
+        share = self.alarm_rate.share(self.stretch_seconds)
+        return {machine_id: entry.threshold(share) for machine_id, entry in self.calibration.items()}
+
+    def score(self, path: str | Path, machine_id: str | None = None) -> ClipScore:
+        """The score of one recording, whose path may be a text; the rest is as `score_file` has it."""
+        return self.score_file(Path(path), machine_id)
 
     def score_file(self, path: Path, machine_id: str | None = None) -> ClipScore:
         """The score of one recording, a sound file or precomputed features.
@@ -207,23 +236,25 @@ class Detector:
         Raises
         ------
         DataError
-            If the file is unusable or shorter than a patch, or if neither `machine_id` nor its name (``…_id_NN_…``)
-            says which machine it is from and the detector knows several.
+            If the file is unusable, or if neither `machine_id` nor its name (``…_id_NN_…``) says which machine it is
+            from and the detector knows several.
+        SilentError, ShortError
+            If every sample is zero, or the recording is shorter than a patch: both are a DataError.
         """
         if not path.is_file():
             raise DataError(f"{path}: {'is a folder; name a file' if path.is_dir() else 'does not exist'}")
         chosen = machine_id or self._id_of(path)
         if chosen not in self.calibration:
             raise DataError(f"{path}: {self._unknown(chosen)}")
-        features_TF, _ = read_recording(path, self.front_end, self.axes)
+        features_TF, storage = read_recording(path, self.front_end, self.axes)
         if len(features_TF) < self.shortest_frames < self.stretch_frames:
             # Repeated until it fills a patch, it would sound like no normal clip.
             seconds = [count * self.seconds_per_frame for count in (len(features_TF), self.shortest_frames)]
-            raise DataError(
+            raise ShortError(
                 f"{path}: lasts {len(features_TF)} frames ({seconds[0]:.2f} s); at least {self.shortest_frames} "
                 f"({seconds[1]:.2f} s) can be compared with normal clips; record longer"
             )
-        return self.score_features(lengthen(features_TF), chosen)
+        return self.score_features(lengthen(features_TF), chosen, storage)
 
     def _id_of(self, path: Path) -> str:
         # In some layouts a folder names the machine.
@@ -248,27 +279,52 @@ class Detector:
     def seconds_per_frame(self) -> float:
         return self.front_end.hop_length / self.front_end.sample_rate
 
-    def score_features(self, features_TF: np.ndarray, machine_id: str) -> ClipScore:
+    def score_features(self, features_TF: np.ndarray, machine_id: str, storage: Storage | None = None) -> ClipScore:
         """The score of a recording's log-mel features before normalisation, float32 (T, 64), T ≥ `shortest_frames`.
 
         One stretch is normalised and encoded at a time, whatever T is.
+
+        Parameters
+        ----------
+        storage
+            How the recording was stored; None = as the normal recordings.
         """
         if machine_id not in self.calibration:
             raise DataError(self._unknown(machine_id))
         spans = stretches(len(features_TF), self.stretch_frames)
-        best, surprise_T, first = -np.inf, np.empty(0), 0
+        scores: list[float] = []
+        span = (0, len(features_TF))
         for begin, end in spans:
             score, mean_T = self._score_stretch(features_TF[begin:end], machine_id)
-            if score > best:
-                best, surprise_T, first = score, mean_T, begin
-        span = most_surprising(surprise_T)
+            if score > max(scores, default=-np.inf):
+                first, last = most_surprising(mean_T)
+                span = (begin + first, begin + last)
+            scores.append(score)
+        status = self._status(features_TF, machine_id, storage)
+        calibration = self.calibration[machine_id]
         return ClipScore(
             machine_id,
-            best,
-            self.calibration[machine_id].p_value(best, stretches=len(spans)),
-            ((first + span[0]) * self.seconds_per_frame, (first + span[1]) * self.seconds_per_frame),
+            max(scores),
+            calibration.p_value(scores) if status.judged else None,
+            (span[0] * self.seconds_per_frame, span[1] * self.seconds_per_frame),
+            self._verdict(calibration, scores, len(features_TF)) if status.judged else Verdict.UNKNOWN,
+            status,
             len(spans),
         )
+
+    def _status(self, features_TF: np.ndarray, machine_id: str, storage: Storage | None) -> Status:
+        stored = storage or Storage(np.nan, np.nan, np.nan, np.nan, np.nan, np.nan, mean_level(features_TF))
+        limits = self.limits or Limits(self.front_end.sample_rate)
+        return limits.status(stored, len(features_TF), self.calibration[machine_id])
+
+    def _verdict(self, calibration: Calibration, scores: Sequence[float], frames: int) -> Verdict:
+        if self.alarm_rate is None:
+            return Verdict.UNKNOWN
+        lowest_p = float(calibration.stretch_p_values(np.array(scores)).min())
+        seconds = frames * self.seconds_per_frame
+        if self.alarm_rate.alarms(calibration.p_value(scores), lowest_p, len(scores), seconds):
+            return Verdict.ANOMALY
+        return Verdict.UNKNOWN if max(scores) > calibration.highest else Verdict.NORMAL
 
     def _score_stretch(self, features_TF: np.ndarray, machine_id: str) -> tuple[float, np.ndarray]:
         """Ensemble score of one stretch, and the surprise of its frames (T,)."""
@@ -276,11 +332,9 @@ class Detector:
         offsets = np.array([0, len(frames_TF)], dtype=np.int64)
         raw, maps = [], []
         for member in self.members:
-            codes = member.codes(frames_TF, offsets, (machine_id,))
-            raw += member.scores(codes)[:, 0].tolist()
-            geometry = member.state.geometry
-            surprise_PHW = member.surprise.position_scores(codes)[0].numpy()
-            maps.append(frame_surprise(surprise_PHW, codes.starts_BP[0].numpy(), len(frames_TF), geometry))
+            heard = member.hear(frames_TF, offsets, (machine_id,), self.windows)
+            raw += member.scores(heard)[:, 0].tolist()
+            maps.append(member.surprise_of_frames(heard, len(frames_TF)))
         # Each member's map in its own unit, so that none dominates the others.
         mean_T = np.mean([m / max(float(np.nanmean(m)), 1e-12) for m in maps], axis=0)
         return self.calibration[machine_id].standardise(raw), mean_T
@@ -288,7 +342,7 @@ class Detector:
     def score_clips(self, clips: TestClips) -> np.ndarray:
         """Ensemble scores of normalised clips, float64 (clips,): for evaluation."""
         cut = cut_clips(clips, self.stretch_frames)
-        raw_MS = raw_scores(self.members, cut)
+        raw_MS = raw_scores(self.members, cut, self.windows)
         scores = np.full(len(clips), -np.inf)
         for index, (machine_id, owner) in enumerate(zip(cut.ids, cut.owners, strict=True)):
             scores[owner] = max(scores[owner], self.calibration[machine_id].standardise(raw_MS[:, index].tolist()))
@@ -313,13 +367,19 @@ class Detector:
             "norm": {"mean": self.norm.mean_F.tolist(), "std": self.norm.std_F.tolist()},
             "members": digests,
             "calibration": {machine_id: asdict(entry) for machine_id, entry in self.calibration.items()},
+            "windows": self.windows,
+            "alarm_rate": None if self.alarm_rate is None else str(self.alarm_rate),
+            "thresholds": self.thresholds,
+            "lowest_rate_hz": None if self.limits is None else self.limits.lowest_rate_hz,
+            "most_clipped": None if self.limits is None else self.limits.most_clipped,
             "made": self.made,
         }
         write_bytes(folder / "detector.json", json.dumps(content, indent=1).encode())
 
     @classmethod
-    def load(cls, folder: Path, *, device: str = "cpu") -> "Detector":
+    def load(cls, folder: str | Path, *, device: str = "cpu") -> "Detector":
         """Raises CheckpointError if the folder holds no detector or a damaged one."""
+        folder = Path(folder)
         path = folder / "detector.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -333,10 +393,7 @@ class Detector:
                 for index, digest in enumerate(content["members"])
             )
             norm = NormStats(*(np.asarray(content["norm"][name], dtype=np.float32) for name in ("mean", "std")))
-            calibration = {
-                machine_id: Calibration(**{name: tuple(values) for name, values in entry.items()})
-                for machine_id, entry in content["calibration"].items()
-            }
+            calibration = {machine_id: _calibration(entry) for machine_id, entry in content["calibration"].items()}
             return cls(
                 content["machine_type"],
                 tuple(content["ids"]),
@@ -347,44 +404,42 @@ class Detector:
                 content["made"],
                 int(content["stretch_frames"]),
                 None if (axes := content.get("axes", Axes.EACH_BY_SHAPE)) is None else Axes(axes),
+                Windows(content.get("windows", Windows.CONFIGURED)),
+                None if (rate := content.get("alarm_rate")) is None else AlarmRate.parse(rate),
+                None
+                if (hz := content.get("lowest_rate_hz")) is None
+                else Limits(float(hz), float(content["most_clipped"])),
             )
         except OSError as error:
             raise CheckpointError(
                 f"{path} cannot be read ({error.strerror}); --model names a detector's folder"
             ) from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, ConfigError) as error:
             raise CheckpointError(f"{path} does not describe a detector: {error!r}") from None
 
 
 def build_detector(
-    members: Sequence[Member], dataset: Dataset, calibration: TestClips, front_end: FrontEndConfig
+    members: Sequence[Member],
+    dataset: Dataset,
+    calibration: TestClips,
+    front_end: FrontEndConfig,
+    alarm_rate: AlarmRate | None = None,
 ) -> Detector:
     """A detector of trained members, calibrated on the normal clips of some set that none of them was trained on.
 
-    Raises DataError if a machine id has fewer than two normal clips to calibrate with.
+    Parameters
+    ----------
+    alarm_rate
+        None = `DEFAULT_ALARM_RATE`.
+
+    Raises
+    ------
+    DataError
+        If a machine id has fewer than two normal clips to calibrate with.
     """
     stretch_frames = int(dataset.train.lengths.max())
-    cut = cut_clips(calibration, stretch_frames)
-    raw_MS, ids = raw_scores(members, cut), np.array(cut.ids)
-    normal_S = calibration.labels[cut.owners] == 0
-    found: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-    few = []
-    for machine_id in dataset.ids:
-        mine = normal_S & (ids == machine_id)
-        if (clips := len(set(cut.owners[mine].tolist()))) < 2:
-            raise DataError(f"machine id {machine_id} has {clips} normal clips to calibrate with; it needs two")
-        found[machine_id] = calibrated(raw_MS[:, mine], cut.owners[mine])
-        few += [machine_id] if clips < ENOUGH_CLIPS else []
-    pooled = np.concatenate([scores for _, _, scores in found.values()])
-    entries = {
-        machine_id: Calibration(
-            tuple(centres.tolist()),
-            tuple(scales.tolist()),
-            tuple(np.sort(pooled if machine_id in few else scores).tolist()),
-        )
-        for machine_id, (centres, scales, scores) in found.items()
-    }
-    made = {"pooled_ids": few}
+    normal = calibration.take(np.flatnonzero(calibration.labels == 0))
+    entries, few = _calibrate(members, normal, dataset, stretch_frames)
     return Detector(
         dataset.machine_type,
         dataset.ids,
@@ -392,35 +447,61 @@ def build_detector(
         dataset.norm,
         tuple(members),
         entries,
-        made,
+        {"pooled_ids": few},
         stretch_frames,
         dataset.axes,
+        Windows.ALL,
+        alarm_rate or AlarmRate.parse(DEFAULT_ALARM_RATE),
+        Limits.of_check(dataset.check, front_end.sample_rate),
     )
 
 
-def calibrated(raw_MN: np.ndarray, owners_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre and scale of each pair (M,), and the ensemble score of each stretch (N,) by those of the other clips.
+def _calibrate(
+    members: Sequence[Member], normal: TestClips, dataset: Dataset, stretch_frames: int
+) -> tuple[dict[str, Calibration], list[str]]:
+    """Calibrations by machine id, and the ids that have too few clips and compare with all."""
+    cut = cut_clips(normal, stretch_frames)
+    raw_MS, ids = raw_scores(members, cut, Windows.ALL), np.array(cut.ids)
+    weights_S = 1.0 / np.bincount(cut.owners, minlength=len(normal))[cut.owners]
+    norm = dataset.norm
+    levels_N = np.array([mean_level(normal.clip(i) * norm.std_F + norm.mean_F) for i in range(len(normal))])
+    entries: dict[str, Calibration] = {}
+    few = []
+    for machine_id in dataset.ids:
+        mine = ids == machine_id
+        clips = np.unique(cut.owners[mine])
+        if len(clips) < 2:
+            raise DataError(f"machine id {machine_id} has {len(clips)} normal clips to calibrate with; it needs two")
+        centres_M, scales_M, scores = calibrated(raw_MS[:, mine], cut.owners[mine])
+        ascending = np.argsort(scores)
+        entries[machine_id] = Calibration(
+            tuple(centres_M.tolist()),
+            tuple(scales_M.tolist()),
+            tuple(scores[ascending].tolist()),
+            tuple(weights_S[mine][ascending].tolist()),
+            shortest_frames=int(normal.lengths[clips].min()),
+            lowest_level_db=float(levels_N[clips].min()),
+        )
+        few += [machine_id] if len(clips) < ENOUGH_CLIPS else []
+    scores = np.concatenate([entry.scores for entry in entries.values()])
+    weights = np.concatenate([entry.weights or () for entry in entries.values()])
+    ascending = np.argsort(scores)
+    pooled, their_weights = tuple(scores[ascending].tolist()), tuple(weights[ascending].tolist())
+    for name in few:
+        entries[name] = replace(entries[name], scores=pooled, weights=their_weights)
+    return entries, few
 
-    A stretch that helped to set its own centre and scale would score less than a new one. Of two clips, each alone has
-    no scale: theirs are not left out.
-    """
-    scores_N = np.empty(raw_MN.shape[1])
-    for owner in set(owners_N.tolist()):
-        mine = owners_N == owner
-        rest_MN = raw_MN[:, ~mine] if len(set(owners_N.tolist())) > 2 else raw_MN
-        centres, scales = _location(rest_MN)
-        scores_N[mine] = ((raw_MN[:, mine] - centres[:, None]) / scales[:, None]).mean(axis=0)
-    return *_location(raw_MN), scores_N
 
-
-def _location(raw_MN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return raw_MN.mean(axis=1), np.maximum(raw_MN.std(axis=1), 1e-12)
-
-
-def raw_scores(members: Sequence[Member], cut: CutClips) -> np.ndarray:
+def raw_scores(members: Sequence[Member], cut: CutClips, windows: Windows) -> np.ndarray:
     """Each pair's own scores, float64 (pairs, stretches)."""
     frames_TF = torch.from_numpy(cut.frames_TF)
-    return np.concatenate([member.scores(member.codes(frames_TF, cut.offsets, cut.ids)) for member in members])
+    return np.concatenate([member.scores(member.hear(frames_TF, cut.offsets, cut.ids, windows)) for member in members])
+
+
+def _calibration(entry: dict[str, Any]) -> Calibration:
+    """From `detector.json`, of any format that is read."""
+    plain: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in entry.items()}
+    return Calibration(**plain)
 
 
 def _read_member(path: Path, digest: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from trainable.config import DensityName, FrontEndConfig
 from trainable.data.clips import TestClips
 from trainable.data.load import Dataset
+from trainable.detection.alarm import AlarmRate
 from trainable.detection.detector import Detector, Member, build_detector
 from trainable.scoring.evaluate import Evaluation, evaluate
 
@@ -44,6 +45,7 @@ def finish(
     *,
     run: str,
     epochs: Sequence[int],
+    alarm_rate: AlarmRate | None = None,
 ) -> Finished:
     """A detector of trained members.
 
@@ -56,6 +58,8 @@ def finish(
         What the members are: every pair, in the order of the members and their density models.
     epochs
         Epochs that each pair's model was trained for.
+    alarm_rate
+        False alarms that the detector may raise; None = `trainable.detection.alarm.DEFAULT_ALARM_RATE`.
 
     Raises
     ------
@@ -64,7 +68,7 @@ def finish(
     """
     labelled = dataset.labelled
     calibration = dataset.held_out if labelled or dataset.pseudo is None else dataset.pseudo.normal
-    detector = build_detector(members, dataset, calibration, front_end)
+    detector = build_detector(members, dataset, calibration, front_end, alarm_rate)
     held_out = evaluate(detector.score_clips(dataset.held_out), dataset.held_out) if labelled else None
     pseudo_aucs = {}
     if not labelled and dataset.pseudo is not None:
@@ -77,6 +81,10 @@ def finish(
         "seeds": [member.config.seed for member in members for _ in member.densities],
         "training_clips": len(dataset.train),
         "calibration_clips": int((calibration.labels == 0).sum()),
+        "calibration_hours": float(calibration.lengths[calibration.labels == 0].sum())
+        * detector.seconds_per_frame
+        / 3600.0,
+        "least_false_alarms_per_hour": {name: each.least_per_hour for name, each in detector.promises.items()},
         "data_digest": dataset.digest,
         "held_out_auc": None if held_out is None else held_out.auc,
         "held_out_pauc": None if held_out is None else held_out.pauc,

@@ -1,0 +1,79 @@
+"""Which windows of a stretch a detector hears: all that cover it, or as many as the search scored.
+
+L frames of a stretch, P windows of T frames in a pass, R passes, X passes of all stretches.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import torch
+
+from trainable.data.patches import patch_starts
+
+
+class Windows(StrEnum):
+    """How many windows of a stretch are heard."""
+
+    ALL = "all"
+    """As many as cover every frame."""
+    CONFIGURED = "configured"
+    """`score_patches` of the configuration, as detectors of formats 2 and 3 were calibrated."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The windows of some stretches. A density model hears each pass as a clip of as many windows as it was fitted to;
+    a stretch scores the mean of its passes."""
+
+    starts_XP: torch.Tensor
+    """First frame of each window among the packed frames, int64."""
+    owners_X: np.ndarray
+    """Stretch of each pass, int64, ascending."""
+
+    def means(self, values_KX: np.ndarray) -> np.ndarray:
+        """Means over the passes of each stretch, float64 (…, stretches), of values (…, X)."""
+        first = np.flatnonzero(np.diff(self.owners_X, prepend=-1))
+        counts = np.diff(first, append=len(self.owners_X))
+        return np.add.reduceat(values_KX, first, axis=-1, dtype=np.float64) / counts
+
+
+def choose_windows(offsets: np.ndarray, windows: Windows, *, count: int, stride: int, patch_frames: int) -> Passes:
+    """The windows of stretches that lie back to back.
+
+    Parameters
+    ----------
+    offsets
+        First frame of each stretch and the end of the last, int64 (stretches + 1,).
+    count
+        Windows of a pass, P.
+    stride
+        Of the configuration: where it may set windows if it chooses their number.
+
+    Raises
+    ------
+    DataError
+        If a stretch is shorter than a window.
+    """
+    if windows is Windows.CONFIGURED or len(offsets) == 1:
+        everything = torch.arange(len(offsets) - 1)
+        starts_BP = patch_starts(
+            offsets, everything, n_patches=count, stride=stride, patch_frames=patch_frames, generator=None
+        )
+        return Passes(starts_BP, everything.numpy())
+    passes = [covering_passes(int(length), count, patch_frames) for length in np.diff(offsets)]
+    starts = [begin + starts_RP for begin, starts_RP in zip(offsets[:-1].tolist(), passes, strict=True)]
+    owners = np.repeat(np.arange(len(passes)), [len(each) for each in passes])
+    return Passes(torch.from_numpy(np.concatenate(starts)), owners)
+
+
+def covering_passes(length: int, count: int, patch_frames: int) -> np.ndarray:
+    """First frames of windows that cover a stretch from its first frame to its last, int64 (R, P).
+
+    The fewest passes of `count` windows that can; all windows are evenly spaced, and so are those of each pass.
+    """
+    passes = math.ceil(length / (patch_frames * count))
+    total = passes * count
+    starts = (length - patch_frames) * np.arange(total, dtype=np.int64) // max(total - 1, 1)
+    return starts.reshape(count, passes).T
