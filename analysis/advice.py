@@ -60,10 +60,14 @@ def next_steps(run: RunResults) -> list[Advice]:
     if run.state is SearchState.RUNNING:
         steps = [step for step in steps if not step.command]
     if not steps:
-        steps.append(
-            Advice("Look at how trials ended", "No trial has finished an epoch; the reasons are in the table.")
-        )
+        steps.append(_nothing_trained(run))
     return steps
+
+
+def _nothing_trained(run: RunResults) -> Advice:
+    if run.trials["reason"].astype(bool).any():
+        return Advice("Look at how trials ended", "No trial has finished an epoch; the reasons are in the table.")
+    return Advice("Search again", "No trial has finished an epoch, and none says why.", resume_command(run))
 
 
 def advice_table(run: RunResults) -> Table:
@@ -106,7 +110,8 @@ def _wait_or_resume(run: RunResults) -> list[Advice]:
     if run.state is SearchState.RUNNING:
         return [Advice("Wait for the end", f"{run.state_text} What follows may still change.")]
     if run.state is SearchState.ENDED:
-        return []
+        going_on = Advice("Go on with the search", f"It ended early: {run.stopped}.", resume_command(run))
+        return [going_on] if run.stopped else []
     return [
         Advice(
             "Let the search end",
@@ -193,7 +198,7 @@ def _other_density(run: RunResults) -> list[Advice]:
 
 def _search_more(run: RunResults) -> list[Advice]:
     scored = len(run.ranked)
-    if scored == 0 or scored >= FEW_TRIALS or run.state is not SearchState.ENDED:
+    if scored == 0 or scored >= FEW_TRIALS or run.state is not SearchState.ENDED or run.stopped:
         return []
     samples = max(2 * run.manifest.num_samples, FEW_TRIALS)
     return [

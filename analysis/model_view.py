@@ -22,6 +22,7 @@ from trainable.errors import CheckpointError, RunError
 from trainable.model.geometry import Geometry, geometry_of
 from trainable.normal_only.pseudo import PseudoAnomalies
 from trainable.scoring.codes import ClipCodes
+from trainable.scoring.combined import Combined
 from trainable.scoring.density import DensityModel, PositionModel
 from trainable.scoring.evaluate import Evaluation, evaluate
 from trainable.scoring.registry import make_density
@@ -117,6 +118,16 @@ class ModelView:
         if not isinstance(model, PositionModel):
             raise TypeError(f"{MAP_DENSITY} scores no positions")
         return model
+
+    @property
+    def map_words(self) -> str:
+        """Which density model the maps are by, beside the one whose score counts."""
+        mine, scored = self.map_density.name.replace("_", " "), self.density.name.replace("_", " ")
+        if self.map_density is self.density:
+            return f"{mine}, whose score of a clip counts"
+        part = isinstance(self.density, Combined) and type(self.map_density) in self.density.kinds
+        how = f"one part of {scored}" if part else f"fitted to the same codes beside {scored}"
+        return f"{mine}, {how}, whose score counts but is of whole clips only"
 
     def _fitted(self, name: DensityName | None) -> DensityModel:
         model = make_density(self.config.score, name=name, seed=derived_seed(self.config.seed, "density"))

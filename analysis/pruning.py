@@ -1,10 +1,15 @@
-"""What pruning saved: the epochs and hours that weak trials did not train."""
+"""What pruning saved: the epochs and hours that weak trials did not train.
+
+Trials that a time limit or an interruption ended count as trained, never as saved: ASHA did not judge them.
+"""
 
 from dataclasses import dataclass
 
 import pandas as pd
 
+from analysis.results import CUT_OFF, UNFINISHED
 from trainable.record import TrialEnd
+from trainable.units import counted, duration_text
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,17 @@ class PruningSavings:
         total = self.trained_epochs + self.saved_epochs
         return self.saved_epochs / total if total else 0.0
 
+    @property
+    def text(self) -> str:
+        """What ASHA saved, in a sentence."""
+        if not self.pruned:
+            return "ASHA stopped no trial early."
+        return (
+            f"ASHA stopped {counted(self.pruned, 'trial')} early and saved {counted(self.saved_epochs, 'epoch')}, "
+            f"{self.saved_share:.0%} of what training every started trial to the end would have taken "
+            f"({duration_text(3600 * self.saved_hours)} at each trial's own pace)."
+        )
+
 
 def pruning_savings(trials: pd.DataFrame, max_epochs: int) -> PruningSavings:
     """Computes the savings of a run whose full trainings last `max_epochs`."""
@@ -42,13 +58,17 @@ def pruning_savings(trials: pd.DataFrame, max_epochs: int) -> PruningSavings:
 
 
 def survivors(trials: pd.DataFrame, max_epochs: int) -> pd.DataFrame:
-    """Counts for each epoch 1 … max_epochs the trials that `trained` it and those that ASHA `stopped` after it."""
+    """Counts for each epoch 1 … max_epochs the trials that `trained` it, those that ASHA `stopped` after it, and those
+    that are `unfinished` there because their search ended.
+    """
     epochs = range(1, max_epochs + 1)
     pruned = trials[trials["end"] == TrialEnd.PRUNED.value]
+    unfinished = trials[trials["end"].isin([UNFINISHED, CUT_OFF])]
     return pd.DataFrame(
         {
             "trained": [int((trials["epochs"] >= epoch).sum()) for epoch in epochs],
             "stopped": [int((pruned["epochs"] == epoch).sum()) for epoch in epochs],
+            "unfinished": [int((unfinished["epochs"] == epoch).sum()) for epoch in epochs],
         },
         index=pd.Index(epochs, name="epoch"),
     )

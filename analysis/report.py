@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainable.commandline import Parser, add_flag, resolve_device, run, set_up_logging
+from trainable.commandline import Parser, add_flag, refuse_ignored, resolve_device, run, set_up_logging
 from trainable.durable import write_text
 from trainable.errors import RunError
+from trainable.steps import Steps, error_console, told_steps
 
 if TYPE_CHECKING:
     from analysis.report_content import Picture
@@ -30,23 +31,34 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.no_model:
+        refuse_ignored(parser, arguments, ("held_out", "device"), "scores the winner's model; remove it or --no-model")
     set_up_logging()
     device = resolve_device(arguments.device)
     output = Path(arguments.output) if arguments.output else Path(arguments.run) / "report.html"
-    write_report(
-        Path(arguments.run),
-        output,
-        with_model=not arguments.no_model,
-        held_out=arguments.held_out,
-        device=device,
-    )
+    with told_steps(error_console()) as steps:
+        write_report(
+            Path(arguments.run),
+            output,
+            with_model=not arguments.no_model,
+            held_out=arguments.held_out,
+            device=device,
+            steps=steps,
+        )
     print(f"{output} ({output.stat().st_size / 1024**2:.1f} MiB)")
     return 0
 
 
 def write_report(
-    path: Path, output: Path, *, with_model: bool = True, held_out: bool = False, device: str = "cpu"
+    path: Path,
+    output: Path,
+    *,
+    with_model: bool = True,
+    held_out: bool = False,
+    device: str = "cpu",
+    steps: Steps | None = None,
 ) -> None:
     """Writes the report of a run. Raises RunError if the run cannot be read or the file cannot be written."""
     from analysis.results import load_run
@@ -54,26 +66,33 @@ def write_report(
     results = load_run(path)
     if not output.parent.is_dir():
         raise RunError(f"the report {output} cannot be written: {output.parent} is not a folder")
-    page = render(results, with_model=with_model, held_out=held_out, device=device)
+    page = render(results, with_model=with_model, held_out=held_out, device=device, steps=steps)
     try:
         write_text(output, page)
     except OSError as error:
         raise RunError(f"the report {output} cannot be written: {error.strerror}") from None
 
 
-def render(results: "RunResults", *, with_model: bool = True, held_out: bool = False, device: str = "cpu") -> str:
+def render(
+    results: "RunResults",
+    *,
+    with_model: bool = True,
+    held_out: bool = False,
+    device: str = "cpu",
+    steps: Steps | None = None,
+) -> str:
     """Renders the page of a run as HTML."""
     # Here, not above: --help and a mistyped path answer without jinja2, matplotlib and torch.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from analysis.report_content import report_content
+    from analysis.report_content import in_rows, report_content
 
     environment = Environment(
         loader=PackageLoader("analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=False
     )
     template = environment.get_template("report.html.j2")
-    content = report_content(results, with_model=with_model, held_out=held_out, device=device)
-    return template.render(content=content, embed=embed, folder=str(results.folder.path))
+    content = report_content(results, with_model=with_model, held_out=held_out, device=device, steps=steps)
+    return template.render(content=content, embed=embed, in_rows=in_rows, folder=str(results.folder.path))
 
 
 def embed(picture: "Picture") -> str:

@@ -1,7 +1,7 @@
 """What the report says: headline, sections, tables and pictures, before any HTML."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -11,6 +11,7 @@ from analysis.advice import Advice, next_steps
 from analysis.averaged import averaged, averaged_text
 from analysis.figures.curves import learning_curves
 from analysis.figures.densities import density_comparison
+from analysis.figures.detection import detection_overview
 from analysis.figures.ends import trial_ends
 from analysis.figures.families import family_aucs
 from analysis.figures.importance import importance_bars
@@ -20,6 +21,7 @@ from analysis.figures.parallel import parallel_coordinates
 from analysis.figures.pareto import auc_against_memory, auc_against_time
 from analysis.figures.progress import all_curves, search_progress
 from analysis.figures.rungs import asha_rungs
+from analysis.headline import headline
 from analysis.importance import Importances, importances
 from analysis.judged import judged_tables, judged_text, judged_warnings, members
 from analysis.pruning import pruning_savings
@@ -36,6 +38,7 @@ from trainable.errors import RunError
 from trainable.record import TrialEnd
 from trainable.scoring.clip_counts import ClipCounts, interval_text
 from trainable.scoring.evaluate import Evaluation
+from trainable.steps import Steps
 from trainable.units import counted, duration_text, format_bytes
 from trainable.yardsticks.catalogue import title_of
 from trainable.yardsticks.comparison import Comparison
@@ -58,6 +61,21 @@ class Picture:
         return self.figure.message if isinstance(self.figure, Message) else ""
 
 
+def in_rows(pictures: Sequence[Picture]) -> list[tuple[Picture, ...]]:
+    """The pictures that are real, by rows: a wide one alone, others in pairs; the last of an odd number is alone."""
+    normal = [each for each in pictures if not each.wide and not each.message]
+    pairs = [tuple(normal[start : start + 2]) for start in range(0, len(normal), 2)]
+    rows: list[tuple[Picture, ...]] = []
+    for each in pictures:
+        if each.message:
+            continue
+        if each.wide:
+            rows.append((each,))
+        elif pairs and each is pairs[0][0]:
+            rows.append(pairs.pop(0))
+    return rows
+
+
 @dataclass
 class Section:
     """A heading and what follows it, in this order."""
@@ -75,7 +93,12 @@ class ReportContent:
     """Everything on the page."""
 
     title: str
+    headline: str
+    """One sentence for someone who will not read on."""
     summary: str
+    """What happened, in a few sentences."""
+    overview: tuple[Picture, ...]
+    """How well it detects, and how the search came there."""
     tiles: tuple[tuple[str, str, str], ...]
     """(label, number, remark) of the key figures at the top."""
     sections: tuple[Section, ...]
@@ -83,19 +106,32 @@ class ReportContent:
 
 
 def report_content(
-    run: RunResults, *, with_model: bool = True, held_out: bool = False, device: str = "cpu"
+    run: RunResults,
+    *,
+    with_model: bool = True,
+    held_out: bool = False,
+    device: str = "cpu",
+    steps: Steps | None = None,
 ) -> ReportContent:
     """Builds the content of a run's report. Held-out clips are scored when the search has ended, or on request.
+
+    `steps` are told what is done.
 
     Without the winner's checkpoint or its recordings (or with `with_model=False`) the sections that need them say
     why they are short; the others are complete.
     """
+    steps = steps or Steps()
+    steps.expect(4)
+    steps.begin("restoring the winner and reading its recordings")
     left_out = WinnerModel(run, None, "It was omitted on request (--no-model).")
     winner = restore_winner(run, device=device, held_out=held_out) if with_model else left_out
     if with_model and winner.view is None:
         _log.warning("%s", winner.why_not)
-    evaluation = winner.held_out()
+    steps.begin("scoring held-out clips with the winner and the yardsticks")
+    evaluation, yardsticks = winner.held_out(), winner.yardsticks
+    steps.begin("measuring which parameters mattered")
     found = importances(run)
+    steps.begin("drawing the figures")
     sections = [
         _searched(run),
         *_recordings(run),
@@ -111,8 +147,10 @@ def report_content(
     ]
     return ReportContent(
         title=f"Search {run.manifest.name}",
-        summary=summary_sentence(run, evaluation, winner.yardsticks),
-        tiles=_tiles(run, evaluation, winner.yardsticks),
+        headline=headline(run, evaluation, yardsticks),
+        summary=summary_sentence(run, evaluation, yardsticks),
+        overview=tuple(_overview(run, winner)),
+        tiles=_tiles(run, evaluation, yardsticks),
         sections=tuple(sections),
         notes=run.notes,
     )
@@ -148,6 +186,21 @@ def summary_sentence(run: RunResults, held_out: Evaluation | None, yardsticks: C
     return f"{first} {second}, and {auc}{held_out.text} on held-out clips that took no part in choosing it.{mean}{few}"
 
 
+def _overview(run: RunResults, winner: WinnerModel) -> list[Picture]:
+    detected = winner.detected()
+    shown = [
+        Picture(
+            detection_overview(detected, clips=winner.clips_text()),
+            "What the search found (blue) beside methods that train no network, on the same held-out clips.",
+        )
+    ]
+    progress = Picture(
+        search_progress(run.trials, measure=run.measure),
+        f"{_sentence(run.measure)} of each trial after its last epoch, by its number, and the best so far.",
+    )
+    return [*(shown if detected else []), progress]
+
+
 def _tiles(
     run: RunResults, held_out: Evaluation | None, yardsticks: Comparison | None
 ) -> tuple[tuple[str, str, str], ...]:
@@ -176,7 +229,7 @@ def _tiles(
                 ("GPU memory", format_bytes(peak), f"{how}; budget {format_bytes(budget) if budget else 'none'}")
             )
     savings = pruning_savings(run.trials, run.manifest.max_epochs)
-    tiles.append(("epochs trained", f"{savings.trained_epochs:,}", f"{savings.saved_epochs:,} saved by pruning"))
+    tiles.append(("epochs trained", f"{savings.trained_epochs:,}", f"{savings.saved_epochs:,} saved by ASHA"))
     tiles.append(("training time", duration_text(3600 * savings.trained_hours), "summed over trials"))
     return tuple(tiles)
 
@@ -196,12 +249,6 @@ def _searched(run: RunResults) -> Section:
     section.text.append(
         "A VQ-VAE learns to code the sound of healthy machines; a density model on its code indices says how unusual "
         f"a recording is. Training uses normal recordings only. {_COMPARED[run.manifest.objective]}"
-    )
-    section.pictures.append(
-        Picture(
-            search_progress(run.trials, measure=run.measure),
-            f"{_sentence(run.measure)} of each trial, by its number.",
-        )
     )
     return section
 
@@ -261,25 +308,47 @@ def _won(run: RunResults, found: Importances) -> Section:
 
 
 def _why(run: RunResults, found: Importances) -> str:
-    ranked = run.ranked
-    completed = ranked[ranked["end"] == TrialEnd.COMPLETED.value]
-    auc = ranked["final_auc"]
-    if len(completed):
-        text = f"Of {counted(len(completed), 'completed trial')} trial {run.best_number} has the highest {run.measure} "
-        text += f"after its last epoch ({auc.iloc[0]:.3f})"
-    else:
-        text = f"No trial has completed yet; of the others, trial {run.best_number} ranks highest ({auc.iloc[0]:.3f})"
-    if len(ranked) > 1:
-        text += f", {auc.iloc[0] - auc.iloc[1]:.3f} above the next (trial {ranked.index[1]})"
-        text += f"; the median of all trials is {auc.median():.3f}"
-    text += "."
-    if found.shares:
-        top = [(name, share) for name, share in found.shares.items() if share >= 0.05][:3]
-        text += " What set good trials apart was chiefly " + ", ".join(f"{n} ({s:.0%})" for n, s in top) + "."
+    text = f"{_choice(run)} {_what_set_apart(found)}".strip()
     if run.manifest.objective is Objective.LABELS:
         return f"{text} Validation AUCs of winners are optimistic: {_LUCK}, so trust the held-out one."
     so = "so trust the held-out AUC" if run.labelled else "and no held-out AUC corrects it"
     return f"{text} A winner's {run.measure} is optimistic: {_LUCK}, {so}."
+
+
+def _choice(run: RunResults) -> str:
+    """What the winner won by; the values of trials that ended after other epochs are named, but not compared."""
+    ranked, measure = run.ranked, run.measure
+    completed = ranked[ranked["end"] == TrialEnd.COMPLETED.value]
+    best, number = ranked["final_auc"].iloc[0], run.best_number
+    if not len(completed):
+        return f"No trial has completed yet; of the others, trial {number} ranks highest ({measure} {best:.3f})."
+    if len(completed) == 1:
+        text = f"Trial {number} is the only one that completed ({measure} {best:.3f} after its last epoch)"
+    else:
+        text = (
+            f"Of {counted(len(completed), 'completed trial')} trial {number} has the highest {measure} after its last "
+            f"epoch ({best:.3f}), {best - completed['final_auc'].iloc[1]:.3f} above the next (trial "
+            f"{completed.index[1]}); the median of those that completed is {completed['final_auc'].median():.3f}"
+        )
+    others = ranked[ranked["end"] != TrialEnd.COMPLETED.value].sort_values("final_auc", ascending=False)
+    if not len(others) or others["final_auc"].iloc[0] <= best:
+        return f"{text}."
+    other, row = others.index[0], others.iloc[0]
+    how = f"{str(row['end']).replace('_', ' ')} after {counted(int(row['epochs']), 'epoch')}"
+    return (
+        f"{text}. Trial {other} stood higher ({row['final_auc']:.3f}), {how}; the winner is chosen among trials that "
+        "completed."
+    )
+
+
+def _what_set_apart(found: Importances) -> str:
+    """The parameters whose importance is beyond chance; empty without importances."""
+    if not found.shares:
+        return ""
+    top = [f"{name} ({share:.0%})" for name, share in list(found.beyond_chance.items())[:3]]
+    if not top:
+        return "Which parameters set good trials apart this search does not tell: chance alone could give their shares."
+    return f"What set good trials apart was chiefly {', '.join(top)}."
 
 
 _LUCK = "the best of many is partly luck"
@@ -362,19 +431,21 @@ def _held_out(winner: WinnerModel) -> Section:
             "Anomaly scores of normal and anomalous held-out clips, by machine id.",
             wide=True,
         ),
-        Picture(winner.roc(), "ROC curves by machine id."),
+        Picture(
+            winner.roc(),
+            "ROC curves of the winner by machine id: the share of anomalies found (upwards) at each share of false "
+            "alarms (to the right). A threshold on the score is one point of a curve; the shaded part is what pAUC "
+            "averages over, where false alarms are few enough to live with.",
+        ),
     ]
     return section
 
 
 def _ended(run: RunResults) -> Section:
     savings = pruning_savings(run.trials, run.manifest.max_epochs)
-    section = Section("How trials ended", tables=[ends_table(run)])
-    section.text.append(
-        f"ASHA stopped {counted(savings.pruned, 'trial')} early and saved {counted(savings.saved_epochs, 'epoch')}, "
-        f"{savings.saved_share:.0%} of what training every started trial to the end would have taken "
-        f"({duration_text(3600 * savings.saved_hours)} at each trial's own pace)."
-    )
+    section = Section("How trials ended", text=[savings.text], tables=[ends_table(run)])
+    if run.stopped_text:
+        section.warnings.append(_sentence(run.stopped_text))
     section.pictures.append(Picture(trial_ends(run.end_counts()), "Trials by ending."))
     section.pictures.append(
         Picture(asha_rungs(run.trials, run.manifest.max_epochs), "Trials still training, by epoch.")
@@ -385,7 +456,14 @@ def _ended(run: RunResults) -> Section:
 def _mattered(run: RunResults, found: Importances) -> Section:
     section = Section("Which parameters mattered", text=[found.note])
     if found.shares:
-        section.pictures.append(Picture(importance_bars(found), "Importance of each parameter."))
+        section.pictures.append(
+            Picture(
+                importance_bars(found),
+                "Importance of each parameter. Black: the middle 90 % over random halves of the trials, so how much "
+                "the number would change with other trials. Red: what shuffled values give by chance; a pale bar does "
+                "not pass it and says nothing.",
+            )
+        )
     section.pictures.append(
         Picture(
             parallel_coordinates(run.trials, run.distributions, order=list(found.shares), measure=run.measure),
@@ -458,7 +536,10 @@ def _memory(run: RunResults) -> Section:
             f"{_sentence(run.measure)} against seconds an epoch.",
         ),
         (lambda: predicted_against_measured(run.trials, budget_bytes=budget), "Predicted against measured peaks."),
-        (lambda: memory_by_plan(run.trials, budget_bytes=budget), "Predicted peak of every proposal."),
+        (
+            lambda: memory_by_plan(run.trials, budget_bytes=budget),
+            "Predicted peak of every proposal, trained or not: one whose peak exceeds the budget never starts.",
+        ),
         (
             lambda: infeasible_over_time(run.trials, budget_text=run.budget_text),
             "Share of the sampler's candidates that were over budget.",
@@ -482,7 +563,7 @@ def _codebook(winner: WinnerModel) -> Section:
     ]
     section.text.append(
         "Each position of a patch (8 mel bins × 8 frames) has one code. Bright places in the lower spectrograms are "
-        f"where the code surprises the density model ({winner.view.map_density.name.replace('_', ' ')})."
+        f"where the code surprises a density model: {winner.view.map_words}."
         + ("" if winner.run.labelled else " Pseudo-anomalies are shown in place of anomalies.")
     )
     return section

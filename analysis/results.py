@@ -15,24 +15,38 @@ import pandas as pd
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
-from analysis.state import SearchState, last_recorded, search_state, time_text
+from analysis.commands import resume_command
+from analysis.state import SearchState, held_out_later, last_recorded, search_state, time_text
 from analysis.study import StudyContent, read_study
 from trainable.config import Objective
 from trainable.durable import read_json
 from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
-from trainable.record import EPOCH_SCALARS, FAILURES, EpochReport, RunFolder, RunManifest, TrialEnd, TrialRecord
-from trainable.units import format_bytes
+from trainable.record import (
+    EPOCH_SCALARS,
+    FAILURES,
+    EpochReport,
+    RunFolder,
+    RunManifest,
+    TrialEnd,
+    TrialOutcome,
+    TrialRecord,
+)
+from trainable.units import counted, format_bytes
 
 _log = logging.getLogger(__name__)
 
 PARAM = "params_"
 """Prefix of the columns that hold what the sampler chose, as in Optuna's own data frames."""
 UNFINISHED = "unfinished"
-"""The label of a trial without an ending: it still runs, or its search was interrupted."""
+"""The label of a trial without an ending: it still runs, or its search ended before it did."""
+CUT_OFF = "cut_off"
+"""The label of a trial that ended with its search, as earlier versions recorded it: pruned, but not by ASHA."""
+_SEARCH_ENDED = ("the time limit of ", "the first ")
+"""How the reason of such a trial begins."""
 FAILED = tuple(end.value for end in TrialEnd if end in FAILURES)
-_TIERS = {TrialEnd.COMPLETED.value: 0, TrialEnd.PRUNED.value: 1, UNFINISHED: 1}
-ENDS: tuple[str, ...] = (*[end.value for end in TrialEnd], UNFINISHED)
+_TIERS = {TrialEnd.COMPLETED.value: 0, TrialEnd.PRUNED.value: 1, UNFINISHED: 1, CUT_OFF: 1}
+ENDS: tuple[str, ...] = (*[end.value for end in TrialEnd], UNFINISHED, CUT_OFF)
 
 
 @dataclass(frozen=True)
@@ -172,6 +186,35 @@ class RunResults:
         return f"The search is {how}: {ended} of {self.manifest.num_samples} trials ended{when}."
 
     @property
+    def stopped(self) -> str:
+        """Why the search ended before all its trials did; empty if it did not."""
+        if self.state is not SearchState.ENDED:
+            return ""
+        # Earlier versions called the entry stop_reason.
+        return str(self.summary.get("stopped") or self.summary.get("stop_reason") or "")
+
+    @cached_property
+    def stopped_text(self) -> str:
+        """Why the search ended early, what it left undone and the command that goes on; empty if it did not."""
+        if not self.stopped:
+            return ""
+        left = [f"{counted(self.unfinished, 'trial')} unfinished"] if self.unfinished else []
+        begun = len(self.trials) - self.end_counts()[TrialEnd.OVER_BUDGET.value]
+        if begun < self.manifest.num_samples:
+            left.append(f"{self.manifest.num_samples - begun} of {self.manifest.num_samples} not begun")
+        cut = self.end_counts()[CUT_OFF]
+        lost = f" {counted(cut, 'trial')} cut off with it cannot go on." if cut else ""
+        what = f"{' and '.join(left)}: " if left else "The search ended early: "
+        return f"{what}{self.stopped}; resume with {resume_command(self)}.{lost}"
+
+    @property
+    def held_out_later(self) -> str:
+        """Why held-out clips are not scored yet; empty once the search has ended with a winner."""
+        if self.stopped and not self.end_counts()[TrialEnd.COMPLETED.value]:
+            return f"No trial completed before {self.stopped}. {held_out_later(SearchState.OPEN)}"
+        return held_out_later(self.state)
+
+    @property
     def best_number(self) -> int | None:
         """The winner, the first of `ranked`; None before the first epoch."""
         ranked = self.ranked
@@ -226,7 +269,8 @@ def load_run(path: str | Path) -> RunResults:
     summary = read_json(folder.summary_path, what="a run's summary") if folder.summary_path.exists() else {}
     state = search_state(folder, manifest, summary)
     results = RunResults(folder, manifest, records, trials, study.distributions, summary, tuple(notes), state)
-    return results if state is SearchState.ENDED else replace(results, notes=(results.state_text, *notes))
+    first = results.state_text or results.stopped_text
+    return replace(results, notes=(first, *notes)) if first else results
 
 
 def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...]) -> pd.DataFrame:
@@ -266,7 +310,7 @@ def _record_row(record: TrialRecord) -> dict[str, Any]:
     best = max(epochs, key=lambda report: report.value, default=None)
     plan = epochs[-1].plan if epochs else record.start.plan
     return {
-        "end": outcome.end.value if outcome else UNFINISHED,
+        "end": _end_of(outcome),
         "reason": outcome.reason if outcome else "",
         "failures": outcome.failures if outcome else 0,
         "epochs": len(epochs),
@@ -285,6 +329,13 @@ def _record_row(record: TrialRecord) -> dict[str, Any]:
         "epoch_seconds": _median_seconds(epochs),
         "hours": sum(report.epoch_seconds for report in epochs) / 3600,
     }
+
+
+def _end_of(outcome: TrialOutcome | None) -> str:
+    if outcome is None:
+        return UNFINISHED
+    cut = outcome.end is TrialEnd.PRUNED and outcome.reason.startswith(_SEARCH_ENDED)
+    return CUT_OFF if cut else outcome.end.value
 
 
 def _allocated(record: TrialRecord) -> int:

@@ -28,6 +28,7 @@ END_COLOURS = {
     "non_finite": PURPLE,
     "crashed": BLACK,
     "unfinished": GREY,
+    "cut_off": GREY,
 }
 END_MARKERS = {
     "completed": "o",
@@ -37,6 +38,7 @@ END_MARKERS = {
     "non_finite": "D",
     "crashed": "P",
     "unfinished": "^",
+    "cut_off": "<",
 }
 """Marker shapes besides colours: a picture must also be readable in grey."""
 PHASE_COLOURS = {1: "#E8F1F8", 2: "#FFFFFF", 3: "#F6EFE0"}

@@ -9,7 +9,7 @@ import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from analysis.pruning import pruning_savings
-from analysis.results import PARAM, RunResults
+from analysis.results import CUT_OFF, PARAM, UNFINISHED, RunResults
 from analysis.state import time_text
 from trainable.config import Objective
 from trainable.record import TrialEnd
@@ -139,17 +139,25 @@ END_MEANINGS = {
     TrialEnd.OUT_OF_MEMORY.value: "ran out of memory and no smaller plan was left",
     TrialEnd.NON_FINITE.value: "its loss became NaN or infinite",
     TrialEnd.CRASHED.value: "an exception, a lost worker or a time-out",
-    "unfinished": "still running, or interrupted with its search",
+    UNFINISHED: "still running, or its search ended before it did; --resume goes on with it",
+    CUT_OFF: "ended with its search, which an earlier version recorded as pruned",
 }
 
 
 def ends_table(run: RunResults) -> Table:
-    """Every way a trial can end, with the number of trials and the most frequent reason."""
+    """Every way a trial can end, with the number of trials and the most frequent reason.
+
+    Trials that were cut off are listed only where there are any: searches of today leave none.
+    """
     rows = []
     for end, count in run.end_counts().items():
+        if end == CUT_OFF and not count:
+            continue
         reasons = run.trials.loc[run.trials["end"] == end, "reason"]
         reasons = reasons[reasons.astype(bool)]
         common = str(reasons.value_counts().index[0]) if len(reasons) and end != TrialEnd.PRUNED.value else ""
+        if end == UNFINISHED and count:
+            common = run.stopped
         rows.append((end.replace("_", " "), str(count), END_MEANINGS[end], common))
     return Table(("ended", "trials", "meaning", "most frequent reason"), tuple(rows))
 

@@ -9,18 +9,21 @@ from matplotlib.figure import Figure
 from analysis.averaged import averaged
 from analysis.figures.anomaly_codes import anomaly_codes, code_contrast
 from analysis.figures.codebook import codebook_usage, usage_shares
+from analysis.figures.detection import Detected
 from analysis.figures.roc import roc_curves
 from analysis.figures.scores import score_histograms
 from analysis.figures.surprise import spectrogram_with_surprise
 from analysis.model_view import ModelView, load_view
 from analysis.results import RunResults
-from analysis.state import LABEL_SOME, NO_LABELS, held_out_later
+from analysis.state import LABEL_SOME, NO_LABELS, SearchState
 from analysis.style import message_figure
 from analysis.tables import Table
 from trainable.data.clips import Split
 from trainable.errors import ProjectError
 from trainable.normal_only.pseudo import PseudoAnomalies
+from trainable.scoring.clip_counts import ClipCounts
 from trainable.scoring.evaluate import Evaluation
+from trainable.units import counted
 from trainable.yardsticks.catalogue import title_of
 from trainable.yardsticks.comparison import Comparison, compare
 
@@ -89,6 +92,29 @@ class WinnerModel:
         rows.sort(key=lambda row: -row[1])
         return Table(columns, tuple((title, f"{auc:.3f}") for title, auc in rows))
 
+    def detected(self) -> list[Detected]:
+        """The detector, the winner alone and each yardstick with the AUC on held-out clips; empty if none was scored.
+
+        A detector that the search measured is told of even where its winner cannot be restored.
+        """
+        best = self.run.summary.get("best") or {}
+        found = averaged(self.run) if self.run.state is SearchState.ENDED else None
+        rows = []
+        if found is not None and found.held_out_auc is not None:
+            name = f"detector, {counted(len(found.pairs), 'pair')}"
+            rows.append(Detected(name, found.held_out_auc, found.held_out_interval, ours=True))
+        if (held_out := self.held_out()) is not None:
+            rows.append(Detected("winner alone", held_out.auc, held_out.interval, ours=True))
+        compared = self.yardsticks or (Comparison.from_dict(best) if rows else None)
+        return rows + [Detected(title_of(name), auc) for name, auc in (compared.aucs if compared else {}).items()]
+
+    def clips_text(self) -> str:
+        """The held-out clips that judged; empty if they are not known."""
+        if (held_out := self.held_out()) is not None:
+            return held_out.clips.text
+        clips = ClipCounts.from_dict((self.run.summary.get("best") or {}).get("held_out_clips"))
+        return "" if clips is None else clips.text
+
     def score_histograms(self, split: Split = Split.HELD_OUT) -> Figure:
         """Scores of normal and anomalous clips, one panel per machine id."""
         title = f"{_word(split)} scores"
@@ -154,6 +180,7 @@ class WinnerModel:
                 starts,
                 geometry=view.geometry,
                 seconds_per_frame=view.seconds_per_frame,
+                density=view.map_density.name.replace("_", " "),
                 unit=view.surprise_unit,
                 mel_hz=view.mel_hz,
                 title=f"{clips.names[index]}: {name}",
@@ -178,7 +205,7 @@ def restore_winner(
         view = load_view(run, number, device=device)
     except ProjectError as error:
         return WinnerModel(run, None, f"The winner could not be restored: {error}.")
-    return WinnerModel(run, view, "", "" if held_out else held_out_later(run.state))
+    return WinnerModel(run, view, "", "" if held_out else run.held_out_later)
 
 
 def _loudest_by_family(pseudo: PseudoAnomalies, ordered: np.ndarray) -> dict[int, str]:

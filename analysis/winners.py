@@ -2,6 +2,7 @@
 
 import json
 import logging
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.commands import retrain_command
 from analysis.results import RunResults
-from analysis.state import LABEL_SOME, NO_LABELS, held_out_later
+from analysis.state import LABEL_SOME, NO_LABELS
 from trainable.config import Objective
 from trainable.durable import write_json
 from trainable.errors import CheckpointError, ProjectError, RunError
 from trainable.scoring.clip_counts import ClipCounts
+from trainable.steps import Steps
 from trainable.units import format_bytes
 
 if TYPE_CHECKING:
@@ -64,12 +66,13 @@ class Winner:
 
 
 def find_winners(
-    run: RunResults, top: int, *, held_out: bool = False, device: str = "cpu"
+    run: RunResults, top: int, *, held_out: bool = False, device: str = "cpu", steps: Steps | None = None
 ) -> tuple[list[Winner], list[str]]:
     """Returns the `top` trials of `RunResults.ranked`, and notes that hold for all of them.
 
     Held-out clips are scored for each once the search has ended (earlier with `held_out`), but never decide the
     order. If no anomaly is labelled, or the recordings are gone or have changed, only the held-out AUCs are missing.
+    `steps` are told what is done.
 
     Raises RunError if no trial has an AUC.
     """
@@ -77,10 +80,13 @@ def find_winners(
 
     if not len(run.ranked):
         raise RunError(f"no trial of {run.folder.path} has finished an epoch, so there is no best one")
-    dataset, reason = None, "" if held_out else held_out_later(run.state)
+    dataset, reason = None, "" if held_out else run.held_out_later
     if not run.labelled:
         reason = f"{NO_LABELS} {LABEL_SOME}"
+    steps = steps or Steps()
     if not reason:
+        steps.expect(1 + len(run.ranked.index[:top]))
+        steps.begin("reading the recordings")
         try:
             dataset = load_run_data(run)
         except ProjectError as error:
@@ -89,6 +95,8 @@ def find_winners(
     for rank, number in enumerate(run.ranked.index[:top].tolist(), start=1):
         record, row = run.records[number], run.ranked.loc[number]
         last = record.epochs[-1]
+        if dataset is not None:
+            steps.begin(f"scoring held-out clips with trial {number}")
         found, missing = (None, reason) if dataset is None else _held_out(run, number, dataset, device)
         plan = last.plan or record.start.plan
         winners.append(
@@ -151,22 +159,19 @@ def _columns(objective: Objective) -> dict[str, int]:
     }
 
 
-def winners_text(winners: Sequence[Winner]) -> str:
-    """Formats a table for a terminal: one line per configuration, with its parameters below."""
+def winners_text(winners: Sequence[Winner], width: int | None = None) -> str:
+    """Formats the configurations for a terminal of `width` characters (None: as wide as needed), no word broken.
+
+    One line each, with its parameters below; where the terminal is too narrow for that, a few lines each.
+    """
     objective = winners[0].objective
     columns = _columns(objective)
-    lines = [_line(list(columns), columns)]
+    heading = _line(list(columns), columns)
+    narrow = width is not None and width < len(heading)
+    lines = [] if narrow else [heading]
     for winner in winners:
-        held_out = "–"
-        if winner.held_out_auc is not None and winner.held_out_interval is not None:
-            low, high = winner.held_out_interval
-            held_out = f"{winner.held_out_auc:.3f} ({low:.3f} … {high:.3f})"
-        cells = [str(winner.rank), str(winner.number), _auc(winner.value)]
-        if objective is Objective.BOTH:
-            cells += [_auc(winner.validation_auc), _auc(winner.pseudo_auc)]
-        cells += [held_out, _auc(winner.held_out_pauc)]
-        cells += [winner.end.replace("_", " "), str(winner.epochs), memory_text(winner), f"{winner.epoch_seconds:.3g}"]
-        lines.append(_line(cells, columns))
+        cells = dict(zip(columns, _cells(winner), strict=True))
+        lines += _block(cells) if narrow else [_line(list(cells.values()), columns)]
         lines.append("      " + ", ".join(f"{name}={_short(value)}" for name, value in winner.params.items()))
         # Reasons that hold for all trials are printed once, below.
         if winner.missing and not winner.shared:
@@ -175,7 +180,44 @@ def winners_text(winners: Sequence[Winner]) -> str:
     if judged is not None:
         lines.append(f"Held-out AUCs: {judged.text}{f'; {judged.warning}' if judged.few else ''}.")
     lines.append(f"Completed trials first, by the {objective.measure} of their last epoch; {_CHOICE[objective]}.")
-    return "\n".join(lines)
+    return "\n".join(lines if width is None else [wrapped(line, width) for line in lines])
+
+
+def wrapped(line: str, width: int) -> str:
+    """The line over several, indented as it is; what is longer than a line, such as a path, stays whole."""
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
+
+
+def _cells(winner: Winner) -> list[str]:
+    """A winner's cells, in the order of `_columns`."""
+    held_out = "–"
+    if winner.held_out_auc is not None and winner.held_out_interval is not None:
+        low, high = winner.held_out_interval
+        held_out = f"{winner.held_out_auc:.3f} ({low:.3f} … {high:.3f})"
+    cells = [str(winner.rank), str(winner.number), _auc(winner.value)]
+    if winner.objective is Objective.BOTH:
+        cells += [_auc(winner.validation_auc), _auc(winner.pseudo_auc)]
+    cells += [held_out, _auc(winner.held_out_pauc)]
+    return [
+        *cells,
+        winner.end.replace("_", " "),
+        str(winner.epochs),
+        memory_text(winner),
+        f"{winner.epoch_seconds:.3g}",
+    ]
+
+
+def _block(cells: Mapping[str, str]) -> list[str]:
+    """A winner's cells for a narrow terminal."""
+    epochs = "1 epoch" if cells["epochs"] == "1" else f"{cells['epochs']} epochs"
+    head = f"{cells['rank']}. trial {cells['trial']}, {cells['ended']} after {epochs}"
+    told = ("rank", "trial", "ended", "epochs", "s an epoch")
+    figures = [f"{name} {cell}" for name, cell in cells.items() if name not in told and cell != "–"]
+    figures.append(f"{cells['s an epoch']} s an epoch")
+    return [head, f"      {', '.join(figures)}"]
 
 
 _CHOICE = {

@@ -15,6 +15,7 @@ from search.engine.conductor import Conductor
 from search.listeners.terminal import epochs_text
 from search.store.run_store import RunStore
 from search.winning_models import Averaged, Models, average
+from trainable.commands import as_called
 from trainable.config import Objective
 from trainable.data.clips import Split
 from trainable.data.load import Dataset
@@ -23,6 +24,8 @@ from trainable.errors import BudgetError, CheckpointError, NonFiniteError
 from trainable.record import EpochReport, TrialEnd, TrialStart
 from trainable.scoring.clip_counts import auc_text
 from trainable.scoring.evaluate import Evaluation
+from trainable.scoring.faults_found import FaultsFound, faults_found
+from trainable.steps import Steps
 from trainable.trial import Trial
 from trainable.units import counted, duration_text, format_bytes
 from trainable.yardsticks.catalogue import title_of
@@ -73,22 +76,30 @@ class Winner:
 
 
 def find_winner(
-    conductor: Conductor, store: RunStore, dataset: Dataset, make_trial: Callable[[TrialStart], Trial]
+    conductor: Conductor,
+    store: RunStore,
+    dataset: Dataset,
+    make_trial: Callable[[TrialStart], Trial],
+    steps: Steps | None = None,
 ) -> Winner | None:
     """The completed trial with the highest final value, and the detector that averages the best pairs; both are scored
     here on held-out clips, if there are any, for the first time.
 
-    None if no trial completed.
+    None if no trial completed. `steps` are told what is done.
     """
     if conductor.best is None:
         return None
+    steps = steps or Steps()
     leaders = [store.folder.read_trial(number) for _, number in conductor.standing.leaders]
     record = leaders[0]
     winner = Winner(record.start, dataset.objective, record.epochs[-1])
     if dataset.objective.holds_back:
         winner = replace(winner, warnings=tuple(ranking_warnings(store.folder.read_trials())))
     models = Models(conductor.options, store, make_trial)
+    pairs = choose_members(leaders)
+    steps.expect(2 * dataset.labelled + len({pair.trial for pair in pairs}) + 1)
     if dataset.labelled:
+        steps.begin("scoring held-out clips with the winner")
         try:
             with models.restored(record) as trial:
                 by_labels = dataset.objective is not Objective.NORMAL_ONLY
@@ -99,9 +110,12 @@ def find_winner(
             winner = replace(winner, unmeasured=str(error))
     else:
         winner = replace(winner, unmeasured="no anomaly is labelled")
-    winner = replace(winner, averaged=average(choose_members(leaders), leaders, models, dataset))
+    winner = replace(winner, averaged=average(pairs, leaders, models, dataset, steps))
     judged = winner.detector_held_out or winner.held_out
-    return winner if judged is None else replace(winner, yardsticks=compare(record.start.config, dataset, judged))
+    if judged is None:
+        return winner
+    steps.begin("training the yardsticks and scoring held-out clips with them")
+    return replace(winner, yardsticks=compare(record.start.config, dataset, judged))
 
 
 def counts_text(conductor: Conductor) -> str:
@@ -131,21 +145,35 @@ def print_summary(
     if skipped:
         table.add_row("skipped recordings", f"{skipped} could not be used")
     if winner is None:
-        table.add_row("best", "no trial completed; see the trials' reasons in summary.json")
+        table.add_row("best", f"none: {_why_none(conductor, store)}")
     else:
         _add_winner(table, conductor, winner)
     console.print(table)
     console.print(f"results: {folder}", soft_wrap=True, highlight=False)
     if winner is not None:
+        advice = []
         if winner.members:
             model = shlex.quote(str(store.folder.detector_path))
-            console.print(f"score: python -m trainable.score --model {model} FILES", soft_wrap=True, highlight=False)
-        console.print(
-            f"train it again on all normal clips: python -m analysis.best {shlex.quote(str(folder))} --retrain",
-            soft_wrap=True,
-            highlight=False,
+            advice.append(f"score: python -m trainable.score --model {model} FILES")
+        run = shlex.quote(str(folder))
+        advice.append(f"train it again on all normal clips: python -m analysis.best {run} --retrain")
+        advice.append(f"report: python -m analysis.report {run}")
+        for line in advice:
+            console.print(as_called(line), soft_wrap=True, highlight=False)
+
+
+def _why_none(conductor: Conductor, store: RunStore) -> str:
+    """Why no trial completed, and what to do."""
+    if failures := _failures(store):
+        first = failures[0]
+        return (
+            f"no trial completed; trial {first['trial']} ended as {first['end']}: {first['reason']} "
+            f"({counted(len(failures), 'such trial')}: {store.folder.summary_path.name})"
         )
-        console.print(f"report: python -m analysis.report {shlex.quote(str(folder))}", soft_wrap=True, highlight=False)
+    again = as_called(f"python -m search.run --resume {shlex.quote(str(store.folder.path))}")
+    if unfinished := len(conductor.running):
+        return f"no trial completed before the search ended; {counted(unfinished, 'trial')} unfinished: {again}"
+    return f"no trial completed; start more with {again} --num-samples N"
 
 
 def _add_winner(table: Table, conductor: Conductor, winner: Winner) -> None:
@@ -186,6 +214,8 @@ def _add_detector(table: Table, winner: Winner) -> None:
         by_id = ", ".join(f"{machine_id} {auc:.3f}" for machine_id, auc in winner.detector_held_out.auc_by_id.items())
         table.add_row("  by machine id", by_id)
         _add_domains(table, winner.detector_held_out)
+    if (found := _faults_found(winner.detector_held_out or winner.held_out)) is not None:
+        table.add_row("  finds", found.text)
     if winner.detector_held_out is not None or winner.held_out is not None:
         _add_yardsticks(table, winner.yardsticks, "detector" if winner.members else "winner")
 
@@ -249,6 +279,8 @@ def write_results(
             "held_out_auc_by_id": None if winner.held_out is None else winner.held_out.auc_by_id,
             **({} if judged is None or judged.by_domain is None else {"by_domain": judged.by_domain.to_dict()}),
             "held_out_pauc": None if winner.held_out is None else winner.held_out.pauc,
+            # At fixed false alarms, of the detector or else of the winner; null without enough normal clips.
+            "faults_found": None if (found := _faults_found(judged)) is None else found.to_dict(),
             "detector_held_out_auc": None if winner.detector_held_out is None else winner.detector_held_out.auc,
             "detector_held_out_interval": (
                 None if winner.detector_held_out is None else list(winner.detector_held_out.interval)
@@ -271,6 +303,10 @@ def write_results(
     folder.write_text(folder.summary_path, json.dumps(summary, indent=1))
     if winner is not None and isinstance(winner.averaged, Averaged):
         winner.averaged.finished.detector.save(folder.detector_path)
+
+
+def _faults_found(judged: Evaluation | None) -> FaultsFound | None:
+    return None if judged is None else faults_found(judged.labels, judged.scores, judged.machine_ids)
 
 
 def _failures(store: RunStore) -> list[dict[str, Any]]:

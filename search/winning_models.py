@@ -16,6 +16,7 @@ from trainable.detection.finish import Finished, MemberPlan, finish
 from trainable.detection.ranking import Pair
 from trainable.errors import BudgetError, CheckpointError, DataError, NonFiniteError
 from trainable.record import TrialRecord, TrialStart
+from trainable.steps import Steps
 from trainable.trial import Trial
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,9 @@ class Averaged:
     finished: Finished
 
 
-def average(pairs: Sequence[Pair], records: Sequence[TrialRecord], models: Models, dataset: Dataset) -> Averaged | str:
+def average(
+    pairs: Sequence[Pair], records: Sequence[TrialRecord], models: Models, dataset: Dataset, steps: Steps
+) -> Averaged | str:
     """The mean of the pairs whose trials can be restored; the reason if there is no such detector."""
     by_number = {record.number: record for record in records}
     of_trial: dict[int, list[Pair]] = {}
@@ -102,6 +105,7 @@ def average(pairs: Sequence[Pair], records: Sequence[TrialRecord], models: Model
     used: list[Pair] = []
     reason = "the completed trials report no density model"
     for number, mine in of_trial.items():
+        steps.begin(f"restoring trial {number} for the detector")
         try:
             with models.restored(by_number[number]) as trial:
                 member = Member.of_trial(trial, [pair.density for pair in mine])
@@ -114,6 +118,7 @@ def average(pairs: Sequence[Pair], records: Sequence[TrialRecord], models: Model
             used += mine
     if not members:
         return reason
+    steps.begin("calibrating the detector and scoring held-out clips with it")
     try:
         finished = finish(
             members,

@@ -4,15 +4,16 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
+from analysis.results import CUT_OFF
 from analysis.style import END_COLOURS, NORMAL_SIZE, new_figure, styled, whole_numbers
 
 
 @styled
 def trial_ends(counts: Mapping[str, int]) -> Figure:
-    """Draws a bar for every way a trial can end, even those that never happened."""
+    """Draws a bar for every way a trial can end, even those that never happened; cut off only if some were."""
     figure = new_figure((NORMAL_SIZE[0], 2.7))
     axes = figure.subplots()
-    names = list(counts)
+    names = [name for name, count in counts.items() if count or name != CUT_OFF]
     bars = axes.barh(
         [name.replace("_", " ") for name in names],
         [counts[name] for name in names],

@@ -15,6 +15,12 @@ from trainable.config import Objective
 MOST_AXES = 12
 BEST_SHARE, MOST_BEST = 0.1, 20
 """Trials drawn thick: the best tenth, but no more than a reader can distinguish."""
+VALUE_COLOURS = mpl.colors.LinearSegmentedColormap.from_list("value", ["#E0A458", "#5E8C6A", "#00204D"])
+"""From low to high values; the light end is dark enough for a thin line on white."""
+APART = 0.02
+"""How far trials are moved from their places, at most, where each is to be seen."""
+ALL_SEEN = 30
+"""Up to so many trials each line is opaque; of more, the lines thin out so that the best stay visible."""
 
 
 def unit_positions(
@@ -64,7 +70,7 @@ def parallel_coordinates(
     order: list[str] | None = None,
     measure: str = Objective.LABELS.measure,
 ) -> Figure:
-    """All trials with a value; the best tenth, at most twenty, are drawn last and thick, the others thin and faint.
+    """All trials with a value; the best tenth, at most twenty, are drawn last and thick, the others thin.
 
     Parameters
     ----------
@@ -86,6 +92,8 @@ def parallel_coordinates(
         *(unit_positions(scored[PARAM + name], distributions.get(name)) for name in names), strict=True
     )
     grid = np.column_stack(columns)
+    if len(scored) <= ALL_SEEN:  # trials that share a choice lie beside each other, not on each other
+        grid += np.linspace(-APART, APART, len(scored))[:, None]
     auc = scored["final_auc"].to_numpy()
     low, high = float(auc.min()), float(auc.max())
     if high - low < 0.01:  # all AUCs equal: widen the scale so that they look equal and the ticks are readable
@@ -98,14 +106,14 @@ def parallel_coordinates(
     best = shades >= top
     if best.sum() > 2 * MOST_BEST * len(names):  # many ties at the top
         best = np.zeros_like(best)
-    faint = float(np.clip(40 / len(auc), 0.05, 0.45))
+    faint = float(np.clip(ALL_SEEN / len(auc), 0.08, 0.9))
     axes.add_collection(
         LineCollection(
             segments,
-            cmap="cividis_r",
+            cmap=VALUE_COLOURS,
             norm=norm,
             array=shades,
-            linewidths=np.where(best, 1.8, 0.6),
+            linewidths=np.where(best, 2.6, 1.2 if len(auc) <= ALL_SEEN else 0.8),
             alpha=np.where(best, 0.95, faint),
             rasterized=len(scored) > 60,
         )
@@ -128,7 +136,7 @@ def parallel_coordinates(
                 bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8},
             )
     bar = figure.colorbar(
-        mpl.cm.ScalarMappable(norm, "cividis_r"), ax=axes, label=last_epoch_label(measure), pad=0.01, format="%.3f"
+        mpl.cm.ScalarMappable(norm, VALUE_COLOURS), ax=axes, label=last_epoch_label(measure), pad=0.01, format="%.3f"
     )
     bar.locator = mpl.ticker.MaxNLocator(6)
     bar.update_ticks()

@@ -3,8 +3,8 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.pruning import pruning_savings, survivors
-from analysis.style import BLUE, ORANGE, SMALL_FONT, integer_axis, new_figure, styled, whole_numbers
+from analysis.pruning import PruningSavings, pruning_savings, survivors
+from analysis.style import BLUE, GREY, ORANGE, SMALL_FONT, integer_axis, new_figure, styled, whole_numbers
 from trainable.units import duration_text
 
 
@@ -12,7 +12,6 @@ from trainable.units import duration_text
 def asha_rungs(trials: pd.DataFrame, max_epochs: int) -> Figure:
     """Trials that trained each epoch (steps) and trials stopped after it (bars)."""
     table = survivors(trials, max_epochs)
-    saved = pruning_savings(trials, max_epochs)
     figure = new_figure()
     axes = figure.subplots()
     axes.fill_between(table.index, table["trained"], step="mid", color=BLUE, alpha=0.18, linewidth=0)
@@ -21,10 +20,14 @@ def asha_rungs(trials: pd.DataFrame, max_epochs: int) -> Figure:
     if len(stopped):
         bars = axes.bar(stopped.index, stopped["stopped"], width=0.5, color=ORANGE, label="stopped by ASHA after it")
         axes.bar_label(bars, padding=2, fontsize=SMALL_FONT)
+    left = table[table["unfinished"] > 0]
+    if len(left):
+        label = "unfinished when the search ended"
+        bars = axes.bar(left.index, left["unfinished"], width=0.5, bottom=left["stopped"], color=GREY, label=label)
+        axes.bar_label(bars, [str(count) for count in left["unfinished"]], padding=2, fontsize=SMALL_FONT)
     axes.set_ylim(0, max(1.0, 1.12 * float(table["trained"].max())))
     axes.set(
-        title=f"ASHA saved {saved.saved_epochs:,} of {saved.saved_epochs + saved.trained_epochs:,} epochs "
-        f"({saved.saved_share:.0%}),\n{duration_text(3600 * saved.saved_hours)} of training",
+        title=_title(pruning_savings(trials, max_epochs)),
         xlabel="epoch",
         ylabel="trials",
     )
@@ -32,3 +35,10 @@ def asha_rungs(trials: pd.DataFrame, max_epochs: int) -> Figure:
     axes.yaxis.set_major_locator(whole_numbers())
     axes.legend(loc="upper right")
     return figure
+
+
+def _title(saved: PruningSavings) -> str:
+    if not saved.pruned:
+        return "ASHA stopped no trial early"
+    epochs = f"{saved.saved_epochs:,} of {saved.saved_epochs + saved.trained_epochs:,} epochs"
+    return f"ASHA saved {epochs} ({saved.saved_share:.0%}),\n{duration_text(3600 * saved.saved_hours)} of training"

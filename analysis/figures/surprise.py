@@ -1,10 +1,15 @@
 """A spectrogram with the surprise of its codes over it: where a clip sounds wrong."""
 
+import textwrap
+
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.style import panels, styled
+from analysis.style import note_below, panels, styled
 from trainable.model.geometry import Geometry
+
+TITLE_WIDTH = 80
+"""Characters of a title that fit the width of the figure."""
 
 
 def surprise_map(positions_PHW: np.ndarray, starts_P: np.ndarray, n_frames: int, geometry: Geometry) -> np.ndarray:
@@ -32,6 +37,7 @@ def spectrogram_with_surprise(
     seconds_per_frame: float,
     title: str,
     unit: str,
+    density: str = "codes",
     mel_hz: np.ndarray | None = None,
     scale: tuple[float, float] | None = None,
 ) -> Figure:
@@ -51,6 +57,8 @@ def spectrogram_with_surprise(
         Geometry of the model that computed the codes.
     unit
         Unit of surprise, such as nats.
+    density
+        Whose surprise it is, such as the name of a density model.
     mel_hz
         Centre of each mel bin in Hz; without it (unknown front end) the bins are numbered.
     scale
@@ -81,17 +89,17 @@ def spectrogram_with_surprise(
         alpha=np.clip(np.nan_to_num((surprise - low) / span), 0.0, 1.0) * 0.8,
         interpolation="nearest",
     )
-    figure.colorbar(overlay, ax=marked, label=f"surprise of codes\n({unit})")
+    figure.colorbar(overlay, ax=marked, label=f"surprise of {density}\n({unit})")
     uncovered = np.isnan(surprise[0])
     for begin, end in zip(*_edges(uncovered), strict=True):
         for axes in (plain, marked):
             where = (begin * seconds_per_frame, end * seconds_per_frame)
             axes.axvspan(*where, facecolor="#BFBFBF", edgecolor="#666666", hatch="//", alpha=0.75, linewidth=0)
-    plain.set_title(title)
-    if uncovered.any():
-        note = f"hatched: {uncovered.mean():.0%} of the clip lies outside its {len(set(starts_P.tolist()))} patches"
-        plain.annotate(note, (1, 1), (0, 3), "axes fraction", "offset points", ha="right", fontsize=8, color="#555555")
+    plain.set_title(textwrap.fill(title, TITLE_WIDTH))
     marked.set_xlabel("time (s)")
+    if uncovered.any():
+        patches = len(set(starts_P.tolist()))
+        note_below(figure, f"Hatched: {uncovered.mean():.0%} of the clip lies outside its {patches} patches.")
     return figure
 
 

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import PathCollection
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -197,6 +197,19 @@ def test_of_many_trials_twenty_are_thick() -> None:
     widths = np.asarray(lines.get_linewidths())
     assert (widths > 1).sum() == 20
     assert np.unique(np.asarray(lines.get_alpha())[widths < 1]) == pytest.approx([0.08])
+
+
+def test_of_few_trials_every_one_is_seen() -> None:
+    trials = pd.DataFrame(
+        {"params_a": [1.0] * 14, "params_b": np.linspace(1, 0, 14), "final_auc": np.linspace(0.5, 1, 14)}
+    )
+    (lines,) = parallel_coordinates(trials, {}).axes[0].collections
+    assert isinstance(lines, LineCollection)
+    assert np.asarray(lines.get_alpha()).min() >= 0.9
+    assert np.asarray(lines.get_linewidths()).min() >= 1.0
+    assert len({float(segment[0, 1]) for segment in lines.get_segments()}) == 14  # apart, though of one value
+    red, green, blue, _ = lines.cmap(0.0)
+    assert 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.75  # dark enough on white
 
 
 def test_equal_aucs_have_a_scale_that_can_be_read() -> None:
@@ -414,13 +427,15 @@ def test_a_spectrogram_with_surprise_has_seconds_below() -> None:
         np.array([0, 20]),
         geometry=Geometry(),
         seconds_per_frame=0.032,
-        title="clip",
+        title="the recording of a machine in a hall, of a long name: " * 2,
         unit="nats",
+        density="bigram",
         mel_hz=np.linspace(100, 8000, 64),
     )
-    assert "surprise of codes\n(nats)" in texts(figure)
+    assert "surprise of bigram\n(nats)" in texts(figure)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()][:2] == ["100", "980"]
-    assert "hatched: 16% of the clip lies outside its 2 patches" in texts(figure)
+    assert "Hatched: 16% of the clip lies outside its 2 patches." in texts(figure)
+    assert figure.axes[0].get_title(loc="left").count("\n") == 1  # long, so in two lines
     assert figure.axes[1].get_xlabel() == "time (s)"
     assert figure.axes[1].get_xlim()[1] == pytest.approx(3.2)
     assert len(drawn(figure)) > 2000

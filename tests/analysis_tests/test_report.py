@@ -13,13 +13,26 @@ from unittest.mock import patch
 import pytest
 
 from analysis import report
+from analysis.figures.progress import search_progress
+from analysis.figures.rungs import asha_rungs
+from analysis.headline import headline
 from analysis.judged import members
-from analysis.report_content import Section, driver_text, events_text, report_content, summary_sentence
+from analysis.report_content import (
+    Picture,
+    Section,
+    driver_text,
+    events_text,
+    in_rows,
+    report_content,
+    summary_sentence,
+)
 from analysis.results import RunResults, load_run
+from analysis.style import message_figure
 from analysis.winner_model import restore_winner
 from tests.analysis_tests.synthetic import make_run
 from trainable import commandline
 from trainable.config import Objective
+from trainable.data.clips import Split
 from trainable.detection.ranking import Pair
 from trainable.errors import RunError
 from trainable.yardsticks.comparison import Comparison
@@ -298,6 +311,88 @@ def test_a_missing_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_page_that_cannot_be_written_is_one_line(synthetic_path: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be written"):
         report.write_report(synthetic_path, tmp_path / "no" / "page.html", with_model=False)
+
+
+def test_a_winner_below_a_trial_that_did_not_complete_says_why_it_won(synthetic_run: RunResults) -> None:
+    trials = synthetic_run.trials.copy()
+    number = int(trials.index[trials["end"] == "pruned"][0])
+    trials.loc[number, "final_auc"] = 0.999
+    run = dataclasses.replace(synthetic_run, trials=trials)
+    text = next(
+        each for each in report_content(run, with_model=False).sections if each.title.startswith("What won")
+    ).text
+    ranked = run.ranked["final_auc"]
+    assert f"{ranked.iloc[0] - ranked.iloc[1]:.3f} above the next (trial {run.ranked.index[1]})" in text[0]
+    assert f"Trial {number} stood higher (0.999), pruned after " in text[0]
+    assert "; the winner is chosen among trials that completed." in text[0]
+    assert "-0." not in text[0]
+
+
+def test_the_page_opens_with_how_many_faults_a_detector_finds(trained_path: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(trained_path, tmp_path / "run")
+    run = load_run(path)
+    pair = Pair(trial=1, density="grid_neighbours", pseudo_auc=None, auc_by_family={}, validation_auc=0.9, rank=1.0)
+    best = {"trial": run.best_number, "epochs": run.best_epochs, "held_out_auc": 0.9}
+    best |= Comparison({"twfr": 0.5}, 0.95, (0.05, 0.2)).to_dict() | {"members": [asdict(pair)]}
+    best |= {"detector_held_out_auc": 0.95, "detector_held_out_interval": [0.9, 0.98]}
+    best["faults_found"] = {"false_alarm_rate": 0.05, "share": 0.83, "interval": [0.71, 0.92]}
+    (path / "summary.json").write_text(json.dumps({"parts": 1, "seconds": 480.0, "best": best}))
+    content = report_content(load_run(path))
+    assert content.headline == (
+        "The search for grinder found a detector, the mean of 1 pair, that would find about 8 of 10 faults (7 to 9) at "
+        "one false alarm in 20 normal recordings (AUC 0.950, 95 % interval 0.900 … 0.980; 0.5 is guessing, 1 is "
+        "perfect), more than TWFR + Gaussian, which trains no network (0.500); it cost 8 min on cpu for 2 "
+        "configurations."
+    )
+    assert report.render(load_run(path)).index(html.escape(content.headline[:60])) < 6000  # before any picture
+    names = [text.get_text() for text in content.overview[0].figure.axes[0].get_yticklabels()]
+    assert set(names[:2]) == {"winner alone", "detector, 1 pair"}
+    assert "TWFR + Gaussian" in names
+    assert content.overview[1].figure.axes[0].get_title(loc="left") == "Progress of the search"
+
+
+def test_the_headline_says_what_is_not_known(
+    synthetic_run: RunResults, unlabelled_run: RunResults, trained_path: Path, tmp_path: Path
+) -> None:
+    assert "how well it detects on others is not known yet; it cost" in headline(synthetic_run, None)
+    assert "could not be tried on a fault, since none is labelled" in headline(unlabelled_run, None)
+    few = headline(load_run(trained_path), restore_winner(load_run(trained_path)).held_out())
+    assert "on recordings that took no part in the search (AUC " in few  # too few normal clips to count faults
+    with patch("os.fsync"):
+        path = make_run(tmp_path / "run", trials=8, with_study=False)
+    for file in path.glob("trials/*/epochs.jsonl"):
+        file.unlink()
+    assert headline(load_run(path), None).endswith("has found nothing yet: no trial has finished an epoch.")
+
+
+def test_held_out_clips_wait_for_a_search_that_ended_before_any_trial(trained_path: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(trained_path, tmp_path / "run")
+    for file in path.glob("trials/*/end.json"):
+        file.unlink()
+    (path / "summary.json").write_text(json.dumps({"parts": 1, "stopped": "the time limit of 60 s was reached"}))
+    winner = restore_winner(load_run(path))
+    assert winner.held_out() is None
+    assert winner.missing(Split.HELD_OUT).startswith("No trial completed before the time limit of 60 s was reached.")
+    assert restore_winner(load_run(path), held_out=True).held_out() is not None
+
+
+def test_pictures_lie_in_pairs_and_the_last_of_an_odd_number_alone(synthetic_run: RunResults) -> None:
+    normal, wide = search_progress(synthetic_run.trials), asha_rungs(synthetic_run.trials, 27)
+    none = Picture(message_figure("title", "why"), "")
+    first, second, third = (Picture(normal, name) for name in "abc")
+    broad = Picture(wide, "wide", wide=True)
+    assert in_rows([first, broad, none, second, third]) == [(first, second), (broad,), (third,)]
+
+
+def test_maps_say_whose_surprise_they_show(trained_path: Path, unlabelled_path: Path) -> None:
+    view = restore_winner(load_run(trained_path)).view
+    assert view is not None
+    view.trial.config = view.config.replace(density="fused")
+    assert view.map_words == "grid neighbours, one part of fused, whose score counts but is of whole clips only"
+    (text,) = next(
+        s for s in report_content(load_run(unlabelled_path)).sections if s.title == "What the codes say"
+    ).text
+    assert "surprises a density model: " in text
 
 
 @pytest.mark.long

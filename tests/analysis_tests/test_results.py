@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
@@ -299,6 +300,25 @@ def test_importances_find_what_made_the_auc(synthetic_run: RunResults) -> None:
     assert sum(found.shares.values()) == pytest.approx(1.0)
     assert list(found.shares.values()) == sorted(found.shares.values(), reverse=True)
     assert str(found.epoch) in found.note
+
+
+def test_importances_know_their_uncertainty(synthetic_run: RunResults) -> None:
+    found = importances(synthetic_run)
+    assert set(found.intervals) == set(found.chance) == set(found.shares)
+    for name, (low, high) in found.intervals.items():
+        assert 0.0 <= low <= found.shares[name] <= high <= 1.0
+    assert list(found.beyond_chance) == ["num_embeddings"]
+    assert "Beyond what chance gives: num_embeddings." in found.note
+
+
+def test_importances_of_values_that_nothing_made_are_chance(synthetic_run: RunResults) -> None:
+    rng = np.random.default_rng(3)
+    run = replace(synthetic_run)
+    run.__dict__["epochs"] = synthetic_run.epochs.assign(value=rng.permutation(synthetic_run.epochs["value"]))
+    found = importances(run)
+    assert found.shares
+    assert found.beyond_chance == {}
+    assert "does not tell what mattered" in found.note
 
 
 def test_importances_need_enough_trials(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Tables as a reader sees them, and the advice beside them."""
 
+import json
 import shlex
 import shutil
 from dataclasses import replace
@@ -11,7 +12,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from analysis.advice import next_steps
-from analysis.results import ENDS, RunResults, load_run
+from analysis.pruning import pruning_savings
+from analysis.results import CUT_OFF, ENDS, RunResults, load_run
 from analysis.state import SearchState
 from analysis.tables import (
     END_MEANINGS,
@@ -98,10 +100,53 @@ def test_the_top_table_is_the_ranking(synthetic_run: RunResults) -> None:
 def test_every_ending_has_a_row_and_a_meaning(synthetic_run: RunResults) -> None:
     assert set(END_MEANINGS) == set(ENDS)
     rows = by_first(ends_table(synthetic_run))
-    assert len(rows) == len(ENDS)
+    assert len(rows) == len(ENDS) - 1, "none was cut off, as none is by a search of today"
     assert rows["over budget"][1] == "5"
     assert rows["crashed"][3] == "the worker died three times"
     assert rows["pruned"][3] == ""
+
+
+def test_a_search_that_its_time_limit_ended_says_what_is_left_and_how_to_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with patch("os.fsync"):
+        make_run(path, trials=9, finished=False)
+    write_json(path / "summary.json", {"parts": 1, "stopped": "the time limit of 3600 s was reached"})
+    run = load_run(path)
+    assert run.state is SearchState.ENDED
+    assert run.notes == (
+        "1 trial unfinished and 1 of 9 not begun: the time limit of 3600 s was reached; resume with "
+        f"python -m search.run --resume {path}.",
+    )
+    rows = by_first(ends_table(run))
+    assert rows["unfinished"][1:4:2] == ("1", "the time limit of 3600 s was reached")
+    first = next_steps(run)[0]
+    assert first.text == "It ended early: the time limit of 3600 s was reached."
+    assert "--resume" in first.command
+
+
+def test_earlier_versions_called_trials_pruned_that_a_time_limit_ended(tmp_path: Path) -> None:
+    with patch("os.fsync"):
+        path = make_run(tmp_path / "run", trials=9)
+    trials = load_run(path).trials
+    number = int(trials.index[trials["end"] == "pruned"][0])
+    before = pruning_savings(trials, 27)
+    file = RunFolder(path).trial_path(number) / "end.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "reason": "the time limit of 60 s was reached"}))
+    write_json(path / "summary.json", {"parts": 1, "stop_reason": "the time limit of 60 s was reached"})
+    run = load_run(path)
+    assert run.trials["end"].loc[number] == CUT_OFF
+    saved = pruning_savings(run.trials, 27)
+    assert saved.pruned == before.pruned - 1
+    assert saved.saved_epochs == before.saved_epochs - (27 - int(run.trials["epochs"].loc[number]))
+    assert by_first(ends_table(run))["cut off"][1] == "1"
+    assert run.stopped_text.endswith(" 1 trial cut off with it cannot go on.")
+
+
+def test_advice_where_no_trial_says_why(tmp_path: Path) -> None:
+    with patch("os.fsync"):
+        run = load_run(make_run(tmp_path / "run", trials=1, finished=False))
+    run = replace(run, trials=run.trials.assign(reason="", final_auc=float("nan")), state=SearchState.ENDED)
+    assert [step.title for step in next_steps(run)] == ["Search again"]
 
 
 def test_plans_count_trials_that_started(synthetic_run: RunResults) -> None:
