@@ -35,6 +35,7 @@ from trainable.host import available_cores
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
 from trainable.record import RunManifest
+from trainable.steps import told_steps
 
 if TYPE_CHECKING:
     from search.request import Request
@@ -54,7 +55,10 @@ def run_search(request: "Request", console: Console) -> bool:
     """
     begun = time.monotonic()
     options = request.options
-    prepare_storage(options)
+    if not request.dry_run:
+        prepare_storage(options)
+    if options.address is None and options.device.startswith("cuda"):
+        resolve_device(options.device)  # refused before recordings are read and Ray is started
     say = _stages(request, console)
     say(f"reading the recordings: {options.data.machine_type} of {options.data.source or 'the embedded machines'}")
     dataset = load_dataset(options.data)
@@ -88,7 +92,7 @@ def _run(
     space = request.space.for_clips(int(dataset.train.lengths.max()))
     say = _stages(request, console)
     manifest = _manifest(request, dataset, device, say)
-    mlflow = _mlflow(request, manifest)
+    trackers = [] if request.dry_run else [*_mlflow(request, manifest), *_wandb(request, manifest)]
     say("predicting the memory of the first trials")
     profile = _profile(options, device, ray)
     planner = Planner.for_dataset(
@@ -97,6 +101,12 @@ def _run(
     factory = TrialFactory(dataset, planner, device, options.budget_bytes)
     slots = None if ray is None else ray.slots(options, device, profile)
     workers = _workers(options, slots)
+    first = [params for params in manifest.initial if space.holds(params)]
+    if request.dry_run:
+        from search.dry_run import print_dry_run
+
+        print_dry_run(console, options, space, planner, initial=first, workers=workers, device=device)
+        return True
     # Before the study, so that a driver that dies at any moment leaves a resumable run or nothing that blocks one.
     _write_request(request, manifest)
     study = _study(request, manifest)
@@ -108,21 +118,22 @@ def _run(
         options,
         store,
         Feasibility(space, budget_bytes=options.budget_bytes, plans=planner.plan, epochs=options.max_epochs),
-        initial=[params for params in manifest.initial if space.holds(params)],
+        initial=first,
     )
     if conductor.asha.warning:
         logger.warning("%s", conductor.asha.warning)
     # In this process trials take turns: one epoch at a time.
     progress = Progress(options, conductor.asha.rung_epochs, 1 if slots is None else workers)
     epochs = {number: trial.epoch for number, trial in conductor.running.items()}
-    progress.resume_from(conductor.standing.counts, conductor.best, epochs)
+    leaders = [folder.read_trial(number) for _, number in conductor.standing.leaders]
+    progress.resume_from(conductor.standing.counts, conductor.best, epochs, leaders)
     with (
         make_view(console, progress, quiet=request.quiet) as view,
         TensorBoardScalars(folder.path / "tensorboard") as tensorboard,
         ExitStack() as closing,
     ):
         optional: list[AbstractContextManager[Listener]] = [
-            *mlflow,
+            *trackers,
             *_metrics(folder.name, progress, ray),
             *(make_listener(name, folder.path) for name in options.listeners),
         ]
@@ -143,7 +154,8 @@ def _run(
                 threads=max(1, available_cores() // workers),
                 nodes_now=ray.nodes_now if ray is not None else None,
             ).run()
-    winner = find_winner(conductor, store, dataset, replace(factory, device=resolve_device("auto")))
+    with told_steps(console, quiet=request.quiet) as steps:
+        winner = find_winner(conductor, store, dataset, replace(factory, device=resolve_device("auto")), steps)
     seconds = time.monotonic() - begun
     write_results(conductor, store, winner, seconds=seconds, skipped=len(dataset.skipped))
     print_summary(console, conductor, store, winner, seconds=seconds, skipped=len(dataset.skipped))
@@ -218,6 +230,16 @@ def _mlflow(request: "Request", manifest: RunManifest) -> list[BaseListener]:
     from search.listeners.mlflow import MlflowRuns
 
     return [MlflowRuns(request.options.mlflow, manifest.name, space=manifest.space_name, identity=manifest.identity)]
+
+
+def _wandb(request: "Request", manifest: RunManifest) -> list[BaseListener]:
+    """The listener for ``--wandb``, if given."""
+    if request.options.wandb is None:
+        return []
+    from search.listeners.wandb import WandbRuns
+
+    folder = request.folder.path
+    return [WandbRuns(request.options.wandb, space=manifest.space_name, identity=manifest.identity, folder=folder)]
 
 
 def _study(request: "Request", manifest: RunManifest) -> SearchStudy:

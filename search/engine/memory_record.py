@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from trainable.record import EpochReport
+from trainable.units import MIB
 
 EVENTS, PEAK, ERROR = "memory_events", "peak_bytes", "memory_error"
 DRIVER, CAP = "driver_bytes", "cap_bytes"
+PEAK_MIB = "peak_MiB"
 """User attributes, written with a trial's ending when they are not empty."""
 
 
@@ -35,7 +37,8 @@ class MemoryRecord:
         """User attributes.
 
         `memory_events` has one sentence per event; `peak_bytes` is the highest peak that the allocator measured;
-        `driver_bytes` is the driver's highest count for the process; `cap_bytes` is the allocator's last cap;
+        `driver_bytes` is the driver's highest count for the process; `peak_MiB` is that count or, where the driver does
+        not tell, the allocator's peak, to be read beside `predicted_MiB`; `cap_bytes` is the allocator's last cap;
         `memory_error` is the largest measured ÷ predicted − 1 over all epochs: above zero, the prediction without
         its margin was too low.
         """
@@ -46,6 +49,8 @@ class MemoryRecord:
             attributes[PEAK] = self._peak_bytes
         if self._driver_bytes:
             attributes[DRIVER] = self._driver_bytes
+        if self._driver_bytes or self._peak_bytes:
+            attributes[PEAK_MIB] = round((self._driver_bytes or self._peak_bytes) / MIB, 1)
         if self._cap_bytes:
             attributes[CAP] = self._cap_bytes
         if self._errors:

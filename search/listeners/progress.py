@@ -1,13 +1,14 @@
 """Progress of a search for the live view, the plain lines and the metrics: counts, running trials, time left."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from search.engine.asha import Decision
+from search.listeners.leaderboard import Leaderboard, Place
 from search.request import SearchOptions
 from trainable.config import Objective
-from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialStart, best_first
+from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialRecord, TrialStart, best_first
 
 PRIOR_TRIALS = 3.0
 """Weight of the ASHA schedule against the epochs that trials actually took, in trials."""
@@ -67,6 +68,7 @@ class Progress:
     """Epochs of the trials that ended in this process."""
     epoch_seconds: float = 0.0
     epochs: int = 0
+    board: Leaderboard = field(default_factory=Leaderboard)
 
     def __post_init__(self) -> None:
         self.word = Objective.named(self.options.data.objective).short
@@ -77,9 +79,14 @@ class Progress:
         self._resumed_at: Mapping[int, int] = {}
 
     def resume_from(
-        self, counts: Mapping[TrialEnd, int], best: tuple[float, int] | None, epochs: Mapping[int, int] | None = None
+        self,
+        counts: Mapping[TrialEnd, int],
+        best: tuple[float, int] | None,
+        epochs: Mapping[int, int] | None = None,
+        leaders: Iterable[TrialRecord] = (),
     ) -> None:
-        """Sets the state at a resume: counts of endings, best completed trial, and epochs of the resumed trials."""
+        """Sets the state at a resume: counts of endings, best completed trial or trials, epochs of resumed trials."""
+        self.board.resume_from(leaders)
         self.counts = dict(counts)
         self.completed = best
         self._resumed_at = dict(epochs or {})
@@ -99,7 +106,9 @@ class Progress:
                 self._last[number] = (report.value, report.epoch)
 
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
-        self.running.pop(start.number, None)
+        entry = self.running.pop(start.number, None)
+        if entry is not None:
+            self.board.ended(start, entry.report, outcome)
         self.counts[outcome.end] += 1
         if outcome.end is not TrialEnd.OVER_BUDGET:
             self.ended_here += 1
@@ -123,6 +132,10 @@ class Progress:
             return None
         auc, number = min(((auc, number) for number, (auc, _) in last.items()), key=lambda leader: best_first(*leader))
         return Leader(auc, number, last[number][1], False)
+
+    def places(self) -> list[Place]:
+        """The leaderboard: completed trials first, then running ones, then pruned ones."""
+        return self.board.places((entry.start, entry.report) for entry in self.running.copy().values())
 
     @property
     def ended(self) -> int:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from search.engine.asha import Decision
 from search.engine.listener import BaseListener
+from search.listeners.leaderboard import PLACES, Place
 from search.listeners.progress import Leader, Progress, Running
 from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialStart
 from trainable.units import duration_text, format_bytes
@@ -18,14 +19,18 @@ from trainable.units import duration_text, format_bytes
 PHASES = {1: "VQ only", 2: "full loss", 3: "frozen"}
 """Short names of the training phases; in phase 3 the codebook is frozen."""
 NARROW = 100
+Row = tuple[str, str, str, str, str]
+"""A trial's number, epochs, state or phase, value and memory."""
 INDENT = " " * 7
 """Indent of parameters below their trial's figures."""
+TALL = 3 + 1 + PLACES + 8
+"""Lines of a terminal that has room for the best trials above the running ones: headlines, heading, and some trials."""
 SHOWN_TRIALS = 12
 """Most running trials in the live table; a last line counts the others."""
 
 
 class LiveView(BaseListener):
-    """A live table: best so far, running trials, counts, time left."""
+    """A live table: counts, time left, the best trials, running trials. The best trials stay on screen at the end."""
 
     def __init__(self, console: Console, progress: Progress):
         self._progress, self._console = progress, console
@@ -54,6 +59,10 @@ class LiveView(BaseListener):
         for handler in self._redirected:
             handler.setStream(sys.stderr)
         self._redirected.clear()
+        places = self._progress.places()
+        if places:
+            lines = _board_lines(self._progress, places, self._console.width, over=True)
+            self._console.print(Group(*(line for entry in lines for line in entry)))
 
     def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
         for event in report.events:
@@ -67,6 +76,10 @@ class LiveView(BaseListener):
         progress, console = self._progress, self._console
         running = sorted(progress.running.copy().values(), key=lambda entry: entry.start.number)
         lines = [Text(line, style="bold", overflow="fold") for line in _headlines(progress)]
+        places = progress.places()
+        if places and console.height >= TALL:
+            # Without room beside the figures there are no parameters: those of running trials stand below.
+            lines += [text[0] for text in _board_lines(progress, places, console.width)]
         if running:
             heading, *trials = _running_lines(progress, running, console.width)
             room = max(console.height - len(lines) - 2, len(trials[0]))
@@ -98,30 +111,56 @@ def _headlines(progress: Progress) -> list[str]:
     return [ended, "no epoch has ended yet" if best is None else best_text(best, progress.word), times]
 
 
-def _running_lines(progress: Progress, running: list[Running], width: int) -> list[list[Text]]:
-    """The heading, then each trial's figures, with its parameters beside them or, without room, below."""
-    measured = any(entry.report is not None and entry.report.peak_bytes for entry in running)
-    memory = f"GPU memory {'used / predicted' if measured else 'predicted'}"
-    rows = [("trial", "epoch", "phase", progress.word, memory)]
-    for entry in running:
-        report = entry.report
-        rows.append(
-            (
-                str(entry.start.number),
-                f"{entry.epoch}/{progress.options.max_epochs}",
-                PHASES.get(report.phase, str(report.phase)) if report else "–",
-                f"{report.value:.3f}" if report else "–",
-                memory_text(entry.start, report),
-            )
+def _board_lines(progress: Progress, places: list[Place], width: int, *, over: bool = False) -> list[list[Text]]:
+    """The heading, then the best trials; where the search is over, trials without an ending are unfinished."""
+    running = "unfinished" if over else "running"
+    figures: list[Row] = [
+        (
+            str(place.start.number),
+            f"{place.report.epoch}/{progress.options.max_epochs}",
+            running if place.end is None else place.end.value,
+            f"{place.report.value:.3f}",
+            memory_text(place.start, place.report),
         )
-    if len(max((row[4] for row in rows[1:]), key=len)) < len(rows[0][4]) and width < NARROW:
-        rows[0] = (*rows[0][:4], "used / predicted" if measured else "predicted")
+        for place in places
+    ]
+    heading = _heading("best trial", "state", progress, [place.report for place in places])
+    return _table(heading, figures, [place.start for place in places], width)
+
+
+def _running_lines(progress: Progress, running: list[Running], width: int) -> list[list[Text]]:
+    """The heading, then the running trials."""
+    figures: list[Row] = [
+        (
+            str(entry.start.number),
+            f"{entry.epoch}/{progress.options.max_epochs}",
+            PHASES.get(entry.report.phase, str(entry.report.phase)) if entry.report else "–",
+            f"{entry.report.value:.3f}" if entry.report else "–",
+            memory_text(entry.start, entry.report),
+        )
+        for entry in running
+    ]
+    heading = _heading("trial", "phase", progress, [entry.report for entry in running])
+    return _table(heading, figures, [entry.start for entry in running], width)
+
+
+def _heading(first: str, third: str, progress: Progress, reports: list[EpochReport | None]) -> Row:
+    measured = any(report is not None and report.peak_bytes for report in reports)
+    return first, "epoch", third, progress.word, f"GPU memory {'used / predicted' if measured else 'predicted'}"
+
+
+def _table(heading: Row, figures: list[Row], starts: list[TrialStart], width: int) -> list[list[Text]]:
+    """The heading, then each trial's figures, with its parameters beside them or, without room, below."""
+    *words, memory = heading
+    if width < NARROW and max(len(row[4]) for row in figures) < len(memory):
+        memory = memory.removeprefix("GPU memory ")
+    rows = [(*words, memory), *figures]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    figures = ["  ".join(cell.rjust(size) for cell, size in zip(row, widths, strict=True)) for row in rows]
-    parameters = ["parameters", *(params_text(entry.start) for entry in running)]
-    beside = len(figures[0]) + 2 + max(map(len, parameters)) <= width
+    lines_of_figures = ["  ".join(cell.rjust(size) for cell, size in zip(row, widths, strict=True)) for row in rows]
+    parameters = ["parameters", *map(params_text, starts)]
+    beside = len(lines_of_figures[0]) + 2 + max(map(len, parameters)) <= width
     lines: list[list[Text]] = []
-    for row, (text, params) in enumerate(zip(figures, parameters, strict=True)):
+    for row, (text, params) in enumerate(zip(lines_of_figures, parameters, strict=True)):
         style = "dim" if row == 0 else ""
         if beside:
             lines.append([Text(f"{text}  {params}", style=style, no_wrap=True)])

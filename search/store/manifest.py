@@ -14,6 +14,7 @@ from typing import Any
 
 from search.request import SearchOptions
 from spaces.space import Choices, Distribution, Space
+from trainable.commands import as_called
 from trainable.errors import RunError
 from trainable.record import RunManifest
 from trainable.redaction import redact
@@ -22,7 +23,7 @@ from trainable.units import format_bytes
 PACKAGES = ("torch", "ray", "optuna", "numpy", "scikit-learn")
 FREE = frozenset(
     {"num_samples", "concurrency", "time_limit_seconds", "trial_timeout_seconds", "local", "address", "device"}
-    | {"max_failures", "study_storage", "storage_path", "mlflow", "listeners", "checkpoint_limit_bytes"}
+    | {"max_failures", "study_storage", "storage_path", "mlflow", "wandb", "listeners", "checkpoint_limit_bytes"}
 )
 """Options that a resume may change freely: they do not affect a trial's result."""
 _DEFAULTS = {each.name: each.default for each in dataclasses.fields(SearchOptions)}
@@ -179,7 +180,7 @@ def _changes(
 def command_line(argv: Sequence[str]) -> str:
     """The command line as given, without credentials in URLs."""
     shown = [redact(word) if "://" in word else word for word in argv]
-    return shlex.join(["python", "-m", "search.run", *shown])
+    return as_called(shlex.join(["python", "-m", "search.run", *shown]))
 
 
 def _commit() -> str:

@@ -39,6 +39,7 @@ from trainable.record import TrialOutcome, TrialStart
 from trainable.redaction import redact, without_secrets
 from trainable.study_address import sqlite_address
 from trainable.typed import build
+from trainable.units import MIB
 
 logger = logging.getLogger(__name__)
 
@@ -110,18 +111,18 @@ class SearchStudy:
         with self._writing():
             known = self._study.user_attrs.get(_OBJECTIVE)
         # A study from before there was a choice has none written down.
-        if known is None and objective is not Objective.LABELS and not self.trials():
-            with self._writing(), warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._study.set_user_attr(_OBJECTIVE, objective.value)
-                self._study.set_metric_names([objective.metric])
-            return
         theirs = Objective(known or Objective.LABELS)
-        if theirs is not objective:
+        if theirs is not objective and (known is not None or self.trials()):
             raise RunError(
                 f"the study {self.name} at {self.where} holds trials judged by {theirs.measure}, and this "
                 f"search judges by {objective.measure}; name another --study-name, or give --objective {theirs.value}"
             )
+        with self._writing(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if known is None and objective is not Objective.LABELS:
+                self._study.set_user_attr(_OBJECTIVE, objective.value)
+            if self._study.metric_names is None:
+                self._study.set_metric_names([objective.metric])
 
     @property
     def optuna_study(self) -> optuna.Study:
@@ -187,6 +188,7 @@ class SearchStudy:
             "predicted_bytes": predicted_bytes,
             "predicted_allocated_bytes": predicted_allocated_bytes,
             "draws": draws,
+            **_memory_for_readers(predicted_bytes, budget_bytes),
         }
         constraints = memory_constraint(predicted_bytes, budget_bytes)
         with self._writing():
@@ -213,6 +215,7 @@ class SearchStudy:
             "reason": outcome.reason,
             "outcome": asdict(outcome),
             "draws": draws,
+            **_memory_for_readers(predicted_bytes, budget_bytes),
         }
         constraints = memory_constraint(predicted_bytes, budget_bytes)
         with self._writing():
@@ -278,6 +281,16 @@ class SearchStudy:
         if isinstance(error, RuntimeError):
             return "it is another Optuna's: use that version, or upgrade a copy of the study (optuna storage upgrade)"
         return otherwise
+
+
+def _memory_for_readers(predicted_bytes: int, budget_bytes: int | None) -> dict[str, float]:
+    """User attributes for dashboards, which show none of Optuna's named constraints; nothing here reads them."""
+    if predicted_bytes <= 0:
+        return {}
+    memory = {"predicted_MiB": round(predicted_bytes / MIB, 1)}
+    if budget_bytes is not None:
+        memory["predicted_share_of_budget"] = round(predicted_bytes / budget_bytes, 4)
+    return memory
 
 
 _SQLITE_ADVICE = {

@@ -125,7 +125,7 @@ def test_a_decision_stands_and_one_of_an_earlier_process_was_to_continue() -> No
 def test_memory_s_record_has_the_highest_peak_and_the_largest_error() -> None:
     first = replace(report_at(1, 0.5), events=("a",), peak_bytes=90, predicted_allocated_bytes=100)
     record = MemoryRecord([first])
-    assert record.attributes() == {"memory_events": ["a"], "peak_bytes": 90, "memory_error": -0.1}
+    assert record.attributes() == {"memory_events": ["a"], "peak_bytes": 90, "peak_MiB": 0.0, "memory_error": -0.1}
     record.add(replace(report_at(2, 0.5), events=("b", "c"), peak_bytes=123, predicted_allocated_bytes=99))
     record.add(replace(report_at(3, 0.5), peak_bytes=80, predicted_allocated_bytes=100))
     record.add(report_at(4, 0.5))
@@ -134,7 +134,7 @@ def test_memory_s_record_has_the_highest_peak_and_the_largest_error() -> None:
     record.add(replace(report_at(4, 0.5), driver_bytes=800, cap_bytes=200))
     record.add(replace(report_at(7, 0.5), driver_bytes=700, cap_bytes=190))  # in another process
     expected = {"memory_events": ["a", "b", "c"], "peak_bytes": 123, "memory_error": 0.24242}
-    expected |= {"driver_bytes": 800, "cap_bytes": 190}
+    expected |= {"driver_bytes": 800, "peak_MiB": 0.0, "cap_bytes": 190}
     assert record.attributes() == expected
     assert MemoryRecord().attributes() == {}
 

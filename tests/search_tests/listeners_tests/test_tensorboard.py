@@ -36,6 +36,21 @@ def test_each_trial_has_its_scalars_by_epoch(tmp_path):
         assert [event.value for event in events.Scalars("peak_bytes")] == [2.0**33] * 2
 
 
+def test_the_parameters_and_the_ending_of_a_trial_are_in_its_hparams(tmp_path):
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    trial = start(4, num_embeddings=64, learning_rate=0.002, density="counts", linear_path=True)
+    with TensorBoardScalars(tmp_path) as scalars:
+        scalars.on_start(trial, resumed=False)
+        scalars.on_report(4, report(1, 0.6), Decision.CONTINUE)
+        scalars.on_end(trial, ended(TrialEnd.CRASHED, 1))
+    contents = read(tmp_path / "00004").PluginTagToContent("hparams")
+    told = {tag: HParamsPluginData.FromString(content) for tag, content in contents.items()}
+    first = told["_hparams_/session_start_info"].session_start_info.hparams
+    assert {name: getattr(value, value.WhichOneof("kind")) for name, value in first.items()} == trial.used
+    assert told["_hparams_/session_end_info"].session_end_info.status == 2, "STATUS_FAILURE"
+
+
 def test_a_resumed_trial_goes_on_in_its_own_folder(tmp_path):
     for epochs in ((1, 2), (3,)):
         with TensorBoardScalars(tmp_path) as scalars:

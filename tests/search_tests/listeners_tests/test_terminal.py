@@ -9,7 +9,7 @@ from rich.console import Console
 
 from search.engine.asha import Decision
 from search.engine.listener import BaseListener
-from search.listeners.terminal import SHOWN_TRIALS, LiveView, PlainLines, headline, make_view, memory_text
+from search.listeners.terminal import SHOWN_TRIALS, TALL, LiveView, PlainLines, headline, make_view, memory_text
 from tests.search_tests.listeners_tests.test_progress import ended, make, report, start
 from trainable.record import TrialEnd
 
@@ -54,10 +54,37 @@ def test_the_live_table_says_what_runs_how_well_and_how_long_still():
     assert lines[2].startswith("0 s so far, about ")
     assert lines[2].rstrip().endswith("left")
     words = [" ".join(line.split()) for line in lines]
-    assert words[3] == "trial epoch phase AUC GPU memory used / predicted parameters"
-    assert words[4] == "4 7/9 full loss 0.752 2.00 GiB / 2.50 GiB num_embeddings=64 learning_rate=0.00235"
-    assert words[5] == "5 0/9 – – 3.00 GiB num_embeddings=32"
-    assert len(lines) == 6
+    assert words[3:7] == [
+        "best trial epoch state AUC GPU memory used / predicted parameters",
+        "0 1/9 completed 0.600 –",
+        "4 7/9 running 0.752 2.00 GiB / 2.50 GiB num_embeddings=64 learning_rate=0.00235",
+        "1 1/9 pruned 0.700 –",
+    ]
+    assert words[7] == "trial epoch phase AUC GPU memory used / predicted parameters"
+    assert words[8] == "4 7/9 full loss 0.752 2.00 GiB / 2.50 GiB num_embeddings=64 learning_rate=0.00235"
+    assert words[9] == "5 0/9 – – 3.00 GiB num_embeddings=32"
+    assert len(lines) == 10
+
+
+def test_the_best_trials_stay_on_the_screen_when_the_search_ends():
+    """Those that did not end are unfinished; no parameter is cut where there is no room beside the figures."""
+    shown, progress = console(terminal=True, width=60), a_search()
+    with LiveView(shown, progress):
+        pass
+    last = shown.file.getvalue().rpartition("best trial")[2]
+    words = [" ".join(line.split()) for line in last.splitlines()]
+    assert words[1:] == [
+        "0 1/9 completed 0.600 –",
+        "4 7/9 unfinished 0.752 2.00 GiB / 2.50 GiB",
+        "num_embeddings=64 learning_rate=0.00235",
+        "1 1/9 pruned 0.700 –",
+    ]
+
+
+def test_a_low_terminal_shows_running_trials_only():
+    low = console(terminal=True)
+    low.size = low.size.__class__(110, TALL - 1)
+    assert "completed  0.600" not in drawn(LiveView(low, a_search()))
 
 
 def test_used_is_what_the_driver_counts_where_it_tells():
@@ -83,7 +110,8 @@ def test_the_live_table_keeps_to_the_width_of_the_terminal_and_cuts_no_parameter
     lines = drawn(LiveView(console(terminal=True, width=width), progress), width).splitlines()
     assert max(map(len, lines)) <= width
     rows = [line.split() for line in lines]
-    assert [row[:2] for row in rows if len(row) > 1 and "/9" in row[1]] == [["4", "7/9"], ["5", "0/9"], ["6", "0/9"]]
+    running = rows[next(index for index, row in enumerate(rows) if row[0] == "trial") :]
+    assert [row[:2] for row in running if len(row) > 1 and "/9" in row[1]] == [["4", "7/9"], ["5", "0/9"], ["6", "0/9"]]
     assert any("2.00 GiB / 2.50 GiB" in line for line in lines)
     shown = " ".join(" ".join(row) for row in rows)
     assert all(f"{name}={value:.3g}" in shown for name, value in many.items())

@@ -17,7 +17,7 @@ from search.engine.observation import memory_violation, observation, state_of
 from search.engine.optuna_trials import frozen, to_optuna
 from search.store.study import SearchStudy, outcome_of, start_of
 from spaces.space import Choices, Range
-from trainable.config import TrialConfig
+from trainable.config import Objective, TrialConfig
 from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
 from trainable.record import TrialEnd, TrialOutcome
@@ -93,8 +93,16 @@ def test_over_budget_is_recorded_without_having_run(tmp_path: Path) -> None:
     assert (trial.number, trial.state) == (number, TrialState.PRUNED)
     assert trial.constraints == {"memory": pytest.approx(math.log(2))}
     assert trial.user_attrs["end"] == "over_budget"
+    assert trial.user_attrs["predicted_share_of_budget"] == 2.0
     assert outcome_of(trial) == over
     assert start_of(trial).plan is None
+
+
+@pytest.mark.parametrize("objective", Objective)
+def test_dashboards_find_what_a_value_is_called(tmp_path: Path, objective: Objective) -> None:
+    for _ in range(2):
+        study = SearchStudy.in_folder(tmp_path / "study.db", "press", objective=objective)
+        assert study.optuna_study.metric_names == [objective.metric]
 
 
 def test_memory_violation_is_zero_at_the_budget_and_grows_with_the_ratio() -> None:
