@@ -2,8 +2,11 @@
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from spaces.source import Located, Source, parse, read_source
 from spaces.space import Choices, Condition, Distribution, Parameter, Range, SearchDefaults, Space
@@ -56,6 +59,18 @@ def space_from_text(text: str, name: str = "space") -> Space:
     """Reads a space from YAML text. Raises SpaceError."""
     source = Source(name)
     return _space(source, name, text, parse(source, text))
+
+
+def space_from_mapping(values: Mapping[str, Any], name: str = "space") -> Space:
+    """Reads a space from a mapping that is laid out as a space file. Raises SpaceError.
+
+    Values are plain: texts, numbers, booleans, lists and mappings; messages count the lines of the YAML that they make.
+    """
+    try:
+        text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    except yaml.YAMLError as error:
+        raise SpaceError(f"{name} holds what no space file can: {' '.join(str(error).split())}") from None
+    return space_from_text(text, name)
 
 
 def _space(source: Source, name: str, text: str, root: Located) -> Space:

@@ -1,6 +1,6 @@
 """Four notebooks about a run, and the command that executes them: ``python -m analysis.notebooks RUN``.
 
-They compute nothing themselves: every cell calls tested functions of `analysis`.
+They compute nothing themselves: every cell calls `search.load` and tested functions of `analysis`.
 """
 
 import os

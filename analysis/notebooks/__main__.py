@@ -1,18 +1,17 @@
 """Executes the analysis notebooks on a run: ``python -m analysis.notebooks RUN [--output DIR]``."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.notebooks import FOLDER, NAMES
-from trainable.commandline import add_flag, run, set_up_logging
+from trainable.commandline import Parser, add_flag, run, set_up_logging
 from trainable.errors import ConfigError, RunError
 from trainable.record import RunFolder
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m analysis.notebooks", description=__doc__)
+def build_parser() -> Parser:
+    parser = Parser(prog="python -m analysis.notebooks", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished, running or interrupted search")
     target = parser.add_mutually_exclusive_group()
     add_flag(target, "output", metavar="DIR", help="folder of the executed notebooks (default: RUN/notebooks)")
