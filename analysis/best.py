@@ -1,13 +1,17 @@
 """The best configurations of a run: ``python -m analysis.best RUN [--top 5] [--export DIR] [--retrain]``."""
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainable.commandline import Parser, add_flag, resolve_device, run, set_up_logging
-from trainable.errors import ConfigError
+from trainable.commandline import Parser, add_flag, refuse_ignored, resolve_device, run, set_up_logging
+from trainable.commands import as_called
+from trainable.detection.alarm import DEFAULT_ALARM_RATE, RATE_HELP, AlarmRate, alarm_lines
+from trainable.errors import ConfigError, RunError
+from trainable.steps import error_console, told_steps
 from trainable.units import counted, format_bytes
 
 if TYPE_CHECKING:
@@ -24,7 +28,13 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m analysis.best", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="folder of a finished, running or interrupted search")
     add_flag(parser, "top", type=int, default=5, metavar="N", help="how many configurations (default: 5)")
-    add_flag(parser, "export", metavar="DIR", help="write them as YAML, for python -m trainable.train --config")
+    add_flag(
+        parser,
+        "export",
+        metavar="DIR",
+        help="write the detector as ONNX with a scorer of NumPy, and the configurations as YAML for python -m "
+        "trainable.train --config; RUN may be a detector's folder",
+    )
     add_flag(parser, "retrain", action="store_true", help="train the best again on all normal clips; save a detector")
     add_flag(parser, "trial", type=int, metavar="NUMBER", help="retrain this trial alone")
     add_flag(
@@ -42,72 +52,131 @@ def build_parser() -> Parser:
         help="trainings of each configuration (default: 3 of one configuration, 1 of several)",
     )
     add_flag(parser, "output", metavar="DIR", help="folder of the retrained detector (default: RUN/retrained)")
+    add_flag(parser, "alarm_rate", metavar="RATE", help=f"of the detector: {RATE_HELP}; default: {DEFAULT_ALARM_RATE}")
     add_flag(parser, "held_out", action="store_true", help="score held-out clips even before the search has ended")
     add_flag(parser, "device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
     set_up_logging(quiet=True)
     for name in ("top", "seeds", "members"):
         given = getattr(arguments, name)
         if given is not None and given < 1:
             raise ConfigError(f"--{name} is {given}; it must be at least 1")
+    if arguments.alarm_rate is not None:
+        AlarmRate.parse(arguments.alarm_rate)  # before hours of training
+        if not arguments.retrain:
+            raise ConfigError("--alarm-rate is for the detector that --retrain makes; add --retrain or leave it out")
+    if not arguments.retrain:
+        refuse_ignored(parser, arguments, ("trial", "members", "seeds", "output"), "is for --retrain; add it")
     device = resolve_device(arguments.device)
+    if arguments.export:
+        from analysis.export.target import check_target, is_detector
+
+        check_target(Path(arguments.export))
+        if is_detector(Path(arguments.run)) and not arguments.retrain:
+            _export(Path(arguments.run), Path(arguments.export))
+            return 0
     # Here, not above: --help and a mistyped path answer without torch.
     from analysis.results import load_run
-    from analysis.winners import export_winners, find_winners, winners_text
+    from analysis.winners import export_winners, find_winners, winners_text, wrapped
 
     results = load_run(arguments.run)
-    winners, notes = find_winners(results, arguments.top, held_out=arguments.held_out, device=device)
-    print("\n".join([*results.notes, winners_text(winners), *notes]))
+    with told_steps(error_console()) as steps:
+        winners, notes = find_winners(results, arguments.top, held_out=arguments.held_out, device=device, steps=steps)
+    width = _terminal_width()
+    told = [note if width is None else wrapped(note, width) for note in (*results.notes, *notes)]
+    print("\n".join([*told[: len(results.notes)], winners_text(winners, width), *told[len(results.notes) :]]))
     if arguments.export:
         for path in export_winners(results, winners, Path(arguments.export)):
             print(f"wrote {path}")
-    if arguments.retrain:
-        _retrain(results, arguments, device)
+    detector = _retrain(results, arguments, device) if arguments.retrain else results.folder.detector_path
+    if arguments.export:
+        _export(detector, Path(arguments.export))
     return 0
 
 
-def _retrain(results: "RunResults", arguments: argparse.Namespace, device: str) -> None:
-    """Trains and saves a detector, and says what is known of it."""
+def _terminal_width() -> int | None:
+    """Characters of a line of the terminal; None for a file or a pipe, whose lines may be of any length."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _export(detector: Path, folder: Path) -> None:
+    """Writes a detector as files that need none of this project, or says that there is none yet."""
+    from analysis.export.target import LAUNCHER, is_detector
+
+    if not is_detector(detector):
+        print(f"no model in {folder}: {detector} holds no detector; a search makes one as it ends, or add --retrain")
+        return
+    from analysis.export.folder import export_detector
+
+    size_bytes = sum(path.stat().st_size for path in export_detector(detector, folder))
+    print(
+        f"wrote {folder}, {format_bytes(size_bytes)}; score recordings where there is only numpy and onnxruntime: "
+        f"python {folder / LAUNCHER} FILES"
+    )
+
+
+def _retrain(results: "RunResults", arguments: argparse.Namespace, device: str) -> Path:
+    """Trains and saves a detector, and says what is known of it; returns its folder."""
     from analysis.model_view import load_run_data
     from analysis.retrain import retrain
 
     output = Path(arguments.output) if arguments.output else results.folder.path / RETRAINED
     plans = _members(results, arguments)
     data = load_run_data(results)
-    retrained = retrain(results, plans, data, device=device, log=lambda line: print(line, flush=True))
+    retrained = retrain(
+        results,
+        plans,
+        data,
+        device=device,
+        log=lambda line: print(line, flush=True),
+        alarm_rate=AlarmRate.parse(arguments.alarm_rate or DEFAULT_ALARM_RATE),
+    )
     retrained.detector.save(output)
     for line in known_of(retrained):
         print(line)
-    print(f"wrote {output}; score recordings with: python -m trainable.score --model {output} FILES")
+    print(f"wrote {output}; score recordings with: {as_called('python -m trainable.score')} --model {output} FILES")
+    return output
 
 
 def _members(results: "RunResults", arguments: argparse.Namespace) -> "list[MemberPlan]":
     """Which trials to train again. Raises ConfigError for a trial that the run does not hold."""
+    from analysis.retrain import with_seeds
+
+    number, count, seeds = arguments.trial, arguments.members, arguments.seeds
+    if number is None:
+        return members_to_retrain(results, count, seeds)
+    if count is not None:
+        raise ConfigError("--trial retrains one configuration, --members several; give only one of them")
+    if number not in results.ranked.index:
+        raise ConfigError(f"--trial {number}: {arguments.run} holds no trial {number} with an AUC")
+    return with_seeds(results, number, seeds or SEEDS)
+
+
+def members_to_retrain(results: "RunResults", count: int | None = None, seeds: int | None = None) -> "list[MemberPlan]":
+    """The best pairs of a trial and a density model, or the best trial with several seeds where none has completed.
+
+    Raises RunError if no trial has an AUC.
+    """
     from analysis.retrain import best_pairs, with_seeds
     from trainable.detection.ranking import MEMBERS, completed
 
-    number, count, seeds = arguments.trial, arguments.members, arguments.seeds
-    if number is not None:
-        if count is not None:
-            raise ConfigError("--trial retrains one configuration, --members several; give only one of them")
-        if number not in results.ranked.index:
-            raise ConfigError(f"--trial {number}: {arguments.run} holds no trial {number} with an AUC")
-        return with_seeds(results, number, seeds or SEEDS)
-    count = count or MEMBERS
     by_labels = not results.manifest.objective.holds_back
-    nothing_completed = arguments.members is None and not completed(results.records.values())
+    nothing_completed = count is None and not completed(results.records.values())
     if by_labels and (count == 1 or nothing_completed):
-        return with_seeds(results, int(results.ranked.index[0]), seeds or SEEDS)
-    return best_pairs(results, count, seeds or (SEEDS if count == 1 else 1))
+        if results.best_number is None:
+            raise RunError(f"no trial of {results.folder.path} has finished an epoch, so there is none to train again")
+        return with_seeds(results, results.best_number, seeds or SEEDS)
+    return best_pairs(results, count or MEMBERS, seeds or (SEEDS if count == 1 else 1))
 
 
 def known_of(retrained: "Finished") -> list[str]:
     """What a user should know of a detector: how well it detects, what its p-values rest on, what scoring costs."""
-    from trainable.detection.detector import ENOUGH_CLIPS
+    from trainable.detection.calibration import ENOUGH_CLIPS
 
     made, models = retrained.detector.made, len(retrained.detector.members)
     lines = []
@@ -130,6 +199,7 @@ def known_of(retrained: "Finished") -> list[str]:
             f"id {', '.join(pooled)} has fewer than {ENOUGH_CLIPS} of them, too few for a p-value of 0.05: its scores "
             "are compared with those of all ids, in each id's own standard deviations"
         )
+    lines += alarm_lines(retrained.detector.promises, retrained.detector.thresholds)
     lines.append(
         f"the mean of {counted(len(made['members']), 'score')} of {counted(models, 'model')}, "
         f"{format_bytes(made['weights_bytes'])} of weights, "

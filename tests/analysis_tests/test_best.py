@@ -12,7 +12,7 @@ import yaml
 from analysis import best
 from analysis.model_view import load_run_data, load_view, read_newest
 from analysis.results import RunResults, load_run
-from analysis.winners import export_winners, find_winners, winners_text
+from analysis.winners import export_winners, find_winners, winners_text, wrapped
 from tests.analysis_tests.synthetic import make_run
 from trainable import commandline
 from trainable.config import DataConfig, TrialConfig
@@ -94,6 +94,26 @@ def test_columns_stand_under_their_headings(trained_path: Path) -> None:
         assert line[ended:].split()[:2] == ["completed", "3"]  # how it ended, and its epochs
         assert len(line) <= len(lines[0])
     assert lines[0].endswith("s an epoch")
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_line_is_longer_than_the_terminal_and_no_word_is_broken(trained_path: Path, width: int) -> None:
+    winners, _ = find_winners(load_run(trained_path), 2)
+    whole = winners_text(winners)
+    text = winners_text(winners, width)
+    assert max(map(len, text.splitlines())) <= width
+    if width < 200:
+        assert text.startswith("1. trial 1, completed after 3 epochs\n      validation AUC ")
+        assert {word.rstrip(",") for word in text.split()} >= {"num_embeddings=32", f"{winners[0].held_out_auc:.3f}"}
+    else:
+        assert text.splitlines()[0] == whole.splitlines()[0]
+
+
+def test_a_path_longer_than_the_terminal_stays_whole() -> None:
+    command = "python -m search.run --resume /mnt/shared/searches/2026-11-28/fan-of-hall-three"
+    lines = wrapped(f"2 trials unfinished; resume with {command}", 40).splitlines()
+    assert "/mnt/shared/searches/2026-11-28/fan-of-hall-three" in lines
+    assert " ".join(lines) == f"2 trials unfinished; resume with {command}"
 
 
 def test_without_checkpoints_the_order_stays_and_the_reason_is_said(trained_path: Path, tmp_path: Path) -> None:
