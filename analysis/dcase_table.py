@@ -5,13 +5,12 @@ prints the table of AUC and pAUC beside the official baseline, and writes DCASE'
         [--yardsticks]
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainable.commandline import add_flag, resolve_device, run, set_up_logging
+from trainable.commandline import Parser, add_flag, resolve_device, run, set_up_logging
 from trainable.config import DataConfig, TrialConfig
 from trainable.errors import ConfigError
 
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from analysis.tables import Table
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def build_parser() -> Parser:
+    parser = Parser(
         prog="python -m analysis.dcase_table",
         description="Trains each machine type below a data root, scores all test clips, and prints AUC and pAUC "
         "beside the official DCASE 2020 Task 2 baseline.",

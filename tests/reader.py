@@ -30,6 +30,7 @@ CHEAP = {
     "analysis.notebooks": "--only memory",
     "analysis.dcase_table": "--epochs 1 --quiet",
     "analysis.report": "",
+    "analysis.runs": "",
     "analysis.best": "",
     "trainable.recordings": "",
     "trainable.score": "",
@@ -75,6 +76,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     listed = [f"{path},{path.name.split('_')[0]},{path.parent.name}" for path in folder.glob("recordings/fan/*/*.wav")]
     (folder / "fan.csv").write_text("\n".join(["path,label,split", *listed]) + "\n")
     (folder / "my_space.yaml").write_text(SPACE)
+    (folder / "options.yaml").write_text("space: my_space.yaml\nmax-epochs: 2\nuse-amp: false\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run_module(

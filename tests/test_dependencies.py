@@ -21,9 +21,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 ALLOWED = {
     "spaces": ("core",),
-    "trainable": ("core",),
-    "search": ("core", "mlflow"),
-    "analysis": ("core", "analysis", "notebooks"),
+    "trainable": ("core", "completion"),
+    "search": ("core", "mlflow", "wandb", "analysis"),  # the types of what a result reads with it
+    "analysis": ("core", "analysis", "notebooks", "export"),
     "benchmarks": ("core", "analysis", "dev"),
 }
 """Whose dependencies each package may import."""
@@ -32,6 +32,8 @@ RUN_NOT_IMPORTED = {
     "optuna-dashboard": "reads the study; documented",
     "ipykernel": "runs the notebooks' cells",
     "psycopg": "SQLAlchemy's driver, named by an address",
+    "onnx": "needed by torch.onnx.export",
+    "onnxscript": "needed by torch.onnx.export",
 }
 
 
@@ -89,14 +91,15 @@ def test_what_is_imported_is_declared(package: str) -> None:
     assert not missing, f"declare these in pyproject.toml for {package}: {missing}"
 
 
-@pytest.mark.parametrize("part", ["core", "analysis", "notebooks", "postgres", "mlflow"])
+@pytest.mark.parametrize("part", ["core", "analysis", "notebooks", "postgres", "mlflow", "wandb", "export", "completion"])
 def test_what_is_declared_is_imported(part: str) -> None:
     used = {name for package in ALLOWED for module in imports(package) for name in distributions(module)}
     assert set(declared(part)) - used - set(RUN_NOT_IMPORTED) == set()
 
 
-def test_mlflow_is_imported_by_its_listener_alone() -> None:
-    assert imports("search")["mlflow"] == {"search/listeners/mlflow.py"}
+@pytest.mark.parametrize("tracker", ["mlflow", "wandb"])
+def test_a_tracker_is_imported_by_its_listener_alone(tracker: str) -> None:
+    assert imports("search")[tracker] == {f"search/listeners/{tracker}.py"}
 
 
 # ---- locked ----------------------------------------------------------------------------------------------------------
@@ -186,8 +189,19 @@ for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 """
 )
-READERS = ("pandas", "matplotlib", "jinja2", "cycler", "tensorboard", "mlflow", "nbclient", "nbformat", "IPython")
-"""What the extras analysis, notebooks and mlflow bring."""
+READERS = (
+    "pandas",
+    "matplotlib",
+    "jinja2",
+    "cycler",
+    "tensorboard",
+    "mlflow",
+    "wandb",
+    "nbclient",
+    "nbformat",
+    "IPython",
+)
+"""What the extras analysis, notebooks, mlflow and wandb bring."""
 
 
 def python(code: str, hidden: Iterable[str], *words: str, folder: Path = ROOT) -> str:

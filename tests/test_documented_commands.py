@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.reader import DOCUMENTS, ROOT, Command, appended, inline, own_folder, reader, run_module, shown
+from trainable.commands import COMMANDS
 
 __all__ = ["own_folder", "reader"]  # fixtures
 
@@ -32,6 +33,9 @@ NOT_RUN = {
     r"python -m search\.run .*s3://": "needs Amazon's object store; another's is in tests/test_documented_storage.py",
     r"python -m search\.run .*postgresql://": "in tests/test_documented_storage.py",
     r"python -m search\.run .*--mlflow ": "in tests/search_tests/listeners_tests/test_mlflow.py",
+    r"python -m search\.run .*--wandb ": "in tests/search_tests/listeners_tests/test_wandb.py",
+    r"deploy/": "in tests/test_deploy.py",
+    r"(docker|sbatch|sudo|kubectl) ": "needs Docker, Slurm, systemd, Kubernetes; its files are in tests/test_deploy.py",
     r"python -m benchmarks\.": "takes minutes, and some a GPU; short forms in tests/test_documented_services.py",
     r"ray (get-auth-token --generate|start --head)$": "in tests/test_documented_services.py",
     r"ray (get-auth-token|start|up|down|dashboard|rsync-up|rsync-down|job submit) ": "needs other machines, or stays",
@@ -63,8 +67,16 @@ def run_shell(command: Command, folder: Path) -> None:
     assert done.stdout.strip(), f"{command}: printed nothing"
 
 
+def as_module(command: Command) -> Command:
+    """``vqad search …`` as ``python -m search.run …``; any other command as it is."""
+    program, _, rest = command.text.partition(" ")
+    name, _, flags = rest.partition(" ")
+    return Command(command.document, f"python -m {COMMANDS[name].module} {flags}") if program == "vqad" else command
+
+
 def run(command: Command, folder: Path) -> None:
     """Runs a command, or checks what can be checked of it; fails if it is of no known kind."""
+    command = as_module(command)
     words = shlex.split(command.text)
     if command.text == ". .venv/bin/activate":
         assert "VENV := .venv\n" in (ROOT / "Makefile").read_text()
@@ -76,7 +88,7 @@ def run(command: Command, folder: Path) -> None:
         assert all(re.fullmatch(r"[A-Z_]+=[\w/,]+", word) for word in words[1:])
     elif words[0] == "grep":
         run_shell(command, ROOT)
-    elif "|" in words:
+    elif "|" in words or re.match(r"python \S+\.py ", command.text):
         run_shell(command, folder)
     elif words[:2] == ["python", "-m"]:
         run_python(command)
@@ -117,6 +129,8 @@ def check_flags(command: Command, words: list[str]) -> None:
         extras = re.findall(r"\.\[(\w+)\]", command.text)
         known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert set(extras) <= set(known), f"{command}: no such extra"
+    elif any("deploy/" in word for word in words) or words[0] in ("docker", "sudo"):
+        check_deployment(words)
     elif words[0] == "tensorboard":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of what TensorBoard brings along
@@ -131,6 +145,16 @@ def check_flags(command: Command, words: list[str]) -> None:
         assert optuna.get_all_study_summaries(words[1]), f"{command}: no study there"
     else:
         pytest.fail(f"{command}: nothing is checked of it")
+
+
+def check_deployment(words: list[str]) -> None:
+    """Files are there, and the search within has real flags."""
+    for word in words:
+        assert not word.startswith("deploy/") or (ROOT / word).is_file(), f"there is no {word}"
+    if "python" in words:
+        check_python_flags(words[words.index("python") :])
+    if words[0].startswith("deploy/"):
+        check_python_flags(["python", "-m", "search.run", "--resume", *words[1:]])
 
 
 def check_python_flags(words: list[str]) -> None:

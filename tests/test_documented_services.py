@@ -77,6 +77,7 @@ def answer(url: str, process: subprocess.Popen[str]) -> str:
     [
         (printed("tensorboard "), "/data/runs", "00000"),
         (printed("optuna-dashboard "), "/api/studies", '"study_name":"first"'),
+        (printed("optuna-dashboard "), "/api/studies/1", '"objective_names":["validation_auc"]'),
     ],
     ids=str,
 )
@@ -131,7 +132,11 @@ def test_a_documented_search_runs_on_ray(own_folder: Path, ray_environment: dict
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("ray")
-def test_the_documented_cluster_is_started_and_joined(own_folder: Path, ray_environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("mode", [{}, {"RAY_AUTH_MODE": "token"}], ids=["as it is", "as from Ray 2.61 on"])
+def test_the_documented_cluster_is_started_and_joined(
+    own_folder: Path, ray_environment: dict[str, str], mode: dict[str, str]
+) -> None:
+    ray_environment = {**ray_environment, **mode}
     token = subprocess.run(
         shlex.split(printed("ray get-auth-token").text), env=ray_environment, capture_output=True, text=True, check=True
     )
@@ -150,6 +155,25 @@ def test_the_documented_cluster_is_started_and_joined(own_folder: Path, ray_envi
     assert name.startswith("cluster-"), "checkpoints at --storage-path"
 
 
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_a_token_is_not_joined_without_one(
+    own_folder: Path, ray_environment: dict[str, str]
+) -> None:
+    command = (
+        f"{sys.executable} -m search.run --space my_space.yaml --address 127.0.0.1:1 --output runs/none {TINY_DATA}"
+    )
+    environment = {**ray_environment, "RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        shlex.split(command), cwd=own_folder, env=environment, capture_output=True, text=True, timeout=WAIT_S
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        "error: the cluster at --address 127.0.0.1:1 cannot be joined: Token authentication is enabled"
+    )
+    assert "~/.ray/auth_token" in line
+
+
 # ---- benchmarks ----------------------------------------------------------------------------------------------------
 
 TINY_MODEL = "--width 0.125 --latent-dim 4 --num-embeddings 8 --n-patches 1 --batch-size 8 --epochs 1"
@@ -160,8 +184,10 @@ SHORT = {
     "data_scale": "--recordings 80 --seconds 1",
     "density": f"--seeds 1 --network-epochs 1 {TINY_MODEL} {TINY_DATA}",
     "driver_scale": "--trials 10",
+    "export": "runs/first/detector --clips 4",
     "prediction": "--architectures 1",
     "formats": f"--seeds 1 {TINY_MODEL} {TINY_DATA}",
+    "long_recordings": f"--draws 5 --joined 3 {TINY_MODEL} {TINY_DATA}",
     "learning_curves": f"--space my_space.yaml --configurations 3 --epochs 3 --output curves.csv {TINY_DATA}",
     "no_labels": f"--record --space my_space.yaml --configurations 1 --scores runs/no_labels/tiny {TINY_DATA}",
     "recorded": f"--space my_space.yaml --configurations 1 --repeated 0 --epochs 1 --store runs/tiny {TINY_DATA}",

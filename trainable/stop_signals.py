@@ -112,6 +112,6 @@ def _handled(handlers: dict[signal.Signals, Callable[[int, FrameType | None], No
             signal.signal(number, handler)
         yield
     finally:
-        for number, handler in before.items():
-            if handler is not None:  # not set from Python
-                signal.signal(number, handler)
+        for number, earlier in before.items():
+            if earlier is not None:  # None = set by native code
+                signal.signal(number, earlier)

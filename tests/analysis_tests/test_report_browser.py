@@ -70,7 +70,7 @@ def test_sections_are_reached_by_their_links(browser: "Browser", page_path: Path
         page.goto(file_url(page_path))
         page.click("nav a:last-child >> text=What to do next")
         assert page.locator("h2", has_text="What to do next").bounding_box()["y"] < PHONE[1]  # type: ignore[index]
-        assert page.evaluate("location.hash") == "#s8"
+        assert page.evaluate("location.hash") == f"#s{page.locator('section').count()}"
     finally:
         page.close()
 
@@ -80,7 +80,7 @@ def test_the_page_can_be_read_without_scripts(browser: "Browser", page_path: Pat
     try:
         page = context.new_page()
         page.goto(file_url(page_path))
-        assert page.locator("section").count() == 8
+        assert page.locator("section").count() == page.locator("nav a").count() >= 8
         assert page.locator("h1").inner_text().startswith("Search ")
     finally:
         context.close()

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def test_a_search_killed_before_its_study_is_resumed(arguments, tmp_path, monkey
         raise Killed
 
     monkeypatch.setattr(search.session, "_study", kill)
-    monkeypatch.setattr("search.run._remove_if_empty", lambda request: True)
+    monkeypatch.setattr(sys.modules["search.run"], "_remove_if_empty", lambda request: None)
     with pytest.raises(Killed):
         main([*arguments, "--num-samples", "1"])
     monkeypatch.undo()

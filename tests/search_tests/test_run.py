@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -102,6 +103,39 @@ def test_a_search_ends_with_a_best_configuration_that_train_takes(arguments, tmp
     assert "epoch   1/1" in capsys.readouterr().out
 
 
+def test_a_dry_run_says_what_would_run_and_leaves_nothing(arguments, tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    elsewhere = ["--storage-path", str(tmp_path / "checkpoints"), "--output", str(tmp_path / "run")]
+    assert main([*arguments, *elsewhere, "--dry-run", "--gpu-memory-budget", "1GiB", "--time-limit", "1h30m"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "reading the recordings: press" in shown
+    assert "4 trials of up to 3 epochs, 12 in all at most; the best 1/3 continue after epoch 1" in shown
+    assert "1 at a time on cpu, 1.00 GiB each; until 1 h 30 min have passed" in shown
+    assert "16 of 16 sampled configurations fit" in shown
+    assert "estimated memory of 1 trial at a time" in shown
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "space.yaml"]
+    assert not any((tmp_path / "here").iterdir())
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_recordings_are_read_and_ray_starts(arguments, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("search.session.load_dataset", lambda *_: pytest.fail("read recordings"))
+    on_ray = [word for word in arguments if word != "--local"]
+    for given in (arguments, on_ray):
+        assert run(main, [*given, "--device", "cuda", "--dry-run"]) == 2
+        assert "--device cuda: torch sees no CUDA device on this machine" in capsys.readouterr().err
+
+
+def test_flags_come_from_a_file_that_the_manifest_names(arguments, tmp_path):
+    (tmp_path / "options.yaml").write_text("num-samples: 3\nmax-epochs: 1\nquiet: true\nsampler: random\n")
+    given = [*arguments, "--options", str(tmp_path / "options.yaml"), "--num-samples", "1"]
+    assert main([*given, "--output", str(tmp_path / "run")]) == 0
+    manifest = RunFolder(tmp_path / "run").read_manifest()
+    assert (manifest.num_samples, manifest.max_epochs, manifest.options["sampler"]) == (1, 1, "random")
+    assert f"--options {tmp_path / 'options.yaml'} --num-samples 1" in manifest.command
+
+
 def test_same_seed_twice_gives_the_same_table_and_another_seed_another(arguments, tmp_path):
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         main([*arguments, "--seed", seed, "--quiet", "--output", str(tmp_path / name)])
@@ -109,24 +143,73 @@ def test_same_seed_twice_gives_the_same_table_and_another_seed_another(arguments
     assert table(tmp_path / "a") != table(tmp_path / "c")
 
 
-def test_resume_after_ctrl_c_loses_and_repeats_nothing(arguments, tmp_path):
-    main([*arguments, "--quiet", "--output", str(tmp_path / "whole")])
-    command = [sys.executable, "-m", "search.run", *arguments, "--output", str(tmp_path / "cut")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def signalled(arguments: list[str], run_path: Path, first_files: str, *signals: signal.Signals) -> tuple[int, str]:
+    """Exit status and standard error of a search that gets the signals once the files are there."""
+    command = [sys.executable, "-m", "search.run", *arguments, "--output", str(run_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        while not list((tmp_path / "cut").glob("trials/00001/epochs.jsonl")):
+        while not list(run_path.glob(first_files)):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        for each in signals:
+            process.send_signal(each)
         _, message = process.communicate()  # however long that takes: the test's own limit ends it
     finally:
         process.kill()
-    assert process.returncode == 130
-    assert "--resume" in message
+    return process.returncode, message
+
+
+def test_resume_after_ctrl_c_loses_and_repeats_nothing(arguments, tmp_path):
+    main([*arguments, "--quiet", "--output", str(tmp_path / "whole")])
+    status, message = signalled(arguments, tmp_path / "cut", "trials/00001/epochs.jsonl", *[signal.SIGINT] * 2)
+    assert status == 130
+    assert f"resume with: python -m search.run --resume {tmp_path / 'cut'}" in message
     assert "Traceback" not in message
     assert main(["--resume", str(tmp_path / "cut"), "--quiet"]) == 0
     assert table(tmp_path / "cut") == table(tmp_path / "whole")
     assert RunFolder(tmp_path / "cut").read_manifest().history[0]["changes"] == []
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_search_on_ray_like_ctrl_c_and_leaves_nothing_in_the_temporary_folder(arguments, monkeypatch):
+    with tempfile.TemporaryDirectory(prefix="s-", dir="/tmp") as short:  # pytest's folders are too long for Ray
+        monkeypatch.setenv("TMPDIR", short)
+        on_ray = [word for word in arguments if word != "--local"]
+        cut = Path(short) / "cut"
+        status, message = signalled(on_ray, cut, "trials/*/epochs.jsonl", signal.SIGTERM)
+        assert status == 143
+        assert re.search(rf"\nstopped by SIGTERM after \d+ s; .* resume with: .* --resume {cut}\n$", message)
+        assert "Traceback" not in message
+        assert "***" not in message  # how Ray's own handler begins its stack trace
+        assert not [*Path(short).glob("pymp-*"), *Path(short).glob("search-*")]
+        unfinished = [record for record in RunFolder(cut).read_trials() if record.outcome is None]
+        assert unfinished
+        assert main(["--resume", str(cut), "--local", "--quiet"]) == 0
+        assert len(table(cut)) == 4
+
+
+def test_a_time_limit_leaves_trials_unfinished_and_a_resume_has_none(arguments, tmp_path, capsys):
+    cut = tmp_path / "cut"
+    long = ["--max-epochs", "10000", "--grace-period", "10000"]
+    assert main([*arguments, *long, "--time-limit", "1s", "--output", str(cut)]) == 1
+    assert "the time limit of 1 s was reached" in " ".join(capsys.readouterr().out.split())
+    (record,) = RunFolder(cut).read_trials()
+    assert record.outcome is None
+    assert list(RunFolder(cut).checkpoint_path(0).iterdir())
+    epochs = len(record.epochs)
+    ends = ["--max-epochs", str(epochs + 1), "--grace-period", "1", "--num-samples", "1", "--allow-changes"]
+    assert main(["--resume", str(cut), "--quiet", *ends]) == 0
+    (record,) = RunFolder(cut).read_trials()
+    assert (record.outcome.end, record.outcome.epochs) == (TrialEnd.COMPLETED, epochs + 1)
+    assert RunFolder(cut).read_manifest().options["time_limit_seconds"] is None
+
+
+@pytest.mark.parametrize("module", ["search.run", "search.plan", "trainable.score"])
+def test_help_needs_no_torch(module):
+    blocked = f"import runpy, sys; sys.modules['torch'] = None; runpy.run_module('{module}', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", blocked, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
 
 
 def test_resume_with_other_settings_is_refused_with_the_difference_or_recorded(arguments, tmp_path, capsys):
@@ -217,7 +300,8 @@ def test_results_name_the_patches_that_were_used(arguments, tmp_path, capsys):
         (["--space", "ad_smoke", "--device", "tpu"], "'tpu'"),
         (["--space", "ad_smoke", "--study-storage", "sqlite:////nowhere/x.db", "--study-name", "s"], "sqlite"),
         (["--space", "ad_smoke", "--num-samples", "many"], "'many'"),
-        (["--spaces", "ad_smoke", "--nonsense", "1"], "--nonsense"),
+        (["--space", "ad_smoke", "--nonsense", "1"], "unknown flag --nonsense"),
+        (["--spaces", "ad_smoke"], "unknown flag --spaces (did you mean --space?)"),
         ([], "--space is missing"),
     ],
 )

@@ -123,6 +123,22 @@ def test_without_yardsticks_their_entries_are_empty(ended: Conductor) -> None:
     assert "not measured; see the warning" in shown(ended, winner)
 
 
+def test_where_no_trial_completed_the_table_says_why_and_what_to_do(ended: Conductor) -> None:
+    def words() -> str:
+        text = io.StringIO()
+        print_summary(Console(file=text, width=300), ended, ended.store, None, seconds=1.0, skipped=0)
+        return " ".join(text.getvalue().replace("│", " ").split())
+
+    again = f"python -m search.run --resume {ended.store.folder.path}"
+    assert f"best none: no trial completed; start more with {again} --num-samples N" in words()
+    start = ended.next_trial()
+    assert start is not None
+    assert f"best none: no trial completed before the search ended; 1 trial unfinished: {again}" in words()
+    ended.finish(start.number, ended.failed(start.number, TrialEnd.CRASHED, "the worker was lost"))
+    crashed = "trial 0 ended as crashed: the worker was lost (1 such trial: summary.json)"
+    assert f"best none: no trial completed; {crashed}" in words()
+
+
 def test_a_winner_that_does_not_fit_this_process_leaves_the_results(ended: Conductor) -> None:
     """The card of the driver may hold less than those that trained."""
 

@@ -75,9 +75,12 @@ def test_a_thread_has_no_signals_and_needs_none() -> None:
 
 
 def test_a_library_that_raises_an_interrupt_of_its_own_does_not_hide_the_signal() -> None:
-    with stop_signals.raised(), pytest.raises(KeyboardInterrupt) as caught:
+    def interrupted() -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except KeyboardInterrupt:
             raise KeyboardInterrupt from None
+
+    with stop_signals.raised(), pytest.raises(KeyboardInterrupt) as caught:
+        interrupted()
     assert stopped(caught.value).signal is signal.SIGTERM
