@@ -91,7 +91,10 @@ def test_what_is_imported_is_declared(package: str) -> None:
     assert not missing, f"declare these in pyproject.toml for {package}: {missing}"
 
 
-@pytest.mark.parametrize("part", ["core", "analysis", "notebooks", "postgres", "mlflow", "wandb", "export", "completion"])
+PARTS = ("core", "analysis", "notebooks", "postgres", "mlflow", "wandb", "export", "completion")
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_what_is_declared_is_imported(part: str) -> None:
     used = {name for package in ALLOWED for module in imports(package) for name in distributions(module)}
     assert set(declared(part)) - used - set(RUN_NOT_IMPORTED) == set()
