@@ -1,9 +1,9 @@
 # docker build --tag vqvae-ad-search .
-# For NVIDIA GPUs: docker build --build-arg TORCH_INDEX=https://pypi.org/simple --tag vqvae-ad-search:cuda .
 FROM python:3.11-slim
 
-# PyPI's torch for Linux holds CUDA, several GiB; this index has it for CPUs alone.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Where torch comes from, if not from pip's usual index, whose torch for Linux holds CUDA and takes several GiB:
+# PyTorch's index for CPUs, for example.
+ARG TORCH_INDEX=
 
 # KubeRay's probes call wget.
 RUN apt-get update \
@@ -12,7 +12,7 @@ RUN apt-get update \
 
 WORKDIR /opt/vqvae-ad-search
 COPY . .
-RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" "$(grep '^torch==' requirements.lock)" \
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^torch==' requirements.lock)" \
     && pip install --no-cache-dir --constraint requirements.lock --editable '.[analysis,postgres,mlflow,wandb]'
 
 # Any user may run it (docker run --user): the token of Ray and the cache of features lie in a home open to all.
