@@ -5,6 +5,7 @@ import logging
 import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -121,9 +122,11 @@ def find_winner(
 def counts_text(conductor: Conductor) -> str:
     """``20 trials: 7 completed, 13 pruned``, by ending; proposals over budget are listed separately."""
     counts = conductor.standing.counts
+    unfinished = len(conductor.running)
     parts = [f"{count} {end.value}" for end, count in counts.items() if count and end is not TrialEnd.OVER_BUDGET]
-    trials = counted(sum(counts.values()) - counts[TrialEnd.OVER_BUDGET], "trial")
-    text = f"{trials}: {', '.join(parts) or 'none ended'}"
+    parts += [f"{unfinished} unfinished"] if unfinished else []
+    trials = counted(sum(counts.values()) - counts[TrialEnd.OVER_BUDGET] + unfinished, "trial")
+    text = f"{trials}: {', '.join(parts) or 'none started'}"
     if counts[TrialEnd.OVER_BUDGET]:
         text += f"; {counted(counts[TrialEnd.OVER_BUDGET], 'proposal')} over_budget"
     return text
@@ -142,6 +145,8 @@ def print_summary(
     table.add_row("time", f"{duration_text(seconds)}{' since it was resumed' if resumed else ''}")
     if conductor.stop_reason:
         table.add_row("ended early", conductor.stop_reason)
+    if conductor.running:
+        table.add_row("to go on", _resume_command(folder))
     if skipped:
         table.add_row("skipped recordings", f"{skipped} could not be used")
     if winner is None:
@@ -170,10 +175,13 @@ def _why_none(conductor: Conductor, store: RunStore) -> str:
             f"no trial completed; trial {first['trial']} ended as {first['end']}: {first['reason']} "
             f"({counted(len(failures), 'such trial')}: {store.folder.summary_path.name})"
         )
-    again = as_called(f"python -m search.run --resume {shlex.quote(str(store.folder.path))}")
-    if unfinished := len(conductor.running):
-        return f"no trial completed before the search ended; {counted(unfinished, 'trial')} unfinished: {again}"
-    return f"no trial completed; start more with {again} --num-samples N"
+    if conductor.running:
+        return "no trial completed before the search ended"
+    return f"no trial completed; start more with {_resume_command(store.folder.path)} --num-samples N"
+
+
+def _resume_command(run: Path) -> str:
+    return as_called(f"python -m search.run --resume {shlex.quote(str(run))}")
 
 
 def _add_winner(table: Table, conductor: Conductor, winner: Winner) -> None:

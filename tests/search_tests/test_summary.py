@@ -133,7 +133,8 @@ def test_where_no_trial_completed_the_table_says_why_and_what_to_do(ended: Condu
     assert f"best none: no trial completed; start more with {again} --num-samples N" in words()
     start = ended.next_trial()
     assert start is not None
-    assert f"best none: no trial completed before the search ended; 1 trial unfinished: {again}" in words()
+    assert "trials 1 trial: 1 unfinished" in words()
+    assert f"to go on {again} best none: no trial completed before the search ended" in words()
     ended.finish(start.number, ended.failed(start.number, TrialEnd.CRASHED, "the worker was lost"))
     crashed = "trial 0 ended as crashed: the worker was lost (1 such trial: summary.json)"
     assert f"best none: no trial completed; {crashed}" in words()
