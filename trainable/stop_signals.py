@@ -48,13 +48,7 @@ def stopped(interrupt: KeyboardInterrupt) -> Stopped:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Raises `Stopped` for each signal of `SIGNALS` in the block; signals that are ignored (``nohup``) stay ignored.
-
-    Outside the main thread there are no signals.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Raises `Stopped` for each signal of `SIGNALS` in the block; signals that are ignored (``nohup``) stay ignored."""
     asked_at = -CLEAN_UP_SECONDS
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -70,14 +64,12 @@ def raised() -> Iterator[None]:
 
 
 @contextmanager
-def recorded(record: Callable[[KeyboardInterrupt], None]) -> Iterator[None]:
+def recorded(record: Callable[[KeyboardInterrupt], None]) -> Iterator[Callable[[], None]]:
     """Passes what a signal raises in the block to `record` before it is raised there.
 
-    The exception may be lost in a finaliser or in a library that catches everything; the record is not.
+    The exception may be lost in a finaliser or in a library that catches everything; the record is not. Yields what
+    takes the signals back from a library that has set handlers of its own in the block.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def recording(handler: Callable[[int, FrameType | None], object]) -> Callable[[int, FrameType | None], None]:
         def handle(number: int, frame: FrameType | None) -> None:
@@ -90,8 +82,8 @@ def recorded(record: Callable[[KeyboardInterrupt], None]) -> Iterator[None]:
         return handle
 
     now = {number: signal.getsignal(number) for number in SIGNALS}
-    with _handled({number: recording(handler) for number, handler in now.items() if callable(handler)}):
-        yield
+    with _handled({number: recording(handler) for number, handler in now.items() if callable(handler)}) as take_back:
+        yield take_back
 
 
 @contextmanager
@@ -102,15 +94,22 @@ def kept() -> Iterator[None]:
 
 
 @contextmanager
-def _handled(handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+def _handled(
+    handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]],
+) -> Iterator[Callable[[], None]]:
+    """Sets handlers for the block, and yields what sets them again; outside the main thread there are no signals."""
+
+    def install() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        yield
+        install()
+        yield install
     finally:
         for number, earlier in before.items():
             if earlier is not None:  # None = set by native code

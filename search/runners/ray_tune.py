@@ -8,7 +8,6 @@ complete.
 import functools
 import logging
 import os
-import signal
 import tempfile
 import time
 from collections import Counter
@@ -338,6 +337,20 @@ class _TrialTimeout(Callback):
                 ray.kill(actor)
 
 
+class _OwnSignals(Callback):
+    """Takes SIGUSR1 back, for which Ray Tune sets a handler of its own before it calls `setup`."""
+
+    def __init__(self, take_back: Callable[[], None]):
+        self._take_back = take_back
+
+    def setup(self, stop: Any = None, num_samples: Any = None, total_num_samples: Any = None, **info: Any) -> None:
+        self._take_back()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """See `_Session`: Ray's snapshot is not read."""
+        return (object, ())
+
+
 class RayRunner:
     """Drives the conductor's trials on Ray.
 
@@ -389,35 +402,35 @@ class RayRunner:
         )
         # For Ray's own records, which are not read and are deleted after the search.
         with tempfile.TemporaryDirectory(prefix="search-") as folder:
-            tuner = tune.Tuner(
-                trainable,
-                tune_config=tune.TuneConfig(
-                    search_alg=_ConductorSearcher(self._session),
-                    scheduler=_ConductorScheduler(self._session),
-                    num_samples=UNLIMITED,
-                    reuse_actors=True,
-                    trial_name_creator=lambda trial: str(trial.config["label"]),
-                    trial_dirname_creator=lambda trial: str(trial.trial_id),
-                ),
-                run_config=tune.RunConfig(
-                    name=self._session.store.folder.name,
-                    storage_path=folder,
-                    verbose=0,
-                    # Failures are retried by this runner: Ray gives up at once if an actor dies between two trials.
-                    failure_config=tune.FailureConfig(max_failures=0),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the trial saves itself
-                    callbacks=[_TrialTimeout(self._session)],
-                ),
-            )
             try:
-                with stop_signals.recorded(self._session.stop):
-                    tuner.fit()
+                with stop_signals.recorded(self._session.stop) as take_back:
+                    self._tuner(trainable, folder, take_back).fit()
             except KeyboardInterrupt as interrupt:
                 self._session.stop(interrupt)
             except Exception as error:
                 self._session.stop(ray_failure(error, folder))
         if self._session.error is not None:
             raise self._session.error
-        if self._session.placed and not self._session.over:
-            # Ray has a handler of its own for this signal, which ends its loop.
-            raise stop_signals.Stopped(signal.SIGUSR1)
+
+    def _tuner(self, trainable: Any, folder: str, take_back: Callable[[], None]) -> tune.Tuner:
+        """Ray Tune, made to obey the conductor."""
+        return tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=_ConductorSearcher(self._session),
+                scheduler=_ConductorScheduler(self._session),
+                num_samples=UNLIMITED,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: str(trial.config["label"]),
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                name=self._session.store.folder.name,
+                storage_path=folder,
+                verbose=0,
+                # Failures are retried by this runner: Ray gives up at once if an actor dies between two trials.
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the trial saves itself
+                callbacks=[_TrialTimeout(self._session), _OwnSignals(take_back)],
+            ),
+        )
