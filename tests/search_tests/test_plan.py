@@ -22,7 +22,8 @@ def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def test_share_and_table_of_a_space(capsys: pytest.CaptureFixture[str]) -> None:
+def test_share_and_table_of_a_space(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     text = planned(capsys, "--space", "ad_smoke", "--gpu-memory-budget", "8GiB", "--samples", "20", "--rows", "3")
     assert "20 of 20 sampled configurations fit (100%)" in text
     assert "not measured on a GPU" in text

@@ -3,11 +3,22 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from trainable import stop_signals
 from trainable.stop_signals import SIGNALS, Stopped, stopped
+
+
+@pytest.fixture(autouse=True)
+def as_from_a_shell() -> Iterator[None]:
+    """What starts the tests may ignore some of the signals, as nohup does."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
