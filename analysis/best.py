@@ -1,6 +1,7 @@
 """The best configurations of a run: ``python -m analysis.best RUN [--top 5] [--export DIR] [--retrain]``."""
 
 import argparse
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -77,7 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from analysis.export.target import check_target, is_detector
 
         check_target(Path(arguments.export))
+        if arguments.retrain and _output(arguments).resolve() == Path(arguments.export).resolve():
+            raise ConfigError(
+                f"--export {arguments.export} is where --retrain writes its detector; name another folder"
+            )
         if is_detector(Path(arguments.run)) and not arguments.retrain:
+            refuse_ignored(parser, arguments, ("top", "held_out"), "is for a run, and this is a detector; leave it out")
             _export(Path(arguments.run), Path(arguments.export))
             return 0
     # Here, not above: --help and a mistyped path answer without torch.
@@ -116,16 +122,23 @@ def _export(detector: Path, folder: Path) -> None:
     size_bytes = sum(path.stat().st_size for path in export_detector(detector, folder))
     print(
         f"wrote {folder}, {format_bytes(size_bytes)}; score recordings where there is only numpy and onnxruntime: "
-        f"python {folder / LAUNCHER} FILES"
+        f"python {shlex.quote(str(folder / LAUNCHER))} FILES"
     )
+
+
+def _output(arguments: argparse.Namespace) -> Path:
+    """Folder of the detector that ``--retrain`` makes."""
+    return Path(arguments.output) if arguments.output else Path(arguments.run) / RETRAINED
 
 
 def _retrain(results: "RunResults", arguments: argparse.Namespace, device: str) -> Path:
     """Trains and saves a detector, and says what is known of it; returns its folder."""
     from analysis.model_view import load_run_data
     from analysis.retrain import retrain
+    from trainable.detection.detector import make_folder
 
-    output = Path(arguments.output) if arguments.output else results.folder.path / RETRAINED
+    output = _output(arguments)
+    make_folder(output)
     plans = _members(results, arguments)
     data = load_run_data(results)
     retrained = retrain(

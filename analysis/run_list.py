@@ -99,6 +99,8 @@ def read_rows(paths: Iterable[Path]) -> tuple[list[RunRow], dict[Path, str]]:
             rows.append(run_row(load_run(path)))
         except ProjectError as error:
             unreadable[path] = str(error)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # edited by hand
+            unreadable[path] = f"its files do not describe a run: {error!r}"
     return rows, unreadable
 
 

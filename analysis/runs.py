@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainable.commandline import Parser, add_flag, resolve_device, run, set_up_logging
-from trainable.errors import ConfigError
+from trainable.errors import ConfigError, RunError
 
 ORDERS = ("best", "held-out", "begun", "epochs", "hours", "name")
 """Keys of `analysis.run_list.SORTS`, known without importing it."""
@@ -44,11 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Here, not above: --help and a mistyped device answer without pandas.
     from analysis.run_list import find_runs
 
-    found = [find_runs(path) for path in paths]
-    if len(paths) == 2 and all(runs == [path] for path, (runs, _) in zip(paths, found, strict=True)):
+    runs: dict[Path, None] = {}
+    others: list[Path] = []
+    for path in paths:
+        try:
+            inside, no_runs = find_runs(path)
+        except RunError:
+            if len(paths) <= 2:
+                raise
+            inside, no_runs = [], [path]
+        runs |= dict.fromkeys(inside)
+        others += no_runs
+    if len(paths) == 2 and list(runs) == paths:
         return _compare(paths[0], paths[1], arguments, device)
-    runs = list(dict.fromkeys(each for inside, _ in found for each in inside))
-    return _list(runs, [each for _, others in found for each in others], arguments)
+    return _list(list(runs), others, arguments)
 
 
 def _list(paths: Sequence[Path], no_runs: Sequence[Path], arguments: argparse.Namespace) -> int:

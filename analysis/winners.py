@@ -264,6 +264,8 @@ def export_winners(run: RunResults, winners: Sequence[Winner], folder: Path) -> 
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob("best-*.yaml"):  # of an earlier export
+            stale.unlink()
         for winner in winners:
             path = folder / f"best-{winner.rank}-trial-{winner.number:05d}.yaml"
             results = {k: v for k, v in asdict(winner).items() if k not in ("config", "params", "plan", "shared")}

@@ -153,19 +153,22 @@ class Result:
             If no trial has started yet, or the file cannot be written.
         """
         from analysis.report import write_report
+        from trainable.commandline import resolve_device
 
+        device = resolve_device(device)
         path = self.folder / "report.html" if output is None else Path(output)
         write_report(self.folder, path, with_model=with_model, device=device)
         return path
 
     def detector(self, *, device: str = "cpu") -> "Detector":
         """The detector that the search left. Raises CheckpointError if there is none."""
+        from trainable.commandline import resolve_device
         from trainable.detection.detector import Detector
 
-        return Detector.load(RunFolder(self.folder).detector_path, device=device)
+        return Detector.load(RunFolder(self.folder).detector_path, device=resolve_device(device))
 
     def retrain(
-        self, output: str | Path | None = None, *, alarm_rate: str | None = None, device: str = "cpu"
+        self, output: str | Path | None = None, *, alarm_rate: str | float | None = None, device: str = "cpu"
     ) -> "Detector":
         """Trains the detector's models again on all normal clips, saves the new detector and returns it.
 
@@ -177,14 +180,14 @@ class Result:
         output
             Folder of the new detector; by default ``retrained`` in the run's folder.
         alarm_rate
-            False alarms that it may raise, such as ``"1/day"`` or ``"0.01"`` of recordings; by default 0.05 of them.
+            False alarms that it may raise, such as ``"1/day"`` or 0.01 of recordings; by default 0.05 of them.
 
         Raises
         ------
         ConfigError
             If the alarm rate or the device is none.
         RunError
-            If no trial has an epoch, a training diverges or the recordings have changed.
+            If no trial has an epoch, a training diverges, the recordings have changed or the folder cannot be written.
         BudgetError
             If no plan fits the run's memory budget, or the device runs out of memory under the smallest one.
         DataError
@@ -195,11 +198,14 @@ class Result:
         from analysis.retrain import retrain
         from trainable.commandline import resolve_device
         from trainable.detection.alarm import AlarmRate
+        from trainable.detection.detector import make_folder
 
-        rate, device = None if alarm_rate is None else AlarmRate.parse(alarm_rate), resolve_device(device)
+        rate, device = None if alarm_rate is None else AlarmRate.parse(str(alarm_rate)), resolve_device(device)
+        folder = self.folder / RETRAINED if output is None else Path(output)
+        make_folder(folder)
         run = self.analysis()
         finished = retrain(run, members_to_retrain(run), load_run_data(run), device=device, alarm_rate=rate)
-        finished.detector.save(self.folder / RETRAINED if output is None else Path(output))
+        finished.detector.save(folder)
         return finished.detector
 
     def __repr__(self) -> str:

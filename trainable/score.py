@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     detector = Detector.load(Path(arguments.model), device=resolve_device(arguments.device))
     if rate is not None:
         detector = detector.with_alarm_rate(rate)
+    if detector.alarm_rate is None:
+        print("note: this detector has no alarm rate, so no verdict; --alarm-rate 0.05 gives it one", file=sys.stderr)
     for line in shortfalls(detector.promises):
         print(f"warning: {line}", file=sys.stderr)
     failed = score_files(
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return SOME_FAILED if failed else 0
 
 
-def _names(files: Iterable[str], stdin: TextIO) -> Iterator[str]:
+def _names(files: Iterable[str], stdin: TextIO | None) -> Iterator[str]:
     for name in files:
         if name == "-":
             yield from (line for line in map(_without_line_break, _lines(stdin)) if line.strip())
@@ -84,11 +86,13 @@ def _without_line_break(line: str) -> str:
     return line.removesuffix("\n").removesuffix("\r")
 
 
-def _lines(stdin: TextIO) -> Iterator[str]:
+def _lines(stdin: TextIO | None) -> Iterator[str]:
     """Lines of a list of files, each as soon as it is there.
 
     Decoded as the system decodes file names, not as it decodes text: what a folder holds may be neither.
     """
+    if stdin is None:
+        raise DataError("standard input is closed; name the files, or pass a list of them")
     stream = getattr(stdin, "buffer", None)
     if stream is None:  # not a file
         yield from stdin

@@ -23,10 +23,17 @@ _LAUNCHER_TEXT = '''"""Scores recordings with this folder's detector: python sco
 import sys
 from pathlib import Path
 
-from scorer.command import main
+FOLDER = Path(__file__).resolve().parent
 
 if __name__ == "__main__":
-    sys.exit(main(Path(__file__).resolve().parent))
+    sys.path.insert(0, str(FOLDER))
+    try:
+        from scorer.command import main
+    except (ImportError, SyntaxError) as error:
+        advice = "install numpy and onnxruntime, or export it again"
+        print(f"error: {FOLDER} cannot run ({error}); {advice}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(main(FOLDER))
 '''
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 _DEFAULTS: dict[str, Any] = {"windows": "configured", "alarm_rate": None, "lowest_rate_hz": None, "most_clipped": None}

@@ -23,6 +23,8 @@ def check_target(folder: Path) -> None:
         raise RunError(f"--export {folder} is a file; name a folder")
     names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in _WRITTEN)]
+    inside = (folder / SCORER).iterdir() if (folder / SCORER).is_dir() else ()
+    foreign += [f"{SCORER}/{path.name}" for path in inside if path.suffix != ".py" and path.name != "__pycache__"]
     if names and (foreign or not _was_exported(folder)):
         raise RunError(
             f"--export {folder} holds {(foreign or names)[0]}, which no export wrote; name a new or an empty folder"

@@ -23,7 +23,23 @@ def test_p_values_by_hand() -> None:
     assert CALIBRATION.p_value([4.0]) == 2 / 5  # one as high
     assert CALIBRATION.p_value([2.0]) == 4 / 5
     assert CALIBRATION.p_value([-1.0]) == 1.0
-    assert Calibration((1.0, 10.0), (2.0, 5.0), ()).standardise([5.0, 5.0]) == pytest.approx((2.0 - 1.0) / 2)
+    assert Calibration((1.0, 10.0), (2.0, 5.0), (0.0,)).standardise([5.0, 5.0]) == pytest.approx((2.0 - 1.0) / 2)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"scores": ()},
+        {"scores": (2.0, 1.0)},
+        {"scores": (float("nan"),)},
+        {"scales_M": (0.0,)},
+        {"centres_M": (float("inf"),)},
+        {"weights": (1.0,)},
+    ],
+)
+def test_a_calibration_that_would_never_alarm_is_refused(damage: dict[str, tuple[float, ...]]) -> None:
+    with pytest.raises(ValueError, match="a calibration needs finite ascending scores"):
+        replace(CALIBRATION, **damage)
 
 
 def test_a_recording_that_is_foreign_throughout_has_the_least_p_value_whatever_its_length() -> None:
@@ -65,6 +81,9 @@ def test_false_alarms_of_normal_recordings_keep_to_the_p_value(stretches: int, s
         ("1/day", "1/day", 10 / 86_400),
         ("2.5 / hour", "2.5/hour", 2.5 / 360),
         ("1/Week", "1/week", 10 / 604_800),
+        ("0.001%", "1e-05", 1e-5),
+        ("1.2e+03/hour", "1200/hour", 1200 / 360),
+        ("0.99999999999999", "0.99999999999999", 0.99999999999999),
     ],
 )
 def test_rates_are_read_and_kept(text: str, kept: str, share_of_10_s: float) -> None:
@@ -75,7 +94,23 @@ def test_rates_are_read_and_kept(text: str, kept: str, share_of_10_s: float) -> 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "often", "1", "0", "1.5", "100%", "0/day", "1/year", "-1/day", "1/day/day", "nan"]
+    "text",
+    [
+        "",
+        "often",
+        "1",
+        "0",
+        "1.5",
+        "100%",
+        "0/day",
+        "1/year",
+        "-1/day",
+        "1/day/day",
+        "nan",
+        "1e-10",
+        f"0.{'0' * 310}1/day",
+        f"{'9' * 400}/day",
+    ],
 )
 def test_what_is_no_rate_is_one_line(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--alarm-rate .*1/day"):

@@ -17,7 +17,9 @@ RATE_HELP = (
     "false alarms that may be: a share of normal recordings (0.01, 1%%), or a number per time of normal sound (1/day, "
     "2/hour)"
 )
-_RATE = re.compile(r"\s*(?P<number>[0-9]*\.?[0-9]+)\s*(?:(?P<percent>%)|/\s*(?P<unit>[a-z]+))?\s*")
+_RATE = re.compile(r"\s*(?P<number>[0-9]*\.?[0-9]+(?:e[+-]?[0-9]{1,3})?)\s*(?:(?P<percent>%)|/\s*(?P<unit>[a-z]+))?\s*")
+LEAST, MOST = 1e-9, 1e9
+"""Bounds of a rate's number: beyond them nobody means it, and its reciprocal is no longer a number of recordings."""
 _ROUNDING = 1.0 + 1e-9
 """1/20 is 0.05, whatever the last digit of a division says."""
 
@@ -52,15 +54,16 @@ class AlarmRate:
                 f"time such as 1/day (units: {units})"
             )
         number = float(found["number"]) / (100.0 if found["percent"] else 1.0)
-        if number <= 0 or (unit is None and number >= 1):
+        if not LEAST <= number <= MOST or (unit is None and number >= 1):
             raise ConfigError(
-                f"--alarm-rate {text[:40]!r}: a share lies between 0 and 1, a number per time above 0; write for "
-                "example 0.01 or 1/day"
+                f"--alarm-rate {text[:40]!r}: a share lies between {LEAST:g} and 1, a number per time between "
+                f"{LEAST:g} and {MOST:g}; write for example 0.01 or 1/day"
             )
         return cls(number, unit)
 
     def __str__(self) -> str:
-        return f"{self.number:.12g}" if self.unit is None else f"{self.number:.12g}/{self.unit}"
+        number = repr(self.number).removesuffix(".0")  # all digits: it is read back
+        return number if self.unit is None else f"{number}/{self.unit}"
 
     @property
     def text(self) -> str:

@@ -30,6 +30,16 @@ class Calibration:
     lowest_level_db: float | None = None
     """Mean log-mel of the quietest of the id's recordings; None = not known, as before format 4."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no calibration can be: a damaged detector would never alarm, or always."""
+        weights = (1.0,) * len(self.scores) if self.weights is None else self.weights
+        same = len(self.centres_M) == len(self.scales_M) and 0 < len(self.scores) == len(weights)
+        finite = np.isfinite([*self.centres_M, *self.scales_M, *self.scores, *weights]).all()
+        if not same or not finite or min(*self.scales_M, *weights) <= 0 or list(self.scores) != sorted(self.scores):
+            raise ValueError(
+                "a calibration needs finite ascending scores, and a centre and a scale above 0 of each pair"
+            )
+
     def standardise(self, raw_M: Sequence[float]) -> float:
         """The ensemble's score from the pairs' scores."""
         return float(np.mean([(r - c) / s for r, c, s in zip(raw_M, self.centres_M, self.scales_M, strict=True)]))

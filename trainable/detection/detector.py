@@ -16,6 +16,7 @@ frequency rows and W columns in time of the code grid.
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -39,7 +40,7 @@ from trainable.detection.recorded import Limits, Status
 from trainable.detection.stretches import CutClips, cut_clips, frame_surprise, most_surprising, stretches
 from trainable.detection.windows import Passes, Windows, choose_windows
 from trainable.durable import write_bytes
-from trainable.errors import CheckpointError, ConfigError, DataError, ShortError
+from trainable.errors import CheckpointError, ConfigError, DataError, RunError, ShortError
 from trainable.execution_plan import ExecutionPlan
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.density import DensityModel, PositionModel
@@ -383,6 +384,10 @@ class Detector:
         path = folder / "detector.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if "kind" in content:
+                raise CheckpointError(
+                    f"{folder} is an exported detector; score with: python {folder / 'score.py'} FILES"
+                )
             if content["format"] not in READ_FORMATS:
                 raise CheckpointError(
                     f"{path} has the format {content['format']}; this version reads {READ_FORMATS}: make the detector "
@@ -416,6 +421,16 @@ class Detector:
             ) from None
         except (ValueError, KeyError, TypeError, ConfigError) as error:
             raise CheckpointError(f"{path} does not describe a detector: {error!r}") from None
+
+
+def make_folder(folder: Path) -> None:
+    """Creates the folder of a detector before its models are trained. Raises RunError if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be a detector's folder: {error.strerror}; name another one") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RunError(f"{folder} cannot be written; name another folder for the detector")
 
 
 def build_detector(

@@ -1,10 +1,12 @@
 """Scores recordings with the exported detector of this folder: one file in, one line out.
 
-`-` in place of files reads names from standard input, one per line, as they arrive. A file that cannot be scored has a
+`-` in place of files reads names from standard input, one per line, as they arrive; lists from Windows, with a byte
+order mark or in UTF-16, are read too. A file that cannot be scored has a
 line too, with the reason in `error`. The reason also goes to standard error, and the exit status is 1.
 """
 
 import argparse
+import codecs
 import csv
 import io
 import json
@@ -31,7 +33,7 @@ def main(folder: Path, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--machine-id", metavar="NN", help="machine id of all files (default: id_NN in each name)")
     parser.add_argument(
         "--alarm-rate",
-        type=AlarmRate.parse,
+        type=_alarm_rate,
         metavar="RATE",
         help="false alarms that may be, such as 0.01 of the recordings or 1/day (default: the detector's own)",
     )
@@ -43,6 +45,12 @@ def main(folder: Path, argv: Sequence[str] | None = None) -> int:
     try:
         detector = ExportedDetector(folder)
         detector.alarm_rate = arguments.alarm_rate or detector.alarm_rate
+        if ids := detector.unpromised():
+            print(
+                f"warning: id {', '.join(ids)}: too few normal recordings are known to promise this alarm rate; "
+                "whatever scores higher than all of them is unknown",
+                file=sys.stderr,
+            )
         failed = score_files(detector, names, arguments.machine_id, as_json=as_json, output=sys.stdout)
     except DetectorError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -53,13 +61,31 @@ def main(folder: Path, argv: Sequence[str] | None = None) -> int:
     return SOME_FAILED if failed else 0
 
 
-def _names(files: Iterable[str], stdin: TextIO) -> Iterator[str]:
+def _alarm_rate(text: str) -> AlarmRate:
+    try:
+        return AlarmRate.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _names(files: Iterable[str], stdin: TextIO | None) -> Iterator[str]:
     for name in files:
         if name == "-":
-            lines = (os.fsdecode(line).rstrip("\r\n") for line in stdin.buffer)
+            lines = (line.rstrip("\r\n") for line in _lines(stdin))
             yield from (line for line in lines if line.strip())
         else:
             yield name
+
+
+def _lines(stdin: TextIO | None) -> Iterator[str]:
+    if stdin is None:
+        raise DetectorError("standard input is closed; name the files, or pass a list of them")
+    first = stdin.buffer.readline()
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        yield from io.StringIO((first + stdin.buffer.read()).decode("utf-16", errors="replace"))
+        return
+    yield os.fsdecode(first.removeprefix(codecs.BOM_UTF8))
+    yield from map(os.fsdecode, stdin.buffer)
 
 
 def score_files(

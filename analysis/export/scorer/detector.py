@@ -123,6 +123,13 @@ class ExportedDetector:
         self.lowest_rate_hz = float(content["lowest_rate_hz"] or self.sample_rate)
         self.most_clipped = float(content["most_clipped"] or CLIPPED_SHARE)
 
+    def unpromised(self) -> list[str]:
+        """Machine ids with too few normal recordings for the alarm rate."""
+        if self.alarm_rate is None:
+            return []
+        share = self.alarm_rate.share(self.stretch_frames * self.seconds_per_frame)
+        return [machine_id for machine_id, entry in self.calibration.items() if not entry.promises(share)]
+
     @property
     def shortest_frames(self) -> int:
         """Frames of the longest patch; a shorter recording cannot fill it."""
