@@ -174,7 +174,8 @@ def test_it_runs_where_there_is_no_torch(
         [*python, str(moved / "score.py"), *files], env=environment, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == command.SOME_FAILED, done.stderr
-    assert done.stderr.count("\n") == 1
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["warning", "error"]
+    assert "too few normal recordings are known to promise this alarm rate" in done.stderr
     assert "install soundfile" in done.stderr
     *rows, flac = csv.DictReader(io.StringIO(done.stdout))
     assert flac["status"] == "error"
@@ -186,7 +187,7 @@ def test_it_runs_where_there_is_no_torch(
 def test_json_lines_and_names_from_standard_input(
     exported_path: Path, sounds: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{sounds[0]}\r\n\n{sounds[1]}".encode())))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"\ufeff{sounds[0]}\r\n\n{sounds[1]}".encode())))
     assert command.main(exported_path, ["-", "--format", "json", "--machine-id", "00"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["file"] for row in rows] == [str(path) for path in sounds[:2]]
@@ -280,11 +281,11 @@ def test_verdicts_by_hand() -> None:
     assert AlarmRate.parse("2%") == AlarmRate.parse("0.02")
 
 
-@pytest.mark.parametrize("text", ["", "often", "2", "0", "-1/day", "1/year", "1/"])
+@pytest.mark.parametrize("text", ["", "often", "2", "0", "-1/day", "1/year", "1/", "1%/day", "1e-10"])
 def test_a_rate_that_is_none_is_one_line(text: str, exported_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(exported_path, [f"--alarm-rate={text}", "x.wav"])
-    assert "--alarm-rate: invalid" in capsys.readouterr().err.splitlines()[-1]
+    assert "is no alarm rate; " in capsys.readouterr().err.splitlines()[-1]
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -337,6 +338,7 @@ def test_silent_and_short_recordings_have_a_status(exported_path: Path, tmp_path
         assert raised.value.status == status
 
 
+EMPTY = {"centres_M": [0.0], "scales_M": [1.0], "scores": []}
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: (path / "detector.json").unlink(), "detector.json cannot be read"),
     (lambda path: (path / "detector.json").write_text("{"), "is no JSON"),
@@ -349,6 +351,7 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: edited(path, calibration={"00": {}}), "does not describe a detector"),
     (lambda path: edited(path, alarm_rate="often"), "does not describe a detector"),
     (lambda path: edited(path, windows="some"), "does not describe a detector"),
+    (lambda path: edited(path, calibration={"00": EMPTY}), "a calibration whose lists are empty"),
 ]
 
 
@@ -374,6 +377,15 @@ def test_a_damaged_folder_is_one_line(
     assert words in captured.err
 
 
+def test_a_scorer_that_lacks_a_module_is_one_line(exported_path: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(exported_path, tmp_path / "exported")
+    (path / "scorer" / "counts.py").unlink()
+    done = subprocess.run([sys.executable, str(path / "score.py"), "x.wav"], capture_output=True, text=True)
+    assert done.returncode == command.UNUSABLE
+    assert done.stderr.startswith(f"error: {path} cannot run (No module named 'scorer.counts'); install numpy")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_detector_of_the_library_is_no_exported_one(detector_path: Path) -> None:
     with pytest.raises(DetectorError, match="is of no exported detector; make one with"):
         ExportedDetector(detector_path)
@@ -384,6 +396,9 @@ def test_other_folders_are_not_overwritten_and_earlier_exports_are(exported_path
     path = shutil.copytree(exported_path, tmp_path / "exported")
     (path / "best.json").touch()
     check_target(path)
+    (path / "scorer" / "mine.txt").touch()
+    with pytest.raises(RunError, match=r"holds scorer/mine\.txt"):
+        check_target(path)
     (path / "notes.txt").touch()
     with pytest.raises(RunError, match=r"holds notes.txt, which no export wrote; name a new or an empty folder"):
         check_target(path)
