@@ -204,6 +204,8 @@ def test_recordings_that_changed_are_refused(trained_path: Path, tmp_path: Path)
         (["--top", "0"], "--top is 0"),
         (["--retrain", "--seeds", "0"], "--seeds is 0"),
         (["--retrain", "--trial", "9"], "holds no trial 9"),
+        (["--retrain", "--output", __file__], "cannot be a detector's folder: File exists"),
+        (["--retrain", "--output", "same", "--export", "same"], "--export same is where --retrain writes its detector"),
     ],
 )
 def test_bad_flags_are_one_line(

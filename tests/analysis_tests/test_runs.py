@@ -52,6 +52,18 @@ def test_a_list_names_every_run_and_what_could_not_be_read(folder, capsys):
     assert "runs/no_run (no run)" in shown.err
 
 
+def test_a_summary_that_was_edited_and_a_folder_without_a_run_hide_no_other(folder, tmp_path, capsys):
+    edited = shutil.copytree(folder / "synthetic", tmp_path / "edited")
+    (edited / "summary.json").write_text('{"best": 3}')
+    assert main([str(folder / "trained"), str(edited), str(tmp_path)]) == 1
+    shown = capsys.readouterr()
+    assert "runs/trained " in shown.out
+    assert "edited (its files do not describe a run: " in shown.err
+    (tmp_path / "empty").mkdir()
+    assert main([str(folder / "trained"), str(folder / "synthetic"), str(tmp_path / "empty")]) == 0
+    assert f"left out: {tmp_path / 'empty'} (no run)" in capsys.readouterr().err
+
+
 def test_runs_on_the_same_recordings_stand_together_and_are_sorted(folder):
     rows, unreadable = read_rows(folder / name for name in ("killed", "open", "synthetic", "trained"))
     assert not unreadable
