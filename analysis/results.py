@@ -191,7 +191,7 @@ class RunResults:
         if self.state is not SearchState.ENDED:
             return ""
         # Earlier versions called the entry stop_reason.
-        return str(self.summary.get("stopped") or self.summary.get("stop_reason") or "")
+        return str(self.summary.get("stop_reason") or "")
 
     @cached_property
     def stopped_text(self) -> str:

@@ -73,7 +73,7 @@ class Result:
     @property
     def stopped(self) -> str | None:
         """Why the search ended before all its trials did, a time limit for example; None if it did not."""
-        return self.summary.get("stopped") or self.summary.get("stop_reason")
+        return self.summary.get("stop_reason")
 
     @property
     def measure(self) -> str:

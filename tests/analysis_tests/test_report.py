@@ -369,7 +369,7 @@ def test_held_out_clips_wait_for_a_search_that_ended_before_any_trial(trained_pa
     path = shutil.copytree(trained_path, tmp_path / "run")
     for file in path.glob("trials/*/end.json"):
         file.unlink()
-    (path / "summary.json").write_text(json.dumps({"parts": 1, "stopped": "the time limit of 60 s was reached"}))
+    (path / "summary.json").write_text(json.dumps({"parts": 1, "stop_reason": "the time limit of 60 s was reached"}))
     winner = restore_winner(load_run(path))
     assert winner.held_out() is None
     assert winner.missing(Split.HELD_OUT).startswith("No trial completed before the time limit of 60 s was reached.")

@@ -110,7 +110,7 @@ def test_a_search_that_its_time_limit_ended_says_what_is_left_and_how_to_go_on(t
     path = tmp_path / "run"
     with patch("os.fsync"):
         make_run(path, trials=9, finished=False)
-    write_json(path / "summary.json", {"parts": 1, "stopped": "the time limit of 3600 s was reached"})
+    write_json(path / "summary.json", {"parts": 1, "stop_reason": "the time limit of 3600 s was reached"})
     run = load_run(path)
     assert run.state is SearchState.ENDED
     assert run.notes == (

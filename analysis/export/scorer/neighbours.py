@@ -3,6 +3,7 @@
 A distance is divided by the radius of the neighbour that it leads to.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,11 +57,14 @@ class HistogramNeighbours(Density):
         return np.concatenate(roots)
 
 
-class GridNeighbours(PositionDensity):
-    """The nearest training patches, compared position by position by the distance between code vectors."""
+class _Neighbours(PositionDensity):
+    """What the two densities below share: training codes, of which the nearest give a clip its score."""
+
+    stored: str
+    """Which of a group's arrays holds the training codes."""
 
     def prepare(self, group: Arrays) -> Known:
-        codes = self.absolute(group["patches"])
+        codes = self.absolute(group[self.stored])
         return Known.of(self._flat(codes), codes, group["radii"])
 
     def score(self, codes_PHWM: np.ndarray, machine_id: str) -> float:
@@ -68,6 +72,20 @@ class GridNeighbours(PositionDensity):
             return super().score(codes_PHWM, machine_id)
         distances, _ = self._nearest(self.prepared(self.group_of(machine_id)), codes_PHWM)
         return float(distances.mean(dtype=np.float64))
+
+    @abstractmethod
+    def _nearest(self, known: Known, codes_PHWM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Distances to the nearest training codes, and which they are."""
+
+    @abstractmethod
+    def _flat(self, codes: np.ndarray) -> np.ndarray:
+        """One vector of code vectors for each of what is compared."""
+
+
+class GridNeighbours(_Neighbours):
+    """The nearest training patches, compared position by position by the distance between code vectors."""
+
+    stored = "patches"
 
     def positions(self, codes_PHWM: np.ndarray, machine_id: str) -> np.ndarray:
         known: Known = self.prepared(self.group_of(machine_id))
@@ -87,21 +105,13 @@ class GridNeighbours(PositionDensity):
         return _scaled_vectors(codes_XHWM, self.shared["embedding"]).reshape(len(codes_XHWM), -1)
 
 
-class ShiftedNeighbours(PositionDensity):
+class ShiftedNeighbours(_Neighbours):
     """The nearest training clips, compared patch by patch, where a patch may lie up to an eighth of a clip elsewhere.
 
     The distance of two clips is the larger of both directions: each patch of one to its nearest in the other.
     """
 
-    def prepare(self, group: Arrays) -> Known:
-        codes = self.absolute(group["clips"])
-        return Known.of(self._flat(codes), codes, group["radii"])
-
-    def score(self, codes_PHWM: np.ndarray, machine_id: str) -> float:
-        if self.config["aggregation"] != "mean":
-            return super().score(codes_PHWM, machine_id)
-        distances, _ = self._nearest(self.prepared(self.group_of(machine_id)), codes_PHWM)
-        return float(distances.mean(dtype=np.float64))
+    stored = "clips"
 
     def positions(self, codes_PHWM: np.ndarray, machine_id: str) -> np.ndarray:
         known: Known = self.prepared(self.group_of(machine_id))
