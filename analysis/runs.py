@@ -13,6 +13,7 @@ from pathlib import Path
 
 from trainable.commandline import Parser, add_flag, resolve_device, run, set_up_logging
 from trainable.errors import ConfigError, RunError
+from trainable.printable import csv_cell
 
 ORDERS = ("best", "held-out", "begun", "epochs", "hours", "name")
 """Keys of `analysis.run_list.SORTS`, known without importing it."""
@@ -70,7 +71,7 @@ def _list(paths: Sequence[Path], no_runs: Sequence[Path], arguments: argparse.Na
     elif arguments.csv:
         writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(plain(row) for row in rows)
+        writer.writerows({name: csv_cell(value) for name, value in plain(row).items()} for row in rows)
     elif rows:
         print(rows_text(rows))
     left_out = [

@@ -130,7 +130,7 @@ def _request(words: list[str], keywords: Mapping[str, Any], space: Space | None 
 def _searched(request: Request, *, quiet: bool) -> Result:
     path = request.folder.path
     try:
-        search_in_folder(replace(request, quiet=quiet), Console(highlight=False, quiet=quiet))
+        search_in_folder(replace(request, quiet=quiet), Console(highlight=False, markup=False, quiet=quiet))
     except KeyboardInterrupt as interrupt:
         if request.folder.manifest_path.exists():
             interrupt.add_note(f"every reported epoch is saved; go on with search.resume({str(path)!r})")

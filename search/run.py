@@ -14,6 +14,8 @@ from search.request import Request, build_parser, read_request
 from search.store.folder import create, held, is_leftover
 from trainable.commandline import run, set_up_logging
 from trainable.commands import as_called
+from trainable.errors import OutputError
+from trainable.printable import printable
 from trainable.stop_signals import stopped
 
 logger = logging.getLogger(__name__)
@@ -28,19 +30,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     request = read_request(arguments, tuple(sys.argv[1:] if argv is None else argv))
     begun = time.monotonic()
     try:
-        completed = search_in_folder(request, Console(highlight=False))
+        completed = search_in_folder(request, Console(highlight=False, markup=False))
     except KeyboardInterrupt as interrupt:
         stop = stopped(interrupt)
-        if request.folder.manifest_path.exists():
-            print(
-                f"\nstopped by {stop.cause} after {time.monotonic() - begun:.0f} s; all reported epochs are saved; "
-                f"resume with: {as_called('python -m search.run')} --resume {shlex.quote(str(request.folder.path))}",
-                file=sys.stderr,
-            )
-        else:
-            print(f"\nstopped by {stop.cause} before the first trial; nothing was saved", file=sys.stderr)
+        _say_stopped(request, f"by {stop.cause}", time.monotonic() - begun)
         return stop.exit_status
+    except OutputError as error:
+        _say_stopped(request, f"because {error}", time.monotonic() - begun)
+        return error.exit_status
     return 0 if completed else NOTHING_COMPLETED
+
+
+def _say_stopped(request: Request, why: str, seconds: float) -> None:
+    """Says what is left of a search that ended early, and how to go on."""
+    resume = f"{as_called('python -m search.run')} --resume {shlex.quote(str(request.folder.path))}"
+    left = f"after {seconds:.0f} s; all reported epochs are saved; resume with: {resume}"
+    if not request.folder.manifest_path.exists():
+        left = "before the first trial; nothing was saved"
+    print(f"\nstopped {printable(f'{why} {left}')}", file=sys.stderr)
 
 
 def search_in_folder(request: Request, console: Console) -> bool:
@@ -58,7 +65,8 @@ def search_in_folder(request: Request, console: Console) -> bool:
         _begin(request)
         try:
             if not request.quiet:
-                console.print(f"search {request.folder.path}: loading torch and Optuna", soft_wrap=True)
+                name = printable(str(request.folder.path))
+                console.print(f"search {name}: loading torch and Optuna", soft_wrap=True)
             # Imported here so that --help and errors in flags appear at once.
             from search.session import run_search
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from search.engine.conductor import Conductor
 from search.listeners.terminal import epochs_text
@@ -22,6 +23,7 @@ from trainable.data.clips import Split
 from trainable.data.load import Dataset
 from trainable.detection.ranking import Pair, choose_members, ranking_warnings
 from trainable.errors import BudgetError, CheckpointError, NonFiniteError
+from trainable.printable import printable
 from trainable.record import EpochReport, TrialEnd, TrialStart
 from trainable.scoring.clip_counts import auc_text
 from trainable.scoring.evaluate import Evaluation
@@ -154,7 +156,7 @@ def print_summary(
     else:
         _add_winner(table, conductor, winner)
     console.print(table)
-    console.print(f"results: {folder}", soft_wrap=True, highlight=False)
+    console.print(f"results: {printable(str(folder))}", soft_wrap=True, highlight=False)
     if winner is not None:
         advice = []
         if winner.members:
@@ -164,7 +166,7 @@ def print_summary(
         advice.append(f"train it again on all normal clips: python -m analysis.best {run} --retrain")
         advice.append(f"report: python -m analysis.report {run}")
         for line in advice:
-            console.print(as_called(line), soft_wrap=True, highlight=False)
+            console.print(printable(as_called(line)), soft_wrap=True, highlight=False)
 
 
 def _why_none(conductor: Conductor, store: RunStore) -> str:
@@ -205,7 +207,7 @@ def _add_winner(table: Table, conductor: Conductor, winner: Winner) -> None:
         table.add_row("held-out AUC", f"not measured: {winner.unmeasured}")
     _add_detector(table, winner)
     for warning in (*winner.few_clips, *winner.warnings):
-        table.add_row("[bold red]  mind[/]", warning)
+        table.add_row(Text("  mind", style="bold red"), warning)
     if winner.start.predicted_bytes:
         budget = conductor.options.budget_bytes
         of = f" of {format_bytes(budget)}" if budget else ""
@@ -246,9 +248,9 @@ def _add_yardsticks(table: Table, yardsticks: Comparison | None, beside: str) ->
         table.add_row("yardsticks", "not measured; see the warning above")
         return
     table.add_row("yardsticks", ", ".join(f"{title_of(name)} {auc:.3f}" for name, auc in yardsticks.aucs.items()))
-    answer = "[bold red]  not beaten[/]"
+    answer = Text("  not beaten", style="bold red")
     if yardsticks.beaten or yardsticks.too_few:
-        answer = "  beaten?" if yardsticks.too_few else "  beaten"
+        answer = Text("  beaten?" if yardsticks.too_few else "  beaten")
     table.add_row(answer, f"the {beside} {yardsticks.verdict}")
 
 

@@ -1,8 +1,6 @@
 """What every command line of the project shares: groups of flags, errors as one line and an exit status."""
 
 import argparse
-import codecs
-import io
 import logging
 import re
 import sys
@@ -10,12 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from trainable import stop_signals
+from trainable import standard_output, stop_signals
 from trainable.argument_parser import Parser, add_flag, add_options_file, refuse_ignored
 from trainable.commands import as_called
 from trainable.config import Channel, DataConfig, Knob, ObjectiveName, knobs
-from trainable.errors import ConfigError, ProjectError
+from trainable.errors import ConfigError, OutputError, ProjectError
 from trainable.execution_plan import PlanRequest, micro_batch_of
+from trainable.printable import printable
 
 __all__ = [
     "Parser",
@@ -185,10 +184,14 @@ def given_knobs(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Runs a command; a user's error becomes one line on stderr and an exit status, never a traceback."""
-    _print_any_name()
+    standard_output.prepare()
     try:
         with stop_signals.raised():
             return main(argv)
+    except OutputError as error:
+        if not error.reader_gone:  # a pager or head has read enough
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
     except ProjectError as error:
         print(f"error: {as_called(str(error))}", file=sys.stderr)
         return error.exit_status
@@ -196,37 +199,19 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         stop = stop_signals.stopped(interrupt)
         print(f"stopped by {stop.cause}", file=sys.stderr)
         return stop.exit_status
-    except BrokenPipeError:
-        # The reader (a pager, head) has closed the pipe.
-        sys.stderr.close()
-        return 0
 
 
-def _print_any_name() -> None:
-    """Lets standard output and error show every file name, whatever the locale or PYTHONIOENCODING says."""
-    codecs.register_error(_AS_GIVEN, _as_given)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=_AS_GIVEN)
-
-
-_AS_GIVEN = "as-given"
-
-
-def _as_given(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Writes bytes of a file name that could not be decoded as they were, and other characters as escapes."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    character, end = error.object[error.start], error.start + 1
-    wide = error.encoding.startswith(("utf-16", "utf-32"))  # a single byte would shift all that follows
-    if 0xDC80 <= ord(character) <= 0xDCFF and not wide:
-        return bytes([ord(character) - 0xDC00]), end
-    return character.encode("ascii", "backslashreplace").decode(), end
+def _made_printable(record: logging.LogRecord) -> bool:
+    """A filter that passes every record, with its message as any terminal may show it."""
+    record.msg, record.args = printable(record.getMessage()), None
+    return True
 
 
 def set_up_logging(*, verbose: bool = False, quiet: bool = False) -> None:
     """Logs warnings by default, everything from this project with `verbose`, only errors with `quiet`."""
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.addFilter(_made_printable)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", handlers=[handler])
     for package in ("trainable", "search", "spaces", "analysis"):
         logging.getLogger(package).setLevel(level)

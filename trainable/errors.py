@@ -1,5 +1,9 @@
 """The errors a user can cause. Message = what, where, what to do; command lines print them as one line."""
 
+import signal
+
+from trainable.printable import printable
+
 
 class ProjectError(Exception):
     """Base of every error that bad input causes; `exit_status` is what the command line returns."""
@@ -7,8 +11,8 @@ class ProjectError(Exception):
     exit_status = 2
 
     def __str__(self) -> str:
-        """The message in one line, even if the names and values in it contain line breaks."""
-        return " ".join(super().__str__().splitlines())
+        """The message in one line that any terminal may show, whatever names and values it contains."""
+        return printable(" ".join(super().__str__().splitlines()))
 
 
 class ConfigError(ProjectError):
@@ -53,3 +57,13 @@ class RunError(ProjectError):
 
 class NonFiniteError(Exception):
     """A trial's loss became NaN or infinite: a way for a trial to end, not a user's mistake."""
+
+
+class OutputError(ProjectError):
+    """Standard output cannot be written any more."""
+
+    def __init__(self, reason: str, *, reader_gone: bool):
+        super().__init__(f"standard output cannot be written: {reason}")
+        self.reader_gone = reader_gone
+        """Whether what read it has ended, as ``head`` does when it has seen enough."""
+        self.exit_status = 128 + signal.SIGPIPE if reader_gone else 1

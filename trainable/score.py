@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TextIO
 from trainable.commandline import Parser, add_flag, resolve_device, run, set_up_logging
 from trainable.detection.alarm import RATE_HELP, AlarmRate, Verdict, shortfalls
 from trainable.errors import DataError, ShortError, SilentError
+from trainable.printable import csv_cell, printable
 
 if TYPE_CHECKING:
     from trainable.detection.detector import ClipScore, Detector
@@ -125,13 +126,13 @@ def score_files(
             row = _row(name, detector.score_file(Path(name), machine_id))
         except (DataError, OSError) as error:
             failed += 1
-            reason = " ".join(str(error).split())
+            reason = printable(" ".join(str(error).split()))
             print(f"error: {reason}", file=errors, flush=True)
             row = (name, None, None, None, None, None, reason, Verdict.UNKNOWN, _status_of(error))
         if as_json:
             output.write(json.dumps(dict(zip(COLUMNS, row, strict=True))) + "\n")
         else:
-            writer.writerow(row)
+            writer.writerow(map(csv_cell, row))
         output.flush()
     return failed
 

@@ -28,6 +28,7 @@ from spaces.space import Space
 from trainable.config import TrialConfig
 from trainable.errors import BudgetError, ConfigError
 from trainable.execution_plan import MemoryPlan
+from trainable.printable import printable
 from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
 from trainable.units import format_bytes
 
@@ -191,7 +192,7 @@ class Conductor:
 
     def failed(self, number: int, end: TrialEnd, reason: str, *, failures: int | None = None) -> TrialOutcome:
         """The outcome of a trial that failed for good. The reason is cut to one line."""
-        line = " ".join(reason.split())[:500]
+        line = printable(" ".join(reason.split()))[:500]
         return self._running[number].outcome(end, line or end.value, failures=failures)
 
     def retry(self, number: int) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -88,11 +89,13 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
+    keep_token_private()
     with ExitStack() as closing:
         if not options.address:
             closing.enter_context(ray_folder())
         closing.callback(ray.shutdown)
         dashboard = _begin(options, title, logging.INFO if verbose else logging.ERROR)
+        keep_token_private(new=True)
         cards = _gpus()
         asked = {node_id: card.total_bytes for node_id, card in cards.items()}
         names = frozenset(name for card in cards.values() for name in card.names)
@@ -142,6 +145,30 @@ def _not_begun(options: SearchOptions, error: Exception) -> RunError:
 def token_path() -> Path:
     """File with the dashboard's token."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+
+
+def keep_token_private(*, new: bool = False) -> None:
+    """Takes the token's file from all but its owner: Ray, and ``ray get-auth-token``, make it readable to everybody.
+
+    Parameters
+    ----------
+    new
+        Whether Ray has just made it, so that nobody need be told.
+
+    Raises
+    ------
+    RunError
+        If others may read it and its mode cannot be changed.
+    """
+    path = token_path()
+    try:
+        if not path.exists() or not stat.S_IMODE(path.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
+            return
+        path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    except OSError as error:
+        raise RunError(f"{path}, Ray's token, may be read by others: {error.strerror}; chmod 600 it") from None
+    if not new:
+        logger.warning("%s, Ray's token, could be read by every user of this machine; now only by its owner", path)
 
 
 def _nodes() -> list[dict[str, Any]]:

@@ -36,6 +36,18 @@ def is_leftover(path: Path) -> bool:
     return path.name in (".lock", "space.yaml") or (path.name.startswith(".") and path.name.endswith(".tmp"))
 
 
+def _check_links(path: Path) -> None:
+    """Raises RunError for a symbolic link that leads out of the folder, which may come from somebody else."""
+    inside = path.resolve()
+    for folder, folders, files in os.walk(path):
+        for entry in (Path(folder, name) for name in (*folders, *files)):
+            if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
+                raise RunError(
+                    f"{entry} is a symbolic link out of the run's folder, and a search would write there; "
+                    "put what it leads to in its place, or remove it"
+                )
+
+
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """Locks the run for this process; the lock ends with the process, however it ends.
@@ -43,9 +55,11 @@ def held(path: Path) -> Iterator[None]:
     Raises
     ------
     RunError
-        If another search holds the lock, the folder cannot be written, or its file system has no locks.
+        If another search holds the lock, the folder cannot be written, its file system has no locks, or what would be
+        written into it would land elsewhere.
     """
     fcntl = file_locks()
+    _check_links(path)
     try:
         file = (path / ".lock").open("a+")
     except OSError as error:

@@ -170,6 +170,24 @@ def test_resume_after_ctrl_c_loses_and_repeats_nothing(arguments, tmp_path):
     assert RunFolder(tmp_path / "cut").read_manifest().history[0]["changes"] == []
 
 
+def test_a_search_whose_reader_went_away_says_how_to_go_on(arguments, tmp_path):
+    cut = tmp_path / "cut"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "search.run", *arguments, "--output", str(cut)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not process.stdout.readline().startswith("trial 0"):
+        assert process.poll() is None, process.stderr.read()
+    process.stdout.close()
+    message = process.stderr.read()
+    assert process.wait() == 141
+    assert "\nstopped because standard output cannot be written: Broken pipe after " in message
+    assert message.endswith(f" resume with: python -m search.run --resume {cut}\n")
+    assert main(["--resume", str(cut), "--quiet"]) == 0
+
+
 @pytest.mark.slow
 def test_sigterm_ends_a_search_on_ray_like_ctrl_c_and_leaves_nothing_in_the_temporary_folder(arguments, monkeypatch):
     with tempfile.TemporaryDirectory(prefix="s-", dir="/tmp") as short:  # pytest's folders are too long for Ray

@@ -19,6 +19,7 @@ from typing import TextIO
 from .calibration import AlarmRate
 from .detector import ClipScore, ExportedDetector
 from .errors import DetectorError, RecordingError
+from .printable import csv_cell, printable
 
 COLUMNS = ("file", "machine_id", "score", "p_value", "span_start_s", "span_end_s", "error", "verdict", "status")
 SOME_FAILED, UNUSABLE = 1, 2
@@ -102,13 +103,13 @@ def score_files(
             row = _row(name, detector.score_file(Path(name), machine_id))
         except (RecordingError, OSError) as error:
             failed += 1
-            reason = " ".join(str(error).split())
+            reason = printable(" ".join(str(error).split()))
             print(f"error: {reason}", file=sys.stderr, flush=True)
             row = (name, None, None, None, None, None, reason, "unknown", getattr(error, "status", "error"))
         if as_json:
             output.write(json.dumps(dict(zip(COLUMNS, row, strict=True))) + "\n")
         else:
-            writer.writerow(row)
+            writer.writerow(map(csv_cell, row))
         output.flush()
     return failed
 

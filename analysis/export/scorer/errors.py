@@ -1,11 +1,13 @@
 """What can be wrong with a detector's folder and with a recording. Message = what, where, what to do, in one line."""
 
+from .printable import printable
+
 
 class ScorerError(Exception):
-    """Base of both; its message is one line, whatever names it holds."""
+    """Base of both; its message is one line that any terminal may show, whatever names it holds."""
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())
+        return printable(" ".join(super().__str__().splitlines()))
 
 
 class DetectorError(ScorerError):

@@ -39,3 +39,23 @@ def test_what_the_kernel_says_of_a_held_lock_is_another_search(tmp_path: Path) -
         held(tmp_path),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", [".lock", "tensorboard", "trials/00000/epochs.jsonl"])
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    entry = tmp_path / "run" / name
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    entry.symlink_to(victim)
+    with pytest.raises(RunError, match=f"{name} is a symbolic link out of the run's folder"), held(tmp_path / "run"):
+        pytest.fail("held")
+    assert victim.read_text() == "mine"
+
+
+def test_a_run_may_lie_behind_a_link_and_link_within_itself(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "latest").symlink_to("space.yaml")
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    with held(tmp_path / "run"):
+        assert (tmp_path / "disk" / ".lock").exists()
