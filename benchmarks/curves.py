@@ -5,17 +5,18 @@
 
 A folder of tables has ``configurations.csv``, the drawn parameters by number, and one table per data set: a row per
 training and score, with the validation AUC after each epoch and, of the last epoch, the AUC on held-out clips and on
-fresh ones where there are any. A score is a cheap density model, or `CHOSEN`: the density model with the highest
-validation AUC. Its validation AUC is cross-fitted, since choosing and judging by the same clips flatters: one half of
-the validation clips chooses, the other judges, and the two directions are averaged. Its other AUCs are those of the
-density model that all validation clips choose.
+fresh ones where there are any. Tables grow: a training that a table has and its store lacks keeps its rows. A score is
+a cheap density model, or `CHOSEN`: the density model with the highest validation AUC. Its validation AUC is
+cross-fitted, since choosing and judging by the same clips flatters: one half of the validation clips chooses, the
+other judges, and the two directions are averaged. Its other AUCs are those of the density model that all validation
+clips choose.
 
 Without ``--stores`` the command prints how well an epoch's value ranks the trainings by what they are worth at the end.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -149,21 +150,38 @@ def _cross_fitted(by_half: dict[str, np.ndarray]) -> float:
 
 
 def write(stores: Path, output: Path, command: str) -> None:
-    """Tables of every store below a folder; a configuration must be the same in all of them."""
-    known: dict[int, dict[str, Any]] = {}
-    for store in sorted(each for each in stores.iterdir() if (each / "clips.npz").exists()):
+    """Adds every store below a folder to its table; a configuration must be the same in all of them."""
+    table = output / CONFIGURATIONS
+    known = {int(row["configuration"]): _filled(row) for row in _rows_of(table)}
+    found = sorted(each for each in stores.iterdir() if (each / "clips.npz").exists())
+    if not found:
+        raise ConfigError(f"{stores} holds no store of recorded trainings")
+    for store in found:
         params, rows = curves_of(store)
         for number, drawn in params.items():
-            if known.setdefault(number, drawn) != drawn:
+            shown = {"configuration": str(number)} | {name: _cell(value) for name, value in drawn.items()}
+            if known.setdefault(number, shown) != shown:
                 raise ConfigError(f"{store} drew configuration {number} from another space or seed than the others")
-        write_table(output / f"{store.name}.csv", rows, command)
-    if not known:
-        raise ConfigError(f"{stores} holds no store of recorded trainings")
-    drawn_rows = [
-        {"configuration": number} | {name: _cell(value) for name, value in known[number].items()}
-        for number in sorted(known)
-    ]
-    write_table(output / CONFIGURATIONS, drawn_rows, command)
+        path = output / f"{store.name}.csv"
+        recorded = {_key(row) for row in rows}
+        rows += [row for row in _rows_of(path) if _key(row) not in recorded]
+        write_table(path, sorted(rows, key=_key), command)
+    write_table(table, [known[number] for number in sorted(known)], command)
+
+
+def _rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a table; none where there is no table yet."""
+    return read_table(path) if path.exists() else []
+
+
+def _key(row: Mapping[str, Any]) -> tuple[int, int]:
+    """Repeat and configuration: the first training of each configuration, then the others."""
+    return int(row["repeat"]), int(row["configuration"])
+
+
+def _filled(row: Mapping[str, str]) -> dict[str, str]:
+    """A row without its empty cells, which are parameters whose condition does not hold."""
+    return {name: value for name, value in row.items() if value}
 
 
 # ---- read back -------------------------------------------------------------------------------------------------------

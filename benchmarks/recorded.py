@@ -5,8 +5,8 @@
 
 Configurations are drawn uniformly from the space, the same for every data set, and trained to the end, never stopped.
 The first few (`--repeated`) are trained with three seeds. A training is kept as one file when it ends; the command goes
-on where an earlier one stopped. The store keeps scores of single clips; `benchmarks.learning_curves` makes the small,
-committed tables of AUCs from it.
+on where an earlier one stopped. The store keeps scores of single clips; `benchmarks.curves` makes the small, committed
+tables of AUCs from it, or adds to them what a store has that they lack (``--first`` leaves out what they have).
 
 `fresh` clips of an embedded machine are new ones of the same machines, in neither validation nor held-out clips: their
 AUC is as near to the truth as their number. Recordings of one's own have none.
@@ -56,9 +56,9 @@ class Training:
         return f"{self.configuration:03d}-{self.repeat}.npz"
 
 
-def trainings(configurations: int, repeated: int) -> Iterator[Training]:
-    """Every configuration once, then the first ones with more seeds."""
-    yield from (Training(index, 0) for index in range(configurations))
+def trainings(configurations: int, repeated: int, first: int = 0) -> Iterator[Training]:
+    """Every configuration from `first` on once, then the first `repeated` of all with more seeds."""
+    yield from (Training(index, 0) for index in range(first, configurations))
     yield from (Training(index, repeat) for index in range(repeated) for repeat in range(1, SEEDS))
 
 
@@ -87,7 +87,7 @@ def record(arguments: argparse.Namespace) -> None:
         for name, clips in judged.items():
             said |= {f"{name}/ids": np.array(clips.machine_ids), f"{name}/labels": clips.labels}
         np.savez(file, **said)  # type: ignore[arg-type]
-    for training in trainings(arguments.configurations, arguments.repeated):
+    for training in trainings(arguments.configurations, arguments.repeated, arguments.first):
         path = store / training.file_name
         if path.exists():
             continue
@@ -127,6 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.recorded", description=__doc__.split("\n")[0])
     add_flag(parser, "space", default="ad_tuning")
     add_flag(parser, "configurations", type=int, default=60)
+    add_flag(
+        parser, "first", type=int, default=0, help="number of the first configuration that is trained (default: 0)"
+    )
     add_flag(parser, "repeated", type=int, default=10, help=f"configurations trained with {SEEDS} seeds (default: 10)")
     add_flag(parser, "epochs", type=int, default=12)
     add_flag(parser, "fresh", type=int, default=100, help="new clips of each kind and embedded id (default: 100)")

@@ -1,12 +1,14 @@
 """The bench of search methods, on recorded trainings whose best configuration and density model are known."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import curves, ensemble, portfolio, recorded, search_methods
+from benchmarks.tables import read_table
 from benchmarks.worlds import World, rank_correlations
 from search.engine.space_draws import uniform_params
 from spaces.loader import load_space
@@ -55,6 +57,17 @@ def test_trainings_are_every_configuration_and_then_seeds() -> None:
     made = list(recorded.trainings(3, 1))
     assert [(each.configuration, each.repeat) for each in made] == [(0, 0), (1, 0), (2, 0), (0, 1), (0, 2)]
     assert len({each.seed for each in made}) == len({each.file_name for each in made}) == 5
+    assert [each.configuration for each in recorded.trainings(3, 0, first=2)] == [2]
+
+
+def test_tables_grow_by_what_was_recorded_since(stores: Path, tables: Path, tmp_path: Path) -> None:
+    shutil.copytree(tables, tmp_path / "tables")
+    shutil.copytree(stores, tmp_path / "stores")
+    for kept in ("000-0.npz", "000-1.npz", "003-0.npz"):
+        (tmp_path / "stores" / "fan" / kept).unlink()
+    assert curves.main(["--stores", str(tmp_path / "stores"), "--output", str(tmp_path / "tables")]) == 0
+    for name in ("fan.csv", curves.CONFIGURATIONS):
+        assert read_table(tmp_path / "tables" / name) == read_table(tables / name)
 
 
 def test_tables_hold_what_was_recorded(stores: Path, tables: Path) -> None:
