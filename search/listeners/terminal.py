@@ -3,6 +3,9 @@
 import logging
 import sys
 import textwrap
+import time
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console, Group
@@ -25,6 +28,7 @@ INDENT = " " * 7
 """Indent of parameters below their trial's figures."""
 TALL = 3 + 1 + PLACES + 8
 """Lines of a terminal that has room for the best trials above the running ones: headlines, heading, and some trials."""
+HEARTBEAT_SECONDS = 3600.0
 SHOWN_TRIALS = 12
 """Most running trials in the live table; a last line counts the others."""
 
@@ -203,9 +207,23 @@ class PlainLines(BaseListener):
         self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
+class Heartbeat(BaseListener):
+    """A line an hour, with ``--quiet``: the log of a search of a week shows that it lives, and stays short."""
+
+    def __init__(self, console: Console, progress: Progress, *, clock: Callable[[], float] = time.monotonic):
+        self._console, self._progress, self._clock = console, progress, clock
+        self._said = clock()
+
+    def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
+        if self._clock() - self._said >= HEARTBEAT_SECONDS:
+            self._said = self._clock()
+            when = datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")
+            self._console.print(f"{when}: {headline(self._progress)}", soft_wrap=True, highlight=False, markup=False)
+
+
 def make_view(console: Console, progress: Progress, *, quiet: bool) -> BaseListener:
     if quiet:
-        return BaseListener()
+        return Heartbeat(console, progress)
     return LiveView(console, progress) if console.is_terminal else PlainLines(console, progress)
 
 

@@ -8,8 +8,16 @@ import pytest
 from rich.console import Console
 
 from search.engine.asha import Decision
-from search.engine.listener import BaseListener
-from search.listeners.terminal import SHOWN_TRIALS, TALL, LiveView, PlainLines, headline, make_view, memory_text
+from search.listeners.terminal import (
+    SHOWN_TRIALS,
+    TALL,
+    Heartbeat,
+    LiveView,
+    PlainLines,
+    headline,
+    make_view,
+    memory_text,
+)
 from tests.search_tests.listeners_tests.test_progress import ended, make, report, start
 from trainable.record import TrialEnd
 
@@ -218,4 +226,14 @@ def test_the_view_suits_where_the_output_goes():
     assert isinstance(make_view(console(terminal=False), make(), quiet=False), PlainLines)
     for terminal in (True, False):
         quiet = make_view(console(terminal=terminal), make(), quiet=True)
-        assert type(quiet) is BaseListener
+        assert isinstance(quiet, Heartbeat)
+
+
+def test_a_quiet_search_says_once_an_hour_that_it_lives():
+    seconds = iter([0.0, 600.0, 3600.0, 3600.0, 7000.0])
+    told, progress = console(terminal=False), a_search()
+    view = Heartbeat(told, progress, clock=lambda: next(seconds))
+    for epoch in (1, 2, 3):
+        view.on_report(4, report(epoch, 0.7), Decision.CONTINUE)
+    assert told.file.getvalue().count("\n") == 1
+    assert told.file.getvalue().strip().endswith(headline(progress))
