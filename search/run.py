@@ -87,7 +87,7 @@ def _begin(request: Request) -> None:
 def _remove_if_empty(request: Request) -> None:
     """Removes the folder of a new run that ended before its first trial (no data, for example)."""
     folder = request.folder
-    if request.resumed is not None or (folder.path / "trials").exists():
+    if request.resumed is not None or (folder.path / "trials").exists() or not folder.path.is_dir():
         return
     written = (folder.manifest_path, folder.check_path)
     for path in (*folder.path.glob("study.db*"), *written, *folder.path.iterdir()):

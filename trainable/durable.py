@@ -28,6 +28,10 @@ def writing(path: Path) -> Iterator[None]:
     """Turns a file system's errors (full, read-only, gone) into a RunError that names the file."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{error.filename or path} cannot be written: its folder was removed meanwhile; start again in a new one"
+        ) from None
     except OSError as error:
         raise RunError(
             f"{error.filename or path} cannot be written: {error.strerror or error}; "

@@ -18,6 +18,7 @@ from search.run import main
 from tests.analysis_tests.trained import write_recordings
 from trainable.commandline import run
 from trainable.detection.detector import Detector
+from trainable.errors import RunError
 from trainable.record import RunFolder, TrialEnd
 
 SPACE = """
@@ -172,20 +173,28 @@ def test_resume_after_ctrl_c_loses_and_repeats_nothing(arguments, tmp_path):
 
 def test_a_search_whose_reader_went_away_says_how_to_go_on(arguments, tmp_path):
     cut = tmp_path / "cut"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "search.run", *arguments, "--output", str(cut)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not process.stdout.readline().startswith("trial 0"):
-        assert process.poll() is None, process.stderr.read()
-    process.stdout.close()
-    message = process.stderr.read()
-    assert process.wait() == 141
+    command = [sys.executable, "-m", "search.run", *arguments, "--output", str(cut)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not process.stdout.readline().startswith("trial 0"):
+            assert process.poll() is None, process.stderr.read()
+        process.stdout.close()
+        message = process.stderr.read()
+    assert process.returncode == 141
     assert "\nstopped because standard output cannot be written: Broken pipe after " in message
     assert message.endswith(f" resume with: python -m search.run --resume {cut}\n")
     assert main(["--resume", str(cut), "--quiet"]) == 0
+
+
+def test_a_folder_that_is_removed_in_mid_search_is_one_line(arguments, tmp_path, monkeypatch):
+    append = RunFolder.append_epoch
+
+    def removed_before(folder, *given):
+        shutil.rmtree(folder.path)
+        append(folder, *given)
+
+    monkeypatch.setattr(RunFolder, "append_epoch", removed_before)
+    with pytest.raises(RunError, match=r"cannot be written: its folder was removed meanwhile"):
+        main([*arguments, "--quiet", "--output", str(tmp_path / "run")])
 
 
 @pytest.mark.slow
