@@ -87,12 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             _export(Path(arguments.run), Path(arguments.export))
             return 0
     # Here, not above: --help and a mistyped path answer without torch.
+    from analysis.front import front_text
     from analysis.results import load_run
     from analysis.winners import export_winners, find_winners, winners_text, wrapped
 
     results = load_run(arguments.run)
     with told_steps(error_console()) as steps:
         winners, notes = find_winners(results, arguments.top, held_out=arguments.held_out, device=device, steps=steps)
+    notes += [text for text in (front_text(results.trials, results.measure),) if text]
     width = _terminal_width()
     told = [note if width is None else wrapped(note, width) for note in (*results.notes, *notes)]
     print("\n".join([*told[: len(results.notes)], winners_text(winners, width), *told[len(results.notes) :]]))

@@ -18,9 +18,10 @@ from analysis.figures.importance import importance_bars
 from analysis.figures.infeasible import infeasible_over_time, infeasible_text
 from analysis.figures.memory import memory_by_plan, predicted_against_measured
 from analysis.figures.parallel import parallel_coordinates
-from analysis.figures.pareto import auc_against_memory, auc_against_time
+from analysis.figures.pareto import auc_against_memory, auc_against_time, memory_against_time
 from analysis.figures.progress import all_curves, search_progress
 from analysis.figures.rungs import asha_rungs
+from analysis.front import time_text
 from analysis.headline import headline
 from analysis.importance import Importances, importances
 from analysis.judged import judged_tables, judged_text, judged_warnings, members
@@ -28,7 +29,16 @@ from analysis.pruning import pruning_savings
 from analysis.results import RunResults
 from analysis.state import NO_LABELS
 from analysis.style import Message
-from analysis.tables import Table, ends_table, memory_bytes, plans_table, run_table, searched_table, top_table
+from analysis.tables import (
+    Table,
+    ends_table,
+    front_table,
+    memory_bytes,
+    plans_table,
+    run_table,
+    searched_table,
+    top_table,
+)
 from analysis.winner_model import WinnerModel, restore_winner
 from trainable.config import Objective
 from trainable.data.check import DataCheck
@@ -483,6 +493,12 @@ PLAN_WORDS = (
 )
 
 
+FRONT_WORDS = (
+    "The second table lists the completed trials that no other one beats: none is at least as good in value, memory "
+    "and time at once, and better in one of them. Which of them is best depends on what memory and time are worth."
+)
+
+
 EVENTS_SHOWN = 10
 """Events of the trials' memory that the report quotes; the rest are counted."""
 
@@ -518,14 +534,16 @@ def events_text(run: RunResults) -> str:
 
 def _memory(run: RunResults) -> Section:
     budget = run.manifest.gpu_memory_budget_bytes
-    section = Section("What it costs: memory and time", tables=[plans_table(run)])
+    section = Section("What it costs: memory and time", tables=[plans_table(run), front_table(run)])
     section.text.append(
         "Peak memory is predicted before a trial starts; a trial that cannot fit the budget never starts. "
         "A trial's plan, which is how it is executed, changes memory and speed, not the result."
     )
     section.text.append(PLAN_WORDS)
     section.text.append(infeasible_text(run.trials, budget_text=run.budget_text))
-    section.text += [each for each in (driver_text(run.trials, budget_bytes=budget), events_text(run)) if each]
+    said = (driver_text(run.trials, budget_bytes=budget), events_text(run), time_text(run.trials))
+    section.text += [each for each in said if each]
+    section.text.append(FRONT_WORDS)
     figures: list[tuple[Callable[[], Figure], str]] = [
         (
             lambda: auc_against_memory(run.trials, budget_bytes=budget, measure=run.measure),
@@ -534,6 +552,11 @@ def _memory(run: RunResults) -> Section:
         (
             lambda: auc_against_time(run.trials, measure=run.measure),
             f"{_sentence(run.measure)} against seconds an epoch.",
+        ),
+        (
+            lambda: memory_against_time(run.trials, measure=run.measure),
+            f"Memory against seconds an epoch, coloured by {run.measure}: the ringed trials are those that nothing "
+            "beats in all three.",
         ),
         (lambda: predicted_against_measured(run.trials, budget_bytes=budget), "Predicted against measured peaks."),
         (

@@ -273,6 +273,9 @@ def load_run(path: str | Path) -> RunResults:
     return replace(results, notes=(first, *notes)) if first else results
 
 
+_TIMES = ("epoch_seconds", "predicted_epoch_seconds")
+
+
 def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...]) -> pd.DataFrame:
     """Builds one row per trial, indexed by number.
 
@@ -281,8 +284,8 @@ def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...
     predicted_allocated_bytes (the allocator's only, to compare with peak_bytes; 0 if it was not recorded), peak_bytes
     (largest measured, 0 on a CPU), driver_bytes (the driver's largest count for the process, 0 where it did not tell),
     cap_bytes (the allocator's last cap, 0 without), plan (a phrase), micro_batch_clips, recompute, precision,
-    epoch_seconds (median), hours, draws (candidates that the sampler tried for it), started and completed (if the study
-    has them), and ``params_*``.
+    epoch_seconds (median), predicted_epoch_seconds (NaN where the device's speed was not known), hours, draws
+    (candidates that the sampler tried for it), started and completed (if the study has them), and ``params_*``.
     """
     studied = {trial.number: trial for trial in proposed}
     rows = []
@@ -300,7 +303,7 @@ def trial_rows(records: dict[int, TrialRecord], proposed: tuple[FrozenTrial, ...
     frame = pd.DataFrame(rows)
     if not len(frame):
         return frame
-    for name in ("best_auc", "final_auc", "validation_auc", "final_pauc", "pseudo_auc", "epoch_seconds", "draws"):
+    for name in ("best_auc", "final_auc", "validation_auc", "final_pauc", "pseudo_auc", *_TIMES, "draws"):
         frame[name] = frame[name].astype(float)
     return frame.set_index("number")
 
@@ -327,6 +330,7 @@ def _record_row(record: TrialRecord) -> dict[str, Any]:
         "cap_bytes": epochs[-1].cap_bytes if epochs else 0,
         **_plan_columns(plan),
         "epoch_seconds": _median_seconds(epochs),
+        "predicted_epoch_seconds": record.start.predicted_epoch_seconds,
         "hours": sum(report.epoch_seconds for report in epochs) / 3600,
     }
 
@@ -368,6 +372,7 @@ def _proposal_row(trial: FrozenTrial | None) -> dict[str, Any] | None:
         "cap_bytes": 0,
         **_plan_columns(None),
         "epoch_seconds": None,
+        "predicted_epoch_seconds": None,
         "hours": 0.0,
     }
 

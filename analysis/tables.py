@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from analysis.front import unbeaten
 from analysis.pruning import pruning_savings
 from analysis.results import CUT_OFF, PARAM, UNFINISHED, RunResults
 from analysis.state import time_text
@@ -112,14 +113,36 @@ def top_table(run: RunResults, count: int = 5) -> Table:
                 str(row["end"]).replace("_", " "),
                 format_bytes(memory) if (memory := memory_bytes(row)) else "–",
                 f"{row['epoch_seconds']:.3g} s",
-                ", ".join(
-                    f"{name} {_whole(row[PARAM + name], run.distributions.get(name))}"
-                    for name in run.params
-                    if not pd.isna(row[PARAM + name])
-                ),
+                _params_text(run, row),
             )
         )
     return Table(("trial", *judged, "epochs", "ended", "memory", "an epoch", "parameters"), tuple(rows))
+
+
+FRONT_ROWS = 12
+
+
+def front_table(run: RunResults) -> Table:
+    """Completed trials that no other one beats in value, memory and time at once, the highest value first."""
+    rows = [
+        (
+            str(number),
+            f"{row['final_auc']:.3f}",
+            format_bytes(int(row["predicted_bytes"])) if row["predicted_bytes"] else "–",
+            f"{row['epoch_seconds']:.3g} s",
+            _params_text(run, row),
+        )
+        for number, row in unbeaten(run.trials).head(FRONT_ROWS).iterrows()
+    ]
+    return Table(("trial", run.measure, "memory (predicted)", "an epoch", "parameters"), tuple(rows))
+
+
+def _params_text(run: RunResults, row: pd.Series) -> str:
+    return ", ".join(
+        f"{name} {_whole(row[PARAM + name], run.distributions.get(name))}"
+        for name in run.params
+        if not pd.isna(row[PARAM + name])
+    )
 
 
 def _judged_columns(run: RunResults) -> dict[str, str]:

@@ -7,7 +7,9 @@ Every variant is trained with the same seeds; `difference` is its mean AUC minus
 mean over seeds (Student's t, paired by seed). `validation` is the mean AUC of the fused model on validation clips:
 where variants are chosen among, it is what may choose. `alive` is the share of codes used in the last epoch. `epoch` is
 the median CPU time of training an epoch (one of phase 2), and `memory` the predicted peak of a training step on CUDA,
-both relative to the base's in the same run.
+both relative to the base's in the same run. The last variants are ways of the recipe that this project starts from,
+and its preset as a whole, whose knobs take the place of all that are given but the epochs (docs/recipe.md). The small
+recipe has the base's width, batch, patches and learning rate.
 """
 
 import sys
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
+from benchmarks.original import Clips, augmented
 from benchmarks.tables import command_of, write_table
 from trainable.commandline import Parser, add_data_flags, add_flag, add_knob_flags, data_config, given_knobs, run
 from trainable.config import DensityName, TrialConfig
@@ -30,6 +33,7 @@ from trainable.execution_plan import ExecutionPlan
 from trainable.memory.predict import DataSizes, Predictor
 from trainable.scoring.metrics import mean_auc
 from trainable.scoring.registry import make_density
+from trainable.train import read_config_file
 from trainable.training.seeds import derived_seed
 from trainable.trial import PlannedTrial, Trial
 
@@ -51,6 +55,15 @@ BASE: Mapping[str, Any] = {
 }
 """In the middle of `spaces/ad_tuning.yaml`."""
 ONE_CODEBOOK: Mapping[str, Any] = {"num_embeddings": 512, "codebooks": 1}
+RECIPE: Mapping[str, Any] = {
+    name: value
+    for name, value in TrialConfig.from_flat(read_config_file("recipe")[0]).flat().items()
+    if name not in ("epochs", "seed")
+}
+OF_ITS_SIZE = ("width", "batch_size", "n_patches", "stride", "learning_rate", "score_patches")
+SMALL_RECIPE: Mapping[str, Any] = {**RECIPE, **{name: BASE[name] for name in OF_ITS_SIZE}}
+"""The recipe with as many steps of as few patches as the base, so that neither is favoured by a short training."""
+DETACHED_BATCH_NORM: Mapping[str, Any] = {"quantizer": "detached", "model": "batch_norm"}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "base": {},
     "8 columns": {"columns": 8},
@@ -75,8 +88,22 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "twice as wide": {"width": 1.0},
     "twice as long": {"epochs": 24},
     "hardly trained (learning rate / 1000)": {"learning_rate": 2e-6},
+    "full stem": {"stem": "full"},
+    "depth 1": {"depth": 1},
+    "depth 2": {"depth": 2},
+    "detached decoder": {"quantizer": "detached"},
+    "batch norm": {"model": "batch_norm"},
+    "always augmented": {},
+    "small recipe": SMALL_RECIPE,
+    "small recipe with k-means start and revival": {**SMALL_RECIPE, "kmeans_start": True, "revival": True},
+    "small recipe with these three": {**SMALL_RECIPE, **DETACHED_BATCH_NORM},
+    "preset recipe": RECIPE,
+    "preset recipe with these three": {**RECIPE, **DETACHED_BATCH_NORM},
 }
-DENSITIES: tuple[DensityName, ...] = ("mahalanobis", "fused")
+AUGMENTED = ("always augmented", "small recipe with these three", "preset recipe with these three")
+"""Variants whose clips are transformed whenever they are read: anew in each epoch, and for scoring."""
+DENSITIES: tuple[DensityName, ...] = ("mahalanobis", "fused", "counts")
+"""Of `fused` the validation AUC is reported too."""
 
 
 @dataclass
@@ -91,11 +118,17 @@ class Measured:
     epoch_seconds: list[float] = field(default_factory=list)
 
 
-def measure(config: TrialConfig, dataset: Dataset, into: Measured) -> None:
+def measure(config: TrialConfig, dataset: Dataset, into: Measured, *, always_augmented: bool = False) -> None:
     """Trains once and adds the results."""
     trial = Trial(PlannedTrial.whole_batch(config), dataset)
+    generator = torch.Generator().manual_seed(config.seed)
+
+    def heard(clips: Clips) -> Clips:
+        return augmented(clips, generator) if always_augmented else clips
+
     seconds = []
     while not trial.done:
+        trial.trainer.train = heard(dataset.train)
         begin = time.process_time()
         losses = trial.trainer.train_epoch()
         seconds.append(time.process_time() - begin)
@@ -104,13 +137,15 @@ def measure(config: TrialConfig, dataset: Dataset, into: Measured) -> None:
     into.perplexity.append(losses.perplexity)
     plan = ExecutionPlan(micro_batch_clips=config.patch.batch_size)
     into.peak_bytes = Predictor(DataSizes.of(dataset)).predict(config, plan).allocated_bytes
-    train = trial.train_codes()
-    held_out, validation = trial.codes(dataset.held_out), trial.codes(dataset.validation)
+    train, held_out, validation = (
+        trial.codes(heard(clips)) for clips in (dataset.train, dataset.held_out, dataset.validation)
+    )
     for name in DENSITIES:
         model = make_density(config.score, name=name, seed=derived_seed(config.seed, "density"))
         model.fit(train, trial.codebook())
         into.aucs[name].append(_auc(dataset.held_out, model.score_samples(held_out)))
-    into.validation.append(_auc(dataset.validation, model.score_samples(validation)))
+        if name == "fused":
+            into.validation.append(_auc(dataset.validation, model.score_samples(validation)))
 
 
 def _auc(clips: TestClips, scores: np.ndarray) -> float:
@@ -144,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.ablations", description=__doc__.split("\n")[0])
     add_flag(parser, "seeds", type=int, default=5)
     add_flag(parser, "threads", type=int, default=1, help="torch's CPU threads (default: 1)")
-    add_flag(parser, "only", metavar="TEXT", help="only the base and variants whose names contain TEXT")
+    add_flag(parser, "only", metavar="TEXT,…", help="only the base and variants whose names contain a TEXT")
     add_flag(parser, "output", metavar="FILE", help="also write the table as CSV")
     add_data_flags(parser)
     add_knob_flags(parser, leave_out=("seed",))
@@ -155,16 +190,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{dataset.machine_type}: {len(dataset.held_out)} held-out clips, {arguments.seeds} seeds", flush=True)
     table: dict[str, Measured] = {}
     lines = []
+    wanted = (arguments.only or "").split(",")
     for name, changes in VARIANTS.items():
-        if name != "base" and arguments.only and arguments.only not in name:
+        if name != "base" and not any(text in name for text in wanted):
             continue
         table[name] = Measured()
         for seed in range(arguments.seeds):
-            measure(base.replace(**changes, seed=seed), dataset, table[name])
+            config = base.replace(**changes, seed=seed)
+            measure(config, dataset, table[name], always_augmented=name in AUGMENTED)
         lines.append(row(name, table[name], table["base"]))
         print("  ".join(f"{key} {value}" for key, value in lines[-1].items() if value), flush=True)
-    if arguments.output:
-        write_table(arguments.output, lines, command_of("ablations", argv))
+        if arguments.output:  # after each variant, so that a table stopped early keeps what was measured
+            write_table(arguments.output, lines, command_of("ablations", argv))
     return 0
 
 

@@ -78,7 +78,7 @@ def _codes(
     for member, other in zip(detector.members, exported.members, strict=True):
         starts_RP = other.windows.starts(len(frames_TF))
         heard = member.hear(torch.from_numpy(frames_TF), offsets, (detector.ids[0],), detector.windows)
-        yield heard.codes.codes_BPHWM.numpy(), other.codes(frames_TF, starts_RP)
+        yield heard.codes.codes_BPHWM.numpy(), other.codes(frames_TF.astype(np.float32), starts_RP)
 
 
 def measured(source: Path, clips: int) -> dict[str, object]:

@@ -59,7 +59,20 @@ def cases() -> Iterator[Case]:
     for width, batch in ((4.0, 128), (8.0, 64), (8.0, 128), (16.0, 64), (16.0, 96), (16.0, 128)):
         config = TrialConfig.from_flat({"width": width, "n_patches": 32, "batch_size": batch})
         yield Case(f"large w{width:g} b{batch}", config, ExecutionPlan(micro_batch_clips=batch))
+    yield from _deep()
     yield from _planned_to_fit()
+
+
+def _deep() -> Iterator[Case]:
+    """A full stem, residual blocks, and both."""
+    for stem, depth, width in (("full", 0, 1.0), ("strided", 2, 1.0), ("full", 2, 1.0), ("strided", 4, 4.0)):
+        knobs = {"stem": stem, "depth": depth, "width": width, "n_patches": 16, "batch_size": 16}
+        config, whole = TrialConfig.from_flat(knobs), ExecutionPlan(micro_batch_clips=16)
+        name = f"deep {stem} d{depth} w{width:g}"
+        yield Case(f"{name} plain", config, whole)
+        yield Case(f"{name} encoder", config, replace(whole, recompute_encoder=True))
+        yield Case(f"{name} decoder", config, replace(whole, recompute_decoder=True))
+        yield Case(f"{name} both amp", config, _recipes_own())
 
 
 def _parts() -> Iterator[Case]:

@@ -24,7 +24,7 @@ from trainable.errors import ConfigError
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.calibrate import Measured, errors_of, recalibrated
 from trainable.memory.planner import Planner
-from trainable.memory.profile import DeviceProfile
+from trainable.memory.profile import RATES, DeviceProfile
 from trainable.units import MIB
 
 Row = Mapping[str, Any]
@@ -159,6 +159,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     by_name = {case.name: case for case in (*cases(), *timed_cases())}
     before = DeviceProfile()
     after = calibrated(rows, by_name, before, name=versions["gpu"], total_bytes=versions["total_bytes"])
+    if (Path(arguments.folder) / "times.csv").exists():
+        # Needs SciPy, which benchmarks.gpu_memory does without.
+        from benchmarks.gpu_times import fitted_speed, fitted_steps
+
+        speed = fitted_speed(fitted_steps(Path(arguments.folder)))
+        rates: dict[str, Any] = {name: getattr(speed, name) for name in RATES}
+        after = replace(after, **rates)
     after.save(Path(arguments.output))
     measured = peaks_of((row for row in rows if by_name[row["case"]].plan.precision != "amp_float16"), by_name)
     for profile in (before, after):

@@ -16,6 +16,7 @@ from benchmarks.budget_sampler import suggested
 from benchmarks.idle_trials import idle_report
 from search.engine.conductor import Conductor, Decision
 from search.engine.feasibility import Feasibility
+from search.engine.pace import Pace
 from search.engine.sampler import Proposal
 from search.engine.space_draws import uniform_params
 from search.engine.trial_store import KnownTrial
@@ -73,7 +74,9 @@ class MemoryStore:
     def finished_elsewhere(self) -> list[KnownTrial]:
         return []
 
-    def start(self, proposal: Proposal, config: TrialConfig, memory: MemoryPlan) -> TrialStart:
+    def start(
+        self, proposal: Proposal, config: TrialConfig, memory: MemoryPlan, epoch_seconds: float | None = None
+    ) -> TrialStart:
         number, self._next = self._next, self._next + 1
         return TrialStart(number=number, params=proposal.params, config=config, plan=memory.plan, predicted_bytes=0)
 
@@ -104,6 +107,7 @@ class Ours:
         sampler: str = "tpe",
         initial: Sequence[Mapping[str, Any]] = (),
         startup: int | None = None,
+        prefer_fast: Pace | None = None,
     ):
         options = SearchOptions(
             space=setting.space.name,
@@ -114,9 +118,12 @@ class Ours:
             seed=setting.seed,
             sampler=sampler,
             startup_trials=startup,
+            prefer_fast=prefer_fast is not None,
         )
         feasibility = Feasibility(setting.space, budget_bytes=None)
-        self._conductor = Conductor(setting.space, options, MemoryStore(), feasibility, initial=initial)
+        self._conductor = Conductor(
+            setting.space, options, MemoryStore(), feasibility, initial=initial, pace=prefer_fast
+        )
 
     def start(self) -> tuple[int, dict[str, Any]] | None:
         start = self._conductor.next_trial()

@@ -2,6 +2,7 @@
 
 import csv
 import platform
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from trainable.host import available_cores
 
 def command_of(benchmark: str, argv: Sequence[str] | None) -> str:
     """The command line of a benchmark's `main`."""
-    return " ".join(["python -m", f"benchmarks.{benchmark}", *(sys.argv[1:] if argv is None else argv)])
+    return shlex.join(["python", "-m", f"benchmarks.{benchmark}", *(sys.argv[1:] if argv is None else argv)])
 
 
 def machine(device: str) -> str:

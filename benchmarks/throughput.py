@@ -4,32 +4,34 @@
 
 The straightforward one has the same encoder, decoder, heads, losses, batch size and number of patches, written in the
 usual way: a Dataset that copies each patch of a clip and transforms them one by one in NumPy, torch's DataLoader, all
-N × K distances and a one-hot matrix in the quantizer, EMA sums as products with it, tensors in torch's default layout
-and its default AdamW. Both train in phase 2 (full loss, heads on, codebook learning). Epochs of both alternate, and the
-fastest of each counts, so that other load on the machine disturbs both equally. The loader also runs with a worker
-process; `ratio` is ours divided by the faster of its two forms.
+N × K distances and a one-hot matrix in each codebook, EMA sums as products with it, each layer by itself, tensors in
+torch's default layout and its default AdamW. Both train in phase 2 (full loss, heads on, codebook learning). Epochs of
+both alternate, and the fastest of each counts, so that other load on the machine disturbs both equally. The loader also
+runs with a worker process; `ratio` is ours divided by the faster of its two forms.
 """
 
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.tables import command_of, write_table
 from trainable.commandline import Parser, add_flag, run
-from trainable.config import TrialConfig
+from trainable.config import QuantizerConfig, TrialConfig
 from trainable.data.clips import Split, TrainClips
 from trainable.execution_plan import ExecutionPlan
+from trainable.model.architecture import segments_of
 from trainable.model.geometry import Geometry
 from trainable.model.heads import clip_latents
 from trainable.model.transforms import TRANSFORMS
-from trainable.model.vqvae import make_model
+from trainable.model.vqvae import VQVAE, make_model
 from trainable.training.batch import VIEW_SHARE
 from trainable.training.trainer import Trainer
 
@@ -37,7 +39,17 @@ CPU = torch.device("cpu")
 FRAMES, IDS, PATCH = 313, ("00", "02", "04", "06"), Geometry().patch_frames
 CASES: dict[str, dict[str, Any]] = {
     "standard": {},
-    "ad_tuning's middle": {"width": 0.5, "latent_dim": 24, "num_embeddings": 128, "n_patches": 4},
+    "ad_tuning's middle": {
+        "width": 0.5,
+        "latent_dim": 32,
+        "num_embeddings": 128,
+        "codebooks": 4,
+        "columns": 16,
+        "linear_path": True,
+        "batch_size": 4,
+        "n_patches": 4,
+        "id_weight": 0.0,
+    },
     "many codes": {"num_embeddings": 2048},
 }
 """Knobs that differ from `TrialConfig`'s defaults."""
@@ -108,10 +120,9 @@ class Straightforward:
 
     def __init__(self, config: TrialConfig, clips: TrainClips, workers: int, device: torch.device = CPU):
         self._config, self._device = config, device
-        self._model = make_model(config, len(IDS)).to(device)
-        codes = config.quantizer.num_embeddings
-        self._codebook_KD = torch.randn(codes, config.model.latent_dim, device=device)
-        self._counts_K, self._sums_KD = torch.ones(codes, device=device), self._codebook_KD.clone()
+        self._model = layer_by_layer(make_model(config, len(IDS))).to(device)
+        codes, width = config.quantizer.num_embeddings, config.model.latent_dim
+        self._codebooks = [Ema.random(codes, width, device) for _ in range(config.quantizer.codebooks)]
         optim = config.optim
         self._optimizer = torch.optim.AdamW(
             self._model.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay
@@ -151,26 +162,58 @@ class Straightforward:
         loss.item()  # as for a progress bar
 
     def _quantize(self, latents_XDHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The quantizer of van den Oord et al. (2017) as in most repositories, with EMA and revival of dead codes."""
-        settings = self._config.quantizer
+        """The quantizer of van den Oord et al. (2017) as in most repositories, with EMA and revival of dead codes.
+
+        Further codebooks quantize what is left over.
+        """
         grid = latents_XDHW.permute(0, 2, 3, 1).contiguous()
-        rows_ND = grid.view(-1, grid.shape[-1])
+        left_ND = grid.view(-1, grid.shape[-1])
+        chosen_ND = torch.zeros_like(left_ND)
+        for codebook in self._codebooks:
+            codes_ND = codebook.nearest(left_ND.detach(), self._config.quantizer)
+            chosen_ND, left_ND = chosen_ND + codes_ND, left_ND - codes_ND
+        chosen = chosen_ND.view(grid.shape)
+        commitment = F.mse_loss(grid, chosen)
+        return (grid + (chosen - grid).detach()).permute(0, 3, 1, 2), commitment
+
+
+@dataclass
+class Ema:
+    """One codebook: its codes, and the moving averages that they come from."""
+
+    codebook_KD: Tensor
+    counts_K: Tensor
+    sums_KD: Tensor
+
+    @classmethod
+    def random(cls, codes: int, width: int, device: torch.device) -> "Ema":
+        codebook_KD = torch.randn(codes, width, device=device)
+        return cls(codebook_KD, torch.ones(codes, device=device), codebook_KD.clone())
+
+    @torch.no_grad()
+    def nearest(self, rows_ND: Tensor, settings: QuantizerConfig) -> Tensor:
+        """Each row's code, (N, D), before the codebook learns from it."""
         distances_NK = (
-            rows_ND.pow(2).sum(1, keepdim=True) + self._codebook_KD.pow(2).sum(1) - 2 * rows_ND @ self._codebook_KD.T
+            rows_ND.pow(2).sum(1, keepdim=True) + self.codebook_KD.pow(2).sum(1) - 2 * rows_ND @ self.codebook_KD.T
         )
         codes_N1 = distances_NK.argmin(1, keepdim=True)
         one_hot_NK = rows_ND.new_zeros(rows_ND.shape[0], settings.num_embeddings).scatter_(1, codes_N1, 1)
-        chosen = (one_hot_NK @ self._codebook_KD).view(grid.shape)
-        with torch.no_grad():
-            decay, rows = settings.ema_decay, rows_ND.detach()
-            self._counts_K = self._counts_K * decay + (1 - decay) * one_hot_NK.sum(0)
-            self._sums_KD = self._sums_KD * decay + (1 - decay) * one_hot_NK.T @ rows
-            codes_KD = self._sums_KD / (self._counts_K + 1e-5)[:, None]
-            dead_K1 = (self._counts_K < settings.dead_threshold * self._counts_K.mean())[:, None]
-            revived = torch.randint(len(rows), (len(codes_KD),), device=rows.device)
-            self._codebook_KD = torch.where(dead_K1, rows[revived], codes_KD)
-        commitment = F.mse_loss(grid, chosen)
-        return (grid + (chosen - grid).detach()).permute(0, 3, 1, 2), commitment
+        chosen_ND = one_hot_NK @ self.codebook_KD
+        decay = settings.ema_decay
+        self.counts_K = self.counts_K * decay + (1 - decay) * one_hot_NK.sum(0)
+        self.sums_KD = self.sums_KD * decay + (1 - decay) * one_hot_NK.T @ rows_ND
+        codes_KD = self.sums_KD / (self.counts_K + 1e-5)[:, None]
+        dead_K1 = (self.counts_K < settings.dead_threshold * self.counts_K.mean())[:, None]
+        revived = torch.randint(len(rows_ND), (len(codes_KD),), device=rows_ND.device)
+        self.codebook_KD = torch.where(dead_K1, rows_ND[revived], codes_KD)
+        return chosen_ND
+
+
+def layer_by_layer(model: VQVAE) -> VQVAE:
+    """The model without what it does at once where it could (`trainable.model.layers.Layers`)."""
+    for part in (model.encoder, model.decoder):
+        part.segments = nn.ModuleList(nn.Sequential(*segment) for segment in segments_of(part))  # type: ignore[misc]
+    return model
 
 
 class Ours:
@@ -214,8 +257,8 @@ def rows_of(n_clips: int, epochs: int, threads: int) -> Iterator[dict[str, Any]]
         yield {
             "case": name,
             **{column: getattr(config.patch, column) for column in ("batch_size", "n_patches")},
-            **{column: getattr(config.model, column) for column in ("width", "latent_dim")},
-            "num_embeddings": config.quantizer.num_embeddings,
+            **{column: getattr(config.model, column) for column in ("width", "latent_dim", "columns")},
+            **{column: getattr(config.quantizer, column) for column in ("codebooks", "num_embeddings")},
             **{f"{contender} clips/s": round(rate, 1) for contender, rate in rates.items()},
             "ratio": round(rates["ours"] / fastest, 2),
         }

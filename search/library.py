@@ -26,7 +26,7 @@ def run(
     machine_type: str | None = None,
     recordings: str | Path | None = None,
     objective: str | None = None,
-    budget: str | int | None = None,
+    budget: str | float | None = None,
     num_samples: int | None = None,
     max_epochs: int | None = None,
     seed: int | None = None,
@@ -46,7 +46,8 @@ def run(
     space
         Name of a built-in space, path of a YAML file, a mapping laid out as such a file, or a `Space`.
     budget
-        GPU memory of each trial: a size such as ``"8GiB"``, or bytes. Short for `gpu_memory_budget`.
+        GPU memory of each trial: a size such as ``"8GiB"``, GiB up to 1024, bytes from 1 MiB on, a share of the card
+        such as 0.25, or ``"auto"``, which is the default on a GPU. Short for `gpu_memory_budget`.
     time_limit
         Such as ``"1h30m"``, or seconds.
     output
@@ -104,7 +105,7 @@ def resume(run: str | Path | Result, *, quiet: bool = True, **options: Any) -> R
     return _searched(_request(["--resume", os.fspath(folder)], given), quiet=quiet)
 
 
-def _budget(budget: str | int | None, options: Mapping[str, Any]) -> str | int | None:
+def _budget(budget: str | float | None, options: Mapping[str, Any]) -> str | float | None:
     """The memory budget by either of its names."""
     if budget is not None and options.get("gpu_memory_budget") is not None:
         raise ConfigError("budget is short for gpu_memory_budget; give only one of them")

@@ -18,6 +18,8 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 
+from search.budget import DRAWS, Machine, Outlooks, sample, time_on
+from search.budget_table import print_outlooks, show_soonest
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.commandline import (
@@ -34,8 +36,10 @@ from trainable.commandline import (
     run,
 )
 from trainable.config import TrialConfig
+from trainable.device.budget import Budget, Card
 from trainable.errors import ConfigError
 from trainable.execution_plan import MemoryPlan, PlanRequest
+from trainable.host import available_cores
 from trainable.memory.profile import DeviceProfile
 from trainable.train import read_config_file
 from trainable.units import format_bytes, parse_bytes
@@ -60,7 +64,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 """Columns of the table, and the parts of a prediction that each one sums."""
 UNATTENDED_WIDTH = 220
 """Characters per line without a terminal, unless the variable COLUMNS says how many."""
-SAMPLES, ROWS, SEED = 256, 12, 0
+SAMPLES, ROWS, SEED = 128, 12, 0
 OF_A_SPACE = ("samples", "rows", "seed")
 """Flags that sample a space."""
 
@@ -77,12 +81,19 @@ class Planned:
 def build_parser() -> Parser:
     parser = Parser(prog="python -m search.plan", description=__doc__)
     add_flag(
-        parser, "space", metavar="NAME_OR_PATH", help="search space: ad_tuning, ad_smoke, ad_losses or a YAML file"
+        parser, "space", metavar="NAME_OR_PATH", help="space: ad_tuning, ad_gpu, ad_smoke, ad_losses or a YAML file"
     )
-    add_flag(parser, "config", metavar="FILE", help="plan this configuration (such as best.yaml) instead of a space")
+    add_flag(parser, "config", metavar="FILE", help="plan this configuration (recipe, or a file) instead of a space")
     add_flag(parser, "recalibrate", metavar="RUN", help="compare the measured peaks of a run with their predictions")
     add_flag(parser, "profile_output", metavar="FILE", help="where --recalibrate saves the corrected profile")
-    add_flag(parser, "gpu_memory_budget", metavar="SIZE", help="GPU memory of each trial, such as 24GiB")
+    add_flag(
+        parser,
+        "gpu_memory_budget",
+        nargs="+",
+        metavar="SIZE",
+        help="GPU memory of each trial, such as 24GiB, 0.25 of a card, or auto; several are compared",
+    )
+    add_flag(parser, "gpu_memory", metavar="SIZE", help="memory of the card planned for (default: the profile's)")
     add_flag(parser, "samples", type=int, metavar="N", help=f"configurations to sample ({SAMPLES})")
     add_flag(parser, "rows", type=int, metavar="N", help=f"sampled configurations to show in the table ({ROWS})")
     add_flag(parser, "seed", type=int, metavar="N", help=f"seed of the sample ({SEED})")
@@ -120,8 +131,13 @@ def _plan_config(arguments: argparse.Namespace) -> int:
     config = TrialConfig.from_flat({**saved, **given})
     limits = Limits.read(arguments)
     request = plan_request(arguments, config.patch.batch_size)
-    planner = limits.planner(_dataset(arguments, saved_data), request)
-    print_plans(_console(), [Planned(given or {"file": Path(arguments.config).name}, planner.plan(config))])
+    if len(limits.budgets) > 1:
+        raise ConfigError("several budgets compare the plans of a --space; with --config give one")
+    unlimited = limits.planner(_dataset(arguments, saved_data), request)
+    console = _console()
+    sizes = limits.sizes(limits.machine(unlimited.profile), console)
+    planner = unlimited.within(next(iter(sizes), None))
+    print_plans(console, [Planned(given or {"file": Path(arguments.config).name}, planner.plan(config))])
     return 0
 
 
@@ -134,24 +150,65 @@ def _plan_space(arguments: argparse.Namespace) -> int:
         if value < 1:
             raise ConfigError(f"{flag} is {value}; it must be at least 1")
     given = given_knobs(arguments)
-    space = load_space(arguments.space)
+    space = _space_on_gpu(arguments.space)
     limits = Limits.read(arguments)
     dataset = _dataset(arguments, space.data)
     # As in a search: no more patches than the stride yields from these clips.
     space = space.for_clips(int(dataset.train.lengths.max()))
-    sample = draw(space, samples, seed)
-    configs = [_config(space, params, given) for params in sample]
-    planner = limits.planner(dataset, plan_request(arguments, configs[0].patch.batch_size))
-    planned = [
-        Planned({name: value for name, value in params.items() if name not in given}, planner.plan(config))
-        for params, config in zip(sample, configs, strict=True)
-    ]
+    first = _config(space, draw(space, 1, seed)[0], given)
+    planner = limits.planner(dataset, plan_request(arguments, first.patch.batch_size))
+    sampled = sample(
+        draw(space, max(DRAWS, 4 * samples), seed),
+        lambda params: _config(space, params, given),
+        n_ids=planner.data.n_ids,
+        count=samples,
+    )
+    configs = [config for _, config in sampled]
     console = _console()
-    print_share(console, f"space {space.name}", planned, planner)
     if given:
         console.print("all of them with " + ", ".join(f"{name} {_short(value)}" for name, value in given.items()))
-    print_plans(console, planned[:rows])
+    machine = limits.machine(planner.profile)
+    if len(limits.budgets) > 1:
+        print(f"space {space.name}: {len(configs)} sampled configurations; {_profile_text(planner)}")
+        _compare(console, configs, planner, machine, limits.sizes(machine, console))
+        return 0
+    if limits.is_auto:
+        assert machine is not None, "read with the flags"
+        budget_bytes: int | None = show_soonest(console, configs, planner, machine).budget_bytes
+    else:
+        budget_bytes = next(iter(limits.sizes(machine, console)), None)
+    outlooks = Outlooks(configs, planner, machine)
+    plans = outlooks.plans(budget_bytes)
+    planned = [
+        Planned({name: value for name, value in params.items() if name not in given}, plan)
+        for (params, _), plan in zip(sampled, plans, strict=True)
+    ]
+    print_share(console, f"space {space.name}", planned, planner.within(budget_bytes))
+    if budget_bytes is not None and not limits.is_auto:
+        console.print(str(outlooks.outlook(budget_bytes, plans)))
+    print_plans(console, planned[:: max(1, len(planned) // rows)][:rows])
     return 0
+
+
+def _compare(
+    console: Console,
+    configs: Sequence[TrialConfig],
+    planner: "Planner",
+    machine: Machine | None,
+    budgets: Sequence[int],
+) -> None:
+    """Prints what to expect of several budgets; how fast they are only where the card is known."""
+    time_of = None if machine is None else time_on(planner, "cuda")
+    print_outlooks(console, list(Outlooks(configs, planner, machine, time_of).under(sorted(budgets, reverse=True))))
+
+
+def _space_on_gpu(name_or_path: str) -> Space:
+    """The space that a search on a GPU would take, since a plan is one for a GPU."""
+    space = load_space(name_or_path)
+    if space.on_gpu is None:
+        return space
+    print(f"space {space.name}: a plan is for a GPU, where {space.on_gpu} is searched (a file is planned as it is)")
+    return load_space(space.on_gpu)
 
 
 def _console() -> Console:
@@ -204,20 +261,67 @@ def _dataset(arguments: argparse.Namespace, data: Mapping[str, Any]) -> "Dataset
 class Limits:
     """What plans must fit, checked before any recording is read."""
 
-    budget_bytes: int | None
+    budgets: tuple[Budget, ...]
     profile: DeviceProfile | None
     """As given; None = that of this machine's GPU."""
+    card_bytes: int | None
+    """Memory of the card planned for, as given; None = the profile's, or that of this machine's GPU."""
 
     @classmethod
     def read(cls, arguments: argparse.Namespace) -> "Limits":
-        """Raises ConfigError for a flag that cannot be read."""
-        budget = arguments.gpu_memory_budget
-        return cls(
-            budget_bytes=None if budget is None else parse_bytes(budget, "--gpu-memory-budget"),
+        """Raises ConfigError for a flag that cannot be read, and for a budget that takes a card where none is known."""
+        size = arguments.gpu_memory
+        limits = cls(
+            budgets=tuple(Budget.read(text) for text in arguments.gpu_memory_budget or ()),
             profile=DeviceProfile.load(Path(arguments.profile)) if arguments.profile else None,
+            card_bytes=None if size is None else parse_bytes(size, "--gpu-memory"),
         )
+        if size is not None and not limits.budgets:
+            raise ConfigError("--gpu-memory changes nothing without --gpu-memory-budget; give both, or neither")
+        if len(limits.budgets) > 1 and any(budget.is_auto for budget in limits.budgets):
+            raise ConfigError("--gpu-memory-budget auto compares budgets by itself; give it alone")
+        relative = [budget.text for budget in limits.budgets if budget.size_bytes is None]
+        if relative and limits.machine(DeviceProfile()) is None:
+            raise ConfigError(
+                f"--gpu-memory-budget {relative[0]} depends on the card, and none is known here; give --gpu-memory "
+                "24GiB, or a --profile that has total_bytes"
+            )
+        return limits
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether a budget is to be chosen."""
+        return any(budget.is_auto for budget in self.budgets)
+
+    def machine(self, profile: DeviceProfile) -> Machine | None:
+        """What trials would run on, with the profile's reserve; None where no card is known.
+
+        This machine's GPU where none is named, unless a budget is for a larger one elsewhere.
+        """
+        total_bytes = self.card_bytes or (self.profile or profile).total_bytes
+        if total_bytes is not None:
+            return Machine(Card(total_bytes, profile.reserve_bytes))
+        import torch
+
+        from trainable.device.cap import card_bytes
+
+        if not torch.cuda.is_available():
+            return None
+        card = Card(card_bytes("cuda"), profile.reserve_bytes)
+        if any((budget.on([card]).size_bytes or 0) > card.usable_bytes for budget in self.budgets):
+            return None
+        return Machine(card, available_cores() / torch.cuda.device_count())
+
+    def sizes(self, machine: Machine | None, console: Console) -> list[int]:
+        """Bytes of every budget; says how its words were understood."""
+        fixed = [budget.on([] if machine is None else [machine.card]) for budget in self.budgets]
+        for each in fixed:
+            if each.said:
+                console.print(each.said, soft_wrap=True)
+        return [each.size_bytes for each in fixed if each.size_bytes is not None]
 
     def planner(self, dataset: "Dataset", request: PlanRequest) -> "Planner":
+        """A planner without a budget."""
         # Imported here so that --help and errors in flags appear at once.
         import torch
 
@@ -225,7 +329,7 @@ class Limits:
         from trainable.memory.planner import Planner
 
         profile = self.profile or DeviceProfile.for_gpu(gpu_name("cuda") if torch.cuda.is_available() else None)
-        return Planner.for_dataset(dataset, budget_bytes=self.budget_bytes, request=request, profile=profile)
+        return Planner.for_dataset(dataset, budget_bytes=None, request=request, profile=profile)
 
 
 def print_calibration(console: Console, run: str, calibration: "Calibration") -> None:
@@ -245,11 +349,10 @@ def print_share(console: Console, what: str, planned: Sequence[Planned], planner
     """Prints the share that fits, by plan, and the smallest and largest predicted peaks."""
     fitting = [item.choice for item in planned if item.choice.fits]
     budget = "no budget" if planner.budget_bytes is None else f"a budget of {format_bytes(planner.budget_bytes)}"
-    measured = "measured" if planner.profile.measured else "not measured on a GPU"
     console.print(
         f"{what}, {budget}: {len(fitting)} of {len(planned)} sampled configurations fit "
         f"({len(fitting) / len(planned):.0%})\n"
-        f"device profile: {planner.profile.name} ({measured})"
+        f"{_profile_text(planner)}"
     )
     sizes = [item.choice.predicted_bytes for item in planned]
     console.print(
@@ -257,6 +360,11 @@ def print_share(console: Console, what: str, planned: Sequence[Planned], planner
     )
     for description, count in Counter(choice.plan.describe() for choice in fitting).most_common():
         console.print(f"  {count / len(planned):4.0%}  {description}")
+
+
+def _profile_text(planner: "Planner") -> str:
+    measured = "measured" if planner.profile.measured else "not measured on a GPU"
+    return f"device profile: {planner.profile.name} ({measured})"
 
 
 def print_plans(console: Console, planned: Sequence[Planned]) -> None:

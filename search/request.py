@@ -22,6 +22,7 @@ from trainable.commandline import (
     data_config,
 )
 from trainable.config import DataConfig, knobs, nearest
+from trainable.device.budget import Budget
 from trainable.errors import BudgetError, ConfigError, RunError, SpaceError
 from trainable.execution_plan import PlanRequest, today
 from trainable.host import available_cores
@@ -84,6 +85,8 @@ class SearchOptions:
     """Names in `search.registry.LISTENERS`: listeners beside those that every search has."""
     startup_trials: int | None = None
     """Random proposals before the sampler trusts what it learned; None = a third of the trials, 4 … 10."""
+    prefer_fast: bool = False
+    """Whether the sampler looks for the best value for its time: expected improvement per second."""
     device: str = "auto"
     profile: dict[str, Any] | None = None
     """Values of the device profile given by the user (`DeviceProfile.to_dict`); None = chosen by the GPU's name."""
@@ -130,6 +133,8 @@ class SearchOptions:
         for flag, known, names in (("--sampler", SAMPLERS, (self.sampler,)), ("--listener", LISTENERS, self.listeners)):
             for name in names:
                 _check_known(flag, known, name)
+        if self.prefer_fast and self.sampler == "random":
+            raise ConfigError("--prefer-fast changes nothing with --sampler random, which learns nothing; remove one")
         check_device(self.device)
         if ":" in self.device and not self.local:
             raise ConfigError(f"--device {self.device} names one GPU, which takes --local; without it, use cuda")
@@ -187,6 +192,15 @@ def _flag(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class OnGpu:
+    """What a search on GPUs takes in place of the space that was named."""
+
+    space: Space
+    suggested: dict[str, Any]
+    """Those `SearchOptions` that it suggests and no flag gives."""
+
+
+@dataclass(frozen=True)
 class Request:
     """The parsed command line: a space, options and the run's folder."""
 
@@ -203,6 +217,16 @@ class Request:
     verbose: bool = False
     dry_run: bool = False
     """Whether to end before the first trial, and to leave nothing."""
+    budget: Budget | None = None
+    """The budget as the command line asks for it; None = a resumed run's own, or auto. `options` holds a size alone."""
+    on_gpu: OnGpu | None = None
+    """None for a run that is resumed, and for a space that is the same on every device."""
+
+    def on(self, device: str) -> "Request":
+        """This request with the space for the device that its trials use."""
+        if self.on_gpu is None or device == "cpu":
+            return self
+        return replace(self, space=self.on_gpu.space, options=replace(self.options, **self.on_gpu.suggested))
 
 
 def read_request(arguments: argparse.Namespace, argv: tuple[str, ...], space: Space | None = None) -> Request:
@@ -213,7 +237,9 @@ def read_request(arguments: argparse.Namespace, argv: tuple[str, ...], space: Sp
     space
         In place of the one that ``--space`` names.
     """
-    flags = {name: getattr(arguments, name) for name in ("allow_changes", "quiet", "verbose", "dry_run")}
+    flags: dict[str, Any] = {
+        name: getattr(arguments, name) for name in ("allow_changes", "quiet", "verbose", "dry_run")
+    }
     if arguments.resume:
         for name in ("output", "warm_start", "no_portfolio", "dry_run"):
             if getattr(arguments, name):
@@ -223,12 +249,27 @@ def read_request(arguments: argparse.Namespace, argv: tuple[str, ...], space: Sp
         raise ConfigError("--space is missing; for example --space ad_tuning (or --resume RUN to resume a search)")
     if arguments.allow_changes:
         raise ConfigError("--allow-changes is for a search that is resumed; give --resume RUN, or leave it out")
-    space = space or load_space(arguments.space)
+    on_gpu = None
+    if space is None:
+        space = load_space(arguments.space)
+        on_gpu = _on_gpu(arguments, space)
     options = new_options(arguments, space)
     if options.sampler == "random" and options.startup_trials is not None:
         raise ConfigError("--startup-trials changes nothing with --sampler random, which learns nothing; remove one")
     path = Path(arguments.output) if arguments.output else default_path(space.name, options.data.machine_type)
-    return Request(space, options, RunFolder(path), None, argv, **flags)
+    return Request(space, options, RunFolder(path), None, argv, budget=_asked_budget(arguments), on_gpu=on_gpu, **flags)
+
+
+def _on_gpu(arguments: argparse.Namespace, space: Space) -> OnGpu | None:
+    if space.on_gpu is None:
+        return None
+    larger = load_space(space.on_gpu)
+    given = given_options(arguments)
+    return OnGpu(larger, {name: value for name, value in asdict(larger.search).items() if name not in given})
+
+
+def _asked_budget(arguments: argparse.Namespace) -> Budget | None:
+    return None if arguments.gpu_memory_budget is None else Budget.read(arguments.gpu_memory_budget)
 
 
 def default_path(space: str, machine_type: str) -> Path:
@@ -236,7 +277,7 @@ def default_path(space: str, machine_type: str) -> Path:
     return Path("runs") / f"{space}-{machine_type}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _resume_request(arguments: argparse.Namespace, argv: tuple[str, ...], flags: dict[str, bool]) -> Request:
+def _resume_request(arguments: argparse.Namespace, argv: tuple[str, ...], flags: dict[str, Any]) -> Request:
     folder = RunFolder(arguments.resume)
     if not folder.path.is_dir():
         raise RunError(f"--resume {folder.path} is not a folder; name the folder of a run, such as one under runs/")
@@ -250,6 +291,8 @@ def _resume_request(arguments: argparse.Namespace, argv: tuple[str, ...], flags:
             raise
     space = load_space(arguments.space) if arguments.space else old_space
     assert space is not None, "one of the two was loaded"
+    if space.on_gpu is not None and space.on_gpu == manifest.space_name:
+        space = load_space(space.on_gpu)  # the name stood for that when the run began
     try:
         # A time limit is of one start of the search: a resume has its own, or none.
         saved = {**manifest.options, "time_limit_seconds": None, "data": data_config(arguments, manifest.data)}
@@ -261,7 +304,7 @@ def _resume_request(arguments: argparse.Namespace, argv: tuple[str, ...], flags:
             f"the study of {folder.path} is at {manifest.study_storage}; give its address with --study-storage "
             "(a run's folder never stores credentials)"
         )
-    return Request(space, options, folder, manifest, argv, old_space, **flags)
+    return Request(space, options, folder, manifest, argv, old_space, budget=_asked_budget(arguments), **flags)
 
 
 def build_parser() -> Parser:
@@ -270,7 +313,7 @@ def build_parser() -> Parser:
         description="Searches hyperparameters of VQ-VAE anomaly detectors under a GPU memory budget.",
     )
     add_flag(
-        parser, "space", metavar="NAME_OR_PATH", help="search space: ad_tuning, ad_smoke, ad_losses or a YAML file"
+        parser, "space", metavar="NAME_OR_PATH", help="space: ad_tuning, ad_gpu, ad_smoke, ad_losses or a YAML file"
     )
     add_flag(parser, "output", metavar="DIR", help="folder of the run (default: runs/SPACE-MACHINE-TIME)")
     add_flag(parser, "resume", metavar="RUN", help="resume the search in this folder")
@@ -305,7 +348,7 @@ def build_parser() -> Parser:
     add_data_flags(parser)
     add_plan_flags(parser)
     verbosity = parser.add_mutually_exclusive_group()
-    add_flag(verbosity, "quiet", action="store_true", help="print only the result")
+    add_flag(verbosity, "quiet", action="store_true", help="print only the result, and a line an hour")
     add_flag(verbosity, "verbose", action="store_true", help="log details, including Ray's messages")
     parser.elsewhere = {
         spec.name.replace("_", "-"): f"a search takes {spec.name} from its space, under 'fixed' or 'parameters'"
@@ -329,7 +372,19 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="random proposals before the sampler uses what it learned (a third of the trials, 4 … 10)",
     )
-    add_flag(group, "gpu_memory_budget", metavar="SIZE", help="GPU memory of each trial, such as 24GiB")
+    add_flag(
+        group,
+        "prefer_fast",
+        action="store_true",
+        default=None,
+        help="look for a high value for little time: the sampler weighs what it expects by seconds an epoch",
+    )
+    add_flag(
+        group,
+        "gpu_memory_budget",
+        metavar="SIZE",
+        help="GPU memory of each trial, such as 24GiB, 0.25 of a card, or auto, the one that finishes soonest (auto)",
+    )
     add_flag(group, "seed", type=int, metavar="N", help="seed of proposals and training (0)")
     add_flag(group, "time_limit", metavar="TIME", help="stop after this time, such as 90s, 30m or 1h30m; results stay")
     add_flag(group, "max_failures", type=int, metavar="N", help="restarts of a crashed trial from its checkpoint (2)")
@@ -380,6 +435,7 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "reduction_factor",
         "sampler",
         "startup_trials",
+        "prefer_fast",
         "seed",
         "max_failures",
         "concurrency",
@@ -397,8 +453,9 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.storage_path is not None:
         # Absolute, so that a resume from another folder uses the same place.
         given["storage_path"] = absolute_place(arguments.storage_path)
-    if arguments.gpu_memory_budget is not None:
-        given["budget_bytes"] = parse_bytes(arguments.gpu_memory_budget, "--gpu-memory-budget")
+    budget = _asked_budget(arguments)
+    if budget is not None and budget.size_bytes is not None:
+        given["budget_bytes"] = budget.size_bytes
     if arguments.checkpoint_limit is not None:
         given["checkpoint_limit_bytes"] = parse_bytes(arguments.checkpoint_limit, "--checkpoint-limit")
     if arguments.time_limit is not None:
@@ -420,16 +477,9 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def new_options(arguments: argparse.Namespace, space: Space) -> SearchOptions:
     """Options of a new search: the space's defaults, overridden by the given flags."""
-    defaults = space.search
-    suggested = {
-        "num_samples": defaults.num_samples,
-        "max_epochs": defaults.max_epochs,
-        "grace_period": defaults.grace_period,
-        "reduction_factor": defaults.reduction_factor,
-    }
     return SearchOptions(
         **{
-            **suggested,
+            **asdict(space.search),
             "space": arguments.space,
             "data": data_config(arguments, dict(space.data)),
             **given_options(arguments),

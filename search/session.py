@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from search.chosen_budget import with_budget
 from search.engine.conductor import Conductor
 from search.engine.feasibility import Feasibility
 from search.engine.listener import BaseListener, Listener, Listeners, make_listener
+from search.engine.pace import Pace
 from search.first_proposals import first_proposals
 from search.listeners.progress import Progress
 from search.listeners.tensorboard import TensorBoardScalars
@@ -33,9 +35,12 @@ from trainable.errors import ConfigError
 from trainable.execution_plan import PlanRequest, micro_batch_of
 from trainable.host import available_cores
 from trainable.memory.planner import Planner
+from trainable.memory.predict import DataSizes
 from trainable.memory.profile import DeviceProfile
+from trainable.printable import printable
 from trainable.record import RunManifest
 from trainable.steps import told_steps
+from trainable.timing.speed import Speed
 
 if TYPE_CHECKING:
     from search.request import Request
@@ -43,6 +48,9 @@ if TYPE_CHECKING:
     from search.runners.ray_session import RaySession
 
 logger = logging.getLogger(__name__)
+
+LEARNED_TRIALS = 20
+"""Trials from before a resume that say how long an epoch takes."""
 
 
 def run_search(request: "Request", console: Console) -> bool:
@@ -87,17 +95,18 @@ def run_search(request: "Request", console: Console) -> bool:
 def _run(
     request: "Request", console: Console, dataset: Dataset, device: str, ray: "RaySession | None", begun: float
 ) -> bool:
-    options, folder = request.options, request.folder
+    request = _for_device(request, device, _stages(request, console))
     # No proposal keeps more patches than its stride yields from these clips.
     space = request.space.for_clips(int(dataset.train.lengths.max()))
     say = _stages(request, console)
+    profile = _profile(request.options, device, ray)
+    unlimited = Planner.for_dataset(dataset, budget_bytes=None, request=_plan_request(request), profile=profile)
+    request = with_budget(request, space, unlimited, device, ray, console)
+    options, folder = request.options, request.folder
     manifest = _manifest(request, dataset, device, say)
     trackers = [] if request.dry_run else [*_mlflow(request, manifest), *_wandb(request, manifest)]
     say("predicting the memory of the first trials")
-    profile = _profile(options, device, ray)
-    planner = Planner.for_dataset(
-        dataset, budget_bytes=options.budget_bytes, request=_plan_request(request), profile=profile
-    )
+    planner = unlimited.within(options.budget_bytes)
     factory = TrialFactory(dataset, planner, device, options.budget_bytes)
     slots = None if ray is None else ray.slots(options, device, profile)
     workers = _workers(options, slots)
@@ -113,12 +122,15 @@ def _run(
     if dataset.check is not None:
         folder.write_check(dataset.check.to_dict())
     store = RunStore(folder, study, space, budget_bytes=options.budget_bytes)
+    pace = Pace(DataSizes.of(dataset), Speed.of(profile, device))
+    pace.learn_from(map(folder.read_trial, folder.numbers()[-LEARNED_TRIALS:]))
     conductor = Conductor(
         space,
         options,
         store,
         Feasibility(space, budget_bytes=options.budget_bytes, plans=planner.plan, epochs=options.max_epochs),
         initial=first,
+        pace=pace,
     )
     if conductor.asha.warning:
         logger.warning("%s", conductor.asha.warning)
@@ -164,7 +176,21 @@ def _run(
 
 def _stages(request: "Request", console: Console) -> Callable[[str], None]:
     """Prints one line per stage before the first trial."""
-    return (lambda _: None) if request.quiet else lambda text: console.print(text, soft_wrap=True)
+    return (lambda _: None) if request.quiet else lambda text: console.print(printable(text), soft_wrap=True)
+
+
+def _for_device(request: "Request", device: str, say: Callable[[str], None]) -> "Request":
+    """The request with the space for the device; a new run's folder gets that space."""
+    if request.on_gpu is None:
+        return request
+    chosen, named, larger = request.on(device), request.space.name, request.on_gpu.space.name
+    if chosen is request:
+        say(f"space {named}: trials run on the CPU, so its sizes are for CPU cores (on a GPU it is {larger})")
+        return request
+    say(f"space {named}: trials run on a GPU, so {larger} is searched (--device cpu keeps the sizes for CPU cores)")
+    if not request.dry_run:
+        request.folder.write_text(request.folder.space_path, chosen.space.text)
+    return chosen
 
 
 def _manifest(request: "Request", dataset: Dataset, device: str, say: Callable[[str], None]) -> RunManifest:

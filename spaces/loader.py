@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from spaces.space import Choices, Condition, Distribution, Parameter, Range, Sea
 from trainable.config import DataConfig, Knob, TrialConfig, knobs, nearest
 from trainable.errors import ConfigError, SpaceError
 
-_SECTIONS = ("description", "parameters", "fixed", "data", "search")
+_SECTIONS = ("description", "parameters", "fixed", "data", "search", "on_gpu")
 _PARAMETER_KEYS = ("low", "high", "log", "step", "choices", "when")
 _RESERVED = ("epochs", "seed")
 _DATA_KEYS = (
@@ -37,6 +38,8 @@ def builtin_spaces() -> list[str]:
 def load_space(name_or_path: str) -> Space:
     """Loads a built-in space by its name, or a space file by its path.
 
+    A file is searched as it is written on every device: its `on_gpu` is None.
+
     Raises
     ------
     SpaceError
@@ -44,7 +47,8 @@ def load_space(name_or_path: str) -> Space:
     """
     builtin = Path(__file__).parent / f"{name_or_path}.yaml"
     path = Path(name_or_path)
-    if name_or_path in builtin_spaces():
+    by_name = name_or_path in builtin_spaces()
+    if by_name:
         path = builtin
     elif not path.suffix and not os.path.exists(path):
         raise SpaceError(
@@ -52,7 +56,8 @@ def load_space(name_or_path: str) -> Space:
             f"{', '.join(builtin_spaces())}, or name a YAML file"
         )
     source, text, located = read_source(path, f"name a YAML file, or one of {', '.join(builtin_spaces())}")
-    return _space(source, path.stem, text, located)
+    space = _space(source, path.stem, text, located)
+    return space if by_name else replace(space, on_gpu=None)
 
 
 def space_from_text(text: str, name: str = "space") -> Space:
@@ -115,6 +120,7 @@ def _space(source: Source, name: str, text: str, root: Located) -> Space:
         fixed=fixed,
         data=_data(source, sections.get("data")),
         search=_search(source, sections.get("search")),
+        on_gpu=_on_gpu(source, sections.get("on_gpu")),
     )
 
 
@@ -338,3 +344,14 @@ def _search(source: Source, located: Located | None) -> SearchDefaults:
             raise source.error(value.line, f"{key} is {value.value!r}; it must be an integer in {least} … 1000000")
         values[key] = value.value
     return SearchDefaults(**values)
+
+
+def _on_gpu(source: Source, located: Located | None) -> str | None:
+    if located is None:
+        return None
+    name, known = located.value, builtin_spaces()
+    if name not in known:
+        raise source.error(
+            located.line, f"on_gpu is {name!r}; it must be a built-in space{nearest(name, known)}", known=known
+        )
+    return str(name)

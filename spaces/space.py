@@ -117,6 +117,8 @@ class Space:
     data: dict[str, Any] = field(default_factory=dict)
     """Flat DataConfig values: a front end that suits the space."""
     search: SearchDefaults = field(default_factory=SearchDefaults)
+    on_gpu: str | None = None
+    """The built-in space that is searched in place of this one on a GPU."""
     clip_frames: int | None = None
     """Frames of the longest clip, if the data is known; n_patches is then at most the number of windows."""
 

@@ -184,8 +184,10 @@ SHORT = {
     "data_scale": "--recordings 80 --seconds 1",
     "density": f"--seeds 1 --network-epochs 1 {TINY_MODEL} {TINY_DATA}",
     "driver_scale": "--trials 10",
+    "epoch_time": "",
     "export": "runs/first/detector --clips 4",
     "prediction": "--architectures 1",
+    "half_precision": f"--seeds 1 --epochs 1 {TINY_DATA}",
     "formats": f"--seeds 1 {TINY_MODEL} {TINY_DATA}",
     "long_recordings": f"--draws 5 --joined 3 {TINY_MODEL} {TINY_DATA}",
     "learning_curves": f"--space my_space.yaml --configurations 3 --epochs 3 --output curves.csv {TINY_DATA}",
@@ -195,13 +197,15 @@ SHORT = {
 }
 """Flags with which a benchmark takes seconds."""
 NOT_SHORT = {
+    "fused_trials": "trains models of full width; small ones in benchmark_tests/test_fused_trials.py",
     "gpu_fit": "fits a hundred measured peaks; with two in test_gpu_memory.py",
     "gpu_memory": "needs a GPU",
+    "gpu_times": "fits steps of full width; with made-up times in test_gpu_memory.py",
     "gpu_packing": "needs a GPU",
     "gpu_session": "needs a GPU; on a card that computes nothing in tests/card_tests",
     "orchestration": "plain Ray Tune beside ours, each starting its actors anew",
     **dict.fromkeys(
-        ("curves", "portfolio", "ensemble", "search_methods"),
+        ("curves", "portfolio", "ensemble", "prefer_fast", "search_methods"),
         "replays recorded trainings, as benchmark_tests/test_search_bench.py does",
     ),
     "mutation": "needs mutmut, which nothing else needs",

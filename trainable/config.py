@@ -18,6 +18,7 @@ Distance = Literal["euclidean", "cosine"]
 CodeGradient = Literal["straight_through", "rotation"]
 Aggregation = Literal["mean", "max", "top_k"]
 ObjectiveName = Literal["auto", "labels", "normal-only", "both"]
+Stem = Literal["strided", "full"]
 Channel = int | Literal["auto", "mean"]
 """Of a recording with several channels: one of them, counted from 0, their mean, or what suits their number."""
 DensityName = str
@@ -96,6 +97,8 @@ class ModelConfig:
         False, "add a linear map of each cell's values, begun from cosines, to the encoder's output"
     )
     columns: int = knob(0, "columns of a patch's code grid; 0 = the model's own number", low=0, high=1024)
+    stem: Stem = knob("strided", "first convolution: halves the patch (strided) or keeps its 64 × 64 (full)")
+    depth: int = knob(0, "residual blocks in each stage of encoder and decoder", low=0, high=8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +155,12 @@ class OptimConfig:
     learning_rate: float = knob(1e-3, "peak learning rate of AdamW", low=1e-7, high=1.0)
     weight_decay: float = knob(1e-4, "AdamW's decoupled weight decay", low=0.0, high=10.0)
     lr_warmup_epochs: float = knob(1.0, "epochs of linear learning-rate warm-up", low=0.0, high=10_000)
+    learning_rate_batch: int = knob(
+        0,
+        "batch size that learning_rate is for: it is multiplied by √(batch_size / this); 0 = as given",
+        low=0,
+        high=4096,
+    )
     gradient_clip: float = knob(1.0, "largest gradient norm; 0 = no clipping", low=0.0, high=1e6)
     allow_amp: bool = knob(False, "a plan may use mixed precision (the one inexact choice)")
 
@@ -392,9 +401,10 @@ class FrontEndConfig:
         return {"sample_rate": self.sample_rate, "n_fft": self.n_fft, "hop_length": self.hop_length}
 
 
-READING_RULES = 2
+READING_RULES = 3
 """1: halves by file names with their suffix, channels always averaged, each ``.npy`` file read by its own shape, and
-copies of a recording counted as recordings. 2: halves by recording, copies left out, ``.npy`` files read alike."""
+copies of a recording counted as recordings. 2: halves by recording, copies left out, ``.npy`` files read alike.
+3: normalised features are rounded to half precision as well."""
 EMBEDDED_TEST_CLIPS = 40
 MOST_EMBEDDED_TEST_CLIPS = 10_000
 """80,000 clips of four ids: 141 × 64 float32 each, 3 GB of features."""

@@ -168,6 +168,8 @@ class TrialStart:
     """Peak of `plan`, or of the smallest plan where none fits; 0 where no budget was set."""
     predicted_allocated_bytes: int = 0
     """The allocator's part of it, without margin; 0 where none was predicted."""
+    predicted_epoch_seconds: float | None = None
+    """Seconds of an epoch, training and scoring (`trainable.timing`); None where the device's speed was not known."""
 
     @property
     def used(self) -> dict[str, Any]:

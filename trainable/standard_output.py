@@ -18,7 +18,7 @@ def prepare() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_AS_GIVEN)
     out = sys.stdout
-    if type(out) is io.TextIOWrapper:
+    if type(out) is io.TextIOWrapper and not isinstance(out.buffer, io.BytesIO):
         out.flush()
         sys.stdout = _Output(
             io.BufferedWriter(io.FileIO(out.fileno(), "wb", closefd=False)),

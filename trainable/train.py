@@ -23,19 +23,29 @@ from trainable.commandline import (
     set_up_logging,
 )
 from trainable.config import DataConfig, TrialConfig
+from trainable.device.budget import Budget, Card
 from trainable.errors import BudgetError, CheckpointError, ConfigError, NonFiniteError, RunError
+from trainable.presets import configuration_path
 from trainable.record import EpochReport
-from trainable.units import format_bytes, parse_bytes
+from trainable.units import format_bytes
 
 if TYPE_CHECKING:
+    from trainable.memory.profile import DeviceProfile
     from trainable.trial import Trial
+
+CONFIG_HELP = "configuration to train: the preset recipe, or a file such as a search's best.yaml"
 
 
 def build_parser() -> Parser:
     parser = Parser(prog="python -m trainable.train", description=__doc__)
-    add_flag(parser, "config", metavar="FILE", help="configuration to train, such as a search's best.yaml")
+    add_flag(parser, "config", metavar="NAME_OR_FILE", help=CONFIG_HELP)
     add_flag(parser, "device", default="auto", help="cpu, cuda, cuda:1 …; auto takes a GPU where there is one")
-    add_flag(parser, "gpu_memory_budget", metavar="SIZE", help="for example 8GiB: the plan must fit it")
+    add_flag(
+        parser,
+        "gpu_memory_budget",
+        metavar="SIZE",
+        help="for example 8GiB, 0.25 of the card, or auto, all of it: the plan must fit (default: no budget)",
+    )
     add_flag(
         parser, "profile", metavar="FILE", help="device profile (JSON) measured on this GPU (default: by its name)"
     )
@@ -49,10 +59,11 @@ def build_parser() -> Parser:
     return parser
 
 
-def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Flat configuration and flat data configuration of a file such as ``best.yaml``. Raises ConfigError."""
+def read_config_file(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Flat configuration and flat data configuration of a preset or a file (``best.yaml``). Raises ConfigError."""
     import yaml
 
+    path = configuration_path(name_or_path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except Exception as error:  # YAMLError, and whatever int(), float() and deep recursion raise
@@ -72,7 +83,7 @@ def read_config_file(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     set_up_logging(verbose=arguments.verbose)
-    saved_config, saved_data = read_config_file(Path(arguments.config)) if arguments.config else ({}, {})
+    saved_config, saved_data = read_config_file(arguments.config) if arguments.config else ({}, {})
     config = TrialConfig.from_flat({**saved_config, **given_knobs(arguments)})
     if arguments.use_amp:
         config = config.replace(allow_amp=True)
@@ -92,10 +103,9 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
 
     device = resolve_device(arguments.device)
     folder = _checkpoint_folder(arguments.output) if arguments.output else None
-    budget = arguments.gpu_memory_budget
-    budget_bytes = parse_bytes(budget, "--gpu-memory-budget") if budget is not None else None
     given = DeviceProfile.load(Path(arguments.profile)) if arguments.profile else None
     profile = (given or DeviceProfile.for_gpu(gpu_name(device))).with_segments(expandable_segments_work(device))
+    budget_bytes = _budget_bytes(arguments.gpu_memory_budget, device, profile)
     cap = cap_process_memory(budget_bytes, device, profile.outside_bytes, profile.amp_precision)
     dataset = load_dataset(data)
     request = plan_request(arguments, config.patch.batch_size)
@@ -182,6 +192,20 @@ def _endings(epochs_done: int) -> Iterator[None]:
             f"the device ran out of memory after epoch {epochs_done} and no smaller plan exists; "
             "lower --batch-size or --n-patches, or leave out the flags that fix a part of the plan"
         ) from None
+
+
+def _budget_bytes(text: str | None, device: str, profile: "DeviceProfile") -> int | None:
+    """The budget of the one training on its device; prints how it was understood. On a CPU auto is no budget."""
+    from trainable.device.cap import card_bytes
+
+    asked = None if text is None else Budget.read(text)
+    if asked is None or (asked.is_auto and device == "cpu"):
+        return None
+    total_bytes = profile.total_bytes if device == "cpu" else card_bytes(device)
+    budget = asked.on([] if total_bytes is None else [Card(total_bytes, profile.reserve_bytes)])
+    if budget.said:
+        print(budget.said)
+    return budget.size_bytes
 
 
 def _line(report: EpochReport, epochs: int) -> str:

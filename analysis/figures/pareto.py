@@ -1,4 +1,4 @@
-"""Cost of detection: AUC against memory and against time, with the trials that nothing beats in both."""
+"""Cost of detection: AUC against memory, against time, and all three, with the trials that nothing beats."""
 
 from typing import Any
 
@@ -8,12 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.memory import memory_limits, memory_unit
+from analysis.front import unbeaten
 from analysis.style import (
     BLACK,
     END_COLOURS,
     END_MARKERS,
     SMALL_FONT,
     auc_axis,
+    axis_label,
     last_epoch_label,
     legend_below,
     message_figure,
@@ -79,6 +81,39 @@ def auc_against_time(trials: pd.DataFrame, *, measure: str = Objective.LABELS.me
     )
 
 
+@styled
+def memory_against_time(trials: pd.DataFrame, *, measure: str = Objective.LABELS.measure) -> Figure:
+    """Predicted memory against seconds an epoch of completed trials, coloured by their value (`measure`), with those
+    that nothing beats in all three."""
+    title = "Value, memory and time"
+    front = unbeaten(trials)
+    if not len(front):
+        return message_figure(title, "No trial has completed yet.")
+    if not front["predicted_bytes"].any():
+        return message_figure(title, "No completed trial has a predicted memory peak.")
+    completed = trials[trials["end"] == TrialEnd.COMPLETED.value].dropna(subset=["final_auc", "epoch_seconds"])
+    unit, name = memory_unit(float(completed["predicted_bytes"].max()))
+    figure = new_figure()
+    axes = figure.subplots()
+    memory = completed["predicted_bytes"] / unit
+    points = axes.scatter(completed["epoch_seconds"], memory, c=completed["final_auc"], s=28, cmap="viridis")
+    axes.plot(front["epoch_seconds"], front["predicted_bytes"] / unit, "o", color=BLACK, label="front", **_RING)
+    axes.set(
+        title=f"{title}:\n{counted(len(front), 'trial')} that nothing beats in all three",
+        xlabel="median seconds an epoch",
+        ylabel=axis_label(f"predicted peak of GPU memory ({name})"),
+        ylim=memory_limits(float(memory.min()), float(memory.max())),
+    )
+    figure.colorbar(points, ax=axes, label=last_epoch_label(measure))
+    axes.ticklabel_format(useOffset=False)
+    legend_below(figure, axes)
+    return figure
+
+
+_RING: dict[str, Any] = {"markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.1}
+"""Around the points of a front."""
+
+
 def _front(
     trials: pd.DataFrame,
     cost: pd.Series,
@@ -111,8 +146,7 @@ def _front(
     among = completed if len(completed) else scored
     front = among[pareto_front(among["cost"].to_numpy(), among["final_auc"].to_numpy())].sort_values("cost")
     what = "completed" if len(completed) else "none completed yet"
-    marks: Any = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.1}
-    axes.step(front["cost"], front["final_auc"], "-", where="post", color=BLACK, label=f"front ({what})", **marks)
+    axes.step(front["cost"], front["final_auc"], "-o", where="post", color=BLACK, label=f"front ({what})", **_RING)
     low, high = float(scored["cost"].min()), float(scored["cost"].max())
     if limit is not None and limit <= 2 * high:
         high = max(high, limit)

@@ -262,8 +262,13 @@ def _quantile(q: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 class Candidates:
     """Draws of one group of parameters, the most promising first; a draw becomes values only when it is read."""
 
-    def __init__(self, group: Group, samples: dict[str, np.ndarray], order: np.ndarray):
-        self._group, self._samples, self._order = group, samples, order
+    def __init__(self, group: Group, samples: dict[str, np.ndarray], log_ratio_B: np.ndarray):
+        self._group, self._samples, self._log_ratio_B = group, samples, log_ratio_B
+        self._order = np.argsort(-log_ratio_B, kind="stable")
+
+    def log_ratio(self, place: int) -> float:
+        """log l(x)/g(x) of a draw."""
+        return float(self._log_ratio_B[self._order[place]])
 
     def __getitem__(self, place: int) -> dict[str, Any]:
         row = self._order[place]
@@ -284,8 +289,18 @@ class Contrast:
     def candidates(self, rng: np.random.RandomState, count: int) -> Candidates:
         """`count` draws from l(x), the highest l(x)/g(x) first."""
         samples = self._good.sample(rng, count)
-        score = self._good.log_density(samples) - self._others.log_density(samples)
-        return Candidates(self._group, samples, np.argsort(-score, kind="stable"))
+        return Candidates(self._group, samples, self._good.log_density(samples) - self._others.log_density(samples))
+
+
+def log_improvement(log_ratio: float, good_share: float) -> float:
+    """log of the expected improvement, up to a constant, at log l(x)/g(x) (Bergstra et al. 2011, section 4.1).
+
+    Parameters
+    ----------
+    good_share
+        γ, the share of the trials that count as good.
+    """
+    return -math.log(good_share + (1.0 - good_share) * math.exp(min(-log_ratio, 700.0)))
 
 
 def random_draws(group: Group, rng: np.random.RandomState, count: int) -> list[dict[str, Any]]:

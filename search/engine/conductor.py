@@ -18,6 +18,7 @@ from search.engine.feasibility import Feasibility
 from search.engine.listener import Listener
 from search.engine.observation import memory_constraint, observation
 from search.engine.optuna_trials import frozen
+from search.engine.pace import Pace
 from search.engine.running import RunningTrial
 from search.engine.sampler import Proposal, make_sampler
 from search.engine.space_draws import distributions_of, probes
@@ -58,6 +59,8 @@ class Conductor:
         Receives every start, report and ending.
     initial
         Parameters to propose first (a warm start); those that do not fit are skipped.
+    pace
+        Predicts seconds an epoch; without it trials have no prediction, and none is preferred for its time.
     clock
         Returns seconds; used only for the time limit, which counts from here.
     """
@@ -71,9 +74,11 @@ class Conductor:
         *,
         listener: Listener | None = None,
         initial: Sequence[Mapping[str, Any]] = (),
+        pace: Pace | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.space, self.options, self.store, self.feasibility = space, options, store, feasibility
+        self._pace = pace
         self.asha = Asha(
             grace_period=options.grace_period,
             reduction_factor=options.reduction_factor,
@@ -81,7 +86,12 @@ class Conductor:
             longest_warmup=space.longest_warmup,
         )
         self.sampler = make_sampler(
-            options.sampler, space, seed=options.seed, startup_trials=options.startup, initial=initial
+            options.sampler,
+            space,
+            seed=options.seed,
+            startup_trials=options.startup,
+            initial=initial,
+            seconds=self._estimated_seconds if options.prefer_fast and pace is not None else None,
         )
         self.stop_reason: str | None = None
         """Why the search ended before all its trials did; None if it did not."""
@@ -171,6 +181,8 @@ class Conductor:
             return trial.decision(report.epoch)
         self.store.report(number, report)
         trial.add(report)
+        if self._pace is not None:
+            self._pace.learn(trial.start.config, report)
         decision = self.asha.report(number, report.epoch, report.value)
         if report.epoch >= self.options.max_epochs:
             decision = Decision.STOP
@@ -214,7 +226,7 @@ class Conductor:
         """
         trial = self._running[number]
         start = trial.start
-        self.store.finish(number, outcome, trial.memory.attributes())
+        self.store.finish(number, outcome, trial.attributes())
         del self._running[number]
         if self.space.covers(start.params):
             distributions = distributions_of(self.space, start.params)
@@ -253,12 +265,18 @@ class Conductor:
             self._record_over_budget(proposal, config, memory)
             return None
         self._over_budget_in_a_row = 0
-        start = self.store.start(proposal, config, memory)
+        seconds = None if self._pace is None else self._pace.predict(config, memory.plan)
+        start = self.store.start(proposal, config, memory, seconds)
         self._started += 1
         self._run(RunningTrial(start))
         if self.listener is not None:
             self.listener.on_start(start, resumed=False)
         return start
+
+    def _estimated_seconds(self, params: Mapping[str, Any]) -> float:
+        """Seconds an epoch of a proposal, before any is measured; planning every candidate would take too long."""
+        assert self._pace is not None
+        return self._pace.estimate(self.space.config(params, epochs=self.options.max_epochs))
 
     def _record_over_budget(self, proposal: Proposal, config: TrialConfig, memory: MemoryPlan) -> None:
         assert self.options.budget_bytes is not None, "without a budget everything fits"

@@ -1,10 +1,14 @@
 """Everything that the search knows about one running trial."""
 
 from collections.abc import Iterable, Mapping
+from statistics import median
+from typing import Any
 
 from search.engine.asha import Decision
 from search.engine.memory_record import MemoryRecord
 from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart
+
+EPOCH_SECONDS = "epoch_seconds"
 
 
 class RunningTrial:
@@ -31,7 +35,9 @@ class RunningTrial:
     ):
         self.start = start
         self.values: dict[int, float] = dict(values or {})
+        reports = list(reports)
         self.memory = MemoryRecord(reports)
+        self._epoch_seconds = [report.epoch_seconds for report in reports]
         self.failures = failures
         self._decisions: dict[int, Decision] = {}
 
@@ -44,6 +50,13 @@ class RunningTrial:
         """Adds a report."""
         self.values[report.epoch] = report.value
         self.memory.add(report)
+        self._epoch_seconds.append(report.epoch_seconds)
+
+    def attributes(self) -> dict[str, Any]:
+        """User attributes that the study keeps with its ending: those of its memory, and its median seconds an epoch,
+        to be read beside `predicted_epoch_seconds`."""
+        seconds = {EPOCH_SECONDS: round(median(self._epoch_seconds), 4)} if self._epoch_seconds else {}
+        return {**self.memory.attributes(), **seconds}
 
     def decided(self, epoch: int, decision: Decision) -> None:
         """Records the decision made after an epoch."""

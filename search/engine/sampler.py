@@ -14,6 +14,7 @@ The history is bounded: the best `BEST` trials and the last `RECENT` ones, howev
 """
 
 import logging
+import math
 import sys
 import zlib
 from bisect import insort
@@ -21,6 +22,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,11 +31,21 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search.engine._tpe import Contrast, Group, Observations, random_draws, single_value, split
+from search.engine._tpe import (
+    Candidates,
+    Contrast,
+    Group,
+    Observations,
+    log_improvement,
+    random_draws,
+    single_value,
+    split,
+)
 from search.engine.optuna_trials import rank, violation
 from search.engine.space_draws import active_params, all_distributions
 from search.registry import SAMPLERS
 from spaces.space import Space
+from trainable.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +63,8 @@ STARTUP_TRIALS = 10
 
 Fits = Callable[[Mapping[str, Any]], bool]
 """Whether some execution plan fits the budget; called with active parameters only."""
+Seconds = Callable[[Mapping[str, Any]], float]
+"""Estimated time of a proposal, up to a common factor; called with active parameters only."""
 Join = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
 """Combines one draw per group into a proposal."""
 
@@ -102,11 +116,33 @@ def register_sampler(name: str, factory: SamplerFactory) -> None:
 
 
 def make_sampler(
-    name: str, space: Space, *, seed: int, startup_trials: int, initial: Sequence[Mapping[str, Any]] = ()
+    name: str,
+    space: Space,
+    *,
+    seed: int,
+    startup_trials: int,
+    initial: Sequence[Mapping[str, Any]] = (),
+    seconds: Seconds | None = None,
 ) -> Proposer:
-    """The sampler of that name for one search. Raises ConfigError if there is none."""
+    """The sampler of that name for one search.
+
+    Parameters
+    ----------
+    seconds
+        Has the sampler prefer what takes less time.
+
+    Raises
+    ------
+    ConfigError
+        If there is no sampler of that name, or it cannot prefer anything for its time.
+    """
     factory: SamplerFactory = SAMPLERS.get(name)
-    return factory(space, seed=seed, startup_trials=startup_trials, initial=initial)
+    proposer = factory(space, seed=seed, startup_trials=startup_trials, initial=initial)
+    if seconds is not None:
+        if not isinstance(proposer, SpaceProposer):
+            raise ConfigError(f"--prefer-fast is for --sampler tpe, and this is {name!r}; remove one of the two")
+        proposer.seconds = seconds
+    return proposer
 
 
 class History:
@@ -282,6 +318,7 @@ class BudgetedTPESampler(BaseSampler):
         *,
         join: Join | None = None,
         observations: Observations | None = None,
+        seconds: Seconds | None = None,
     ) -> Proposal:
         """Draws the best candidate that fits, or a uniform one if the history is short or no candidate fits.
 
@@ -293,6 +330,8 @@ class BudgetedTPESampler(BaseSampler):
             Combines one draw per group into a proposal; by default the proposal contains all of them.
         observations
             Cache to keep between calls if distributions do not change.
+        seconds
+            Has candidates tried by descending expected improvement per second (Snoek et al. 2012, section 3.2).
         """
         join = join or _merged
         draws = 0
@@ -300,10 +339,11 @@ class BudgetedTPESampler(BaseSampler):
             below, above = split(history.trials(), history.kept_feasible, maximize=history.maximize)
             numbers = observations or Observations(remember=False)
             contrasts = [Contrast(group, numbers, below, above) for group in groups]
+            good_share = len(below) / (len(below) + len(above))
             for _ in range(BATCHES):
                 candidates = [contrast.candidates(rng, CANDIDATES) for contrast in contrasts]
-                for place in range(CANDIDATES):
-                    params = join([group[place] for group in candidates])
+                drawn = (join([group[place] for group in candidates]) for place in range(CANDIDATES))
+                for params in drawn if seconds is None else _per_second(drawn, candidates, good_share, seconds):
                     draws += 1
                     if fits(params):
                         return Proposal(params, True, draws)
@@ -380,6 +420,8 @@ class SpaceProposer:
         self._initial = [space.canonical(params) for params in initial]
         """Of these, the ones that the study has not tried yet: drivers of one study share them."""
         self._first = len(self._initial)
+        self.seconds: Seconds | None = None
+        """Has proposals preferred that take less time."""
         self._distributions = all_distributions(space)
         # Parameters under the same condition are drawn together; each group in an order that decides its condition.
         groups: dict[str, dict[str, BaseDistribution]] = {}
@@ -401,6 +443,7 @@ class SpaceProposer:
             fits,
             join=lambda groups: active_params(self.space, _merged(groups)),
             observations=self._observations,
+            seconds=self.seconds,
         )
         # A first proposal that does not fit was asked about too.
         return replace(drawn, draws=drawn.draws + (index < self._first))
@@ -425,6 +468,19 @@ def groups_of(trials: Iterable[FrozenTrial], space: Group) -> list[Group]:
     for asked in {frozenset(trial.distributions) for trial in trials}:
         parts = [piece for part in parts for piece in (part & asked, part - asked) if piece]
     return [{name: space[name] for name in part} for part in sorted(sorted(part) for part in parts)]
+
+
+def _per_second(
+    drawn: Iterable[dict[str, Any]], candidates: Sequence[Candidates], good_share: float, seconds: Seconds
+) -> list[dict[str, Any]]:
+    """The candidates of all groups, joined as `drawn`, by descending expected improvement per second."""
+
+    def gain(place: int, params: dict[str, Any]) -> float:
+        log_ratio = sum(group.log_ratio(place) for group in candidates)
+        return log_improvement(log_ratio, good_share) - math.log(seconds(params))
+
+    gains = [(gain(place, params), params) for place, params in enumerate(drawn)]
+    return [params for _, params in sorted(gains, key=itemgetter(0), reverse=True)]
 
 
 def _single_objective(study: Study) -> bool:

@@ -55,8 +55,10 @@ class TrialStore(Protocol):
         """Other drivers' trials that have ended since the last call."""
         ...
 
-    def start(self, proposal: Proposal, config: TrialConfig, memory: MemoryPlan) -> TrialStart:
-        """Adds a running trial."""
+    def start(
+        self, proposal: Proposal, config: TrialConfig, memory: MemoryPlan, epoch_seconds: float | None = None
+    ) -> TrialStart:
+        """Adds a running trial, with its predicted seconds an epoch if they are known."""
         ...
 
     def over_budget(

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from search.engine.asha import Decision
 from search.listeners.leaderboard import Leaderboard, Place
@@ -33,8 +34,10 @@ class Running:
 
     @property
     def epoch_seconds(self) -> float | None:
-        """Its mean seconds per epoch; None before its first epoch in this process."""
-        return self.seconds / max(1, self.epoch - self.resumed_at) if self.report else None
+        """Its mean seconds per epoch; as predicted before its first epoch in this process, None where nothing is."""
+        if self.report is None:
+            return self.start.predicted_epoch_seconds
+        return self.seconds / max(1, self.epoch - self.resumed_at)
 
 
 @dataclass(frozen=True)
@@ -147,14 +150,16 @@ class Progress:
         return self.clock() - self.begin
 
     def seconds_left(self) -> float | None:
-        """Estimates the remaining time from the ASHA schedule and the epochs so far; None before the first epoch.
+        """Estimates the remaining time from the ASHA schedule and the epochs so far, or as they are predicted.
+
+        None before the first epoch where none is predicted.
 
         The workers share the remaining trials, but each trial runs on one worker: the search ends no sooner than its
         longest trial.
         """
-        if not self.epochs:
+        pace = self._pace()
+        if pace is None:
             return None
-        pace = self.epoch_seconds / self.epochs
         running = [self._seconds_of(entry, pace) for entry in self.running.copy().values()]
         waiting = max(0, self.options.num_samples - self.ended - len(running))
         expected = expected_epochs(self.rung_epochs, self.options.reduction_factor, self.options.max_epochs)
@@ -163,6 +168,13 @@ class Progress:
         seconds = max([shared, *running, a_trial if waiting else 0.0])
         limit = self.options.time_limit_seconds
         return seconds if limit is None else max(0.0, min(seconds, limit - self.seconds))
+
+    def _pace(self) -> float | None:
+        """Seconds an epoch: the mean of all so far or, before the first, of what is predicted for those that run."""
+        if self.epochs:
+            return self.epoch_seconds / self.epochs
+        predicted = [entry.epoch_seconds for entry in self.running.copy().values() if entry.epoch_seconds is not None]
+        return fmean(predicted) if predicted else None
 
     def _seconds_of(self, entry: Running, pace: float) -> float:
         """Expected remaining seconds of a running trial, given the rungs that it has not passed yet."""

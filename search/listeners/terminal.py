@@ -22,8 +22,10 @@ from trainable.units import duration_text, format_bytes
 PHASES = {1: "VQ only", 2: "full loss", 3: "frozen"}
 """Short names of the training phases; in phase 3 the codebook is frozen."""
 NARROW = 100
-Row = tuple[str, str, str, str, str]
-"""A trial's number, epochs, state or phase, value and memory."""
+Row = tuple[str, str, str, str, str, str]
+"""A trial's number, epochs, state or phase, value, time of an epoch and memory."""
+TIME = 4
+"""The column that a terminal without room for all goes without."""
 INDENT = " " * 7
 """Indent of parameters below their trial's figures."""
 TALL = 3 + 1 + PLACES + 8
@@ -124,6 +126,7 @@ def _board_lines(progress: Progress, places: list[Place], width: int, *, over: b
             f"{place.report.epoch}/{progress.options.max_epochs}",
             running if place.end is None else place.end.value,
             f"{place.report.value:.3f}",
+            seconds_text(place.report.epoch_seconds),
             memory_text(place.start, place.report),
         )
         for place in places
@@ -140,6 +143,7 @@ def _running_lines(progress: Progress, running: list[Running], width: int) -> li
             f"{entry.epoch}/{progress.options.max_epochs}",
             PHASES.get(entry.report.phase, str(entry.report.phase)) if entry.report else "–",
             f"{entry.report.value:.3f}" if entry.report else "–",
+            _epoch_text(entry),
             memory_text(entry.start, entry.report),
         )
         for entry in running
@@ -150,17 +154,19 @@ def _running_lines(progress: Progress, running: list[Running], width: int) -> li
 
 def _heading(first: str, third: str, progress: Progress, reports: list[EpochReport | None]) -> Row:
     measured = any(report is not None and report.peak_bytes for report in reports)
-    return first, "epoch", third, progress.word, f"GPU memory {'used / predicted' if measured else 'predicted'}"
+    memory = f"GPU memory {'used / predicted' if measured else 'predicted'}"
+    return first, "epoch", third, progress.word, "an epoch", memory
 
 
 def _table(heading: Row, figures: list[Row], starts: list[TrialStart], width: int) -> list[list[Text]]:
     """The heading, then each trial's figures, with its parameters beside them or, without room, below."""
     *words, memory = heading
-    if width < NARROW and max(len(row[4]) for row in figures) < len(memory):
+    if width < NARROW and max(len(row[-1]) for row in figures) < len(memory):
         memory = memory.removeprefix("GPU memory ")
-    rows = [(*words, memory), *figures]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    lines_of_figures = ["  ".join(cell.rjust(size) for cell, size in zip(row, widths, strict=True)) for row in rows]
+    rows: list[tuple[str, ...]] = [(*words, memory), *figures]
+    lines_of_figures = _aligned(rows)
+    if len(lines_of_figures[0]) > width:
+        lines_of_figures = _aligned([(*row[:TIME], *row[TIME + 1 :]) for row in rows])
     parameters = ["parameters", *map(params_text, starts)]
     beside = len(lines_of_figures[0]) + 2 + max(map(len, parameters)) <= width
     lines: list[list[Text]] = []
@@ -174,11 +180,19 @@ def _table(heading: Row, figures: list[Row], starts: list[TrialStart], width: in
     return lines
 
 
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """The rows as lines, their cells below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.rjust(size) for cell, size in zip(row, widths, strict=True)) for row in rows]
+
+
 class PlainLines(BaseListener):
     """One line per ended trial and per new best: for logs, pipes and job schedulers."""
 
     def __init__(self, console: Console, progress: Progress):
         self._console, self._progress = console, progress
+        self._epoch_seconds: dict[int, float] = {}
+        """Of the last epoch of each running trial."""
         self._best: Leader | None = None
 
     def on_start(self, start: TrialStart, *, resumed: bool) -> None:
@@ -186,12 +200,14 @@ class PlainLines(BaseListener):
             self._say(f"trial {start.number} resumes from its checkpoint")
 
     def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
+        self._epoch_seconds[number] = report.epoch_seconds
         for event in report.events:
             self._say(f"trial {number}: {event}")
         self._say_best()
 
     def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
-        self._say(f"{_end_line(start, outcome, self._progress.word)} | {headline(self._progress)}")
+        time = _time_text(start, self._epoch_seconds.pop(start.number, None))
+        self._say(f"{_end_line(start, outcome, self._progress.word, time)} | {headline(self._progress)}")
         self._say_best()
 
     def _say_best(self) -> None:
@@ -259,6 +275,28 @@ def memory_text(start: TrialStart, report: EpochReport | None) -> str:
     return f"{format_bytes(used)} / {shown}" if used else shown
 
 
+def seconds_text(seconds: float) -> str:
+    """``0.84 s``, ``3.1 s``, ``45 s``, ``12 min``."""
+    return f"{seconds:.2g} s" if seconds < 9.95 else duration_text(seconds)
+
+
+def _epoch_text(entry: Running) -> str:
+    """Time of an epoch of a running trial; ``~3 s`` as predicted before its first."""
+    seconds = entry.epoch_seconds
+    if seconds is None:
+        return "–"
+    return f"{'' if entry.report else '~'}{seconds_text(seconds)}"
+
+
+def _time_text(start: TrialStart, epoch_seconds: float | None) -> str:
+    """What an ended trial's epochs took, beside what was predicted; empty where none was trained."""
+    if epoch_seconds is None:
+        return ""
+    predicted = start.predicted_epoch_seconds
+    beside = "" if predicted is None else f" (predicted ~{seconds_text(predicted)})"
+    return f", {seconds_text(epoch_seconds)} an epoch{beside}"
+
+
 def epochs_text(epochs: int) -> str:
     return f"{epochs} epoch" if epochs == 1 else f"{epochs} epochs"
 
@@ -267,8 +305,8 @@ def params_text(start: TrialStart) -> str:
     return " ".join(f"{name}={v:.3g}" if isinstance(v, float) else f"{name}={v}" for name, v in start.used.items())
 
 
-def _end_line(start: TrialStart, outcome: TrialOutcome, word: str) -> str:
+def _end_line(start: TrialStart, outcome: TrialOutcome, word: str, time: str = "") -> str:
     auc = "" if outcome.final_auc is None else f", {word} {outcome.final_auc:.3f}"
     epochs = f" after {epochs_text(outcome.epochs)}" if outcome.epochs else ""
     reason = f": {outcome.reason}" if outcome.reason else ""
-    return f"trial {start.number} {outcome.end.value}{epochs}{auc}{reason}"
+    return f"trial {start.number} {outcome.end.value}{epochs}{auc}{time}{reason}"

@@ -136,6 +136,7 @@ def _add(study: SearchStudy, record: TrialRecord, space: Space, budget_bytes: in
         number = study.over_budget(start.params, distributions, budget_bytes=budget, outcome=outcome, **known)
     else:
         known["predicted_allocated_bytes"] = start.predicted_allocated_bytes
+        known["predicted_epoch_seconds"] = start.predicted_epoch_seconds
         number = study.start(start.params, distributions, plan=start.plan, budget_bytes=budget_bytes, **known)
     if number != start.number:
         raise RunError(

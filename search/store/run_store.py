@@ -46,7 +46,9 @@ class RunStore:
             if trial.state.is_finished() and not self.study.is_mine(trial)
         ]
 
-    def start(self, proposal: Proposal, config: TrialConfig, memory: MemoryPlan) -> TrialStart:
+    def start(
+        self, proposal: Proposal, config: TrialConfig, memory: MemoryPlan, epoch_seconds: float | None = None
+    ) -> TrialStart:
         number = self.study.start(
             proposal.params,
             distributions_of(self._space, proposal.params),
@@ -55,6 +57,7 @@ class RunStore:
             predicted_bytes=memory.predicted_bytes,
             budget_bytes=self._budget_bytes,
             predicted_allocated_bytes=memory.allocated_bytes,
+            predicted_epoch_seconds=epoch_seconds,
             draws=proposal.draws,
         )
         start = TrialStart(
@@ -64,6 +67,7 @@ class RunStore:
             plan=memory.plan,
             predicted_bytes=memory.predicted_bytes,
             predicted_allocated_bytes=memory.allocated_bytes,
+            predicted_epoch_seconds=epoch_seconds,
         )
         self.folder.write_start(start)
         return start

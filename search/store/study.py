@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 _FAILURES = "failures"
 _OBJECTIVE = "objective"
 """User attribute of a study whose values are not AUCs on labelled clips."""
-_START = ("config", "plan", "predicted_bytes", "predicted_allocated_bytes")
+_START = ("config", "plan", "predicted_bytes", "predicted_allocated_bytes", "predicted_epoch_seconds")
 """User attributes set when a trial starts."""
 
 
@@ -172,6 +172,7 @@ class SearchStudy:
         predicted_bytes: int,
         budget_bytes: int | None = None,
         predicted_allocated_bytes: int = 0,
+        predicted_epoch_seconds: float | None = None,
         draws: int = 1,
     ) -> int:
         """Adds a running trial and returns its number.
@@ -190,6 +191,8 @@ class SearchStudy:
             "draws": draws,
             **_memory_for_readers(predicted_bytes, budget_bytes),
         }
+        if predicted_epoch_seconds is not None:
+            attrs["predicted_epoch_seconds"] = predicted_epoch_seconds
         constraints = memory_constraint(predicted_bytes, budget_bytes)
         with self._writing():
             return self._writer.create(TrialState.RUNNING, params, distributions, attrs, constraints)

@@ -24,7 +24,13 @@ from analysis.figures.importance import importance_bars
 from analysis.figures.infeasible import infeasible_over_time, infeasible_share, infeasible_text
 from analysis.figures.memory import memory_by_plan, predicted_against_measured
 from analysis.figures.parallel import parallel_coordinates, unit_positions
-from analysis.figures.pareto import auc_against_memory, auc_against_time, memory_cost, pareto_front
+from analysis.figures.pareto import (
+    auc_against_memory,
+    auc_against_time,
+    memory_against_time,
+    memory_cost,
+    pareto_front,
+)
 from analysis.figures.progress import all_curves, search_progress
 from analysis.figures.roc import roc_curves
 from analysis.figures.rungs import asha_rungs
@@ -47,6 +53,7 @@ RUN_FIGURES: dict[str, Callable[[RunResults], Figure]] = {
     "parallel": lambda run: parallel_coordinates(run.trials, run.distributions),
     "memory front": lambda run: auc_against_memory(run.trials, budget_bytes=BUDGET_BYTES),
     "time front": lambda run: auc_against_time(run.trials),
+    "front of three": lambda run: memory_against_time(run.trials),
     "predicted": lambda run: predicted_against_measured(run.trials, budget_bytes=BUDGET_BYTES),
     "plans": lambda run: memory_by_plan(run.trials, budget_bytes=BUDGET_BYTES),
     "infeasible": lambda run: infeasible_over_time(run.trials, budget_text="2.00 GiB"),

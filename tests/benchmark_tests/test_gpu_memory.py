@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu_fit, gpu_memory
-from benchmarks.gpu_cases import DATA, Case, cases, chosen
+from benchmarks import gpu_fit, gpu_memory, gpu_times
+from benchmarks.gpu_cases import DATA, Case, cases, chosen, timed_cases
 from benchmarks.gpu_fit import calibrated, time_quantities
 from tests.trainable_tests.fake_cuda import fake_cuda
 from trainable.config import TrialConfig
@@ -19,6 +19,8 @@ from trainable.errors import ConfigError
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
+from trainable.timing.speed import Speed
+from trainable.timing.work import step_work
 from trainable.units import GIB, MIB
 
 TINY = TrialConfig.from_flat({"width": 0.125, "n_patches": 1, "batch_size": 64, "latent_dim": 4, "num_embeddings": 8})
@@ -229,6 +231,24 @@ def test_a_session_gives_a_profile(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "A card: 2 peaks, median error 0.00%" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="holds no results of"):
         gpu_fit.main([str(tmp_path), "--output", str(tmp_path / "card.json")])
+
+
+def test_rates_are_found_in_times_that_follow_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Small steps that wait for their launches, large ones for memory; a session's tables give the same rates."""
+    truth = Speed(flops_per_second=1e15, bytes_per_second=8e11, launch_seconds=4e-5)
+    by_name = {case.name: case for case in timed_cases()}
+    rows = {name: 1e3 * truth.seconds(step_work(case.config, 4, case.plan)).alone for name, case in by_name.items()}
+    lines = [f"{name},{milliseconds}" for name, milliseconds in rows.items() if "float16" not in name]
+    (tmp_path / "times.csv").write_text("\n".join(["case,median_ms", *lines]) + "\n")
+    found = gpu_times.fitted_speed(gpu_times.fitted_steps(tmp_path))
+    assert found.bytes_per_second == pytest.approx(8e11, rel=0.05)
+    assert found.launch_seconds == pytest.approx(4e-5, rel=0.02)
+    with pytest.raises(ConfigError, match="holds no times of"):
+        gpu_times.main([str(tmp_path)])
+    (tmp_path / "driver.csv").write_text("case,step_seconds\nrecipe w16 plain,0.037\nrecipe w4 plain,\n")
+    (tmp_path / "throughput.csv").write_text("case,ours clips/s\nstandard,1300\nmany codes,1250\n")
+    gpu_times.main([str(tmp_path)])
+    assert "driver.csv and throughput.csv: 3 cases, rank correlation" in capsys.readouterr().out
 
 
 def test_the_profile_of_the_h100_is_found_by_its_name() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import curves, ensemble, portfolio, recorded, search_methods
+from benchmarks import curves, ensemble, portfolio, prefer_fast, recorded, search_methods
 from benchmarks.tables import read_table
 from benchmarks.worlds import World, rank_correlations
 from search.engine.space_draws import uniform_params
@@ -146,6 +146,27 @@ def test_every_method_searches_a_world(stores: Path, tables: Path) -> None:
     assert [row["method"] for row in rows] == list(traces)
     assert rows[0]["method"] == search_methods.RAY
     assert rows[1]["minus Ray at 60"].count("[") == 1
+
+
+def test_what_is_fast_is_preferred_on_the_same_worlds(
+    tables: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("fan.csv", curves.CONFIGURATIONS):
+        shutil.copy(tables / name, tmp_path)
+    assert prefer_fast.main(["--curves", str(tmp_path), "--worlds", "1"]) == 0
+    last = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split(":")[0] for line in last] == [
+        "AUC",
+        "seconds of the search, as a share",
+        "AUC per hour, as a share",
+    ]
+
+
+def test_costs_are_compared_by_factors() -> None:
+    """Twice and half the time: no change in the mean."""
+    ratios = np.array([[2.0, 0.5], [0.5, 2.0]])
+    assert prefer_fast.geometric(ratios) == pytest.approx(0.0)
+    assert prefer_fast.interval(np.full((3, 4), 0.25), lambda values: float(values.mean())).startswith("+0.2500 [+0.25")
 
 
 def test_nothing_recorded_is_one_clear_error(tmp_path: Path) -> None:

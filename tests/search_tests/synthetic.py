@@ -125,7 +125,7 @@ def make_conductor(
     **kw: Any,
 ) -> Conductor:
     """A conductor over a real folder and a real SQLite study."""
-    keys = ("listener", "clock")
+    keys = ("listener", "clock", "pace")
     rest = {key: kw.pop(key) for key in keys if key in kw}
     options = SearchOptions(
         space="synthetic", budget_bytes=budget_bytes, local=True, **{"num_samples": 8, "max_epochs": 9, **kw}

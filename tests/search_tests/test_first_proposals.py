@@ -115,6 +115,7 @@ def test_a_space_gets_only_what_it_holds_as_it_is() -> None:
     narrow = space_from_text(f"parameters: {{learning_rate: {{low: {rates[0] * 1.01}, high: 1.0e-1}}}}", "narrow")
     assert {"learning_rate": rates[0]} not in of_portfolio(narrow), "no value is moved"
     assert of_portfolio(space_from_text("parameters: {latent_dim: {low: 600, high: 1000}}", "other")) == []
+    assert of_portfolio(load_space("ad_gpu")) == [], "its models are larger"
 
 
 def test_the_portfolio_follows_a_warm_start_and_repeats_none_of_it(tmp_path: Path) -> None:

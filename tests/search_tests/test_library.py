@@ -141,7 +141,7 @@ def test_a_result_from_before_a_resume_does_not_count(result, tmp_path):
         ({"num_samples": True}, ConfigError, "num_samples is True; it must be a text, a number or a path"),
         ({"use_amp": 1}, ConfigError, "use_amp is 1; it must be True or False"),
         ({"local": "yes"}, ConfigError, "local is 'yes'; it must be True or False"),
-        ({"budget": 24}, ConfigError, "did you mean 24GiB"),
+        ({"budget": "24GB"}, ConfigError, "did you mean 24GiB"),
         ({"budget": "0GiB"}, ConfigError, "must be greater than zero"),
         ({"budget": "1GiB", "gpu_memory_budget": "1GiB"}, ConfigError, "give only one of them"),
         ({"dry_run": True}, ConfigError, "a flag of the command only"),

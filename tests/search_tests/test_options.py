@@ -102,7 +102,7 @@ def test_the_flag_takes_what_the_file_says(tmp_path: Path) -> None:
         ("--n-trials 3", "unknown flag --n-trials (did you mean --num-samples?)"),
         ("--epochs 3", "unknown flag --epochs (did you mean --max-epochs?)"),
         ("--latent_dim 3", "unknown flag --latent-dim: a search takes latent_dim from its space"),
-        ("--space ad_smoke --gpu-memory-budget 24", "--gpu-memory-budget '24' has no unit; did you mean 24GiB?"),
+        ("--space ad_smoke --gpu-memory-budget 24GB", "--gpu-memory-budget '24GB' has the unit 'GB'; use one of"),
         ("--space ad_smoke --time-limit 1h30", "--time-limit is '1h30'"),
         ("--space ad_smoke --allow-changes", "--allow-changes is for a search that is resumed"),
         ("--space ad_smoke --sampler random --startup-trials 4", "--startup-trials changes nothing with --sampler"),

@@ -62,6 +62,26 @@ def test_flags_take_the_place_of_what_a_space_draws(capsys: pytest.CaptureFixtur
     assert text.count("latent_dim") == 1, "no other value is shown"
 
 
+def test_budgets_side_by_side_and_the_soonest(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--space", "ad_smoke", "--samples", "4", "--rows", "1")
+    text = planned(capsys, *few, "--gpu-memory-budget", "610MiB", "2", "--width", "4")
+    assert "--gpu-memory-budget 2 means 2 GiB" in text
+    rows = [line.split() for line in text.splitlines() if line.strip().endswith("%")]
+    assert [row[:2] for row in rows] == [["2.00", "GiB"], ["610", "MiB"]], "shares alone: no card is known"
+    assert rows[0][2:] == ["100%", "0%", "0%"]
+    card = ("--gpu-memory", "4GiB")
+    assert re.search(r"1.75 GiB +2 .* ×", planned(capsys, *few, "--gpu-memory-budget", "0.5", "0.25", *card))
+    text = planned(capsys, *few, "--gpu-memory-budget", "auto", *card)
+    chosen = re.search(r"^budget (.*): (\d+) trials a card, .* × as many trials an hour", text, re.MULTILINE)
+    assert chosen is not None
+    assert int(chosen[2]) > 1
+    assert f"a budget of {chosen[1]}: 4 of 4" in text
+    assert f"{chosen[1]:>8} {chosen[2]:>14}" in text
+    text = planned(capsys, *few, "--gpu-memory-budget", "4GiB", *card)
+    assert "--gpu-memory-budget 4GiB is a whole card: 3.50 GiB" in text
+    assert "budget 3.50 GiB: 1 trial a card, 100% of proposals unsplit, 0% by a smaller plan, 0% not at all" in text
+
+
 def test_says_why_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
     given = ("--samples", "5", "--rows", "1", "--width", "8", "--gpu_memory_budget", "580MiB")
     text = " ".join(planned(capsys, "--space", "ad_smoke", *given).split())
@@ -95,6 +115,15 @@ def test_the_memory_saver_plans_the_whole_batch(tmp_path: Path, capsys: pytest.C
         (("--space", "ad_smoke", "--gpu-memory-budget", "8GB"), "GB"),
         (("--space", "ad_smoke", "--gpu-memory-budget", "10MiB"), "budget"),
         (("--space", "ad_smoke", "--profile", "nowhere.json"), "nowhere.json"),
+        (("--space", "ad_smoke", "--gpu-memory-budget", "auto"), "auto depends on the card, and none is known here"),
+        (("--space", "ad_smoke", "--gpu-memory-budget", "0.5"), "0.5 depends on the card"),
+        (("--space", "ad_smoke", "--gpu-memory-budget", "auto", "2GiB"), "auto compares budgets by itself"),
+        (("--space", "ad_smoke", "--gpu-memory", "8GiB"), "--gpu-memory changes nothing without"),
+        (("--config", "recipe", "--gpu-memory-budget", "2GiB", "4GiB"), "with --config give one"),
+        (
+            ("--space", "ad_smoke", "--gpu-memory-budget", "9GiB", "--gpu-memory", "8GiB"),
+            "does not fit a GPU of 8.00 GiB",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,3 +159,14 @@ def test_plans_the_space_that_the_search_runs(
 
     assert peaks(8) == peaks(3)
     assert peaks(8, "--n-patches", "1") == peaks(1) != peaks(3), "a flag stands in place of what the space fixes"
+
+
+def test_a_name_is_planned_as_a_gpu_would_search_it_and_a_file_as_it_is(
+    tiny_dataset: Dataset, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_command, "_dataset", lambda *_: tiny_dataset)
+    first, share, *_ = planned(capsys, "--space", "ad_tuning", "--samples", "1").splitlines()
+    assert first.startswith("space ad_tuning: a plan is for a GPU, where ad_gpu is searched")
+    assert share.startswith("space ad_gpu, no budget: 1 of 1")
+    (tmp_path / "mine.yaml").write_text(load_space("ad_tuning").text)
+    assert planned(capsys, "--space", str(tmp_path / "mine.yaml"), "--samples", "1").startswith("space mine, no budget")

@@ -320,7 +320,10 @@ def test_results_name_the_patches_that_were_used(arguments, tmp_path, capsys):
         (["--space", "ad_smoke", "--time-limit", "-5"], "--time-limit is '-5'; write a positive number of seconds"),
         (["--space", "ad_smoke", "--checkpoint-limit", "0"], "--checkpoint-limit '0' must be greater than zero"),
         (["--space", "ad_smoke", "--output", ""], "--output is empty"),
-        (["--space", "nowhere.yaml"], "No such file or directory; name a YAML file, or one of ad_losses, ad_smoke"),
+        (
+            ["--space", "nowhere.yaml"],
+            "No such file or directory; name a YAML file, or one of ad_gpu, ad_losses, ad_smoke",
+        ),
         (["--space", "ad_smoke", "--resume", "/nowhere/run"], "/nowhere/run is not a folder"),
         (["--space", "ad_smoke", "--warm-start", "/nowhere/run"], "/nowhere/run"),
         (["--resume", "/nowhere/run", "--no-portfolio"], "--no-portfolio and --resume cannot be combined"),

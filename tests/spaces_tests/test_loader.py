@@ -168,7 +168,7 @@ def test_a_file_becomes_a_space(tmp_path: Path) -> None:
     assert space.search.reduction_factor == 3
 
 
-@pytest.mark.parametrize("name", ["ad_tuning", "ad_smoke", "ad_losses"])
+@pytest.mark.parametrize("name", ["ad_tuning", "ad_gpu", "ad_smoke", "ad_losses"])
 def test_builtin_spaces_load_and_their_corners_are_configurations(name: str) -> None:
     assert name in builtin_spaces()
     space = load_space(name)
@@ -189,4 +189,23 @@ def test_builtin_spaces_load_and_their_corners_are_configurations(name: str) -> 
 
 def test_the_mission_names_every_parameter_it_tunes() -> None:
     named = {"num_embeddings", "latent_dim", "commitment_cost", "commitment_warmup_epochs", "commitment_warmup_start"}
-    assert named | {"n_patches", "stride", "learning_rate"} <= set(load_space("ad_tuning").names)
+    for space in ("ad_tuning", "ad_gpu"):
+        assert named | {"n_patches", "stride", "learning_rate"} <= set(load_space(space).names)
+
+
+def test_what_stands_for_a_space_on_a_gpu_reads_the_same_recordings_and_ends_the_chain() -> None:
+    for space in map(load_space, builtin_spaces()):
+        if space.on_gpu is not None:
+            larger = load_space(space.on_gpu)
+            assert larger.data == space.data, "recordings are read before the device is known"
+            assert larger.on_gpu is None
+
+
+def test_a_file_is_searched_as_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(load_space("ad_tuning").text)
+    assert load_space("ad_tuning").on_gpu == "ad_gpu"
+    assert load_space(str(path)).on_gpu is None
+    path.write_text(f"{path.read_text().replace('on_gpu: ad_gpu', 'on_gpu: ad_gp')}")
+    with pytest.raises(SpaceError, match=r"line 3: on_gpu is 'ad_gp'; .*did you mean 'ad_gpu'\?; known: ad_gpu, "):
+        load_space(str(path))

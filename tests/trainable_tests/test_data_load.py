@@ -1,6 +1,7 @@
 """The one door to data: three layouts in, one kind of data set out, or one clear sentence."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.trainable_tests.recording_trees import (
 from trainable.config import DataConfig
 from trainable.data.load import Dataset, load_dataset
 from trainable.errors import DataError
+from trainable.memory.predict import DataSizes
 
 
 def load(root: Path, machine_type: str = "fan", **options: object) -> Dataset:
@@ -34,7 +36,7 @@ def test_each_layout_becomes_a_data_set(tmp_path: Path, write: Writer, machine_t
     assert dataset.skipped == ()
     for clips in (dataset.train, dataset.validation, dataset.held_out):
         assert clips.frames_TF.shape == (clips.offsets[-1], 64)
-        assert clips.frames_TF.dtype == np.float32
+        assert clips.frames_TF.dtype == np.float16
         assert clips.frames_TF.flags.c_contiguous
         assert (clips.lengths >= 64).all()
     for test_clips in (dataset.validation, dataset.held_out):
@@ -49,15 +51,30 @@ def test_each_layout_becomes_a_data_set(tmp_path: Path, write: Writer, machine_t
         ]
 
 
+def test_runs_of_earlier_rules_go_on_with_unrounded_features(tmp_path: Path) -> None:
+    write_tree(tmp_path / "data", train=5)
+    new, old = load(tmp_path / "data", objective="both"), load(tmp_path / "data", objective="both", rules=2)
+    assert new.digest != old.digest
+    for mine, its in zip((new.train, *new.evaluated), (old.train, *old.evaluated), strict=True):
+        assert its.frames_TF.dtype == np.float32
+        assert mine.names == its.names
+    for mine, its in zip((new.train, new.held_out), (old.train, old.held_out), strict=True):
+        np.testing.assert_array_equal(mine.frames_TF, its.frames_TF.astype(np.float16))
+    sizes, before = DataSizes.of(new), DataSizes.of(old)
+    assert sizes.frames_bytes == sum(clips.frames_TF.nbytes for clips in (new.train, *new.evaluated))
+    assert before == replace(sizes, feature_bytes=4)
+
+
 def test_both_orders_of_axes_mean_the_same(tmp_path: Path) -> None:
     write_tree(tmp_path / "frames", write=write_frames_first)
     write_tree(tmp_path / "mels", write=write_mels_first)
     one, other = load(tmp_path / "frames"), load(tmp_path / "mels")
     np.testing.assert_array_equal(one.train.frames_TF, other.train.frames_TF)
-    np.testing.assert_allclose(one.train.frames_TF.mean(axis=0), 0.0, atol=1e-5)
-    np.testing.assert_allclose(one.train.frames_TF.std(axis=0), 1.0, atol=1e-4)
+    frames_TF = one.train.frames_TF.astype(np.float64)
+    np.testing.assert_allclose(frames_TF.mean(axis=0), 0.0, atol=1e-4)
+    np.testing.assert_allclose(frames_TF.std(axis=0), 1.0, atol=1e-3)
     restored = one.train.frames_TF[:80] * one.norm.std_F + one.norm.mean_F
-    np.testing.assert_allclose(restored, mel_clip(1), atol=1e-5)
+    np.testing.assert_allclose(restored, mel_clip(1), atol=2e-3 * float(one.norm.std_F.max()))
 
 
 def test_normalisation_is_learned_from_training_clips_alone(tmp_path: Path) -> None:

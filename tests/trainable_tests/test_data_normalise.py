@@ -1,6 +1,7 @@
 """Normalisation statistics: computed, saved and loaded in the recipe's format."""
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,24 @@ def test_a_bin_that_never_changes_stays_finite() -> None:
     stats = compute_stats([np.full((70, 64), -156.5, np.float32)])
     np.testing.assert_array_equal(stats.std_F, np.float32(SMALLEST_STD))
     np.testing.assert_array_equal(stats.apply(np.full((70, 64), -156.5, np.float32)), 0.0)
+
+
+def test_half_precision_rounds_by_what_it_says() -> None:
+    clip = 20 * mel_clip(1, frames=2_000)
+    exact = compute_stats([clip])
+    rounded = replace(exact, precision="float16").apply(clip)
+    assert rounded.dtype == np.float16
+    expected = exact.apply(clip)
+    np.testing.assert_array_equal(rounded, expected.astype(np.float16))
+    assert (np.abs(rounded - expected) <= np.maximum(2.0**-11 * np.abs(expected), 2.0**-25)).all()
+
+
+@pytest.mark.parametrize("loud", [0.0, np.finfo(np.float32).max])
+def test_half_precision_has_no_infinite_numbers(loud: float) -> None:
+    """A test clip sounds in a band that was silent in training, 156,500 deviations of it away, or is absurdly loud."""
+    stats = replace(compute_stats([np.full((70, 64), -156.5, np.float32)]), precision="float16")
+    np.testing.assert_array_equal(stats.apply(np.full((64, 64), loud, np.float32)), np.float16(65_504))
+    np.testing.assert_array_equal(stats.apply(np.full((64, 64), -loud - 313, np.float32)), np.float16(-65_504))
 
 
 def test_machine_types_have_dcases_indices() -> None:

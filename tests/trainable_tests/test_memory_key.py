@@ -19,6 +19,7 @@ OTHER_VALUES: dict[str, Any] = {
     "distance": "cosine",
     "code_gradient": "rotation",
     "columns": 16,
+    "stem": "full",
 }
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from trainable.config import TrialConfig
 from trainable.execution_plan import ExecutionPlan
@@ -14,7 +15,9 @@ from trainable.memory.program import Allocation, Probe, Program, Scale
 from trainable.memory.trace import Form, record, sizes_of, trace, trace_exactly
 from trainable.memory.tracker import CUBLAS, SPLIT_SUMS, WORKSPACE, MemoryTracker
 from trainable.model.geometry import geometry_of
+from trainable.model.layers import Layers
 from trainable.model.vqvae import make_model
+from trainable.private_name import replaced
 from trainable.training.state import make_state
 
 N_IDS = 3
@@ -30,6 +33,8 @@ configs = st.builds(
     codebooks=st.integers(1, 4),
     linear_path=st.booleans(),
     columns=st.sampled_from([0, 16, 32]),
+    stem=st.sampled_from(["strided", "full"]),
+    depth=st.integers(0, 2),
     head_hidden=st.integers(4, 64),
     codebook_dim=st.sampled_from([0, 3]),
     distance=st.sampled_from(["euclidean", "cosine"]),
@@ -50,6 +55,7 @@ cases = st.fixed_dictionaries(
         "chunk": st.sampled_from([64, 100, 16_384]),
         "encoder": st.booleans(),
         "decoder": st.booleans(),
+        "feature_bytes": st.sampled_from([2, 4]),
     }
 )
 
@@ -68,6 +74,7 @@ def form_and_plan(
         step and case["decoder"],
         precision,  # type: ignore[arg-type]
         one_chunk=rows <= case["chunk"],
+        feature_bytes=case.get("feature_bytes", 4),
     )
     plan = ExecutionPlan(
         micro_batch_clips=case["clips"],
@@ -96,7 +103,7 @@ def predicted(config: TrialConfig, case: dict[str, Any], precision: str = "float
 
 
 def really_allocated(config: TrialConfig, case: dict[str, Any]) -> int:
-    """The same pass on real tensors on the CPU, followed by the same tracker."""
+    """The same pass on real tensors on the CPU, layer by layer as on a GPU, followed by the same tracker."""
     form, plan, total = form_and_plan(config, case)
     state = make_state(config, N_IDS, torch.device("cpu"))
     if case["kind"] != "codebook_start":
@@ -104,7 +111,8 @@ def really_allocated(config: TrialConfig, case: dict[str, Any]) -> int:
             parameter.grad = torch.zeros_like(parameter)
         state.optimizer.step()
     tracker = MemoryTracker("cpu")
-    record(state, form, plan, total, case["n_patches"], tracker)
+    with replaced(Layers, "forward", nn.Sequential.forward):
+        record(state, form, plan, total, case["n_patches"], tracker)
     return Program(tracker.allocations, tracker.order, Probe({}, {})).peak({}, scales=NO_WORKSPACE).allocated_bytes
 
 

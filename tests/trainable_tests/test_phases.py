@@ -36,6 +36,14 @@ def test_learning_rate_warms_up_then_stays() -> None:
     assert learning_rate_at(config, 7.5) == 0.01
 
 
+def test_learning_rate_follows_the_root_of_the_batch_where_its_batch_is_given() -> None:
+    config = TrialConfig.from_flat({"learning_rate": 0.001, "learning_rate_batch": 32, "batch_size": 128})
+    assert learning_rate_at(config, 1.0) == pytest.approx(0.002)
+    assert learning_rate_at(config, 0.5) == pytest.approx(0.001)
+    assert learning_rate_at(config.replace(batch_size=8), 1.0) == pytest.approx(0.0005)
+    assert learning_rate_at(config.replace(learning_rate_batch=0), 1.0) == 0.001
+
+
 def test_draws_depend_on_purpose_epoch_and_step_alone() -> None:
     keys = [("order", 0, 0), ("patches", 0, 0), ("patches", 1, 0), ("patches", 0, 1)]
     seeds = {derived_seed(1, purpose, epoch, step) for purpose, epoch, step in keys}  # type: ignore[arg-type]

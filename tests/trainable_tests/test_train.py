@@ -14,7 +14,9 @@ import torch
 from tests.trainable_tests.recording_trees import write_tree
 from trainable import train
 from trainable.commandline import data_config, run
+from trainable.config import TrialConfig
 from trainable.training.checkpoint import list_checkpoints
+from trainable.training.phases import commitment_scale
 
 TINY = ["--width=0.25", "--latent_dim=4", "--head-hidden=8", "--num_embeddings=8", "--batch_size=4", "--n_patches=1"]
 TINY += ["--stride", "16", "--density", "counts", "--device", "cpu"]
@@ -129,6 +131,23 @@ def test_best_yaml_is_trained_and_flags_go_over_it(
     assert [epoch for epoch, _ in aucs(first)] == ["1", "2"]
     assert first.splitlines()[-1] == "nothing was saved; give --output DIR to keep what is trained"
     assert in_process(capsys, "--config", str(best), "--epochs", "1")[1].count("epoch") == 1
+
+
+def test_a_preset_is_trained_by_its_name(recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, output, error = in_process(capsys, *data(recordings), "--config", "recipe", "--epochs", "1")
+    assert (status, error) == (0, "")
+    assert [epoch for epoch, _ in aucs(output)] == ["1"]
+    status, _, error = in_process(capsys, "--config", "recipee")
+    assert (status, error.count("\n")) == (2, 1)
+    assert error.startswith("error: there is no preset 'recipee'; did you mean 'recipe'?; there are recipe, or name")
+
+
+def test_the_recipe_is_what_its_page_says() -> None:
+    config = TrialConfig.from_flat(train.read_config_file("recipe")[0])
+    assert (config.quantizer.num_embeddings, config.model.latent_dim, config.quantizer.ema_decay) == (128, 64, 0.99)
+    assert (config.patch.batch_size, config.patch.n_patches, config.patch.stride) == (32, 16, 16)
+    assert (config.model.stem, config.score.density) == ("full", "counts")
+    assert [commitment_scale(config, epoch) for epoch in (0, 1, 5)] == pytest.approx([0.25, 0.4, 1.0])
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import math
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 from unittest import mock
@@ -33,8 +34,9 @@ WHOLE = ExecutionPlan(micro_batch_clips=5)
 
 def trainer_of(plan: ExecutionPlan = WHOLE, **flat: Any) -> Trainer:
     options = {name: flat.pop(name) for name in ("next_smaller_plan", "predict") if name in flat}
+    train = flat.pop("train", CLIPS)
     config = TrialConfig.from_flat(SMALL | {"epochs": 4} | flat)
-    return Trainer(config, CLIPS, IDS, plan=plan, device=CPU, dtype=torch.float64, **options)
+    return Trainer(config, train, IDS, plan=plan, device=CPU, dtype=torch.float64, **options)
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------
@@ -262,6 +264,17 @@ def test_features_stay_where_they_are_on_a_cpu_and_are_not_copied() -> None:
     read_only = CLIPS.frames_TF.copy()
     read_only.setflags(write=False)
     assert as_tensor(read_only).shape == read_only.shape, "without torch's warning, which is an error here"
+
+
+def test_half_precision_features_train_as_the_same_numbers_in_single_precision() -> None:
+    rounded = CLIPS.frames_TF.astype(np.float16)
+    trainers = []
+    for frames_TF in (rounded, rounded.astype(np.float32)):
+        trainers.append(trainer_of(train=replace(CLIPS, frames_TF=frames_TF)))
+        trainers[-1].train_epoch()
+        trainers[-1].train_epoch()
+    half, single = (trainer.state.model.state_dict() for trainer in trainers)
+    assert all(torch.equal(half[name], single[name]) for name in single)
 
 
 def test_what_a_plan_recomputes_runs_twice_in_a_step_and_nothing_else_does() -> None:

@@ -27,7 +27,7 @@ class ClipSet:
     """Normalised log-mel features of n clips, back to back."""
 
     frames_TF: np.ndarray
-    """float32, C-contiguous, (sum of all clips' frames, 64)."""
+    """float16 (float32 in runs of earlier rules), C-contiguous, (sum of all clips' frames, 64)."""
     offsets: np.ndarray
     """Where each clip begins, int64 (n + 1,); every clip has at least 64 frames."""
     machine_ids: tuple[str, ...]

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +103,7 @@ def assemble(config: DataConfig, recordings: Recordings) -> Dataset:
     objective = choose_objective(config.objective, anomalies, could_hold)
     held &= objective.holds_back
     train = recordings.train.take(np.flatnonzero(~held).tolist())
-    norm = _norm_stats(config, train)
+    norm = replace(_norm_stats(config, train), precision="float16" if config.rules > 2 else "float32")
     mask = validation_mask(
         test.names,
         test.machine_ids,
@@ -114,6 +114,8 @@ def assemble(config: DataConfig, recordings: Recordings) -> Dataset:
         by_file=config.rules == 1,
     )
     stamp = hashlib.sha256(recordings.digest.encode() + norm.mean_F.tobytes() + norm.std_F.tobytes() + mask.tobytes())
+    if norm.precision == "float16":
+        stamp.update(norm.precision.encode())
     train_clips = TrainClips(*norm.packed(train), Split.TRAIN)
     pseudo = None
     if objective.holds_back:

@@ -21,7 +21,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from trainable.config import DensityName, FrontEndConfig, TrialConfig
 from trainable.data.check import Storage
 from trainable.data.clips import Split, TestClips
 from trainable.data.load import Dataset
-from trainable.data.normalise import NormStats
+from trainable.data.normalise import FeaturePrecision, NormStats
 from trainable.data.npy import Axes
 from trainable.data.readers import SHORTEST_FRAMES, lengthen, mean_level, read_recording
 from trainable.detection.alarm import DEFAULT_ALARM_RATE, AlarmRate, Promise, Verdict
@@ -50,10 +50,11 @@ from trainable.training.seeds import derived_seed
 from trainable.training.state import TrainState, make_state
 from trainable.trial import Trial
 
-FORMAT = 4
+FORMAT = 5
 """2: with the length of a stretch. A detector of format 1 silently scored only part of a long recording.
-3: a model may have several density models. 4: hears every window; with an alarm rate and limits of what it judges."""
-READ_FORMATS = (2, 3, 4)
+3: a model may have several density models. 4: hears every window; with an alarm rate and limits of what it judges.
+5: normalised features may be rounded to half precision."""
+READ_FORMATS = (2, 3, 4, 5)
 MAP_DENSITY: DensityName = "grid_neighbours"
 """Locates what is surprising in a clip when the configured density model scores whole clips only."""
 _ID_IN_NAME = re.compile(r"(?:^|_)(?:id|section)_([0-9A-Za-z]+)(?:_|\.|$)")
@@ -365,7 +366,11 @@ class Detector:
             "stretch_frames": self.stretch_frames,
             "front_end": asdict(self.front_end),
             "axes": self.axes,
-            "norm": {"mean": self.norm.mean_F.tolist(), "std": self.norm.std_F.tolist()},
+            "norm": {
+                "mean": self.norm.mean_F.tolist(),
+                "std": self.norm.std_F.tolist(),
+                "precision": self.norm.precision,
+            },
             "members": digests,
             "calibration": {machine_id: asdict(entry) for machine_id, entry in self.calibration.items()},
             "windows": self.windows,
@@ -397,7 +402,7 @@ class Detector:
                 Member.from_plain(_read_member(folder / f"member-{index}.pt", digest), torch.device(device))
                 for index, digest in enumerate(content["members"])
             )
-            norm = NormStats(*(np.asarray(content["norm"][name], dtype=np.float32) for name in ("mean", "std")))
+            norm = _norm(content["norm"])
             calibration = {machine_id: _calibration(entry) for machine_id, entry in content["calibration"].items()}
             return cls(
                 content["machine_type"],
@@ -511,6 +516,15 @@ def raw_scores(members: Sequence[Member], cut: CutClips, windows: Windows) -> np
     """Each pair's own scores, float64 (pairs, stretches)."""
     frames_TF = torch.from_numpy(cut.frames_TF)
     return np.concatenate([member.scores(member.hear(frames_TF, cut.offsets, cut.ids, windows)) for member in members])
+
+
+def _norm(entry: dict[str, Any]) -> NormStats:
+    """From `detector.json`. Raises ValueError for a precision that is none; before format 5 there was no choice."""
+    mean_F, std_F = (np.asarray(entry[name], dtype=np.float32) for name in ("mean", "std"))
+    precision = entry.get("precision", "float32")
+    if precision not in get_args(FeaturePrecision):
+        raise ValueError(f"unknown precision {precision!r}")
+    return NormStats(mean_F, std_F, precision)
 
 
 def _calibration(entry: dict[str, Any]) -> Calibration:

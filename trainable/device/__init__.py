@@ -1,4 +1,4 @@
-"""What a process does on its device: allocator cap, errors that mean out of memory, mixed precision on meta tensors.
+"""What a process does on its device: budget, cap, errors that mean out of memory, mixed precision on meta tensors.
 
 Imports neither prediction (trainable.memory) nor training.
 """

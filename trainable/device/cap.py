@@ -264,6 +264,12 @@ def gpu_name(device: str | torch.device) -> str | None:
     return torch.cuda.get_device_name(device)
 
 
+def card_bytes(device: str | torch.device) -> int:
+    """Memory of a CUDA device. Pins the settings, then starts CUDA here."""
+    pin_settings(os.environ)
+    return int(torch.cuda.get_device_properties(torch.device(device)).total_memory)
+
+
 def index_of(device: torch.device) -> int:
     """Index of a CUDA device; that of the current device if it has none."""
     return torch.cuda.current_device() if device.index is None else device.index

@@ -8,7 +8,7 @@ from trainable.training.phases import Phase, phase_of
 
 _NOTHING = frozenset(
     {"seed", "stride", "epochs", "vq_only_share", "frozen_share"}
-    | {"learning_rate", "weight_decay", "lr_warmup_epochs"}
+    | {"learning_rate", "learning_rate_batch", "weight_decay", "lr_warmup_epochs"}
     | {"commitment_cost", "commitment_warmup_epochs", "commitment_warmup_start", "ema_decay", "dead_threshold"}
     | {"density", "density_per_id", "aggregation", "top_k_share"}
 )

@@ -15,8 +15,8 @@ MOST = 10_000
 """Cached operators with input shapes; the cache is emptied when there are more."""
 
 _Metadata = tuple[torch.Size, tuple[int, ...], torch.dtype]
-_Makes = _Metadata | list[_Metadata] | None
-"""One new tensor, several, or an operator that must run each time."""
+_Makes = _Metadata | list[_Metadata | None] | None
+"""One new tensor, several (None where there is none), or an operator that must run each time."""
 _known: dict[Hashable, _Makes] = {}
 
 
@@ -39,7 +39,9 @@ def run_on_meta(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         return result
     if makes is None:
         return func(*args, **kwargs)
-    return tuple(map(_empty, makes)) if isinstance(makes, list) else _empty(makes)
+    if isinstance(makes, list):
+        return tuple(None if metadata is None else _empty(metadata) for metadata in makes)
+    return _empty(makes)
 
 
 def _empty(metadata: _Metadata) -> Tensor:
@@ -69,10 +71,13 @@ def _makes(result: Any, taken: set[int]) -> _Makes:
     """What to cache of a result whose inputs have the storages `taken`, since a schema does not mark all views."""
     if isinstance(result, Tensor):
         return _metadata(result, taken)
-    if not (isinstance(result, tuple) and all(isinstance(item, Tensor) for item in result)):
+    if not (isinstance(result, tuple) and all(item is None or isinstance(item, Tensor) for item in result)):
         return None
-    made = []
+    made: list[_Metadata | None] = []
     for item in result:
+        if item is None:
+            made.append(None)
+            continue
         metadata = _metadata(item, taken)
         if metadata is None:
             return None

@@ -69,6 +69,12 @@ class Planner:
     ) -> "Planner":
         return cls(DataSizes.of(dataset), budget_bytes=budget_bytes, request=request, profile=profile)
 
+    def within(self, budget_bytes: int | None) -> "Planner":
+        """A planner for another budget that shares this one's predictions. Raises BudgetError as the constructor."""
+        other = Planner(self.data, budget_bytes=budget_bytes, request=self.request, profile=self.profile)
+        other._predictor = self._predictor
+        return other
+
     def __getstate__(self) -> dict[str, object]:
         """The arguments that make an equal planner in another process; traces are not copied."""
         return {name: value for name, value in self.__dict__.items() if name != "_predictor"}

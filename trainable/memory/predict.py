@@ -4,11 +4,12 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from trainable.config import TrialConfig
+from trainable.config import ModelConfig, QuantizerConfig, TrialConfig
 from trainable.data.frontend import N_MELS
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.key import memory_key, phases_of
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-FLOAT_BYTES = 4
 MOST_PARTS = 4
 """Micro-batches that are replayed: later ones find their blocks where the ones before left them."""
 Value = TypeVar("Value")
@@ -45,6 +45,8 @@ class DataSizes:
     test_clips: int
     """Clips of the largest set of them."""
     n_ids: int
+    feature_bytes: int = 4
+    """Of a number of the packed features."""
 
     @classmethod
     def of(cls, dataset: "Dataset") -> "DataSizes":
@@ -54,12 +56,13 @@ class DataSizes:
             train_clips=len(dataset.train),
             test_clips=max(map(len, dataset.evaluated)),
             n_ids=len(dataset.ids),
+            feature_bytes=dataset.train.frames_TF.itemsize,
         )
 
     @property
     def frames_bytes(self) -> int:
         """Packed features of all splits."""
-        return (self.train_frames + self.test_frames) * N_MELS * FLOAT_BYTES
+        return (self.train_frames + self.test_frames) * N_MELS * self.feature_bytes
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Remembered:
         return value
 
 
-_PROGRAMS = Remembered(256)
+_PROGRAMS = Remembered(2048)
 """Traces of this process, about 0.1 MB each, shared by all its planners."""
 
 
@@ -112,17 +115,22 @@ def architecture_of(config: TrialConfig, n_ids: int) -> tuple[Hashable, Hashable
     if not is_own(config):
         # An extension may read any knob, so all knobs that memory may depend on count.
         return n_ids, memory_key(config).rest
-    model, quantizer, loss = config.model, config.quantizer, config.loss
-    projected = quantizer.codebook_dim not in (0, model.latent_dim)
-    # Whatever else these two sections hold counts, so that a new knob cannot be forgotten.
-    structure = {**asdict(model), **asdict(quantizer), "codebook_dim": quantizer.codebook_dim if projected else 0}
+    loss = config.loss
     return (
-        (n_ids, *(value for name, value in structure.items() if name not in _SIZES_AND_RATES)),
+        (n_ids, *_structure(config.model, config.quantizer)),
         (
             config.optim.gradient_clip > 0,
             *(weight > 0 for weight in (loss.texture_weight, loss.id_weight, loss.transform_weight)),
         ),
     )
+
+
+@lru_cache(4096)  # asked for thousands of times a plan
+def _structure(model: ModelConfig, quantizer: QuantizerConfig) -> tuple[Hashable, ...]:
+    projected = quantizer.codebook_dim not in (0, model.latent_dim)
+    # Whatever else these two sections hold counts, so that a new knob cannot be forgotten.
+    structure = {**asdict(model), **asdict(quantizer), "codebook_dim": quantizer.codebook_dim if projected else 0}
+    return tuple(value for name, value in structure.items() if name not in _SIZES_AND_RATES)
 
 
 _SIZES_AND_RATES = frozenset(
@@ -237,6 +245,7 @@ class Predictor:
             recompute_decoder=step and plan.recompute_decoder,
             precision=plan.precision,
             one_chunk=sizes["rest_rows"] == 0,
+            feature_bytes=self.data.feature_bytes,
         )
         return SizedPass(name, form, clips, n_patches, tuple(sizes.items()), parts)
 
@@ -315,7 +324,7 @@ class Predictor:
 
     def _frames_bytes(self, frames: int) -> Ints:
         unit = self.profile.block_bytes
-        return np.array([-(-frames * N_MELS * FLOAT_BYTES // unit) * unit])
+        return np.array([-(-frames * N_MELS * self.data.feature_bytes // unit) * unit])
 
     def _with_device(self, config: TrialConfig, plan: ExecutionPlan, peak: Peak, sized: SizedPass) -> Prediction:
         """Adds what the trace does not see, part by part."""

@@ -25,6 +25,9 @@ _COMPUTED_NOW = frozenset({"small_segment_bytes", "large_segment_bytes", "fragme
 PROFILES = Path(__file__).parent / "profiles"
 """Measured profiles that come with the project, one JSON file each, found by the GPU's name."""
 
+RATES = ("flops_per_second", "bytes_per_second", "launch_seconds")
+"""Quantities that tell how long some work takes; a profile may lack them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredPeak:
@@ -91,6 +94,13 @@ class DeviceProfile:
     amp_time_share: float = 0.7
     """Time of a step in mixed precision, as a share of that in float32. Estimate."""
 
+    flops_per_second: float | None = None
+    """Arithmetic in training (`trainable.timing`), and likewise the two below: None = unknown."""
+    bytes_per_second: float | None = None
+    """What kernels read and write."""
+    launch_seconds: float | None = None
+    """What an operator costs the host that starts its kernel."""
+
     @property
     def outside_bytes(self) -> int:
         """What the process takes outside PyTorch's allocator."""
@@ -125,6 +135,8 @@ class DeviceProfile:
                     raise ConfigError(f"device profile: {name} is {value!r}; it must be a number of at least 0")
                 if isinstance(default, int) and not isinstance(value, int):
                     raise ConfigError(f"device profile: {name} is {value!r}; it must be a whole number")
+            if name in RATES and value is not None and not (number and 0 < value < math.inf):
+                raise ConfigError(f"device profile: {name} is {value!r}; it must be a number above 0, or null")
         return cls(**values)
 
     def save(self, path: Path) -> None:

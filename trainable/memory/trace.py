@@ -69,6 +69,8 @@ class Form:
     precision: Precision
     one_chunk: bool = False
     """Whether all rows of a micro-batch (of the sample, where the codebook starts) are one chunk of distances."""
+    feature_bytes: int = 4
+    """Of a number of the packed features: 2 = they are cast when patches are cut."""
 
 
 def sizes_of(
@@ -209,7 +211,8 @@ def record(
     """
     device, model = state.device, state.model
     geometry = state.geometry
-    frames_TF = torch.zeros(2 * geometry.patch_frames, geometry.patch_mels, device=device, dtype=state.dtype)
+    features = torch.float16 if form.feature_bytes == 2 else state.dtype
+    frames_TF = torch.zeros(2 * geometry.patch_frames, geometry.patch_mels, device=device, dtype=features)
     starts_BP = torch.zeros(1, 1, dtype=torch.int64).expand(clips, n_patches)
     batch = placeholder_batch(state.config, clips, n_patches) if form.kind == "step" else None
     watched = ((model.encoder, "encoder", "quantizer"), (model.decoder, "decoder", "losses"))

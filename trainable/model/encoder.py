@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from trainable.config import ModelConfig
 from trainable.model.geometry import Geometry
 from trainable.model.layers import CHANNEL_MULTIPLE, SeparableConv, run_segments, scaled_channels, time_strides
+from trainable.model.residual import residual_blocks, segments
 
 NETWORK_SHARE = 0.1
 """Factor on the network's last layer at the start where a linear path stands beside it: training begins linear."""
@@ -16,28 +17,33 @@ NETWORK_SHARE = 0.1
 class Encoder(nn.Module):
     """64 × 64 → 32 → 16 → 8 × 8 with channels 32-64-96-latent_dim times `width`.
 
-    For 16 or 32 columns the last one or two halvings leave time as it is. With `linear_path` the latents are
-    z = network(x) + linear(x), so that what a linear map keeps of a cell need not be learnt.
+    With the full `stem` the first convolution stays at 64 × 64, and another one halves. Each stage, which is what has
+    one resolution, ends with `depth` residual blocks. For 16 or 32 columns the last one or two halvings leave time as
+    it is. With `linear_path` the latents are z = network(x) + linear(x), so that what a linear map keeps of a cell
+    need not be learnt.
     """
 
     def __init__(self, config: ModelConfig, geometry: Geometry):
         super().__init__()
         first, second, third = (scaled_channels(channels, config.width) for channels in (32, 64, 96))
-        strides = time_strides(geometry)
-        # The first segment holds the large grids and passes on the small one: 64 × 16 × 16.
-        self.segments = nn.ModuleList(
+        strides = [(2, in_time) for in_time in time_strides(geometry)]
+
+        def blocks(channels: int) -> list[nn.Module]:
+            return residual_blocks(config.depth, channels)
+
+        # The first part holds the large grids and passes on the small one: 64 × 16 × 16.
+        self.segments = segments(
             [
-                nn.Sequential(
-                    nn.Conv2d(1, first, 3, stride=(2, strides[0]), padding=1, bias=False),
-                    nn.GroupNorm(first // CHANNEL_MULTIPLE, first),
-                    nn.SiLU(),
-                    SeparableConv(first, second, stride=(2, strides[1])),
-                ),
-                nn.Sequential(
-                    SeparableConv(second, third, stride=(2, strides[2])),
-                    nn.Conv2d(third, config.latent_dim, 1),
-                ),
-            ]
+                *_stem(config, first, strides[0]),
+                *blocks(first),
+                SeparableConv(first, second, stride=strides[1]),
+                *blocks(second),
+            ],
+            [
+                SeparableConv(second, third, stride=strides[2]),
+                *blocks(third),
+                nn.Conv2d(third, config.latent_dim, 1),
+            ],
         )
         self.linear = LinearCells(config.latent_dim, geometry) if config.linear_path else None
         if self.linear is not None:
@@ -50,6 +56,19 @@ class Encoder(nn.Module):
         patches_X1FT = patches_XFT.unsqueeze(1)
         latents_XDHW = run_segments(self.segments, patches_X1FT, recompute=recompute)
         return latents_XDHW if self.linear is None else latents_XDHW + self.linear(patches_X1FT)
+
+
+def _stem(config: ModelConfig, channels: int, stride: tuple[int, int]) -> list[nn.Module]:
+    """64 × 64 → 32 × 32, in the first convolution unless the stem is full."""
+    full = config.stem == "full"
+    layers: list[nn.Module] = [
+        nn.Conv2d(1, channels, 3, stride=1 if full else stride, padding=1, bias=False),
+        nn.GroupNorm(channels // CHANNEL_MULTIPLE, channels),
+        nn.SiLU(),
+    ]
+    if full:
+        layers += [*residual_blocks(config.depth, channels), SeparableConv(channels, channels, stride=stride)]
+    return layers
 
 
 class LinearCells(nn.Conv2d):
@@ -74,7 +93,8 @@ def lowest_cosines(count: int, height: int, width: int) -> Tensor:
         ((u, v) for u in range(height) for v in range(width)),
         key=lambda uv: ((uv[0] / height) ** 2 + (uv[1] / width) ** 2, uv),
     )
-    return torch.stack([torch.outer(rows[u], columns[v]) for u, v in order[:count]])
+    u, v = zip(*order[:count], strict=True)
+    return rows[list(u), :, None] * columns[list(v), None, :]
 
 
 def _cosines(size: int) -> Tensor:

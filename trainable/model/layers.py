@@ -4,6 +4,8 @@ GroupNorm, not BatchNorm: a patch's result must not depend on the other patches 
 effective batch would change the gradients.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,10 +43,75 @@ class Upsample(nn.Module):
 
     def __init__(self, rows: int, columns: int):
         super().__init__()
-        self.factors = float(rows), float(columns)
+        self.factors = rows, columns
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=self.factors, mode="nearest")
+        return _repeated(x, *self.factors)
+
+
+class Layers(nn.Sequential):
+    """Layers in turn. On the CPU a repetition, the 3 × 3 convolution after it and a pixel shuffle are one operation.
+
+    Not elsewhere, where `trainable.memory` foretells what these layers allocate one by one.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)  # type: ignore[no-untyped-call]
+        layers = list(self)
+        while layers:
+            match layers:
+                case [Upsample() as repeat, nn.Conv2d() as conv, nn.PixelShuffle() as shuffle, *layers]:
+                    x = upsampled_conv(x, repeat.factors, conv, shuffle=shuffle.upscale_factor)
+                case [Upsample() as repeat, nn.Conv2d() as conv, *layers]:
+                    x = upsampled_conv(x, repeat.factors, conv)
+                case [layer, *layers]:
+                    x = layer(x)
+        return x
+
+
+def upsampled_conv(x: Tensor, factors: tuple[int, int], conv: nn.Conv2d, *, shuffle: int = 1) -> Tensor:
+    """`conv` of a grid (X, I, H, W) whose rows and columns are repeated, then a pixel shuffle: (X, O, …, …).
+
+    Of three neighbours among doubled rows two are the same row, so each output pixel sees 2 × 2 pixels of the grid.
+    These are convolved with sums of the weights, one channel for each place in a pixel's repetition: 4 of 9 products,
+    and the repeated grid never exists (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional
+    layer?"). Equal up to rounding.
+
+    Parameters
+    ----------
+    factors
+        How often each row and each column is repeated, 1 or 2.
+    conv
+        3 × 3, padding 1, stride 1, with a bias and O · shuffle² channels.
+    """
+    # R × C places in a pixel's repetition, S × S of the shuffle, A × B pixels that each place sees.
+    rows, columns = factors
+    sums_9M = _sums_of_taps(rows, columns).to(conv.weight.dtype)
+    weight_NIRACB = (conv.weight.flatten(2) @ sums_9M).unflatten(2, (rows, 4 - rows, columns, 4 - columns))
+    weight_OSSIRACB = weight_NIRACB.unflatten(0, (-1, shuffle, shuffle))
+    weight_ORSCSIAB = weight_OSSIRACB.permute(0, 4, 1, 6, 2, 3, 5, 7)
+    weight = weight_ORSCSIAB.flatten(0, 4)
+    places = -1, rows, shuffle, columns, shuffle
+    assert conv.bias is not None
+    bias = conv.bias.view(-1, 1, shuffle, 1, shuffle).expand(places).flatten()
+    out_XORSCSHW = F.conv2d(x, weight, bias, padding=1).unflatten(1, places)
+    out = out_XORSCSHW.permute(0, 1, 6, 2, 3, 7, 4, 5).flatten(5, 7).flatten(2, 4)
+    # Where rows are doubled, the first and the last place lie outside of the grid.
+    above, left = (rows - 1) * shuffle, (columns - 1) * shuffle
+    return out[:, :, above : out.shape[2] - above, left : out.shape[3] - left]
+
+
+def _repeated(x: Tensor, rows: int, columns: int) -> Tensor:
+    return F.interpolate(x, scale_factor=(float(rows), float(columns)), mode="nearest")
+
+
+@cache
+def _sums_of_taps(rows: int, columns: int) -> Tensor:
+    """Which of 3 × 3 weights add up to what each place in a pixel's repetition sees, (9, places × weights seen)."""
+    # The last place of a pixel comes first: it sees the pixel and the next, its first the one before and itself.
+    seen = {1: torch.eye(3)[None], 2: torch.tensor([[[1.0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]])}
+    return torch.einsum("rak,cbl->klracb", seen[rows], seen[columns]).flatten(0, 1).flatten(1)
 
 
 def time_strides(geometry: Geometry) -> tuple[int, int, int]:

@@ -10,6 +10,10 @@ from trainable.model.texture import TextureHead
 from trainable.model.transforms import noise_template
 from trainable.registry import LOSS_TERMS
 
+PATCHES_AT_ONCE = 32
+"""Patches that the encoder takes at a time on the CPU: of 128 patches most of each grid would leave its caches before
+the next layer reads it (`python -m benchmarks.throughput`)."""
+
 
 class VQVAE(nn.Module):
     """VQ-VAE (van den Oord et al. 2017) on log-mel patches, with semantic heads.
@@ -33,6 +37,12 @@ class VQVAE(nn.Module):
         # Created last, and only if there are any, so that the other weights are the same without them.
         self.extra_heads = nn.ModuleDict(heads)
         self.register_buffer("noise_M", noise_template(self.geometry), persistent=False)
+
+    def encode(self, patches_XFT: Tensor, *, recompute: bool = False) -> Tensor:
+        """Latents (X, D, H, W) of X patches (X, F, T), the same at once and a few at a time."""
+        if patches_XFT.device.type != "cpu" or patches_XFT.shape[0] <= PATCHES_AT_ONCE:
+            return self.encoder(patches_XFT, recompute=recompute)
+        return torch.cat([self.encoder(part, recompute=recompute) for part in patches_XFT.split(PATCHES_AT_ONCE)])
 
 
 def make_model(config: TrialConfig, n_ids: int) -> VQVAE:

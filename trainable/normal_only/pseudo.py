@@ -1,13 +1,15 @@
 """Pseudo-anomalies of held-back normal clips: what judges a training where no anomaly is labelled."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from trainable.data.clips import Split, TestClips, TrainClips
-from trainable.data.features import ClipFeatures
+from trainable.data.clips import Split, TestClips, TrainClips, offsets_of
+from trainable.data.features import ClipFeatures, passing
 from trainable.data.normalise import NormStats
 from trainable.errors import DataError
 from trainable.normal_only.families import FAMILIES, Family
@@ -135,19 +137,24 @@ def make_pseudo_anomalies(train: TrainClips, held_back: ClipFeatures, norm: Norm
             "no machine id has the four normal training clips that judging without anomalies needs: two to train on "
             "and two to hold back; record more"
         )
-    normal = _clips(held_back, norm)
+    unchanged = np.zeros(len(held_back.names), dtype=np.int64)
+    normal = TestClips(*norm.packed(held_back), Split.HELD_BACK, labels=unchanged)
     partners = members_by_id(normal)
     reference = LogMelMahalanobis().fit(train)
     normal_scores = reference.score_samples(normal)
 
+    def changed_clips(family: Family, severity: float) -> Iterator[np.ndarray]:
+        names, ids = held_back.names, held_back.machine_ids
+        for index, clip_TF in enumerate(passing(held_back.features)):
+            rng = family.draws(names[index])
+            mates = partners[ids[index]]
+            drawn = int(rng.integers(len(mates) - 1))
+            other = int(mates[drawn + (mates[drawn] >= index)])  # ascending, and a clip is not its own mate
+            yield family.change(clip_TF, held_back.features[other], severity, rng)
+
     def changed(family: Family, severity: float) -> TestClips:
-        features = []
-        for index, (clip_TF, name) in enumerate(zip(held_back.features, held_back.names, strict=True)):
-            rng = family.draws(name)
-            others = [each for each in partners[held_back.machine_ids[index]].tolist() if each != index]
-            other_TF = held_back.features[others[int(rng.integers(len(others)))]]
-            features.append(family.change(clip_TF, other_TF, severity, rng))
-        return _clips(ClipFeatures(features, [replace(info, label=1) for info in held_back.infos]), norm)
+        frames_TF = norm.frames(changed_clips(family, severity), len(normal.frames_TF))
+        return replace(normal, frames_TF=frames_TF, labels=np.ones_like(normal.labels))
 
     def reference_auc(family: Family, severity: float) -> float:
         scores = reference.score_samples(changed(family, severity))
@@ -158,14 +165,15 @@ def make_pseudo_anomalies(train: TrainClips, held_back: ClipFeatures, norm: Norm
         find_severity(family, lambda alpha, family=family: reference_auc(family, alpha))  # type: ignore[misc]
         for family in FAMILIES
     )
-    sets = [normal, *(changed(family, found.alpha) for family, found in zip(FAMILIES, severities, strict=True))]
-    names = [NORMAL, *(family.name for family in FAMILIES)]
-    return PseudoAnomalies(
-        TestClips.joined(sets),
-        tuple(name for name, clips in zip(names, sets, strict=True) for _ in range(len(clips))),
-        severities,
+    changes = (changed_clips(family, found.alpha) for family, found in zip(FAMILIES, severities, strict=True))
+    sets = 1 + len(FAMILIES)
+    clips = TestClips(
+        norm.frames(chain(passing(held_back.features), *changes), sets * len(normal.frames_TF)),
+        offsets_of(np.tile(normal.lengths, sets)),
+        sets * normal.machine_ids,
+        sets * normal.names,
+        Split.HELD_BACK,
+        labels=np.repeat([0, *(1 for _ in FAMILIES)], len(normal)),
     )
-
-
-def _clips(clips: ClipFeatures, norm: NormStats) -> TestClips:
-    return TestClips(*norm.packed(clips), Split.HELD_BACK, labels=np.array(clips.labels, dtype=np.int64))
+    names = [NORMAL, *(family.name for family in FAMILIES)]
+    return PseudoAnomalies(clips, tuple(np.repeat(names, len(normal)).tolist()), severities)

@@ -33,7 +33,7 @@ def encode_clips(
     for starts in starts_BP.split(plan.micro_batch_clips):
         patches_XFT = load_patches(frames_TF, starts, state).flatten(0, 1)
         with mixed_precision(plan, state.device):
-            latents = state.model.encoder(patches_XFT)
+            latents = state.model.encode(patches_XFT)
         rows_ND = state.model.codebook.rows(latents)
         quantized = state.model.codebook.quantize(rows_ND, chunk_rows=plan.quantizer_chunk_rows)
         codes.append(quantized.codes_NM.unflatten(0, (-1, n_patches, *grid)).cpu())

@@ -126,7 +126,7 @@ def _transform_logits(values: StepValues) -> tuple[Tensor, TransformDraws]:
     draws = part.transforms.to(state.device)
     heard_BVFT = values.patches_BPFT[:, to_device(part.view_columns_V, state.device)]
     views_BVFT = apply_transforms(heard_BVFT, draws, state.model.noise_M)
-    latents = state.model.encoder(views_BVFT.flatten(0, 1), recompute=values.plan.recompute_encoder)
+    latents = state.model.encode(views_BVFT.flatten(0, 1), recompute=values.plan.recompute_encoder)
     return state.model.heads.transform(clip_latents(latents, views_BVFT.shape[1])), draws
 
 

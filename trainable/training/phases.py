@@ -1,5 +1,6 @@
 """Which phase an epoch belongs to, and what its loss and learning rate are scaled by."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,12 +50,24 @@ def phase_at(config: TrialConfig, epoch: int) -> PhaseState:
     return PhaseState(phase_of(config.phase, epoch), commitment_scale(config, epoch))
 
 
+def peak_learning_rate(config: TrialConfig) -> float:
+    """Learning rate after warm-up: `learning_rate`, which `learning_rate_batch` may scale with the batch size.
+
+    The noise of Adam's steps stays the same where the rate grows with the square root of the batch (Malladi et al.
+    2022, "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms").
+    """
+    optim = config.optim
+    if optim.learning_rate_batch == 0:
+        return optim.learning_rate
+    return optim.learning_rate * math.sqrt(config.patch.batch_size / optim.learning_rate_batch)
+
+
 def learning_rate_at(config: TrialConfig, epochs_done: float) -> float:
-    """Learning rate after a (fractional) number of epochs: linear warm-up, then constant.
+    """Learning rate after a (fractional) number of epochs: linear warm-up to the peak, then constant.
 
     No decay towards the last epoch: ASHA compares trials at rungs long before it.
     """
-    warmup = config.optim.lr_warmup_epochs
+    peak, warmup = peak_learning_rate(config), config.optim.lr_warmup_epochs
     if epochs_done >= warmup:
-        return config.optim.learning_rate
-    return config.optim.learning_rate * max(epochs_done / warmup, 0.01)
+        return peak
+    return peak * max(epochs_done / warmup, 0.01)

@@ -23,7 +23,7 @@ def start_codebook(
     for starts in starts_BP.split(plan.micro_batch_clips):
         patches_XFT = load_patches(frames_TF, starts, state).flatten(0, 1)
         with mixed_precision(plan, state.device):
-            latents = state.model.encoder(patches_XFT)
+            latents = state.model.encode(patches_XFT)
         end = begin + starts.numel() * per_patch
         rows_ND[begin:end] = codebook.rows(latents)
         begin = end

@@ -8,6 +8,7 @@ from trainable.config import TrialConfig
 from trainable.execution_plan import ExecutionPlan
 from trainable.model.geometry import Geometry
 from trainable.model.vqvae import VQVAE, make_model
+from trainable.training.phases import peak_learning_rate
 
 
 @dataclass
@@ -41,7 +42,7 @@ def make_state(config: TrialConfig, n_ids: int, device: torch.device, dtype: tor
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Fused: one kernel without temporaries, so that running out of memory cannot leave half of a step applied.
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.optim.learning_rate, weight_decay=config.optim.weight_decay, fused=True
+        model.parameters(), lr=peak_learning_rate(config), weight_decay=config.optim.weight_decay, fused=True
     )
     return TrainState(config, model, optimizer, torch.amp.GradScaler(device.type, enabled=False))
 

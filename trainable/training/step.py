@@ -71,7 +71,9 @@ def load_patches(frames_TF: Tensor, starts_BP: Tensor, state: TrainState) -> Ten
     """
     starts_BP = to_device(starts_BP, frames_TF.device)
     patches_BPFT = gather_patches(frames_TF, starts_BP, patch_frames=state.geometry.patch_frames)
-    return patches_BPFT.to(device=state.device, dtype=state.dtype, non_blocking=True).contiguous()
+    patches_BPFT = patches_BPFT.to(state.device, non_blocking=True)
+    # Half-precision features are sent as they are, and cast and laid out in one copy.
+    return patches_BPFT.to(state.dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 def train_step(
@@ -115,7 +117,7 @@ def _micro_losses(
     patches_BPFT = load_patches(frames_TF, part.starts_BP, state)
     patches_XFT = patches_BPFT.flatten(0, 1)
     with mixed_precision(plan, state.device):
-        latents_XDHW = model.encoder(patches_XFT, recompute=plan.recompute_encoder)
+        latents_XDHW = model.encode(patches_XFT, recompute=plan.recompute_encoder)
     rows_ND = model.codebook.rows(latents_XDHW)
     quantized = model.codebook.quantize(rows_ND, chunk_rows=plan.quantizer_chunk_rows)
     with torch.no_grad():

@@ -91,7 +91,7 @@ class PCACodes(Yardstick):
         frames_TF = torch.from_numpy(np.array(clips.frames_TF))
         clip_bytes = 4 * self.n_patches * frames_TF.shape[1] * self.patch_frames
         parts = [
-            self._codes(gather_patches(frames_TF, starts, patch_frames=self.patch_frames))
+            self._codes(gather_patches(frames_TF, starts, patch_frames=self.patch_frames).float())
             for starts in starts_BP.split(max(1, CHUNK_BYTES // clip_bytes))
         ]
         relative_BP = starts_BP - torch.from_numpy(np.array(clips.offsets[:-1]))[:, None]

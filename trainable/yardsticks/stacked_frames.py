@@ -99,4 +99,4 @@ def _runs(clips: ClipSet) -> tuple[Tensor, Tensor]:
 
 
 def _cut(frames_TF: Tensor, begins_N: Tensor) -> Tensor:
-    return frames_TF[begins_N[:, None] + torch.arange(STACKED_FRAMES)]
+    return frames_TF[begins_N[:, None] + torch.arange(STACKED_FRAMES)].float()

@@ -118,6 +118,7 @@ class ExportedDetector:
         self.front_end = FrontEnd(self.sample_rate, int(front_end["n_fft"]), int(front_end["hop_length"]))
         self.seconds_per_frame = self.front_end.hop_length / self.sample_rate
         self.mean_F, self.std_F = (np.asarray(content["norm"][name], np.float32) for name in ("mean", "std"))
+        self.halved = {"float32": False, "float16": True}[content["norm"].get("precision", "float32")]
         self.stretch_frames = int(content["stretch_frames"])
         self.axes: str | None = content["axes"]
         self.lowest_rate_hz = float(content["lowest_rate_hz"] or self.sample_rate)
@@ -230,7 +231,13 @@ class ExportedDetector:
         return (first + begin) * self.seconds_per_frame, (first + end) * self.seconds_per_frame
 
     def _normalised(self, features_TF: np.ndarray) -> np.ndarray:
-        return ((features_TF - self.mean_F) / self.std_F).astype(np.float32)
+        """In half precision where training saw it so: rounded, and cut off at its largest number."""
+        with np.errstate(over="ignore"):
+            normalised_TF = ((features_TF - self.mean_F) / self.std_F).astype(np.float32)
+        if not self.halved:
+            return normalised_TF
+        most = np.finfo(np.float16).max
+        return normalised_TF.clip(-most, most).astype(np.float16).astype(np.float32)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

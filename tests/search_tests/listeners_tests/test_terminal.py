@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -24,13 +25,13 @@ from trainable.record import TrialEnd
 GIB = 2**30
 
 
-def console(*, terminal: bool, width: int = 110) -> Console:
+def console(*, terminal: bool, width: int = 125) -> Console:
     return Console(
         file=io.StringIO(), force_terminal=terminal, width=width, height=50, highlight=False, color_system=None
     )
 
 
-def drawn(view: LiveView, width: int = 110) -> str:
+def drawn(view: LiveView, width: int = 125) -> str:
     """The table as it stands now, without the terminal's control codes."""
     flat = console(terminal=False, width=width)
     flat.print(view._draw())
@@ -63,14 +64,14 @@ def test_the_live_table_says_what_runs_how_well_and_how_long_still():
     assert lines[2].rstrip().endswith("left")
     words = [" ".join(line.split()) for line in lines]
     assert words[3:7] == [
-        "best trial epoch state AUC GPU memory used / predicted parameters",
-        "0 1/9 completed 0.600 –",
-        "4 7/9 running 0.752 2.00 GiB / 2.50 GiB num_embeddings=64 learning_rate=0.00235",
-        "1 1/9 pruned 0.700 –",
+        "best trial epoch state AUC an epoch GPU memory used / predicted parameters",
+        "0 1/9 completed 0.600 2 s –",
+        "4 7/9 running 0.752 2 s 2.00 GiB / 2.50 GiB num_embeddings=64 learning_rate=0.00235",
+        "1 1/9 pruned 0.700 2 s –",
     ]
-    assert words[7] == "trial epoch phase AUC GPU memory used / predicted parameters"
-    assert words[8] == "4 7/9 full loss 0.752 2.00 GiB / 2.50 GiB num_embeddings=64 learning_rate=0.00235"
-    assert words[9] == "5 0/9 – – 3.00 GiB num_embeddings=32"
+    assert words[7] == "trial epoch phase AUC an epoch GPU memory used / predicted parameters"
+    assert words[8] == "4 7/9 full loss 0.752 0.29 s 2.00 GiB / 2.50 GiB num_embeddings=64 learning_rate=0.00235"
+    assert words[9] == "5 0/9 – – – 3.00 GiB num_embeddings=32"
     assert len(lines) == 10
 
 
@@ -99,6 +100,23 @@ def test_used_is_what_the_driver_counts_where_it_tells():
     measured = report(1, 0.6, peak_bytes=GIB, driver_bytes=2 * GIB, predicted_bytes=3 * GIB)
     assert memory_text(start(0), measured) == "2.00 GiB / 3.00 GiB"
     assert memory_text(start(0), report(1, 0.6, peak_bytes=GIB, predicted_bytes=3 * GIB)) == "1.00 GiB / 3.00 GiB"
+
+
+def test_the_time_of_an_epoch_is_as_predicted_until_it_is_measured():
+    """With its prediction a search knows the time left before the first epoch has ended."""
+    progress = make(num_samples=1)
+    predicted = replace(start(0), predicted_epoch_seconds=3.14)
+    progress.on_start(predicted, resumed=False)
+    assert "  ~3.1 s  " in drawn(LiveView(console(terminal=True), progress))
+    assert progress.seconds_left() == pytest.approx(3.14 * 7 / 3)
+    told = console(terminal=False)
+    view = PlainLines(told, progress)
+    for listener in (progress, view):
+        listener.on_report(0, report(1, 0.6), Decision.CONTINUE)
+    assert "  2 s  " in drawn(LiveView(console(terminal=True), progress))
+    for listener in (progress, view):
+        listener.on_end(predicted, ended(TrialEnd.PRUNED, 1))
+    assert "pruned after 1 epoch, AUC 0.700, 2 s an epoch (predicted ~3.1 s)" in told.file.getvalue()
 
 
 def test_a_search_that_has_not_begun_has_no_table():
@@ -199,7 +217,7 @@ def test_plain_lines_tell_bests_endings_and_recoveries():
         "trial 0: recovered [1]",
         "highest so far: AUC 0.700, trial 0 after 3 epochs; it may fall",
     ]
-    assert lines[4].startswith("trial 0 out_of_memory after 3 epochs, AUC 0.700: no plan fits | ")
+    assert lines[4].startswith("trial 0 out_of_memory after 3 epochs, AUC 0.700, 2 s an epoch: no plan fits | ")
     assert lines[4].endswith(headline(progress))
     assert len(lines) == 5
 
