@@ -21,7 +21,7 @@ from analysis.figures.parallel import parallel_coordinates
 from analysis.figures.pareto import auc_against_memory, auc_against_time, memory_against_time
 from analysis.figures.progress import all_curves, search_progress
 from analysis.figures.rungs import asha_rungs
-from analysis.front import time_text
+from analysis.front import FRONT_ROWS, time_text, unbeaten
 from analysis.headline import headline
 from analysis.importance import Importances, importances
 from analysis.judged import judged_tables, judged_text, judged_warnings, members
@@ -493,10 +493,15 @@ PLAN_WORDS = (
 )
 
 
-FRONT_WORDS = (
-    "The second table lists the completed trials that no other one beats: none is at least as good in value, memory "
-    "and time at once, and better in one of them. Which of them is best depends on what memory and time are worth."
-)
+def front_words(trials: pd.DataFrame) -> str:
+    """What the table of the front lists, and how much of it."""
+    count = len(unbeaten(trials))
+    which = f"the first {FRONT_ROWS} of {count:,}" if count > FRONT_ROWS else "the"
+    return (
+        f"The second table lists {which} completed trials that no other one beats, the highest value first: none is at "
+        "least as good in value, memory and time at once, and better in one of them. Which of them is best depends on "
+        "what memory and time are worth."
+    )
 
 
 EVENTS_SHOWN = 10
@@ -543,7 +548,7 @@ def _memory(run: RunResults) -> Section:
     section.text.append(infeasible_text(run.trials, budget_text=run.budget_text))
     said = (driver_text(run.trials, budget_bytes=budget), events_text(run), time_text(run.trials))
     section.text += [each for each in said if each]
-    section.text.append(FRONT_WORDS)
+    section.text.append(front_words(run.trials))
     figures: list[tuple[Callable[[], Figure], str]] = [
         (
             lambda: auc_against_memory(run.trials, budget_bytes=budget, measure=run.measure),

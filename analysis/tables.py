@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from analysis.front import unbeaten
+from analysis.front import FRONT_ROWS, memory_cost, unbeaten
 from analysis.pruning import pruning_savings
 from analysis.results import CUT_OFF, PARAM, UNFINISHED, RunResults
 from analysis.state import time_text
@@ -119,22 +119,20 @@ def top_table(run: RunResults, count: int = 5) -> Table:
     return Table(("trial", *judged, "epochs", "ended", "memory", "an epoch", "parameters"), tuple(rows))
 
 
-FRONT_ROWS = 12
-
-
 def front_table(run: RunResults) -> Table:
     """Completed trials that no other one beats in value, memory and time at once, the highest value first."""
+    memory, how = memory_cost(run.trials)
     rows = [
         (
             str(number),
             f"{row['final_auc']:.3f}",
-            format_bytes(int(row["predicted_bytes"])) if row["predicted_bytes"] else "–",
+            "–" if pd.isna(row["memory"]) else format_bytes(int(row["memory"])),
             f"{row['epoch_seconds']:.3g} s",
             _params_text(run, row),
         )
-        for number, row in unbeaten(run.trials).head(FRONT_ROWS).iterrows()
+        for number, row in unbeaten(run.trials.assign(memory=memory)).head(FRONT_ROWS).iterrows()
     ]
-    return Table(("trial", run.measure, "memory (predicted)", "an epoch", "parameters"), tuple(rows))
+    return Table(("trial", run.measure, f"memory ({how})", "an epoch", "parameters"), tuple(rows))
 
 
 def _params_text(run: RunResults, row: pd.Series) -> str:

@@ -46,7 +46,8 @@ FEWEST, MOST = 80, 500_000
 """Recordings: each id needs two normal and two anomalous ones to test, and no two begin at one place of the noise."""
 PARTS = ("train",) * 8 + ("test",) * 2
 NOISE_SECONDS = 60
-WAYS = ("plain loop", "first run", "next run", "pseudo run")
+PLAIN, PSEUDO = "plain loop", "pseudo run"
+WAYS = (PLAIN, "first run", "next run", PSEUDO)
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,12 @@ def this_project(config: DataConfig, cache: Path) -> int:
 
 def measure(way: str, root: Path, recordings: int, seconds_each: float) -> Measured:
     """Makes the data set once, in this process, which has made none before."""
-    objective = "both" if way == WAYS[3] else "labels"
+    objective = "both" if way == PSEUDO else "labels"
     config = DataConfig.from_dict({"data_root": str(root), "machine_type": MACHINE_TYPE, "objective": objective})
     log_mel(torch.zeros(config.front_end.sample_rate), config.front_end)  # torch loads what it needs
     before = _peak_bytes()
     begin, cpu_begin = time.perf_counter(), time.process_time()
-    features = plain_loop(config) if way == WAYS[0] else this_project(config, root / "cache")
+    features = plain_loop(config) if way == PLAIN else this_project(config, root / "cache")
     seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu_begin
     peak = _peak_bytes() - before
     return Measured(

@@ -274,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows.append(row)
         print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
     if arguments.output:
-        write_table(arguments.output, rows, command_of("fused_trials", argv))
+        write_table(arguments.output, rows, command_of("fused_trials", argv), device=arguments.device)
     return 0
 
 

@@ -28,8 +28,9 @@ from trainable.timing.counter import Work
 from trainable.timing.speed import Speed
 from trainable.timing.work import step_work
 
-MOST_FLOPS = 1e15
-"""Where no timed step is limited by its arithmetic, the fit ends at this bound: no card does more in training."""
+MOST_FLOPS = 4.94e14
+"""Where no timed step is limited by its arithmetic, the fit ends at this bound: what an H100 does at most in TF32
+(NVIDIA's data sheet, dense), in which PyTorch convolves float32 unless told otherwise."""
 START = Speed(flops_per_second=1e14, bytes_per_second=1e12, launch_seconds=5e-5)
 
 

@@ -5,7 +5,7 @@
 
 The default configuration of a space is trained with each seed, once under today's rules of reading and once under
 rules 2, which do not round features. Both take turns, an epoch at a time, so that other work on
-the machine slows both alike; ``epoch_s`` and ``load_s`` (a data set from the cache) are medians.
+the machine slows both alike; ``epoch_s``, and the seconds to load a data set from the cache, are medians.
 """
 
 import sys

@@ -14,7 +14,7 @@ plans. A budget that excludes more than `MOST_EXCLUDED` of the proposals beyond 
 chosen: it would finish soonest by leaving the large ones out.
 
 Limits: proposals are uniform draws, which a sampler's later ones are not. Trials that share a card are taken not to
-slow each other down before it is full: of 2, 4 and 8 small trials on an H100 the model says 2, 4 and 4.9 times as many
+slow each other down before it is full: of 2, 4 and 8 small trials on an H100 the model says 2, 4 and 4.7 times as many
 an hour, where 1.8, 3.5 and 4.9 were measured. The host's memory, some GiB a process on a GPU, is not counted.
 """
 

@@ -24,7 +24,7 @@ def show_soonest(console: Console, configs: Sequence[TrialConfig], planner: "Pla
     planner
         Without a budget.
     """
-    cores = "" if machine.cores is None else f" and {machine.cores:g} cores"
+    cores = "" if machine.cores is None else f" and {machine.cores:.3g} CPU cores"
     console.print(f"looking for the budget that finishes soonest on {machine.card}{cores}", soft_wrap=True)
     outlooks = tried(configs, planner, machine, time_on(planner, "cuda"))
     chosen = choose(outlooks)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from search.engine.asha import Asha
-from search.plan import Planned, draw, print_plans, print_share
+from search.engine.space_draws import draw
+from search.plan import Planned, print_plans, print_share
 from search.request import SearchOptions
 from spaces.space import Space
 from trainable.units import counted, duration_text, format_bytes

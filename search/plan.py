@@ -18,7 +18,7 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 
-from search.budget import DRAWS, Machine, Outlooks, sample, time_on
+from search.budget import DRAWS, Machine, Outlook, Outlooks, sample, time_on
 from search.budget_table import print_outlooks, show_soonest
 from spaces.loader import load_space
 from spaces.space import Space
@@ -149,17 +149,23 @@ def _plan_space(arguments: argparse.Namespace) -> int:
     for flag, value in (("--samples", samples), ("--rows", rows)):
         if value < 1:
             raise ConfigError(f"{flag} is {value}; it must be at least 1")
+    # Imported here so that --help needs no Optuna.
+    from search.engine.space_draws import draw, refuse_several_batch_sizes
+
     given = given_knobs(arguments)
-    space = _space_on_gpu(arguments.space)
+    space = _with_given(_space_on_gpu(arguments.space), given)
+    if arguments.gradient_accumulation_steps is not None:
+        refuse_several_batch_sizes(space)
     limits = Limits.read(arguments)
     dataset = _dataset(arguments, space.data)
     # As in a search: no more patches than the stride yields from these clips.
     space = space.for_clips(int(dataset.train.lengths.max()))
-    first = _config(space, draw(space, 1, seed)[0], given)
+    epochs = int(given.get("epochs", space.search.max_epochs))
+    first = space.config(draw(space, 1, seed)[0], epochs=epochs)
     planner = limits.planner(dataset, plan_request(arguments, first.patch.batch_size))
     sampled = sample(
         draw(space, max(DRAWS, 4 * samples), seed),
-        lambda params: _config(space, params, given),
+        lambda params: space.config(params, epochs=epochs),
         n_ids=planner.data.n_ids,
         count=samples,
     )
@@ -179,10 +185,7 @@ def _plan_space(arguments: argparse.Namespace) -> int:
         budget_bytes = next(iter(limits.sizes(machine, console)), None)
     outlooks = Outlooks(configs, planner, machine)
     plans = outlooks.plans(budget_bytes)
-    planned = [
-        Planned({name: value for name, value in params.items() if name not in given}, plan)
-        for (params, _), plan in zip(sampled, plans, strict=True)
-    ]
+    planned = [Planned(params, plan) for (params, _), plan in zip(sampled, plans, strict=True)]
     print_share(console, f"space {space.name}", planned, planner.within(budget_bytes))
     if budget_bytes is not None and not limits.is_auto:
         console.print(str(outlooks.outlook(budget_bytes, plans)))
@@ -199,7 +202,11 @@ def _compare(
 ) -> None:
     """Prints what to expect of several budgets; how fast they are only where the card is known."""
     time_of = None if machine is None else time_on(planner, "cuda")
-    print_outlooks(console, list(Outlooks(configs, planner, machine, time_of).under(sorted(budgets, reverse=True))))
+    ordered, outside_bytes = sorted(budgets, reverse=True), planner.profile.outside_bytes
+    outlooks = Outlooks(configs, planner, machine, time_of).under(each for each in ordered if each > outside_bytes)
+    # The planner refuses budgets below what any process takes: nothing fits them.
+    nothing = [Outlook(each, whole=0.0, smaller=0.0) for each in ordered if each <= outside_bytes]
+    print_outlooks(console, [*outlooks, *nothing])
 
 
 def _space_on_gpu(name_or_path: str) -> Space:
@@ -234,21 +241,10 @@ def _recalibrate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
-    """Uniform draws of a space's parameters, as in the first proposals of a search."""
-    import numpy as np
-
-    from search.engine.space_draws import uniform_params
-
-    rng = np.random.RandomState(seed)
-    return [uniform_params(space, rng) for _ in range(count)]
-
-
-def _config(space: Space, params: Mapping[str, Any], given: Mapping[str, Any]) -> TrialConfig:
-    """A draw's configuration; flags override drawn and fixed values."""
-    flagged = replace(space, fixed={**space.fixed, **given})
-    kept = {name: value for name, value in params.items() if name not in given}
-    return flagged.config(kept, epochs=int(given.get("epochs", space.search.max_epochs)))
+def _with_given(space: Space, given: Mapping[str, Any]) -> Space:
+    """The space with flags in place of what it draws or fixes; conditions follow them."""
+    searched = tuple(parameter for parameter in space.parameters if parameter.name not in given)
+    return replace(space, parameters=searched, fixed={**space.fixed, **given})
 
 
 def _dataset(arguments: argparse.Namespace, data: Mapping[str, Any]) -> "Dataset":
@@ -296,21 +292,30 @@ class Limits:
     def machine(self, profile: DeviceProfile) -> Machine | None:
         """What trials would run on, with the profile's reserve; None where no card is known.
 
-        This machine's GPU where none is named, unless a budget is for a larger one elsewhere.
+        The card of --gpu-memory, or else that of --profile, this machine's, or that of the profile found by name;
+        none of the latter three where a budget is for a larger one elsewhere.
         """
-        total_bytes = self.card_bytes or (self.profile or profile).total_bytes
-        if total_bytes is not None:
-            return Machine(Card(total_bytes, profile.reserve_bytes))
+        if self.card_bytes is not None:
+            return Machine(Card(self.card_bytes, profile.reserve_bytes))
+        machine = self._implied_machine(profile)
+        if machine is None:
+            return None
+        card = machine.card
+        larger = any((budget.on([card]).size_bytes or 0) > card.usable_bytes for budget in self.budgets)
+        return None if larger else machine
+
+    def _implied_machine(self, profile: DeviceProfile) -> Machine | None:
+        """The machine where --gpu-memory does not say it, whatever the budgets."""
+        if self.profile is not None and self.profile.total_bytes is not None:
+            return Machine(Card(self.profile.total_bytes, profile.reserve_bytes))
         import torch
 
         from trainable.device.cap import card_bytes
 
-        if not torch.cuda.is_available():
-            return None
-        card = Card(card_bytes("cuda"), profile.reserve_bytes)
-        if any((budget.on([card]).size_bytes or 0) > card.usable_bytes for budget in self.budgets):
-            return None
-        return Machine(card, available_cores() / torch.cuda.device_count())
+        if torch.cuda.is_available():
+            card = Card(card_bytes("cuda"), profile.reserve_bytes)
+            return Machine(card, available_cores() / torch.cuda.device_count())
+        return None if profile.total_bytes is None else Machine(Card(profile.total_bytes, profile.reserve_bytes))
 
     def sizes(self, machine: Machine | None, console: Console) -> list[int]:
         """Bytes of every budget; says how its words were understood."""

@@ -50,6 +50,8 @@ class SearchOptions:
     grace_period: int = 3
     reduction_factor: int = 3
     budget_bytes: int | None = None
+    budget_words: str | None = None
+    """What the command line called the budget, where it did."""
     concurrency: int | None = None
     """Concurrent trials; None = one per core, or as many as fit the GPUs."""
     seed: int = 0
@@ -454,8 +456,8 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         # Absolute, so that a resume from another folder uses the same place.
         given["storage_path"] = absolute_place(arguments.storage_path)
     budget = _asked_budget(arguments)
-    if budget is not None and budget.size_bytes is not None:
-        given["budget_bytes"] = budget.size_bytes
+    if budget is not None:
+        given |= {"budget_words": budget.text, "budget_bytes": budget.size_bytes}
     if arguments.checkpoint_limit is not None:
         given["checkpoint_limit_bytes"] = parse_bytes(arguments.checkpoint_limit, "--checkpoint-limit")
     if arguments.time_limit is not None:

@@ -14,6 +14,7 @@ from search.engine.conductor import Conductor
 from search.engine.feasibility import Feasibility
 from search.engine.listener import BaseListener, Listener, Listeners, make_listener
 from search.engine.pace import Pace
+from search.engine.space_draws import refuse_several_batch_sizes
 from search.first_proposals import first_proposals
 from search.listeners.progress import Progress
 from search.listeners.tensorboard import TensorBoardScalars
@@ -123,7 +124,8 @@ def _run(
         folder.write_check(dataset.check.to_dict())
     store = RunStore(folder, study, space, budget_bytes=options.budget_bytes)
     pace = Pace(DataSizes.of(dataset), Speed.of(profile, device))
-    pace.learn_from(map(folder.read_trial, folder.numbers()[-LEARNED_TRIALS:]))
+    if request.resumed is not None and (request.resumed.device == "cpu") == (device == "cpu"):
+        pace.learn_from(folder, folder.numbers()[-LEARNED_TRIALS:])
     conductor = Conductor(
         space,
         options,
@@ -281,8 +283,7 @@ def _plan_request(request: "Request") -> PlanRequest:
     options, space = request.options, request.space
     micro = None
     if options.gradient_accumulation_steps is not None:
-        if "batch_size" in space.names:
-            raise ConfigError("--gradient-accumulation-steps needs one batch size, but the space searches batch_size")
+        refuse_several_batch_sizes(space)
         batch_size = space.default_config(epochs=1).patch.batch_size
         micro = micro_batch_of(batch_size, options.gradient_accumulation_steps)
     return options.plan_request(micro)

@@ -187,7 +187,9 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
     standard_output.prepare()
     try:
         with stop_signals.raised():
-            return main(argv)
+            status = main(argv)
+            sys.stdout.flush()
+            return status
     except OutputError as error:
         if not error.reader_gone:  # a pager or head has read enough
             print(f"error: {error}", file=sys.stderr)

@@ -20,8 +20,9 @@ def prepare() -> None:
     out = sys.stdout
     if type(out) is io.TextIOWrapper and not isinstance(out.buffer, io.BytesIO):
         out.flush()
+        raw = io.FileIO(out.fileno(), "wb", closefd=False)
         sys.stdout = _Output(
-            io.BufferedWriter(io.FileIO(out.fileno(), "wb", closefd=False)),
+            raw if out.write_through else io.BufferedWriter(raw),  # as with python -u
             encoding=out.encoding,
             errors=_AS_GIVEN,
             line_buffering=out.line_buffering,

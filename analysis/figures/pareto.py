@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures.memory import memory_limits, memory_unit
-from analysis.front import unbeaten
+from analysis.front import beaten, memory_cost, unbeaten
 from analysis.style import (
     BLACK,
     END_COLOURS,
@@ -25,28 +25,6 @@ from analysis.style import (
 from trainable.config import Objective
 from trainable.record import TrialEnd
 from trainable.units import counted
-
-
-def pareto_front(cost: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """Points that no other point beats in both, bool (n,): lower cost and higher gain are better.
-
-    If points are equal in both, only the first counts.
-    """
-    order = np.lexsort((-gain, cost))
-    front = np.zeros(len(cost), dtype=bool)
-    best = -np.inf
-    for index in order:
-        if gain[index] > best:
-            front[index] = True
-            best = gain[index]
-    return front
-
-
-def memory_cost(trials: pd.DataFrame) -> tuple[pd.Series, str]:
-    """Peak bytes of each trial, and whether they are measured (if any trial used a GPU) or predicted."""
-    if (trials["peak_bytes"] > 0).any():
-        return trials["peak_bytes"].where(trials["peak_bytes"] > 0), "measured peak"
-    return trials["predicted_bytes"].where(trials["predicted_bytes"] > 0), "predicted peak"
 
 
 @styled
@@ -83,25 +61,26 @@ def auc_against_time(trials: pd.DataFrame, *, measure: str = Objective.LABELS.me
 
 @styled
 def memory_against_time(trials: pd.DataFrame, *, measure: str = Objective.LABELS.measure) -> Figure:
-    """Predicted memory against seconds an epoch of completed trials, coloured by their value (`measure`), with those
-    that nothing beats in all three."""
+    """Peak memory against seconds an epoch of completed trials, coloured by their value (`measure`), with those that
+    nothing beats in all three."""
     title = "Value, memory and time"
-    front = unbeaten(trials)
-    if not len(front):
-        return message_figure(title, "No trial has completed yet.")
-    if not front["predicted_bytes"].any():
-        return message_figure(title, "No completed trial has a predicted memory peak.")
     completed = trials[trials["end"] == TrialEnd.COMPLETED.value].dropna(subset=["final_auc", "epoch_seconds"])
-    unit, name = memory_unit(float(completed["predicted_bytes"].max()))
+    if not len(completed):
+        return message_figure(title, "No trial has completed yet.")
+    cost, how = memory_cost(trials)
+    completed = completed[cost[completed.index].notna()]
+    if not len(completed):
+        return message_figure(title, "No completed trial has a measured or predicted memory peak.")
+    unit, name = memory_unit(float(cost[completed.index].max()))
+    memory, front = cost[completed.index] / unit, unbeaten(completed)
     figure = new_figure()
     axes = figure.subplots()
-    memory = completed["predicted_bytes"] / unit
     points = axes.scatter(completed["epoch_seconds"], memory, c=completed["final_auc"], s=28, cmap="viridis")
-    axes.plot(front["epoch_seconds"], front["predicted_bytes"] / unit, "o", color=BLACK, label="front", **_RING)
+    axes.plot(front["epoch_seconds"], memory[front.index], "o", color=BLACK, label="front", **_RING)
     axes.set(
         title=f"{title}:\n{counted(len(front), 'trial')} that nothing beats in all three",
         xlabel="median seconds an epoch",
-        ylabel=axis_label(f"predicted peak of GPU memory ({name})"),
+        ylabel=axis_label(f"{how} of GPU memory ({name})"),
         ylim=memory_limits(float(memory.min()), float(memory.max())),
     )
     figure.colorbar(points, ax=axes, label=last_epoch_label(measure))
@@ -144,7 +123,7 @@ def _front(
     # A stopped trial's AUC is from an early epoch, so it cannot be compared with a final one.
     completed = scored[scored["end"] == TrialEnd.COMPLETED.value]
     among = completed if len(completed) else scored
-    front = among[pareto_front(among["cost"].to_numpy(), among["final_auc"].to_numpy())].sort_values("cost")
+    front = among[~beaten(np.stack([among["cost"], -among["final_auc"]], axis=1))].sort_values("cost")
     what = "completed" if len(completed) else "none completed yet"
     axes.step(front["cost"], front["final_auc"], "-o", where="post", color=BLACK, label=f"front ({what})", **_RING)
     low, high = float(scored["cost"].min()), float(scored["cost"].max())

@@ -2,12 +2,14 @@
 
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from statistics import median
 
 from trainable.config import TrialConfig
+from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.predict import DataSizes
-from trainable.record import EpochReport, TrialRecord
+from trainable.record import EpochReport, RunFolder
 from trainable.timing.speed import Speed
 from trainable.timing.work import epoch_work
 
@@ -34,7 +36,7 @@ class Pace:
     def estimate(self, config: TrialConfig, plan: ExecutionPlan | None = None) -> float:
         """Seconds an epoch by the device's speed alone, without a plan those of the whole batch at once.
 
-        It depends on no epoch, so a resumed search gets it again.
+        It depends on no epoch, so a search resumed on the same kind of device gets it again.
         """
         return self._speed.seconds(epoch_work(config, self._data, plan)).alone
 
@@ -52,8 +54,10 @@ class Pace:
         ratios = self._first if report.epoch == 1 else self._later
         ratios.append(report.epoch_seconds / self.estimate(config, report.plan))
 
-    def learn_from(self, records: Iterable[TrialRecord]) -> None:
-        """Adds the epochs of trials from before a resume."""
-        for record in records:
-            for report in record.epochs:
-                self.learn(record.start.config, report)
+    def learn_from(self, folder: RunFolder, numbers: Iterable[int]) -> None:
+        """Adds the epochs of trials from before a resume; the recovery speaks of records that cannot be read."""
+        for number in numbers:
+            with suppress(RunError):
+                record = folder.read_trial(number)
+                for report in record.epochs:
+                    self.learn(record.start.config, report)

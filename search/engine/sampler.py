@@ -342,8 +342,12 @@ class BudgetedTPESampler(BaseSampler):
             good_share = len(below) / (len(below) + len(above))
             for _ in range(BATCHES):
                 candidates = [contrast.candidates(rng, CANDIDATES) for contrast in contrasts]
-                drawn = (join([group[place] for group in candidates]) for place in range(CANDIDATES))
-                for params in drawn if seconds is None else _per_second(drawn, candidates, good_share, seconds):
+                drawn: Iterable[dict[str, Any]] = (
+                    join([group[place] for group in candidates]) for place in range(CANDIDATES)
+                )
+                if seconds is not None:
+                    drawn = _per_second(drawn, groups, candidates, good_share, seconds)
+                for params in drawn:
                     draws += 1
                     if fits(params):
                         return Proposal(params, True, draws)
@@ -471,12 +475,18 @@ def groups_of(trials: Iterable[FrozenTrial], space: Group) -> list[Group]:
 
 
 def _per_second(
-    drawn: Iterable[dict[str, Any]], candidates: Sequence[Candidates], good_share: float, seconds: Seconds
+    drawn: Iterable[dict[str, Any]],
+    groups: Sequence[Group],
+    candidates: Sequence[Candidates],
+    good_share: float,
+    seconds: Seconds,
 ) -> list[dict[str, Any]]:
     """The candidates of all groups, joined as `drawn`, by descending expected improvement per second."""
 
     def gain(place: int, params: dict[str, Any]) -> float:
-        log_ratio = sum(group.log_ratio(place) for group in candidates)
+        # A group whose condition does not hold has values too, which the joined proposal leaves out.
+        active = [each for group, each in zip(groups, candidates, strict=True) if not params.keys().isdisjoint(group)]
+        log_ratio = sum(each.log_ratio(place) for each in active)
         return log_improvement(log_ratio, good_share) - math.log(seconds(params))
 
     gains = [(gain(place, params), params) for place, params in enumerate(drawn)]

@@ -9,6 +9,7 @@ from optuna.distributions import BaseDistribution
 from search.engine._tpe import random_draws
 from search.engine.optuna_trials import to_optuna
 from spaces.space import Space
+from trainable.errors import ConfigError
 
 PROBES = 64
 """Uniform draws, beside the smallest corner, that show whether anything fits."""
@@ -43,6 +44,18 @@ def uniform_values(space: Space, rng: np.random.RandomState) -> dict[str, Any]:
 def uniform_params(space: Space, rng: np.random.RandomState) -> dict[str, Any]:
     """A uniform draw, conditions respected."""
     return active_params(space, uniform_values(space, rng))
+
+
+def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
+    """Uniform draws of a space's parameters, as in the first proposals of a search."""
+    rng = np.random.RandomState(seed)
+    return [uniform_params(space, rng) for _ in range(count)]
+
+
+def refuse_several_batch_sizes(space: Space) -> None:
+    """Raises ConfigError if batches vary in size, so that no micro-batch is the same number of steps for all."""
+    if "batch_size" in space.names:
+        raise ConfigError("--gradient-accumulation-steps needs one batch size, but the space searches batch_size")
 
 
 def probes(space: Space, seed: int, count: int = PROBES) -> Iterator[dict[str, Any]]:

@@ -231,6 +231,12 @@ class Heartbeat(BaseListener):
         self._said = clock()
 
     def on_report(self, number: int, report: EpochReport, decision: Decision) -> None:
+        self._beat()
+
+    def on_end(self, start: TrialStart, outcome: TrialOutcome) -> None:
+        self._beat()
+
+    def _beat(self) -> None:
         if self._clock() - self._said >= HEARTBEAT_SECONDS:
             self._said = self._clock()
             when = datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")

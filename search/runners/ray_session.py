@@ -154,19 +154,15 @@ def keep_token_private(*, new: bool = False) -> None:
     ----------
     new
         Whether Ray has just made it, so that nobody need be told.
-
-    Raises
-    ------
-    RunError
-        If others may read it and its mode cannot be changed.
     """
     path = token_path()
     try:
         if not path.exists() or not stat.S_IMODE(path.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
             return
         path.chmod(stat.S_IRUSR | stat.S_IWUSR)
-    except OSError as error:
-        raise RunError(f"{path}, Ray's token, may be read by others: {error.strerror}; chmod 600 it") from None
+    except OSError as error:  # a secret that a cluster mounts, for example
+        logger.warning("%s, Ray's token, can be read by every user of this machine: %s", path, error.strerror)
+        return
     if not new:
         logger.warning("%s, Ray's token, could be read by every user of this machine; now only by its owner", path)
 

@@ -24,18 +24,13 @@ from analysis.figures.importance import importance_bars
 from analysis.figures.infeasible import infeasible_over_time, infeasible_share, infeasible_text
 from analysis.figures.memory import memory_by_plan, predicted_against_measured
 from analysis.figures.parallel import parallel_coordinates, unit_positions
-from analysis.figures.pareto import (
-    auc_against_memory,
-    auc_against_time,
-    memory_against_time,
-    memory_cost,
-    pareto_front,
-)
+from analysis.figures.pareto import auc_against_memory, auc_against_time, memory_against_time
 from analysis.figures.progress import all_curves, search_progress
 from analysis.figures.roc import roc_curves
 from analysis.figures.rungs import asha_rungs
 from analysis.figures.scores import score_histograms
 from analysis.figures.surprise import spectrogram_with_surprise, surprise_map
+from analysis.front import memory_cost
 from analysis.importance import importances
 from analysis.results import RunResults, load_run
 from analysis.style import Message
@@ -108,13 +103,17 @@ def test_a_run_on_a_cpu_says_that_nothing_was_measured(tmp_path: Path) -> None:
     assert "Nothing was measured" in texts(predicted_against_measured(run.trials, budget_bytes=None))
     assert isinstance(predicted_against_measured(run.trials, budget_bytes=None), Message)
     assert memory_cost(run.trials)[1] == "predicted peak"
-    assert "predicted peak" in texts(auc_against_memory(run.trials, budget_bytes=None))
+    for figure in (auc_against_memory(run.trials, budget_bytes=None), memory_against_time(run.trials)):
+        assert "predicted peak" in texts(figure)
 
 
 def test_a_run_on_a_gpu_is_drawn_by_what_was_measured(synthetic_run: RunResults) -> None:
-    cost, how = memory_cost(synthetic_run.trials)
+    trials = synthetic_run.trials
+    cost, how = memory_cost(trials)
     assert how == "measured peak"
     assert cost.isna().sum() == 5  # over budget: never started, nothing measured
+    for figure in (auc_against_memory(trials, budget_bytes=None), memory_against_time(trials)):
+        assert "measured peak" in texts(figure)
 
 
 def test_the_progress_line_never_falls(synthetic_run: RunResults) -> None:
@@ -136,21 +135,6 @@ def test_before_a_trial_has_completed_the_highest_is_called_so() -> None:
     }
     assert "best completed" not in lines
     assert lines["highest so far"].tolist() == [0.6, 0.7, 0.7]  # one that crashed does not count
-
-
-def test_the_pareto_front_by_hand() -> None:
-    cost = np.array([1.0, 2.0, 2.0, 3.0, 4.0, 1.0])
-    gain = np.array([0.5, 0.7, 0.6, 0.7, 0.9, 0.5])
-    assert pareto_front(cost, gain).tolist() == [True, True, False, False, True, False]
-
-
-def test_nothing_beats_a_trial_of_the_front_in_both(synthetic_run: RunResults) -> None:
-    scored = synthetic_run.trials.dropna(subset=["final_auc"])
-    cost, gain = scored["peak_bytes"].to_numpy(float), scored["final_auc"].to_numpy()
-    front = pareto_front(cost, gain)
-    for index in range(len(cost)):
-        beaten = ((cost <= cost[index]) & (gain >= gain[index]) & ((cost < cost[index]) | (gain > gain[index]))).any()
-        assert front[index] != beaten
 
 
 def test_the_infeasible_share_by_hand() -> None:

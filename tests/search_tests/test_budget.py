@@ -8,7 +8,7 @@ import pytest
 from benchmarks.gpu_cases import DATA as H100_DATA
 from benchmarks.gpu_packing import packing_config
 from search.budget import MOST_EXCLUDED, Machine, Outlook, Outlooks, choose, sample, time_on, tried
-from search.plan import draw
+from search.engine.space_draws import draw
 from spaces.loader import load_space
 from tests.reader import ROOT
 from trainable.config import TrialConfig

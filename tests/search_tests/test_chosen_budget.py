@@ -1,6 +1,7 @@
 """A search's budget in bytes, by what was asked for and what its trials run on."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -11,6 +12,7 @@ from search.runners.packing import Node
 from search.runners.ray_session import RaySession
 from tests.trainable_tests.fake_cuda import fake_cuda
 from trainable.errors import ConfigError
+from trainable.host import available_cores
 from trainable.memory.planner import Planner
 from trainable.memory.predict import DataSizes
 from trainable.memory.profile import DeviceProfile
@@ -55,20 +57,40 @@ def test_trials_that_take_turns_have_the_whole_card(capsys: pytest.CaptureFixtur
 
 
 def test_on_a_cluster_the_soonest_on_the_smallest_card_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
-    chosen = budget_of(request("--num-samples", "12"), "cuda", CARDS)
+    chosen = budget_of(request("--address", "auto", "--num-samples", "12"), "cuda", CARDS)
     assert chosen == 2 * GIB, "four trials for each of three cards, of which the smallest has 8 GiB for budgets"
     printed = capsys.readouterr().out
-    assert "on 8.00 GiB (a GPU of 9.00 GiB less a reserve of 1.00 GiB) and 8 cores" in printed
+    assert "on 8.00 GiB (a GPU of 9.00 GiB less a reserve of 1.00 GiB) and 8 CPU cores" in printed
     assert "budget 2.00 GiB: 4 trials a card, 100% of proposals unsplit" in printed
-    assert budget_of(request("--num-samples", "12", "--gpu-memory-budget", "auto", "--quiet"), "cuda", CARDS) == chosen
+    quietly = request("--address", "auto", "--num-samples", "12", "--gpu-memory-budget", "auto", "--quiet")
+    assert budget_of(quietly, "cuda", CARDS) == chosen
     assert capsys.readouterr().out == ""
     assert budget_of(request("--gpu-memory-budget", "0.5"), "cuda", CARDS) == 4 * GIB
 
 
-def test_a_resumed_run_keeps_the_budget_that_was_chosen() -> None:
+def resumed(begun: Request, *words: str, budget_bytes: int | None = None) -> Request:
+    """A resume of a run that had begun, whose budget was `budget_bytes` on the cards of then."""
+    options = {**begun.options.to_dict(), "budget_bytes": budget_bytes or begun.options.budget_bytes}
+    return replace(request(*words), resumed=SimpleNamespace(options=options))  # type: ignore[arg-type]
+
+
+def test_a_resumed_run_keeps_its_budget_on_any_card(capsys: pytest.CaptureFixture[str]) -> None:
     begun = request("--gpu-memory-budget", "700MiB")
-    for words in ((), ("--gpu-memory-budget", "auto")):
-        resumed = replace(request(*words), options=begun.options, resumed=object())  # type: ignore[arg-type]
-        assert budget_of(resumed, "cuda", CARDS) == 700 * MIB
-    other = replace(request("--gpu-memory-budget", "0.5"), options=begun.options, resumed=object())  # type: ignore[arg-type]
-    assert budget_of(other, "cuda", CARDS) == 4 * GIB
+    for words in ((), ("--gpu-memory-budget", "auto"), ("--gpu-memory-budget", "700MiB")):
+        assert budget_of(resumed(begun, *words), "cuda", CARDS) == 700 * MIB
+    assert capsys.readouterr().out == "the run keeps its budget: 700 MiB\n"
+    half = request("--gpu-memory-budget", "0.5")
+    again = resumed(half, "--gpu-memory-budget", "0.5", budget_bytes=3 * GIB)
+    assert budget_of(again, "cuda", CARDS) == 3 * GIB, "the same words as on the cards of then"
+    assert budget_of(resumed(begun, "--gpu-memory-budget", "0.5"), "cuda", CARDS) == 4 * GIB
+
+
+def test_a_card_for_a_display_decides_nothing() -> None:
+    with_display = RaySession(None, (Node("a", 8, 1, 9 * GIB), Node("d", 8, 1, GIB + 256 * MIB)))
+    assert budget_of(request("--gpu-memory-budget", "0.5"), "cuda", with_display) == 4 * GIB
+
+
+def test_cores_of_this_machine_are_counted_once(capsys: pytest.CaptureFixture[str]) -> None:
+    told_of_more = RaySession(None, (Node("a", 4096, 1, 9 * GIB),))
+    budget_of(request("--concurrency", "4096", "--num-samples", "2"), "cuda", told_of_more)
+    assert f" and {available_cores()} CPU cores" in capsys.readouterr().out

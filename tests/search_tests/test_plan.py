@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 
 from search import plan as plan_command
-from search.plan import COLUMNS, Planned, draw, main, print_plans
+from search.engine.space_draws import draw
+from search.plan import COLUMNS, Limits, Planned, main, print_plans
 from spaces.loader import load_space
 from trainable.commandline import run
 from trainable.data.load import Dataset
+from trainable.device.budget import Budget
+from trainable.host import available_cores
 from trainable.memory.planner import Planner
 from trainable.memory.predict import DataSizes
+from trainable.memory.profile import DeviceProfile
 from trainable.units import GIB, MIB, format_bytes
 
 pytestmark = pytest.mark.slow
@@ -62,13 +66,34 @@ def test_flags_take_the_place_of_what_a_space_draws(capsys: pytest.CaptureFixtur
     assert text.count("latent_dim") == 1, "no other value is shown"
 
 
+def test_conditions_follow_the_flags(
+    tiny_dataset: Dataset, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parent that is given decides whether the child is drawn, not one that would have been drawn or fixed."""
+    monkeypatch.setattr(plan_command, "_dataset", lambda *_: tiny_dataset)
+    path = tmp_path / "space.yaml"
+    path.write_text(
+        "parameters:\n"
+        "  width: {choices: [0.25, 0.5]}\n"
+        "  depth: {choices: [1, 2], when: {width: 0.25}}\n"
+        "  columns: {choices: [8, 16], when: {n_patches: 2}}\n"
+        "fixed: {n_patches: 2, batch_size: 4}\n"
+    )
+    few = ("--space", str(path), "--samples", "6")
+    assert planned(capsys, *few, "--width", "0.25").count("depth") == 6
+    text = planned(capsys, *few, "--width", "0.5", "--n-patches", "1")
+    assert "depth" not in text
+    assert "columns" not in text
+
+
 def test_budgets_side_by_side_and_the_soonest(capsys: pytest.CaptureFixture[str]) -> None:
     few = ("--space", "ad_smoke", "--samples", "4", "--rows", "1")
-    text = planned(capsys, *few, "--gpu-memory-budget", "610MiB", "2", "--width", "4")
+    text = planned(capsys, *few, "--gpu-memory-budget", "400MiB", "610MiB", "2", "--width", "4")
     assert "--gpu-memory-budget 2 means 2 GiB" in text
     rows = [line.split() for line in text.splitlines() if line.strip().endswith("%")]
-    assert [row[:2] for row in rows] == [["2.00", "GiB"], ["610", "MiB"]], "shares alone: no card is known"
+    assert [row[:2] for row in rows] == [["2.00", "GiB"], ["610", "MiB"], ["400", "MiB"]], "shares alone"
     assert rows[0][2:] == ["100%", "0%", "0%"]
+    assert rows[2][2:] == ["0%", "0%", "100%"], "less than any process takes"
     card = ("--gpu-memory", "4GiB")
     assert re.search(r"1.75 GiB +2 .* ×", planned(capsys, *few, "--gpu-memory-budget", "0.5", "0.25", *card))
     text = planned(capsys, *few, "--gpu-memory-budget", "auto", *card)
@@ -80,6 +105,44 @@ def test_budgets_side_by_side_and_the_soonest(capsys: pytest.CaptureFixture[str]
     text = planned(capsys, *few, "--gpu-memory-budget", "4GiB", *card)
     assert "--gpu-memory-budget 4GiB is a whole card: 3.50 GiB" in text
     assert "budget 3.50 GiB: 1 trial a card, 100% of proposals unsplit, 0% by a smaller plan, 0% not at all" in text
+
+
+def test_the_card_is_the_one_given_or_else_the_profiles_or_this_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    named, given = DeviceProfile(total_bytes=80 * GIB), DeviceProfile(total_bytes=40 * GIB)
+
+    def card_gib(budget: str, profile: DeviceProfile | None = None, card_bytes: int | None = None) -> float | None:
+        machine = Limits((Budget.read(budget),), profile, card_bytes).machine(profile or named)
+        return None if machine is None else machine.card.total_bytes / GIB
+
+    assert card_gib("8GiB") == 80
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("trainable.device.cap.card_bytes", lambda _: 24 * GIB)
+    assert card_gib("8GiB") == 24
+    assert card_gib("8GiB", given) == 40
+    assert card_gib("8GiB", given, 16 * GIB) == 16
+    machine = Limits((Budget.read("auto"),), None, None).machine(named)
+    assert machine is not None
+    assert machine.cores == available_cores() / 2
+    assert card_gib("100GiB") is None
+    assert card_gib("100GiB", given) is None
+    assert card_gib("100GiB", given, 16 * GIB) == 16, "refused then: both were given"
+
+
+def test_plans_for_a_larger_card_than_the_profiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    DeviceProfile(total_bytes=80 * GIB).save(tmp_path / "card.json")
+    arguments = ("--space", "ad_smoke", "--samples", "2", "--profile", str(tmp_path / "card.json"))
+    text = planned(capsys, *arguments, "--gpu-memory-budget", "100GiB")
+    assert "2 of 2 sampled configurations fit" in text
+    assert "predicted peak memory on a GPU" in text
+
+
+def test_one_batch_size_is_split_into_steps(
+    tiny_dataset: Dataset, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan_command, "_dataset", lambda *_: tiny_dataset)
+    steps = ("--space", "ad_gpu", "--samples", "1", "--gradient-accumulation-steps", "4")
+    assert "100%  8 clips" in planned(capsys, *steps, "--batch-size", "32")
 
 
 def test_says_why_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +183,7 @@ def test_the_memory_saver_plans_the_whole_batch(tmp_path: Path, capsys: pytest.C
         (("--space", "ad_smoke", "--gpu-memory-budget", "auto", "2GiB"), "auto compares budgets by itself"),
         (("--space", "ad_smoke", "--gpu-memory", "8GiB"), "--gpu-memory changes nothing without"),
         (("--config", "recipe", "--gpu-memory-budget", "2GiB", "4GiB"), "with --config give one"),
+        (("--space", "ad_gpu", "--gradient-accumulation-steps", "4"), "but the space searches batch_size"),
         (
             ("--space", "ad_smoke", "--gpu-memory-budget", "9GiB", "--gpu-memory", "8GiB"),
             "does not fit a GPU of 8.00 GiB",

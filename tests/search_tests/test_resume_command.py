@@ -75,6 +75,17 @@ def test_a_search_killed_before_its_study_is_resumed(arguments, tmp_path, monkey
     assert len(RunFolder(tmp_path / "run").read_trials()) == 1
 
 
+@pytest.mark.parametrize(("before", "learned"), [("cpu", [[0]]), ("cuda:0", [])])
+def test_only_epochs_on_this_kind_of_device_say_how_long_one_takes(arguments, tmp_path, monkeypatch, before, learned):
+    assert main([*arguments, "--device", "cpu", "--num-samples", "1"]) == 0
+    folder = RunFolder(tmp_path / "run")
+    folder.write_manifest(replace(folder.read_manifest(), device=before))
+    asked: list[list[int]] = []
+    monkeypatch.setattr(search.session.Pace, "learn_from", lambda pace, folder, numbers: asked.append(numbers))
+    assert main(["--resume", str(folder.path), "--quiet", "--device", "cpu"]) == 0
+    assert asked == learned
+
+
 def test_another_space_is_refused_parameter_by_parameter_or_taken_into_the_folder(arguments, tmp_path, capsys):
     path = str(tmp_path / "run")
     main([*arguments, "--num-samples", "2"])

@@ -145,6 +145,13 @@ def test_unusable_statistics_are_named(tmp_path: Path, content: object, message:
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("count", [59, 61])
+def test_more_or_fewer_frames_than_were_said_are_refused(count: int) -> None:
+    norm, clips = NormStats(MEAN.numpy(), STD.numpy()), [mel_clip(1, frames=59), mel_clip(2, frames=1)]
+    with pytest.raises(ValueError, match=f"have 60 frames, not {count}"):
+        norm.frames(clips, count)
+
+
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x80\x02cos\nsystem\n(S'ls'\ntR."])
 def test_a_file_that_is_no_statistics_is_refused_and_never_run(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "stats.pt"

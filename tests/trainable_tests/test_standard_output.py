@@ -29,6 +29,16 @@ def test_a_reader_that_went_away_ends_a_command_quietly() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("flags", [[], ["-u"]])
+def test_one_line_that_was_not_flushed_is_missed_too(flags: list[str]) -> None:
+    one_line = "import sys; from trainable.commandline import run; sys.exit(run(lambda argv: print('a line') or 0))"
+    with Path("/dev/full").open("wb") as output:
+        command = [sys.executable, *flags, "-c", one_line]
+        ended = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr.count(b"\n")) == (1, 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_one_line() -> None:
     with Path("/dev/full").open("wb") as output:
         ended = subprocess.run([sys.executable, "-c", COMMAND], stdout=output, stderr=subprocess.PIPE, check=False)

@@ -89,10 +89,20 @@ def test_the_formula_gives_what_is_counted_at_the_sizes(knobs: dict[str, object]
 def test_an_epoch_is_its_steps_the_last_one_smaller_and_the_scoring_of_all_clips() -> None:
     config = TrialConfig.from_flat(SMALL)
     data = DataSizes(train_frames=0, test_frames=0, train_clips=20, test_clips=10, n_ids=3)
-    expected = step_work(config, 3) * 3 + step_work(config, 3, clips=2) + scoring_work(config, 3, 30)
+    scoring = scoring_work(config, 3, 20) + scoring_work(config, 3, 10)
+    expected = step_work(config, 3) * 3 + step_work(config, 3, clips=2) + scoring
     assert epoch_work(config, data) == expected
     few = DataSizes(train_frames=0, test_frames=0, train_clips=4, test_clips=10, n_ids=3)
-    assert epoch_work(config, few) == step_work(config, 3, clips=4) + scoring_work(config, 3, 14)
+    scoring = scoring_work(config, 3, 4) + scoring_work(config, 3, 10)
+    assert epoch_work(config, few) == step_work(config, 3, clips=4) + scoring
+
+
+def test_a_scoring_pass_launches_as_many_kernels_for_a_part_of_a_micro_batch_as_for_a_whole_one() -> None:
+    config, plan = TrialConfig.from_flat(SMALL), ExecutionPlan(micro_batch_clips=16)
+    part, whole, more = (scoring_work(config, 3, clips, plan) for clips in (6, 16, 22))
+    assert part.launches == whole.launches
+    assert more == whole + part
+    assert part.flops == pytest.approx(whole.flops * 6 / 16)
 
 
 def test_the_host_starts_kernels_while_the_device_runs_earlier_ones() -> None:

@@ -81,12 +81,20 @@ class NormStats:
         return frames_TF, offsets, tuple(clips.machine_ids), tuple(clips.names)
 
     def frames(self, clips: Iterable[np.ndarray], count: int) -> np.ndarray:
-        """Normalised frames of some clips (T, 64), back to back, (count, 64). Holds one clip at a time beside them."""
+        """Normalised frames of some clips (T, 64), back to back, (count, 64). Holds one clip at a time beside them.
+
+        Raises
+        ------
+        ValueError
+            If the clips have more or fewer than `count` frames.
+        """
         frames_TF = np.empty((count, N_MELS), self.precision)
         begin = 0
         for clip_TF in clips:
             frames_TF[begin : begin + len(clip_TF)] = self.apply(clip_TF)
             begin += len(clip_TF)
+        if begin != count:
+            raise ValueError(f"the clips have {begin} frames, not {count}")
         return frames_TF
 
 

@@ -54,11 +54,11 @@ class Budget:
     """As given."""
     size_bytes: int | None = None
     share: Decimal | None = None
-    """Of what a card has less its reserve, between 0 and 1."""
+    """Of what a card has less its reserve, above 0 and up to 1."""
 
     @classmethod
     def read(cls, text: str) -> "Budget":
-        """A budget such as ``24GiB``, ``24`` (GiB, up to 1024), ``0.25`` of the card, or ``auto``.
+        """A budget such as ``24GiB``, ``24`` (GiB, up to 1024), ``0.25`` or ``25%`` of the card, or ``auto``.
 
         Raises
         ------
@@ -67,9 +67,11 @@ class Budget:
         """
         if text.strip().lower() == AUTO:
             return cls(text)
-        number = _number(text)
-        if 0 < number < 1:
-            return cls(text, share=number)
+        number, share = _number(text), _share(text)
+        if 0 < share <= 1:
+            return cls(text, share=share)
+        if number == 1 and "." in text:
+            raise ConfigError(f"{_FLAG} {text} may mean 1 GiB or the whole card; write 1GiB or 100%")
         if 1 <= number <= MOST_BARE_GIB:
             return cls(text, size_bytes=int(number * GIB))
         return cls(text, size_bytes=parse_bytes(text, _FLAG))
@@ -121,6 +123,14 @@ class Budget:
         card = min(cards, key=lambda each: each.usable_bytes)
         size_bytes = max(MIB, int(card.usable_bytes * share) // MIB * MIB)
         return FixedBudget(size_bytes, f"{_FLAG} {self.text} is {format_bytes(size_bytes)}, its share of {card}")
+
+
+def _share(text: str) -> Decimal:
+    """A share of the card, as a fraction or in percent; 0 for any other text."""
+    if text.strip().endswith("%"):
+        return _number(text.strip().removesuffix("%")) / 100
+    number = _number(text)
+    return number if number < 1 else Decimal(0)
 
 
 def _number(text: str) -> Decimal:

@@ -1,10 +1,8 @@
-"""The two blocks encoder and decoder are built of, both without batch statistics.
+"""The blocks encoder and decoder are built of, all without batch statistics.
 
 GroupNorm, not BatchNorm: a patch's result must not depend on the other patches in its micro-batch, or splitting an
 effective batch would change the gradients.
 """
-
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +44,8 @@ class Upsample(nn.Module):
         self.factors = rows, columns
 
     def forward(self, x: Tensor) -> Tensor:
-        return _repeated(x, *self.factors)
+        rows, columns = self.factors
+        return F.interpolate(x, scale_factor=(float(rows), float(columns)), mode="nearest")
 
 
 class Layers(nn.Sequential):
@@ -61,13 +60,19 @@ class Layers(nn.Sequential):
         layers = list(self)
         while layers:
             match layers:
-                case [Upsample() as repeat, nn.Conv2d() as conv, nn.PixelShuffle() as shuffle, *layers]:
+                case [Upsample() as repeat, nn.Conv2d() as conv, nn.PixelShuffle() as shuffle, *layers] if _folds(conv):
                     x = upsampled_conv(x, repeat.factors, conv, shuffle=shuffle.upscale_factor)
-                case [Upsample() as repeat, nn.Conv2d() as conv, *layers]:
+                case [Upsample() as repeat, nn.Conv2d() as conv, *layers] if _folds(conv):
                     x = upsampled_conv(x, repeat.factors, conv)
                 case [layer, *layers]:
                     x = layer(x)
         return x
+
+
+def _folds(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is one that `upsampled_conv` computes."""
+    plain = (conv.kernel_size, conv.padding, conv.stride, conv.dilation, conv.groups)
+    return plain == ((3, 3), (1, 1), (1, 1), (1, 1), 1) and conv.bias is not None
 
 
 def upsampled_conv(x: Tensor, factors: tuple[int, int], conv: nn.Conv2d, *, shuffle: int = 1) -> Tensor:
@@ -87,7 +92,7 @@ def upsampled_conv(x: Tensor, factors: tuple[int, int], conv: nn.Conv2d, *, shuf
     """
     # R × C places in a pixel's repetition, S × S of the shuffle, A × B pixels that each place sees.
     rows, columns = factors
-    sums_9M = _sums_of_taps(rows, columns).to(conv.weight.dtype)
+    sums_9M = _SUMS_OF_TAPS[rows, columns].to(conv.weight.dtype)
     weight_NIRACB = (conv.weight.flatten(2) @ sums_9M).unflatten(2, (rows, 4 - rows, columns, 4 - columns))
     weight_OSSIRACB = weight_NIRACB.unflatten(0, (-1, shuffle, shuffle))
     weight_ORSCSIAB = weight_OSSIRACB.permute(0, 4, 1, 6, 2, 3, 5, 7)
@@ -102,16 +107,19 @@ def upsampled_conv(x: Tensor, factors: tuple[int, int], conv: nn.Conv2d, *, shuf
     return out[:, :, above : out.shape[2] - above, left : out.shape[3] - left]
 
 
-def _repeated(x: Tensor, rows: int, columns: int) -> Tensor:
-    return F.interpolate(x, scale_factor=(float(rows), float(columns)), mode="nearest")
+_SEEN = {
+    1: torch.eye(3, device="cpu")[None],
+    2: torch.tensor([[[1.0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], device="cpu"),
+}
+"""By how often rows are repeated: which of three weights add up to what each place in the repetition sees.
 
-
-@cache
-def _sums_of_taps(rows: int, columns: int) -> Tensor:
-    """Which of 3 × 3 weights add up to what each place in a pixel's repetition sees, (9, places × weights seen)."""
-    # The last place of a pixel comes first: it sees the pixel and the next, its first the one before and itself.
-    seen = {1: torch.eye(3)[None], 2: torch.tensor([[[1.0, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]])}
-    return torch.einsum("rak,cbl->klracb", seen[rows], seen[columns]).flatten(0, 1).flatten(1)
+The last place of a pixel comes first: it sees the pixel and the next, its first the one before and itself."""
+_SUMS_OF_TAPS = {
+    (rows, columns): torch.einsum("rak,cbl->klracb", _SEEN[rows], _SEEN[columns]).flatten(0, 1).flatten(1)
+    for rows in _SEEN
+    for columns in _SEEN
+}
+"""The same for 3 × 3 weights, (9, places × weights seen)."""
 
 
 def time_strides(geometry: Geometry) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from trainable.model.architecture import architecture_named, make_codebook
 from trainable.model.heads import SemanticHeads
 from trainable.model.texture import TextureHead
 from trainable.model.transforms import noise_template
-from trainable.registry import LOSS_TERMS
+from trainable.registry import ARCHITECTURES, LOSS_TERMS
 
 PATCHES_AT_ONCE = 32
 """Patches that the encoder takes at a time on the CPU: of 128 patches most of each grid would leave its caches before
@@ -27,6 +27,7 @@ class VQVAE(nn.Module):
         super().__init__()
         architecture = architecture_named(config.model.model)
         self.geometry = architecture.geometry_for(config.model)
+        self._own_architecture = config.model.model in ARCHITECTURES.own
         self.encoder = architecture.encoder(config.model, self.geometry)
         self.codebook = make_codebook(config.quantizer, config.model, self.geometry)
         self.decoder = architecture.decoder(config.model, self.geometry)
@@ -39,8 +40,9 @@ class VQVAE(nn.Module):
         self.register_buffer("noise_M", noise_template(self.geometry), persistent=False)
 
     def encode(self, patches_XFT: Tensor, *, recompute: bool = False) -> Tensor:
-        """Latents (X, D, H, W) of X patches (X, F, T), the same at once and a few at a time."""
-        if patches_XFT.device.type != "cpu" or patches_XFT.shape[0] <= PATCHES_AT_ONCE:
+        """Latents (X, D, H, W) of X patches (X, F, T), the same up to rounding at once and a few at a time."""
+        at_once = patches_XFT.device.type != "cpu" or patches_XFT.shape[0] <= PATCHES_AT_ONCE
+        if at_once or not self._own_architecture:
             return self.encoder(patches_XFT, recompute=recompute)
         return torch.cat([self.encoder(part, recompute=recompute) for part in patches_XFT.split(PATCHES_AT_ONCE)])
 

@@ -49,6 +49,8 @@ class Speed:
 
 
 CPU_ESTIMATE = Speed(flops_per_second=2e11, bytes_per_second=5e9, launch_seconds=5e-5, measured=False)
-"""Of one core; `python -m benchmarks.epoch_time` compares it with recorded epochs."""
+"""Of one core; `python -m benchmarks.epoch_time` compares it with recorded epochs.
+
+Operations are counted as on a GPU: of a repetition and the 3 × 3 convolution after it a CPU does 4 of 9 products."""
 GPU_ESTIMATE = Speed(flops_per_second=3e13, bytes_per_second=3e11, launch_seconds=5e-5, measured=False)
 """Of a desktop card: an H100 has about 2.5 times the memory traffic, and the host launches kernels as fast."""

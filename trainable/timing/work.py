@@ -89,21 +89,14 @@ def step_work(config: TrialConfig, n_ids: int, plan: ExecutionPlan | None = None
     """
     plan = plan or _whole(config)
     clips = clips or config.patch.batch_size
-    whole_parts, rest = divmod(clips, plan.micro_batch_clips)
-    work = _work(config, n_ids, plan, clips, "update")
-    if whole_parts:
-        work += _work(config, n_ids, plan, plan.micro_batch_clips, "part") * whole_parts
-    if rest:
-        work += _work(config, n_ids, plan, rest, "part")
-    return work
+    return _work(config, n_ids, plan, clips, "update") + _parts_work(config, n_ids, plan, clips, "part")
 
 
 def scoring_work(config: TrialConfig, n_ids: int, clips: int, plan: ExecutionPlan | None = None) -> Work:
-    """Work of encoding `clips` clips, without the density models, which are fitted on the host."""
+    """Work of encoding one set of `clips` clips, without the density models, which are fitted on the host."""
     plan = plan or _whole(config)
     n_patches = config.score.score_patches or config.patch.n_patches
-    config = config.replace(n_patches=n_patches)
-    return _work(config, n_ids, plan, plan.micro_batch_clips, "encoding") * (clips / plan.micro_batch_clips)
+    return _parts_work(config.replace(n_patches=n_patches), n_ids, plan, clips, "encoding")
 
 
 def epoch_work(config: TrialConfig, data: DataSizes, plan: ExecutionPlan | None = None) -> Work:
@@ -116,11 +109,24 @@ def epoch_work(config: TrialConfig, data: DataSizes, plan: ExecutionPlan | None 
     work = step_work(config, data.n_ids, plan, batch) * steps
     if rest:
         work += step_work(config, data.n_ids, plan, rest)
-    return work + scoring_work(config, data.n_ids, data.train_clips + data.test_clips, plan)
+    for clips in (data.train_clips, data.test_clips):
+        work += scoring_work(config, data.n_ids, clips, plan)
+    return work
 
 
 def _whole(config: TrialConfig) -> ExecutionPlan:
     return ExecutionPlan(micro_batch_clips=config.patch.batch_size)
+
+
+def _parts_work(config: TrialConfig, n_ids: int, plan: ExecutionPlan, clips: int, part: str) -> Work:
+    """The work of `clips` clips in micro-batches, the last one smaller."""
+    whole_parts, rest = divmod(clips, plan.micro_batch_clips)
+    work = Work()
+    if whole_parts:
+        work += _work(config, n_ids, plan, plan.micro_batch_clips, part) * whole_parts
+    if rest:
+        work += _work(config, n_ids, plan, rest, part)
+    return work
 
 
 def _work(config: TrialConfig, n_ids: int, plan: ExecutionPlan, clips: int, part: str) -> Work:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from search.engine.conductor import Conductor
 from search.engine.pace import Pace
-from search.engine.sampler import make_sampler
+from search.engine.sampler import CANDIDATES, make_sampler
 from search.request import SearchOptions
 from spaces.loader import space_from_text
 from tests.search_tests.engine_tests.test_conductor import STOP, begin
@@ -72,6 +73,40 @@ def test_what_takes_less_time_is_preferred_where_it_does_as_well() -> None:
     assert in_minutes == proposed_widths({0.25: 1.0, 4.0: 2.0}), "a common factor changes nothing"
 
 
+OPTIONAL = """
+parameters:
+  width: {choices: [0.25, 4.0]}
+  learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true, when: {width: 4.0}}
+"""
+
+
+def test_values_that_are_not_proposed_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All draws without a learning rate are as promising as their width alone."""
+    space = space_from_text(OPTIONAL, "optional")
+    sampler = make_sampler("tpe", space, seed=0, startup_trials=4, seconds=lambda params: 1.0)
+    rng = np.random.RandomState(0)
+    for number in range(40):
+        params = {"width": 0.25} if number % 2 else {"width": 4.0, "learning_rate": float(10 ** rng.uniform(-4, -2))}
+        add_trial(sampler, number, params, 0.5 + 0.01 * (number * 7 % 40))
+    asked: list[Mapping[str, Any]] = []
+    ratios: list[float] = []
+
+    def gain(log_ratio: float, good_share: float) -> float:
+        ratios.append(log_ratio)
+        return log_ratio
+
+    def fits(params: Mapping[str, Any]) -> bool:
+        """Only the last of the batch, so that all are asked about: by descending gain."""
+        asked.append(params)
+        return len(asked) == CANDIDATES
+
+    monkeypatch.setattr("search.engine.sampler.log_improvement", gain)
+    sampler.suggest(40, fits)
+    ratio_of = list(zip(sorted(ratios, reverse=True), asked, strict=True))
+    assert len({ratio for ratio, params in ratio_of if "learning_rate" not in params}) == 1
+    assert len({ratio for ratio, params in ratio_of if "learning_rate" in params}) > 1
+
+
 def test_a_sampler_that_knows_no_time_refuses_to_prefer_what_is_fast() -> None:
     with pytest.raises(ConfigError, match="--prefer-fast changes nothing with --sampler random"):
         SearchOptions(space="synthetic", sampler="random", prefer_fast=True)
@@ -89,7 +124,7 @@ def timed(conductor: Conductor) -> int:
 
 
 def test_predicted_and_measured_seconds_are_in_folder_and_study(tmp_path: Path) -> None:
-    """On a CPU from the second trial on; a search that is resumed has learned what its first driver had."""
+    """On a CPU from the second trial on; a resumed search has learned what can be read of what its first driver had."""
     pace = Pace(DATA, CPU_ESTIMATE)
     conductor = make_conductor(tmp_path / "run", pace=pace, prefer_fast=True)
     first, second = timed(conductor), timed(conductor)
@@ -100,5 +135,10 @@ def test_predicted_and_measured_seconds_are_in_folder_and_study(tmp_path: Path) 
     assert starts[1].predicted_epoch_seconds == trials[second].user_attrs["predicted_epoch_seconds"] > 0
     assert trials[second].user_attrs["epoch_seconds"] == 2.0
     again = Pace(DATA, CPU_ESTIMATE)
-    again.learn_from(conductor.store.folder.read_trials())
+    folder = conductor.store.folder
+    damaged = folder.trial_path(second + 1)
+    damaged.mkdir()
+    (damaged / "trial.json").write_text("{")
+    assert folder.numbers() == [first, second, second + 1]
+    again.learn_from(folder, folder.numbers())
     assert again.predict(starts[1].config, PLAN) == pace.predict(starts[1].config, PLAN)
