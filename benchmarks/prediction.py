@@ -16,6 +16,7 @@ from dataclasses import replace
 from statistics import median
 
 import torch
+from torch import nn
 
 from benchmarks.budget_sampler import DATA
 from benchmarks.tables import command_of, write_table
@@ -25,8 +26,10 @@ from trainable.device._torch_private import FAKE_TENSOR_MODE, MEM_TRACKER
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.planner import Planner
 from trainable.memory.trace import placeholder_batch
+from trainable.model import vqvae
 from trainable.model.geometry import geometry_of
-from trainable.model.vqvae import make_model
+from trainable.model.layers import Layers
+from trainable.private_name import replaced
 from trainable.training.phases import PhaseState
 from trainable.training.state import TrainState
 from trainable.training.step import train_step
@@ -62,8 +65,10 @@ def tracked(config: TrialConfig) -> float:
     clips, plan = config.patch.batch_size, ExecutionPlan(micro_batch_clips=config.patch.batch_size)
 
     def work() -> None:
-        with fake_tensors():
-            model = make_model(config, DATA.n_ids)
+        # Layer by layer and in one call of the encoder, as on a GPU.
+        by_layer = replaced(Layers, "forward", nn.Sequential.forward)
+        with fake_tensors(), by_layer, replaced(vqvae, "PATCHES_AT_ONCE", sys.maxsize):
+            model = vqvae.make_model(config, DATA.n_ids)
             optimizer = torch.optim.AdamW(model.parameters(), fused=True)
             state = TrainState(config, model, optimizer, torch.amp.GradScaler("cpu", enabled=False))
             geometry = geometry_of(config)

@@ -188,7 +188,7 @@ def _plan_space(arguments: argparse.Namespace) -> int:
     planned = [Planned(params, plan) for (params, _), plan in zip(sampled, plans, strict=True)]
     print_share(console, f"space {space.name}", planned, planner.within(budget_bytes))
     if budget_bytes is not None and not limits.is_auto:
-        console.print(str(outlooks.outlook(budget_bytes, plans)))
+        console.print(str(outlooks.outlook(budget_bytes, plans)), soft_wrap=True)
     print_plans(console, planned[:: max(1, len(planned) // rows)][:rows])
     return 0
 

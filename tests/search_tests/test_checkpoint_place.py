@@ -15,6 +15,7 @@ from tests.search_tests.test_run import SPACE
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, check_address, place_under
 from trainable.commandline import run
 from trainable.errors import CheckpointError, ConfigError
+from trainable.printable import printable
 from trainable.record import RunFolder
 
 BUCKET = "checkpoints"
@@ -226,7 +227,7 @@ def test_an_unusable_storage_path_is_named_before_anything_is_trained(kind, serv
     output = tmp_path / "run"
     assert run(main, ["--space", "ad_smoke", "--local", "--storage-path", place, "--output", str(output)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: --storage-path {place} cannot be used: ")
+    assert line.startswith(f"error: --storage-path {printable(place)} cannot be used: ")
     assert "that you may write to" in line
     assert "probe" not in line
     assert not output.exists()
