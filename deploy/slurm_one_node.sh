@@ -15,11 +15,11 @@ set -u
 cd "$SLURM_SUBMIT_DIR" || exit 2
 . .venv/bin/activate
 
+trap 'kill -USR1 "$!"' USR1 # $! is the search, from its first moment on
+trap 'kill -TERM "$!"' TERM
 deploy/start_or_resume.sh runs/fan --space ad_tuning --data-root recordings --machine-type fan \
     --gpu-memory-budget 24GiB &
 search=$!
-trap 'kill -USR1 "$search"' USR1
-trap 'kill -TERM "$search"' TERM
 wait "$search"
 status=$?
 while kill -0 "$search" 2>/dev/null; do # a signal ends wait, not the search

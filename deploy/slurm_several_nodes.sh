@@ -30,11 +30,11 @@ if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
 fi
 until [ "$(ray status --address="$address" 2>/dev/null | grep -c ' node_')" -ge "$SLURM_JOB_NUM_NODES" ]; do sleep 2; done
 
+trap 'kill -USR1 "$!"' USR1 # $! is the search, from its first moment on
+trap 'kill -TERM "$!"' TERM
 deploy/start_or_resume.sh runs/fan --space ad_tuning --data-root recordings --machine-type fan \
     --gpu-memory-budget 24GiB --address "$address" --storage-path "$SLURM_SUBMIT_DIR/checkpoints" &
 search=$!
-trap 'kill -USR1 "$search"' USR1
-trap 'kill -TERM "$search"' TERM
 wait "$search"
 status=$?
 while kill -0 "$search" 2>/dev/null; do # a signal ends wait, not the search

@@ -96,11 +96,12 @@ def test_a_slurm_job_that_is_warned_stops_its_search_and_is_queued_again(
         "SLURM_JOB_ID": "7",
     }
     job = subprocess.Popen([str(DEPLOY / "slurm_one_node.sh")], env=environment)
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "started").exists():
+        assert time.monotonic() < deadline, "the job has not started its search"
         time.sleep(0.02)
     job.send_signal(sent)
-    assert job.wait(timeout=30) == status
+    assert job.wait(timeout=120) == status
     told = tmp_path / "requeued"
     assert (told.read_text().strip() if told.exists() else None) == requeued
 
