@@ -13,6 +13,7 @@ from analysis.results import PARAM, RunResults
 from analysis.state import LABEL_SOME, NO_LABELS, SearchState
 from analysis.tables import Table
 from trainable.config import Objective
+from trainable.detection.gain import gain_text
 from trainable.record import TrialEnd
 from trainable.units import counted
 
@@ -21,6 +22,8 @@ EDGE_SHARE = 0.05
 RISING_AUC = 0.005
 """If the winner's value gained this much in its last quarter of epochs, it had not finished learning."""
 BETTER_DENSITY_AUC = 0.01
+HARDLY_AUC = 0.002
+"""More trials that are expected to bring less are not worth their training."""
 MANY_OVER_BUDGET = 0.3
 MANY_DEAD_CODES = 0.5
 
@@ -85,9 +88,9 @@ def _detector(run: RunResults) -> Advice:
             retrain_command(run),
         )
     return Advice(
-        "Make a detector of the winner",
-        "Trains the best configuration with several seeds on all normal clips and saves a detector; its scores come "
-        "with p-values.",
+        "Train the detector on all normal clips",
+        "The detector that a search leaves averages models that saw the training clips only. This trains the same "
+        "pairs of configuration and density model again, on the normal clips that chose them as well.",
         retrain_command(run),
     )
 
@@ -197,10 +200,17 @@ def _other_density(run: RunResults) -> list[Advice]:
 
 
 def _search_more(run: RunResults) -> list[Advice]:
-    scored = len(run.ranked)
-    if scored == 0 or scored >= FEW_TRIALS or run.state is not SearchState.ENDED or run.stopped:
+    scored, gain = len(run.ranked), run.expected_gain
+    if scored == 0 or run.state is not SearchState.ENDED or run.stopped:
         return []
     samples = max(2 * run.manifest.num_samples, FEW_TRIALS)
+    if gain is not None:
+        expected = f"{gain_text(gain)} (docs/search.md says how that is reckoned)."
+        if gain < HARDLY_AUC:
+            return [Advice("Do not search longer in this space", expected)]
+        return [Advice("Search more", expected, resume_command(run, num_samples=samples))]
+    if scored >= FEW_TRIALS:
+        return []
     return [
         Advice(
             "Search more",

@@ -43,6 +43,7 @@ from analysis.winner_model import WinnerModel, restore_winner
 from trainable.config import Objective
 from trainable.data.check import DataCheck
 from trainable.data.clips import Split
+from trainable.detection.gain import gain_text
 from trainable.durable import read_json
 from trainable.errors import RunError
 from trainable.record import TrialEnd
@@ -454,6 +455,9 @@ def _held_out(winner: WinnerModel) -> Section:
 def _ended(run: RunResults) -> Section:
     savings = pruning_savings(run.trials, run.manifest.max_epochs)
     section = Section("How trials ended", text=[savings.text], tables=[ends_table(run)])
+    if run.expected_gain is not None:
+        ended = " The search ended for that (--until-flat)." if run.flat else ""
+        section.text.append(f"{gain_text(run.expected_gain)}.{ended}")
     if run.stopped_text:
         section.warnings.append(_sentence(run.stopped_text))
     section.pictures.append(Picture(trial_ends(run.end_counts()), "Trials by ending."))

@@ -19,6 +19,7 @@ from analysis.commands import resume_command
 from analysis.state import SearchState, held_out_later, last_recorded, search_state, time_text
 from analysis.study import StudyContent, read_study
 from trainable.config import Objective
+from trainable.detection.gain import expected_gain
 from trainable.durable import read_json
 from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
@@ -230,6 +231,19 @@ class RunResults:
         """The density model that the winner's value is of; empty if there is no winner."""
         number = self.best_number
         return "" if number is None else self.records[number].start.config.score.density
+
+    @property
+    def expected_gain(self) -> float | None:
+        """The most that more trials are expected to bring (`trainable.detection.gain`); None where it is too early."""
+        completed = self.trials.loc[self.trials["end"] == TrialEnd.COMPLETED.value, "final_auc"].dropna()
+        counts = self.end_counts()
+        ended = sum(counts[end.value] for end in TrialEnd if end is not TrialEnd.OVER_BUDGET)
+        return expected_gain(completed.tolist(), ended - len(completed))
+
+    @property
+    def flat(self) -> bool:
+        """Whether the search ended itself because more trials were not expected to bring what was asked."""
+        return self.state is SearchState.ENDED and bool(self.summary.get("flat"))
 
     @property
     def budget_text(self) -> str:

@@ -32,6 +32,7 @@ from benchmarks.curves import CHOSEN, FUSED, TABLES, Curve, DataSet, Recorded, r
 from benchmarks.ensemble import Pair, Store
 from benchmarks.ensemble import read as read_store
 from benchmarks.portfolio import COUNT, greedy
+from benchmarks.search_anchors import Smac, SyneTune
 from benchmarks.search_systems import Ours, PlainOptuna, PlainRay, Setting, ShortThenBest, System
 from benchmarks.tables import command_of, write_table
 from benchmarks.worlds import World, rank_correlations
@@ -70,12 +71,20 @@ class Method:
 
 
 def ours(
-    *, score: str = FUSED, portfolio: int = 0, members: int = 0, grace: int = 6, factor: int = 2, sampler: str = "tpe"
+    *,
+    score: str = FUSED,
+    portfolio: int = 0,
+    members: int = 0,
+    grace: int = 6,
+    factor: int = 2,
+    sampler: str = "tpe",
+    until_flat: float | None = None,
 ) -> Method:
     """This project's search; `grace` and `factor` are those of `ad_tuning` unless given."""
 
     def make(setting: Setting, others: Sequence[Mapping[str, Any]]) -> System:
-        return Ours(setting, grace=grace, factor=factor, sampler=sampler, initial=others[:portfolio])
+        initial = others[:portfolio]
+        return Ours(setting, grace=grace, factor=factor, sampler=sampler, initial=initial, until_flat=until_flat)
 
     return Method(make, score=score, members=members)
 
@@ -90,6 +99,10 @@ def _tpe(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed)
 
 
+def _syne_tune(scheduler: str) -> Method:
+    return Method(lambda setting, others: SyneTune(setting, scheduler), slow=True)
+
+
 DEFAULT = "this project"
 METHODS: dict[str, Method] = {
     RAY: Method(lambda setting, others: PlainRay(setting)),
@@ -101,6 +114,11 @@ METHODS: dict[str, Method] = {
     "Optuna GP, median": replace(
         _optuna(lambda seed: optuna.samplers.GPSampler(seed=seed), optuna.pruners.MedianPruner), slow=True
     ),
+    "Syne Tune ASHA": _syne_tune("ASHA"),
+    "Syne Tune BOHB": _syne_tune("BOHB"),
+    "Syne Tune CQR": _syne_tune("ASHACQR"),
+    "Syne Tune BORE": _syne_tune("ASHABORE"),
+    "SMAC": Method(lambda setting, others: Smac(setting), slow=True),
     "one epoch, then the best fifth": Method(lambda setting, others: ShortThenBest(setting), anytime=False),
     "as it was: no detector, no portfolio, density a parameter, grace 4, factor 3": ours(
         grace=4, factor=3, score=DENSITY
@@ -118,7 +136,7 @@ METHODS: dict[str, Method] = {
 
 
 @cache
-def _data(folder: str, name: str) -> tuple[Space, list[DataSet]]:
+def space_and_sets(folder: str, name: str) -> tuple[Space, list[DataSet]]:
     space = load_space(name)
     return space, read_curves(space, Path(folder))
 
@@ -136,10 +154,10 @@ def search(
         space = replace(space, parameters=(*space.parameters, Parameter(DENSITY, Choices(OLD_DENSITIES))))
         others = []
     if method.anytime:
-        found, seconds = _searched(method, world, Setting(space, seed, MOST_EPOCHS, max(BUDGETS)), others, ensemble)
+        found, seconds = searched(method, world, Setting(space, seed, MOST_EPOCHS, max(BUDGETS)), others, ensemble)
         return Trace(found, seconds)
     parts = [
-        _searched(method, world, Setting(space, seed, MOST_EPOCHS, budget), others, ensemble) for budget in BUDGETS
+        searched(method, world, Setting(space, seed, MOST_EPOCHS, budget), others, ensemble) for budget in BUDGETS
     ]
     best = np.full(max(BUDGETS), np.nan)
     for budget, (found, _) in zip(BUDGETS, parts, strict=True):
@@ -157,13 +175,14 @@ class Trace:
         return float(self.truth[epochs - 1])
 
 
-def _searched(
+def searched(
     method: Method,
     world: World,
     setting: Setting,
     others: Sequence[Mapping[str, Any]],
     ensemble: Callable[[Sequence[Recorded], int], float],
 ) -> tuple[np.ndarray, float]:
+    """Truth after each epoch, float64 (epochs,), fewer than the budget if the system ends itself; its own seconds."""
     begin = time.process_time()
     system = method.make(setting, others)
     running: dict[int, int] = {}
@@ -218,7 +237,7 @@ class Ensembles:
 
 
 @cache
-def _ensembles(stores: str, name: str) -> Ensembles:
+def ensembles(stores: str, name: str) -> Ensembles:
     return Ensembles(read_store(Path(stores) / name))
 
 
@@ -230,8 +249,8 @@ def one_world(
     warnings.simplefilter("ignore")  # Optuna's own, of experimental parts
     torch.set_num_threads(1)  # Optuna's Gaussian process is torch's
     folder, space_name, stores = arguments
-    space, sets = _data(folder, space_name)
-    ensemble = _no_ensemble if stores is None else _ensembles(stores, data_set)
+    space, sets = space_and_sets(folder, space_name)
+    ensemble = _no_ensemble if stores is None else ensembles(stores, data_set)
     data = next(each for each in sets if each.name == data_set)
     chosen = greedy([each for each in sets if each is not data])
     world = World(data, space, number)
@@ -319,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flag(parser, "output", metavar="FILE", help="write the table here as well")
     arguments = parser.parse_args(argv)
     methods = chosen_methods(arguments.methods, with_scores=arguments.stores is not None)
-    space, sets = _data(arguments.curves, arguments.space)
+    space, sets = space_and_sets(arguments.curves, arguments.space)
     if len(sets) < 2:
         raise ConfigError(f"{arguments.curves} holds fewer than two data sets; a portfolio is that of the others")
     for data in sets:

@@ -107,6 +107,7 @@ class Ours:
         sampler: str = "tpe",
         initial: Sequence[Mapping[str, Any]] = (),
         startup: int | None = None,
+        until_flat: float | None = None,
         prefer_fast: Pace | None = None,
     ):
         options = SearchOptions(
@@ -118,6 +119,7 @@ class Ours:
             seed=setting.seed,
             sampler=sampler,
             startup_trials=startup,
+            until_flat=until_flat,
             prefer_fast=prefer_fast is not None,
         )
         feasibility = Feasibility(setting.space, budget_bytes=None)

@@ -87,6 +87,9 @@ class SearchOptions:
     """Names in `search.registry.LISTENERS`: listeners beside those that every search has."""
     startup_trials: int | None = None
     """Random proposals before the sampler trusts what it learned; None = a third of the trials, 4 … 10."""
+    until_flat: float | None = None
+    """No trial starts once more of them are expected to bring less than this (`trainable.detection.gain`); None = the
+    search runs `num_samples`, as it does with 0."""
     prefer_fast: bool = False
     """Whether the sampler looks for the best value for its time: expected improvement per second."""
     device: str = "auto"
@@ -119,6 +122,8 @@ class SearchOptions:
         ):
             if seconds is not None and not 0 < seconds < float("inf"):
                 raise ConfigError(f"{flag} is {seconds:g} s; it must be greater than zero")
+        if self.until_flat is not None and not 0 <= self.until_flat < 1:
+            raise ConfigError(f"--until-flat is {self.until_flat:g}; it must be at least 0 and below 1, such as 0.002")
         if self.budget_bytes is not None and self.budget_bytes <= 0:
             raise BudgetError(f"--gpu-memory-budget is {self.budget_bytes} bytes; it must be greater than zero")
         if self.profile is not None:
@@ -376,6 +381,14 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_flag(
         group,
+        "until_flat",
+        type=float,
+        metavar="GAIN",
+        help="start no more trials once the next 10 are expected to raise the mean value of the best 8 by less than "
+        "GAIN, such as 0.002",
+    )
+    add_flag(
+        group,
         "prefer_fast",
         action="store_true",
         default=None,
@@ -437,6 +450,7 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "reduction_factor",
         "sampler",
         "startup_trials",
+        "until_flat",
         "prefer_fast",
         "seed",
         "max_failures",

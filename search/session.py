@@ -137,7 +137,12 @@ def _run(
     if conductor.asha.warning:
         logger.warning("%s", conductor.asha.warning)
     # In this process trials take turns: one epoch at a time.
-    progress = Progress(options, conductor.asha.rung_epochs, 1 if slots is None else workers)
+    progress = Progress(
+        options,
+        conductor.asha.rung_epochs,
+        1 if slots is None else workers,
+        expected_gain=lambda: conductor.standing.expected_gain,
+    )
     epochs = {number: trial.epoch for number, trial in conductor.running.items()}
     leaders = [folder.read_trial(number) for _, number in conductor.standing.leaders]
     progress.resume_from(conductor.standing.counts, conductor.best, epochs, leaders)

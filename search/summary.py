@@ -21,6 +21,7 @@ from trainable.commands import as_called
 from trainable.config import Objective
 from trainable.data.clips import Split
 from trainable.data.load import Dataset
+from trainable.detection.gain import gain_text
 from trainable.detection.ranking import Pair, choose_members, ranking_warnings
 from trainable.errors import BudgetError, CheckpointError, NonFiniteError
 from trainable.printable import printable
@@ -121,6 +122,13 @@ def find_winner(
     return replace(winner, yardsticks=compare(record.start.config, dataset, judged))
 
 
+class _PrintableTable(Table):
+    """A table whose texts may come from names of files and machines."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
 def counts_text(conductor: Conductor) -> str:
     """``20 trials: 7 completed, 13 pruned``, by ending; proposals over budget are listed separately."""
     counts = conductor.standing.counts
@@ -139,7 +147,7 @@ def print_summary(
 ) -> None:
     """The table at the end of a search."""
     folder = store.folder.path
-    table = Table(title=f"Search {folder.name}", show_header=False, title_justify="left")
+    table = _PrintableTable(title=f"Search {printable(folder.name)}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column()
     table.add_row("trials", counts_text(conductor))
@@ -147,6 +155,8 @@ def print_summary(
     table.add_row("time", f"{duration_text(seconds)}{' since it was resumed' if resumed else ''}")
     if conductor.stop_reason:
         table.add_row("ended early", conductor.stop_reason)
+    if (gain := conductor.standing.expected_gain) is not None:
+        table.add_row("ended: flat" if conductor.flat else "more trials", gain_text(gain))
     if conductor.running:
         table.add_row("to go on", _resume_command(folder))
     if skipped:
@@ -269,6 +279,7 @@ def write_results(
         # Number of starts and resumes so far: if the manifest has more, the search has been resumed since.
         "parts": 1 + len(folder.read_manifest().history),
         "stop_reason": conductor.stop_reason,
+        "flat": conductor.flat,
         "skipped_recordings": skipped,
         "failures": _failures(store),
         "best": None,

@@ -205,7 +205,7 @@ NOT_SHORT = {
     "gpu_session": "needs a GPU; on a card that computes nothing in tests/card_tests",
     "orchestration": "plain Ray Tune beside ours, each starting its actors anew",
     **dict.fromkeys(
-        ("curves", "portfolio", "ensemble", "prefer_fast", "search_methods"),
+        ("curves", "portfolio", "ensemble", "prefer_fast", "search_methods", "until_flat"),
         "replays recorded trainings, as benchmark_tests/test_search_bench.py does",
     ),
     "mutation": "needs mutmut, which nothing else needs",

@@ -146,7 +146,13 @@ class Conductor:
     @property
     def exhausted(self) -> bool:
         """Whether no more trials will start."""
-        return self.stopped or self._started >= self.options.num_samples
+        return self.stopped or self._started >= self.options.num_samples or self.flat
+
+    @property
+    def flat(self) -> bool:
+        """Whether more trials are expected to bring less than `until_flat` asks; those that run may change that."""
+        least, gain = self.options.until_flat, self.standing.expected_gain
+        return least is not None and gain is not None and gain < least
 
     @property
     def done(self) -> bool:

@@ -1,7 +1,9 @@
-"""The state of a search: counts of endings, the best completed trials, whether all trials fail the same way."""
+"""The state of a search: counts of endings, the best completed trials, what more of them are expected to bring, whether
+all trials fail the same way."""
 
 import re
 
+from trainable.detection.gain import expected_gain
 from trainable.detection.ranking import LEADERS
 from trainable.record import FAILURES, TrialEnd, TrialOutcome, best_first
 
@@ -22,6 +24,17 @@ class Standing:
         stopped trained for less and do not compete.
         """
         self._first_endings: list[str] = []
+        self._completed: list[float] = []
+        self._gain: tuple[int, float | None] = (0, None)
+        """What was expected after so many trials."""
+
+    @property
+    def expected_gain(self) -> float | None:
+        """See `trainable.detection.gain`; None while too few trials have ended to tell."""
+        ended = sum(self.counts.values()) - self.counts[TrialEnd.OVER_BUDGET]
+        if self._gain[0] != ended:
+            self._gain = ended, expected_gain(self._completed, ended - len(self._completed))
+        return self._gain[1]
 
     @property
     def best(self) -> tuple[float, int] | None:
@@ -33,6 +46,7 @@ class Standing:
         self.counts[outcome.end] += 1
         auc = outcome.final_auc
         if outcome.end is TrialEnd.COMPLETED and auc is not None and auc == auc:
+            self._completed.append(auc)
             self.leaders.append((auc, number))
             self.leaders.sort(key=lambda leader: best_first(*leader))
             del self.leaders[LEADERS:]

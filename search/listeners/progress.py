@@ -61,6 +61,8 @@ class Progress:
     workers: int
     """Epochs trained concurrently."""
     clock: Callable[[], float] = time.monotonic
+    expected_gain: Callable[[], float | None] = lambda: None
+    """What more trials are expected to bring now (`trainable.detection.gain`)."""
     running: dict[int, Running] = field(default_factory=dict)
     counts: dict[TrialEnd, int] = field(default_factory=lambda: dict.fromkeys(TrialEnd, 0))
     completed: tuple[float, int] | None = None

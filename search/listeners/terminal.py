@@ -16,6 +16,7 @@ from search.engine.asha import Decision
 from search.engine.listener import BaseListener
 from search.listeners.leaderboard import PLACES, Place
 from search.listeners.progress import Leader, Progress, Running
+from trainable.detection.gain import gain_text
 from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialStart
 from trainable.units import duration_text, format_bytes
 
@@ -28,7 +29,7 @@ TIME = 4
 """The column that a terminal without room for all goes without."""
 INDENT = " " * 7
 """Indent of parameters below their trial's figures."""
-TALL = 3 + 1 + PLACES + 8
+TALL = 4 + 1 + PLACES + 8
 """Lines of a terminal that has room for the best trials above the running ones: headlines, heading, and some trials."""
 HEARTBEAT_SECONDS = 3600.0
 SHOWN_TRIALS = 12
@@ -100,7 +101,7 @@ class LiveView(BaseListener):
 
 
 def _headlines(progress: Progress) -> list[str]:
-    """Counts (pruned and failed even if zero), the best so far, the time."""
+    """Counts (pruned and failed even if zero), the best so far, the time, what more trials are expected to bring."""
     counts = progress.counts
     failed = sum(counts[end] for end in FAILURES)
     ended = (
@@ -113,8 +114,9 @@ def _headlines(progress: Progress) -> list[str]:
     left = progress.seconds_left()
     if left is not None and progress.ended < progress.options.num_samples:
         times += f", about {duration_text(left)} left"
-    best = progress.best
-    return [ended, "no epoch has ended yet" if best is None else best_text(best, progress.word), times]
+    best, gain = progress.best, progress.expected_gain()
+    lines = [ended, "no epoch has ended yet" if best is None else best_text(best, progress.word), times]
+    return lines if gain is None else [*lines, gain_text(gain)]
 
 
 def _board_lines(progress: Progress, places: list[Place], width: int, *, over: bool = False) -> list[list[Text]]:

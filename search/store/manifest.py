@@ -24,7 +24,7 @@ PACKAGES = ("torch", "ray", "optuna", "numpy", "scikit-learn")
 FREE = frozenset(
     {"num_samples", "concurrency", "time_limit_seconds", "trial_timeout_seconds", "local", "address", "device"}
     | {"max_failures", "study_storage", "storage_path", "mlflow", "wandb", "listeners", "checkpoint_limit_bytes"}
-    | {"budget_words"}
+    | {"budget_words", "until_flat"}
 )
 """Options that a resume may change freely: they do not affect a trial's result."""
 _DEFAULTS = {each.name: each.default for each in dataclasses.fields(SearchOptions)}

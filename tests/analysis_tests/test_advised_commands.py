@@ -23,7 +23,7 @@ def test_every_advised_command_runs(own_folder: Path, monkeypatch: pytest.Monkey
     assert [step.title for step in steps] == [
         "Train longer",
         "Search more",
-        "Make a detector of the winner",
+        "Train the detector on all normal clips",
         "Begin another search where this one ended",
     ]
     asked = RunFolder("runs/advised").read_manifest()

@@ -30,8 +30,9 @@ from analysis.tables import (
 from search.store.folder import held
 from tests.analysis_tests.synthetic import make_run
 from trainable.config import DataConfig
+from trainable.detection.gain import expected_gain, gain_text
 from trainable.durable import write_json
-from trainable.record import RunFolder
+from trainable.record import RunFolder, TrialEnd
 from trainable.units import GIB
 
 
@@ -165,10 +166,25 @@ def test_the_run_table_says_what_was_asked(synthetic_run: RunResults) -> None:
 
 def test_advice_names_commands_that_hold_the_runs_path(synthetic_run: RunResults) -> None:
     steps = {step.title: step for step in next_steps(synthetic_run)}
-    retrain = steps["Make a detector of the winner"]
+    retrain = steps["Train the detector on all normal clips"]
     assert retrain.command.startswith(f"python -m analysis.best {synthetic_run.folder.path} --retrain")
     assert "--warm-start" in steps["Begin another search where this one ended"].command
     assert steps["1 trial ran out of memory"].text
+
+
+def test_advice_to_search_more_says_what_it_is_expected_to_bring(
+    synthetic_run: RunResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_ended = synthetic_run.trials.assign(end=TrialEnd.COMPLETED.value).dropna(subset=["final_auc"])
+    run = replace(synthetic_run, trials=all_ended)
+    assert run.expected_gain == expected_gain(all_ended["final_auc"].tolist(), 0)
+    step = next(step for step in next_steps(run) if step.title == "Search more")
+    assert gain_text(run.expected_gain) in step.text
+    assert "--num-samples 80" in step.command
+    monkeypatch.setattr("analysis.advice.HARDLY_AUC", 1.0)
+    titles = [step.title for step in next_steps(run)]
+    assert "Do not search longer in this space" in titles
+    assert "Search more" not in titles
 
 
 def test_advice_for_an_interrupted_search_is_to_resume_it(tmp_path: Path) -> None:

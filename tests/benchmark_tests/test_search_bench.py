@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import curves, ensemble, portfolio, prefer_fast, recorded, search_methods
+from benchmarks import curves, ensemble, portfolio, prefer_fast, recorded, search_methods, until_flat
 from benchmarks.tables import read_table
 from benchmarks.worlds import World, rank_correlations
 from search.engine.space_draws import uniform_params
@@ -146,6 +146,27 @@ def test_every_method_searches_a_world(stores: Path, tables: Path) -> None:
     assert [row["method"] for row in rows] == list(traces)
     assert rows[0]["method"] == search_methods.RAY
     assert rows[1]["minus Ray at 60"].count("[") == 1
+
+
+def test_a_search_that_ends_itself_trains_less(
+    stores: Path, tables: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(until_flat, "MOST", 400)
+    found = until_flat.one_world(str(tables), "ad_tuning", str(stores), "fan", 0)
+    epochs = [found[gain][0] for gain in (0.0, *sorted(until_flat.GAINS))]
+    assert epochs[0] == 400
+    assert epochs == sorted(epochs, reverse=True)
+    never, *asked = until_flat.rows_of({"fan": [found], "pump": [found]})
+    assert (never["until flat"], never["ended itself"]) == ("never", "0%")
+    assert len(asked) == len(until_flat.GAINS)
+
+
+@pytest.mark.parametrize("system", ["Syne Tune ASHA", "SMAC"])
+def test_a_system_of_another_package_searches_a_world(system: str, tables: Path) -> None:
+    pytest.importorskip("syne_tune" if system.startswith("Syne") else "smac", reason="an anchor of the bench only")
+    places = (str(tables), "ad_tuning", None)
+    traces = search_methods.one_world(places, "fan", 0, [search_methods.RAY, system])
+    assert all(0.4 < traces[system].at(budget) <= 1.0 for budget in search_methods.BUDGETS)
 
 
 def test_what_is_fast_is_preferred_on_the_same_worlds(

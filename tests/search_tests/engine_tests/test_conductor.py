@@ -224,6 +224,33 @@ def test_no_more_trials_start_than_were_asked_for(tmp_path: Path) -> None:
     assert begin(make_conductor(tmp_path, num_samples=4, max_epochs=1)) == 3
 
 
+def test_a_search_that_has_become_flat_starts_no_more_trials_and_ends_those_that_run(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path, num_samples=40, max_epochs=1, until_flat=0.002)
+    for _ in range(17):
+        complete(conductor, 0.9)
+    last, running = begin(conductor), begin(conductor)
+    assert not conductor.exhausted, "seventeen trials are too few to tell"
+    assert report_epochs(conductor, last, 0.9) == [STOP]
+    conductor.finish(last, conductor.outcome(last))
+    assert conductor.next_trial() is None
+    assert not conductor.done
+    assert report_epochs(conductor, running, 0.95) == [STOP], "it goes on to its end"
+    conductor.finish(running, conductor.outcome(running))
+    assert conductor.standing.expected_gain == pytest.approx((0.95 - 0.9) / 8 * 10 / 19)
+    assert begin(conductor) == 19, "a better trial is a reason to go on"
+
+
+def test_a_flat_search_is_flat_when_resumed_unless_more_is_asked(tmp_path: Path) -> None:
+    options = {"num_samples": 40, "max_epochs": 1}
+    conductor = make_conductor(tmp_path, until_flat=0.002, **options)
+    for _ in range(18):
+        complete(conductor, 0.9)
+    assert conductor.done
+    assert conductor.stop_reason is None
+    assert make_conductor(tmp_path, until_flat=0.002, **options).done
+    assert begin(make_conductor(tmp_path, until_flat=0.0, **options)) == 18
+
+
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 

@@ -119,6 +119,13 @@ def test_the_time_of_an_epoch_is_as_predicted_until_it_is_measured():
     assert "pruned after 1 epoch, AUC 0.700, 2 s an epoch (predicted ~3.1 s)" in told.file.getvalue()
 
 
+def test_the_live_table_says_what_more_trials_are_expected_to_bring():
+    progress = make()
+    progress.expected_gain = lambda: 0.00417
+    lines = drawn(LiveView(console(terminal=True), progress)).splitlines()
+    assert lines[3] == "10 more trials are expected to raise the mean value of the best 8 by at most 0.0042"
+
+
 def test_a_search_that_has_not_begun_has_no_table():
     lines = drawn(LiveView(console(terminal=True), make())).splitlines()
     assert lines == [
