@@ -156,9 +156,7 @@ def search(
     if method.anytime:
         found, seconds = searched(method, world, Setting(space, seed, MOST_EPOCHS, max(BUDGETS)), others, ensemble)
         return Trace(found, seconds)
-    parts = [
-        searched(method, world, Setting(space, seed, MOST_EPOCHS, budget), others, ensemble) for budget in BUDGETS
-    ]
+    parts = [searched(method, world, Setting(space, seed, MOST_EPOCHS, budget), others, ensemble) for budget in BUDGETS]
     best = np.full(max(BUDGETS), np.nan)
     for budget, (found, _) in zip(BUDGETS, parts, strict=True):
         best[budget - 1] = found[min(budget, len(found)) - 1]

@@ -53,11 +53,11 @@ def rows_of(found: dict[str, list[dict[float, tuple[int, float]]]]) -> list[dict
     for gain in (0.0, *GAINS):
         epochs = np.array([[world[gain][0] for world in worlds] for worlds in found.values()])
         lost = np.array([[world[0.0][1] - world[gain][1] for world in worlds] for worlds in found.values()])
-        sets, worlds = lost.shape
-        drawn = [
-            np.mean([lost[at][rng.integers(worlds, size=worlds)].mean() for at in rng.integers(sets, size=sets)])
-            for _ in range(RESAMPLES)
-        ]
+        n_sets, n_worlds = lost.shape
+        drawn = []
+        for _ in range(RESAMPLES):
+            resampled = lost[rng.integers(n_sets, size=n_sets)]
+            drawn.append(resampled[:, rng.integers(n_worlds, size=n_worlds)].mean())
         low, high = np.percentile(drawn, [2.5, 97.5])
         middle = np.percentile(epochs, [10, 50, 90])
         rows.append(

@@ -1,0 +1,234 @@
+"""Real searches beside plain Ray Tune's: the same epochs of training, judged by clips that none of them saw.
+
+    python -m benchmarks.real_searches --machine-type fan --seeds 5 --store runs/real/fan
+    python -m benchmarks.real_searches --machine-type fan --seeds 5 --store runs/real/fan --output real_fan.csv
+
+What `benchmarks.search_methods` replays is trained here: every system runs its own code, two trainings at a time, one
+epoch each in turn, until together they have trained `--epochs`. Then a user takes what the system hands over: of this
+project the detector, the mean of the best pairs; of plain Ray Tune the trial with the highest last value, as its last
+epoch left it. `truth` is its AUC on fresh clips of an embedded machine, and on held-out clips of other recordings. The
+portfolio is that of the other data sets of the bench. A search is kept as a file when it ends, and the command goes on
+where an earlier one stopped; several may share a store.
+"""
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+
+from benchmarks.ablations import difference
+from benchmarks.curves import FUSED, TABLES, read_curves
+from benchmarks.portfolio import greedy
+from benchmarks.recorded import fresh_clips
+from benchmarks.search_methods import DEFAULT, METHODS, RAY, SLOTS, Method
+from benchmarks.search_systems import Setting, System
+from benchmarks.tables import command_of, write_table
+from spaces.loader import load_space
+from spaces.space import Space
+from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run
+from trainable.config import DataConfig
+from trainable.data.clips import TestClips
+from trainable.data.load import Dataset, load_dataset
+from trainable.detection.detector import Member
+from trainable.detection.finish import MemberPlan, finish
+from trainable.detection.ranking import choose_members
+from trainable.durable import write_json
+from trainable.errors import ConfigError
+from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialRecord, TrialStart
+from trainable.scoring.evaluate import evaluate
+from trainable.trial import PlannedTrial, Trial
+
+
+@dataclass(frozen=True)
+class Training:
+    """A trial of a search, kept in memory."""
+
+    start: TrialStart
+    trial: Trial
+    reports: list[EpochReport] = field(default_factory=list)
+
+    @property
+    def record(self) -> TrialRecord:
+        """As a run's folder would hold it."""
+        end = TrialEnd.COMPLETED if self.trial.done else TrialEnd.PRUNED
+        values = [report.value for report in self.reports]
+        outcome = TrialOutcome(end=end, reason="", epochs=len(values), best_auc=max(values), final_auc=values[-1])
+        return TrialRecord(self.start, tuple(self.reports), outcome)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one search handed over."""
+
+    system: str
+    seed: int
+    truth: float
+    """AUC on the clips that judge."""
+    best_truth: float
+    """The same of the best trial alone, with the density model that the search optimised."""
+    validation: float
+    """What the best trial's value was."""
+    trials: int
+    completed: int
+    epochs: int
+    seconds: float
+
+
+def search(system: System, setting: Setting, space: Space, dataset: Dataset) -> dict[int, Training]:
+    """Every trial that the system began, with its model as its last epoch left it."""
+    trainings: dict[int, Training] = {}
+    running: list[int] = []
+    trained = 0
+    while trained < setting.budget:
+        while len(running) < SLOTS and (started := system.start()) is not None:
+            number, params = started
+            if number not in trainings:
+                seed = 1_000 * setting.seed + number
+                config = space.config(params, epochs=setting.max_epochs, seed=seed)
+                start = TrialStart(number=number, params=params, config=config, plan=None, predicted_bytes=0)
+                trainings[number] = Training(start, Trial(PlannedTrial.whole_batch(config), dataset))
+            running.append(number)
+        if not running:
+            break
+        for number in list(running):
+            report = trainings[number].trial.step()
+            trainings[number].reports.append(report)
+            trained += 1
+            if not system.report(number, report.epoch, report.value):
+                running.remove(number)
+    return {number: training for number, training in trainings.items() if training.reports}
+
+
+def handed_over(
+    method: Method, best: int, trainings: dict[int, Training], data: DataConfig, dataset: Dataset, judges: TestClips
+) -> tuple[float, float]:
+    """AUC of what a user takes, and of the best trial alone, on the clips that judge."""
+    alone = [MemberPlan(best, trainings[best].start.config.score.density)]
+    pairs = choose_members([each.record for each in trainings.values()], method.members) if method.members else []
+    taken = [MemberPlan(pair.trial, pair.density) for pair in pairs] or alone
+    return _auc(taken, trainings, data, dataset, judges), _auc(alone, trainings, data, dataset, judges)
+
+
+def _auc(
+    plans: Sequence[MemberPlan],
+    trainings: dict[int, Training],
+    data: DataConfig,
+    dataset: Dataset,
+    judges: TestClips,
+) -> float:
+    """Of the detector that averages these pairs, made as a search makes it."""
+    by_trial: dict[int, list[MemberPlan]] = {}
+    for plan in plans:
+        by_trial.setdefault(plan.trial, []).append(plan)
+    members = [Member.of_trial(trainings[each].trial, [plan.density for plan in by_trial[each]]) for each in by_trial]
+    ordered = [plan for mine in by_trial.values() for plan in mine]
+    epochs = [len(trainings[plan.trial].reports) for plan in ordered]
+    detector = finish(members, ordered, dataset, data.front_end, run="bench", epochs=epochs).detector
+    return evaluate(detector.score_clips(judges), judges).auc
+
+
+def one_search(arguments: argparse.Namespace, name: str, seed: int) -> Found:
+    """Runs a search to its end."""
+    begin = time.perf_counter()
+    space = load_space(arguments.space)
+    data = data_config(arguments, {**space.data, "objective": "labels"})
+    dataset = load_dataset(data)
+    judges = dataset.held_out if data.source else fresh_clips(data, dataset, arguments.fresh)
+    sets = read_curves(load_space("ad_tuning"), Path(arguments.curves))
+    others = [each for each in sets if each.name != data.machine_type]
+    portfolio = [params for number in greedy(others) if space.holds(params := sets[0].params[number])]
+    setting = Setting(space, seed, arguments.max_epochs, arguments.epochs)
+    method = METHODS[name]
+    system = method.make(setting, portfolio)
+    trainings = search(system, setting, space.for_clips(int(dataset.train.lengths.max())), dataset)
+    best = system.best
+    assert best is not None, "a training has reported"
+    truth, alone = handed_over(method, best, trainings, data, dataset, judges)
+    return Found(
+        system=name,
+        seed=seed,
+        truth=truth,
+        best_truth=alone,
+        validation=trainings[best].reports[-1].value,
+        trials=len(trainings),
+        completed=sum(each.trial.done for each in trainings.values()),
+        epochs=sum(len(each.reports) for each in trainings.values()),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def rows_of(found: Sequence[Found]) -> list[dict[str, Any]]:
+    """One row per system; differences are paired by seed, with their 95 % interval (Student's t)."""
+    by_system: dict[str, dict[int, Found]] = {}
+    for each in found:
+        by_system.setdefault(each.system, {})[each.seed] = each
+    rows = []
+    for name, mine in by_system.items():
+        truths = [mine[seed].truth for seed in sorted(mine)]
+        row: dict[str, Any] = {"system": name, "searches": len(mine), "truth": f"{np.mean(truths):.4f}"}
+        row["each"] = " ".join(f"{truth:.3f}" for truth in truths)
+        row["best trial alone"] = f"{np.mean([each.best_truth for each in mine.values()]):.4f}"
+        row["its validation AUC"] = f"{np.mean([each.validation for each in mine.values()]):.4f}"
+        for column in ("trials", "completed", "epochs", "seconds"):
+            row[column] = f"{np.mean([getattr(each, column) for each in mine.values()]):.0f}"
+        both = sorted(set(mine) & set(by_system.get(RAY, {})))
+        if name != RAY and len(both) > 1:
+            row["minus Ray"] = difference(
+                [mine[seed].truth for seed in both], [by_system[RAY][seed].truth for seed in both]
+            )
+        rows.append(row)
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="python -m benchmarks.real_searches", description=__doc__.split("\n")[0])
+    add_flag(parser, "space", default="ad_tuning")
+    add_flag(
+        parser, "systems", metavar="TEXT", default=f"{RAY}|{DEFAULT}", help="names as search_methods has them, with |"
+    )
+    add_flag(parser, "seeds", type=int, default=5, help="searches of each system (default: 5)")
+    add_flag(parser, "epochs", type=int, default=120, help="epochs of a search in all (default: 120)")
+    add_flag(parser, "max_epochs", type=int, default=12, help="epochs of a trial that is not stopped (default: 12)")
+    add_flag(parser, "fresh", type=int, default=100, help="new clips of each kind and embedded id (default: 100)")
+    add_flag(parser, "curves", metavar="DIR", default=str(TABLES), help="tables that the portfolio is chosen from")
+    add_flag(parser, "store", metavar="DIR", default="runs/real/fan", help="where ended searches are kept")
+    add_flag(parser, "output", metavar="FILE", help="write the table here as well")
+    add_data_flags(parser)
+    arguments = parser.parse_args(argv)
+    systems = arguments.systems.split("|")
+    usable = [name for name, method in METHODS.items() if method.score == FUSED]
+    if unknown := [name for name in systems if name not in usable]:
+        raise ConfigError(f"--systems names {unknown[0]!r}; there are {', '.join(usable)}")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    torch.set_num_threads(1)
+    store = Path(arguments.store)
+    store.mkdir(parents=True, exist_ok=True)
+    for seed in range(arguments.seeds):
+        for name in systems:
+            path = store / f"{'_'.join(re.findall(r'[a-z0-9]+', name.lower()))}-{arguments.epochs}-{seed}.json"
+            if not path.exists():
+                write_json(path, asdict(one_search(arguments, name, seed)))
+                print(f"{path}: {path.read_text(encoding='utf-8')}", flush=True)
+    found = [
+        Found(**json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted(store.glob(f"*-{arguments.epochs}-*.json"))
+    ]
+    rows = rows_of(found)
+    for row in rows:
+        print("  ".join(f"{column} {value}" for column, value in row.items()))
+    if arguments.output:
+        write_table(arguments.output, rows, command_of("real_searches", argv))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
