@@ -32,6 +32,7 @@ from benchmarks.curves import CHOSEN, FUSED, TABLES, Curve, DataSet, Recorded, r
 from benchmarks.ensemble import Pair, Store
 from benchmarks.ensemble import read as read_store
 from benchmarks.portfolio import COUNT, greedy
+from benchmarks.recorded import Training
 from benchmarks.search_anchors import Smac, SyneTune
 from benchmarks.search_systems import Ours, PlainOptuna, PlainRay, Setting, ShortThenBest, System
 from benchmarks.tables import command_of, write_table
@@ -136,9 +137,16 @@ METHODS: dict[str, Method] = {
 
 
 @cache
-def space_and_sets(folder: str, name: str) -> tuple[Space, list[DataSet]]:
+def space_and_sets(folder: str, name: str, stores: str | None) -> tuple[Space, list[DataSet]]:
+    """The space and the recorded trainings; with stores, those whose single scores they hold."""
     space = load_space(name)
-    return space, read_curves(space, Path(folder))
+    sets = read_curves(space, Path(folder))
+    return space, sets if stores is None else [_stored(data, Path(stores) / data.name) for data in sets]
+
+
+def _stored(data: DataSet, store: Path) -> DataSet:
+    kept = [each for each in data.trainings if (store / Training(each.configuration, each.repeat).file_name).exists()]
+    return replace(data, trainings=tuple(kept))
 
 
 def search(
@@ -247,7 +255,7 @@ def one_world(
     warnings.simplefilter("ignore")  # Optuna's own, of experimental parts
     torch.set_num_threads(1)  # Optuna's Gaussian process is torch's
     folder, space_name, stores = arguments
-    space, sets = space_and_sets(folder, space_name)
+    space, sets = space_and_sets(folder, space_name, stores)
     ensemble = _no_ensemble if stores is None else ensembles(stores, data_set)
     data = next(each for each in sets if each.name == data_set)
     chosen = greedy([each for each in sets if each is not data])
@@ -336,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flag(parser, "output", metavar="FILE", help="write the table here as well")
     arguments = parser.parse_args(argv)
     methods = chosen_methods(arguments.methods, with_scores=arguments.stores is not None)
-    space, sets = space_and_sets(arguments.curves, arguments.space)
+    space, sets = space_and_sets(arguments.curves, arguments.space, arguments.stores)
     if len(sets) < 2:
         raise ConfigError(f"{arguments.curves} holds fewer than two data sets; a portfolio is that of the others")
     for data in sets:

@@ -34,7 +34,7 @@ RESAMPLES = 2_000
 
 def one_world(folder: str, space_name: str, stores: str, data_set: str, number: int) -> dict[float, tuple[int, float]]:
     """For each asked gain, and 0, which never ends a search: epochs trained and the detector's truth."""
-    space, sets = space_and_sets(folder, space_name)
+    space, sets = space_and_sets(folder, space_name, stores)
     data = next(each for each in sets if each.name == data_set)
     others = [data.params[each] for each in greedy([each for each in sets if each is not data])]
     world, ensemble = World(data, space, number), ensembles(stores, data_set)
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flag(parser, "jobs", type=int, default=available_cores())
     add_flag(parser, "output", metavar="FILE", help="write the table here as well")
     arguments = parser.parse_args(argv)
-    _, sets = space_and_sets(arguments.curves, arguments.space)
+    _, sets = space_and_sets(arguments.curves, arguments.space, arguments.stores)
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         work = {
             data.name: [
