@@ -38,7 +38,7 @@ from trainable.commandline import Parser, add_data_flags, add_flag, data_config,
 from trainable.config import DataConfig
 from trainable.data.clips import TestClips
 from trainable.data.load import Dataset, load_dataset
-from trainable.detection.detector import Member
+from trainable.detection.detector import Detector, Member
 from trainable.detection.finish import MemberPlan, finish
 from trainable.detection.ranking import choose_members
 from trainable.durable import write_json
@@ -115,25 +115,28 @@ def handed_over(
     alone = [MemberPlan(best, trainings[best].start.config.score.density)]
     pairs = choose_members([each.record for each in trainings.values()], method.members) if method.members else []
     taken = [MemberPlan(pair.trial, pair.density) for pair in pairs] or alone
-    return _auc(taken, trainings, data, dataset, judges), _auc(alone, trainings, data, dataset, judges)
+    detectors = (detector_of(plans, trainings, data, dataset) for plans in (taken, alone))
+    truth, best_truth = (evaluate(each.score_clips(judges), judges).auc for each in detectors)
+    return truth, best_truth
 
 
-def _auc(
-    plans: Sequence[MemberPlan],
-    trainings: dict[int, Training],
-    data: DataConfig,
-    dataset: Dataset,
-    judges: TestClips,
-) -> float:
-    """Of the detector that averages these pairs, made as a search makes it."""
+def detector_of(
+    plans: Sequence[MemberPlan], trainings: dict[int, Training], data: DataConfig, dataset: Dataset
+) -> Detector:
+    """The mean of these pairs, made as a search makes it."""
     by_trial: dict[int, list[MemberPlan]] = {}
     for plan in plans:
         by_trial.setdefault(plan.trial, []).append(plan)
     members = [Member.of_trial(trainings[each].trial, [plan.density for plan in by_trial[each]]) for each in by_trial]
     ordered = [plan for mine in by_trial.values() for plan in mine]
     epochs = [len(trainings[plan.trial].reports) for plan in ordered]
-    detector = finish(members, ordered, dataset, data.front_end, run="bench", epochs=epochs).detector
-    return evaluate(detector.score_clips(judges), judges).auc
+    return finish(members, ordered, dataset, data.front_end, run="bench", epochs=epochs).detector
+
+
+def portfolio_of_others(machine_type: str, space: Space, curves: Path) -> list[dict[str, Any]]:
+    """Configurations that do well together on the recorded data sets, this one left out."""
+    sets = [each for each in read_curves(load_space("ad_tuning"), curves) if each.name != machine_type]
+    return [params for number in greedy(sets) if space.holds(params := sets[0].params[number])]
 
 
 def one_search(arguments: argparse.Namespace, name: str, seed: int) -> Found:
@@ -143,9 +146,7 @@ def one_search(arguments: argparse.Namespace, name: str, seed: int) -> Found:
     data = data_config(arguments, {**space.data, "objective": "labels"})
     dataset = load_dataset(data)
     judges = dataset.held_out if data.source else fresh_clips(data, dataset, arguments.fresh)
-    sets = read_curves(load_space("ad_tuning"), Path(arguments.curves))
-    others = [each for each in sets if each.name != data.machine_type]
-    portfolio = [params for number in greedy(others) if space.holds(params := sets[0].params[number])]
+    portfolio = portfolio_of_others(data.machine_type, space, Path(arguments.curves))
     setting = Setting(space, seed, arguments.max_epochs, arguments.epochs)
     method = METHODS[name]
     system = method.make(setting, portfolio)
