@@ -9,7 +9,8 @@ trainings together: AUC of the fully trained configuration on clips that no sear
 the *other* data sets.
 
 `minus Ray` is the mean paired difference to plain Ray Tune, with its 95 % percentile bootstrap over data sets and the
-worlds within them; `of Ray's` the epochs that reach Ray's mean truth, as a share of Ray's, with the same interval.
+worlds within them; `behind this project` that of this project to a method; `of Ray's` the epochs that reach Ray's mean
+truth, as a share of Ray's, with the same interval.
 """
 
 import math
@@ -300,28 +301,37 @@ def rows_of(found: dict[str, list[dict[str, Trace]]], methods: Sequence[str]) ->
     def mean_curve(method: str, pick: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
         return np.mean([curves[method][name][chosen].mean(axis=0) for name, chosen in pick], axis=0)
 
-    ray = {at: mean_curve(RAY, pick) for at, pick in enumerate([whole, *picks])} if RAY in methods else {}
+    resampled = {
+        method: np.array([mean_curve(method, pick) for pick in (whole, *picks)]) for method in methods
+    }  # the whole first
     rows = []
     for method in methods:
-        resampled = {at: mean_curve(method, pick) for at, pick in enumerate([whole, *picks])}
         row: dict[str, Any] = {"method": method}
         for budget in BUDGETS:
-            row[f"truth at {budget}"] = f"{resampled[0][budget - 1]:.4f}"
-        if ray and method != RAY:
+            row[f"truth at {budget}"] = f"{resampled[method][0, budget - 1]:.4f}"
+        if RAY in methods and method != RAY:
             for budget in BUDGETS:
-                gains = [resampled[at][budget - 1] - ray[at][budget - 1] for at in resampled]
-                low, high = np.percentile(gains[1:], [2.5, 97.5])
-                row[f"minus Ray at {budget}"] = f"{gains[0]:+.4f} [{low:+.4f}, {high:+.4f}]"
+                row[f"minus Ray at {budget}"] = _gain(resampled[method], resampled[RAY], budget)
             for budget in BUDGETS[1:]:
-                shares = [_share(resampled[at], ray[at][budget - 1], budget) for at in resampled]
+                pairs = zip(resampled[method], resampled[RAY], strict=True)
+                shares = [_share(mine, theirs[budget - 1], budget) for mine, theirs in pairs]
                 low, high = np.percentile(shares[1:], [2.5, 97.5], method="nearest")
                 row[f"of Ray's {budget}"] = f"{_shown(shares[0])} [{_shown(low)}, {_shown(high)}]"
+        if DEFAULT in methods and method != DEFAULT:
+            row[f"behind {DEFAULT} at {BUDGETS[1]}"] = _gain(resampled[DEFAULT], resampled[method], BUDGETS[1])
         seconds = np.mean([trace[method].seconds for traces in found.values() for trace in traces])
         row["seconds"] = f"{seconds:.2f}"
         for name in names:
             row[f"{name} at {BUDGETS[1]}"] = f"{curves[method][name][:, BUDGETS[1] - 1].mean():.3f}"
         rows.append(row)
     return rows
+
+
+def _gain(mine: np.ndarray, theirs: np.ndarray, budget: int) -> str:
+    """Mean difference after so many epochs and its interval, from curves of the whole and of resamples below it."""
+    gains = mine[:, budget - 1] - theirs[:, budget - 1]
+    low, high = np.percentile(gains[1:], [2.5, 97.5])
+    return f"{gains[0]:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def _share(curve: np.ndarray, reached: float, epochs: int) -> float:
