@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from benchmarks.recorded import PORTFOLIO
 from benchmarks.tables import command_of, read_table, write_table
 from spaces.loader import load_space
 from spaces.space import Choices, Space
@@ -78,6 +79,11 @@ class DataSet:
     def once(self) -> tuple[Recorded, ...]:
         """The first training of each configuration, by number."""
         return tuple(each for each in self.trainings if each.repeat == 0)
+
+    @cached_property
+    def drawn(self) -> tuple[Recorded, ...]:
+        """Those of configurations that were drawn uniformly from the space."""
+        return tuple(each for each in self.once if each.configuration < PORTFOLIO)
 
     def by_repeat(self, configuration: int) -> list[Recorded]:
         """All trainings of a configuration."""
@@ -232,7 +238,7 @@ def analyse(sets: Sequence[DataSet]) -> list[dict[str, Any]]:
     rows = []
     for data in sets:
         for score in (FUSED, CHOSEN):
-            curves = [training.curves[score] for training in data.once]
+            curves = [training.curves[score] for training in data.drawn]
             truth = [curve.truth for curve in curves]
             row: dict[str, Any] = {"data set": data.name, "score": score, "trainings": len(curves)}
             row |= {"truth": f"{np.mean(truth):.3f} ± {np.std(truth):.3f}", "best": f"{max(truth):.3f}"}

@@ -4,9 +4,11 @@
     python -m benchmarks.recorded --machine-type pump --configurations 60 --store runs/recorded/pump
 
 Configurations are drawn uniformly from the space, the same for every data set, and trained to the end, never stopped.
-The first few (`--repeated`) are trained with three seeds. A training is kept as one file when it ends; the command goes
-on where an earlier one stopped. The store keeps scores of single clips; `benchmarks.curves` makes the small, committed
-tables of AUCs from it, or adds to them what a store has that they lack (``--first`` leaves out what they have).
+The first few (`--repeated`) are trained with three seeds. ``--portfolio`` trains those that a search proposes first
+(`search/portfolio.yaml`) in place of drawn ones, numbered from `PORTFOLIO` on. A training is kept as one file when it
+ends; the command goes on where an earlier one stopped. The store keeps scores of single clips; `benchmarks.curves`
+makes the small, committed tables of AUCs from it, or adds to them what a store has that they lack (``--first`` leaves
+out what they have).
 
 `fresh` clips of an embedded machine are new ones of the same machines, in neither validation nor held-out clips: their
 AUC is as near to the truth as their number. Recordings of one's own have none.
@@ -24,6 +26,7 @@ import numpy as np
 import torch
 
 from search.engine.space_draws import uniform_params
+from search.first_proposals import of_portfolio
 from spaces.loader import load_space
 from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run
 from trainable.config import EMBEDDED_TEST_CLIPS, DataConfig
@@ -37,6 +40,8 @@ from trainable.trial import PlannedTrial, Trial
 
 SEEDS = 3
 SEED_STEP = 100_003
+PORTFOLIO = 900
+"""Number of the portfolio's first configuration."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,17 @@ def record(arguments: argparse.Namespace) -> None:
         for name, clips in judged.items():
             said |= {f"{name}/ids": np.array(clips.machine_ids), f"{name}/labels": clips.labels}
         np.savez(file, **said)  # type: ignore[arg-type]
-    for training in trainings(arguments.configurations, arguments.repeated, arguments.first):
+    proposed = of_portfolio(space)
+    wanted = trainings(arguments.configurations, arguments.repeated, arguments.first)
+    for training in trainings(PORTFOLIO + len(proposed), 0, PORTFOLIO) if arguments.portfolio else wanted:
         path = store / training.file_name
         if path.exists():
             continue
         begin = time.perf_counter()
-        params = uniform_params(space, np.random.RandomState(SEED_STEP * arguments.seed + training.configuration))
+        if training.configuration >= PORTFOLIO:
+            params = proposed[training.configuration - PORTFOLIO]
+        else:
+            params = uniform_params(space, np.random.RandomState(SEED_STEP * arguments.seed + training.configuration))
         config = fitted.config(params, epochs=arguments.epochs, seed=training.seed)
         kept = _trained(Trial(PlannedTrial.whole_batch(config), dataset), judged)
         with replacing(path) as file:
@@ -130,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flag(
         parser, "first", type=int, default=0, help="number of the first configuration that is trained (default: 0)"
     )
+    add_flag(parser, "portfolio", action="store_true", help="train the portfolio in place of drawn configurations")
     add_flag(parser, "repeated", type=int, default=10, help=f"configurations trained with {SEEDS} seeds (default: 10)")
     add_flag(parser, "epochs", type=int, default=12)
     add_flag(parser, "fresh", type=int, default=100, help="new clips of each kind and embedded id (default: 100)")

@@ -38,6 +38,7 @@ from benchmarks.search_anchors import Smac, SyneTune
 from benchmarks.search_systems import Ours, PlainOptuna, PlainRay, Setting, ShortThenBest, System
 from benchmarks.tables import command_of, write_table
 from benchmarks.worlds import World, rank_correlations
+from search.first_proposals import of_portfolio
 from spaces.loader import load_space
 from spaces.space import Choices, Parameter, Space
 from trainable.commandline import Parser, add_flag, run
@@ -81,11 +82,12 @@ def ours(
     factor: int = 2,
     sampler: str = "tpe",
     until_flat: float | None = None,
+    shipped: bool = False,
 ) -> Method:
     """This project's search; `grace` and `factor` are those of `ad_tuning` unless given."""
 
     def make(setting: Setting, others: Sequence[Mapping[str, Any]]) -> System:
-        initial = others[:portfolio]
+        initial = of_portfolio(setting.space) if shipped else others[:portfolio]
         return Ours(setting, grace=grace, factor=factor, sampler=sampler, initial=initial, until_flat=until_flat)
 
     return Method(make, score=score, members=members)
@@ -128,6 +130,7 @@ METHODS: dict[str, Method] = {
     "no detector, no portfolio": ours(),
     "no detector": ours(portfolio=COUNT),
     "no portfolio": ours(members=MEMBERS),
+    "the shipped portfolio": ours(shipped=True, members=MEMBERS),
     "random instead of TPE": ours(portfolio=COUNT, members=MEMBERS, sampler="random"),
     "chosen density instead of fused": ours(portfolio=COUNT, members=MEMBERS, score=CHOSEN),
     "grace 3, factor 3": ours(grace=3, factor=3, portfolio=COUNT, members=MEMBERS),
@@ -360,7 +363,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for data in sets:
         tree, forest = rank_correlations(data, space)
         known = f"left out, a tree predicts {tree:.2f}, a forest {forest:.2f}"
-        print(f"{data.name}: {len(data.once)} configurations; rank correlation with those {known}")
+        print(f"{data.name}: {len(data.drawn)} configurations; rank correlation with those {known}")
     jobs = [(data.name, number) for number in range(arguments.worlds) for data in sets]
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         work = [

@@ -37,7 +37,7 @@ class World:
         inputs, targets = features_of(data, space), _targets(data)
         self._tree = ExtraTreeRegressor(max_features=0.5, random_state=seed).fit(inputs, targets)
         self._cells: dict[int, list[int]] = {}
-        for training, cell in zip(data.once, self._tree.apply(inputs), strict=True):
+        for training, cell in zip(data.drawn, self._tree.apply(inputs), strict=True):
             self._cells.setdefault(int(cell), []).append(training.configuration)
         self._known = {_key(data.params[each.configuration]): each.configuration for each in data.once}
 
@@ -56,8 +56,8 @@ class World:
 
 
 def features_of(data: DataSet, space: Space) -> np.ndarray:
-    """Recorded configurations as points, float64 (configurations, parameters)."""
-    return np.array([_features(data.params[each.configuration], space) for each in data.once])
+    """Drawn configurations as points, float64 (configurations, parameters)."""
+    return np.array([_features(data.params[each.configuration], space) for each in data.drawn])
 
 
 def _features(params: Mapping[str, Any], space: Space) -> np.ndarray:
@@ -78,7 +78,7 @@ def _features(params: Mapping[str, Any], space: Space) -> np.ndarray:
 
 def _targets(data: DataSet) -> np.ndarray:
     """What a tree divides the space by: the last value and the truth, standardised; (configurations, 2)."""
-    curves = [each.curves[FUSED] for each in data.once]
+    curves = [each.curves[FUSED] for each in data.drawn]
     targets = np.array([(curve.values[-1], curve.truth) for curve in curves])
     standardised: np.ndarray = (targets - targets.mean(axis=0)) / (targets.std(axis=0) + 1e-12)
     return standardised
