@@ -156,7 +156,11 @@ def print_summary(
     if conductor.stop_reason:
         table.add_row("ended early", conductor.stop_reason)
     if (gain := conductor.standing.expected_gain) is not None:
-        table.add_row("ended: flat" if conductor.flat else "more trials", gain_text(gain))
+        flat = _ended_itself(conductor)
+        table.add_row(
+            "ended early" if flat else "more trials",
+            gain_text(gain) + (", less than --until-flat asks" if flat else ""),
+        )
     if conductor.running:
         table.add_row("to go on", _resume_command(folder))
     if skipped:
@@ -177,6 +181,11 @@ def print_summary(
         advice.append(f"report: python -m analysis.report {run}")
         for line in advice:
             console.print(printable(as_called(line)), soft_wrap=True, highlight=False)
+
+
+def _ended_itself(conductor: Conductor) -> bool:
+    """Whether fewer trials started than were asked for, since more are expected to bring less than `--until-flat`."""
+    return conductor.flat and conductor.started < conductor.options.num_samples
 
 
 def _why_none(conductor: Conductor, store: RunStore) -> str:
@@ -279,7 +288,7 @@ def write_results(
         # Number of starts and resumes so far: if the manifest has more, the search has been resumed since.
         "parts": 1 + len(folder.read_manifest().history),
         "stop_reason": conductor.stop_reason,
-        "flat": conductor.flat,
+        "flat": _ended_itself(conductor),
         "skipped_recordings": skipped,
         "failures": _failures(store),
         "best": None,
