@@ -81,7 +81,7 @@ def run(command: Command, folder: Path) -> None:
     if command.text == ". .venv/bin/activate":
         assert "VENV := .venv\n" in (ROOT / "Makefile").read_text()
     elif words[0] == "make":
-        subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True, timeout=20)
+        subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True, timeout=300)
     elif reason_not_to_run(command) is not None:
         check_flags(command, words)
     elif words[0] == "export":

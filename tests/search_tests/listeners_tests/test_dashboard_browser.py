@@ -56,7 +56,7 @@ def metrics(driver: int) -> str:
 def _read(target: str) -> str:
     """The page of one of Ray's exporters; empty where it does not listen (yet), as Prometheus would note too."""
     try:
-        with urllib.request.urlopen(f"http://{target}/metrics", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://{target}/metrics", timeout=300) as answer:
             return answer.read().decode()
     except urllib.error.URLError:
         return ""

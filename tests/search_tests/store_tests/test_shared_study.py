@@ -124,7 +124,7 @@ def ask(url: str, process: subprocess.Popen[bytes]) -> dict:
     """The answer of a server that may not have started yet."""
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
+            with urllib.request.urlopen(url, timeout=300) as answer:
                 return json.load(answer)
         except (urllib.error.URLError, ConnectionError):
             assert process.poll() is None, "the server ended by itself"
@@ -144,7 +144,7 @@ def test_optuna_dashboard_opens_the_study_as_it_is(machine, tmp_path):
         detail = ask(f"http://127.0.0.1:{port}/api/studies/{study['study_id']}?after=0", process)
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=300)
     records = RunFolder(tmp_path / "run").read_trials()
     assert [trial["number"] for trial in detail["trials"]] == [record.number for record in records]
     for trial, record in zip(detail["trials"], records, strict=True):
