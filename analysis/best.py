@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainable.commandline import Parser, add_flag, refuse_ignored, resolve_device, run, set_up_logging
+from trainable.commandline import Parser, add_flag, refuse_ignored, resolve_device, run, say, set_up_logging
 from trainable.commands import as_called
 from trainable.detection.alarm import DEFAULT_ALARM_RATE, RATE_HELP, AlarmRate, alarm_lines
 from trainable.errors import ConfigError, RunError
@@ -52,6 +52,12 @@ def build_parser() -> Parser:
         metavar="N",
         help="trainings of each configuration (default: 3 of one configuration, 1 of several)",
     )
+    add_flag(
+        parser,
+        "allow_changes",
+        action="store_true",
+        help="retrain on the recordings that are there now, though they are not those of the search",
+    )
     add_flag(parser, "output", metavar="DIR", help="folder of the retrained detector (default: RUN/retrained)")
     add_flag(parser, "alarm_rate", metavar="RATE", help=f"of the detector: {RATE_HELP}; default: {DEFAULT_ALARM_RATE}")
     add_flag(parser, "held_out", action="store_true", help="score held-out clips even before the search has ended")
@@ -72,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.retrain:
             raise ConfigError("--alarm-rate is for the detector that --retrain makes; add --retrain or leave it out")
     if not arguments.retrain:
-        refuse_ignored(parser, arguments, ("trial", "members", "seeds", "output"), "is for --retrain; add it")
+        refuse_ignored(
+            parser, arguments, ("trial", "members", "seeds", "output", "allow_changes"), "is for --retrain; add it"
+        )
     device = resolve_device(arguments.device)
     if arguments.export:
         from analysis.export.target import check_target, is_detector
@@ -97,10 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     notes += [text for text in (front_text(results.trials, results.measure),) if text]
     width = _terminal_width()
     told = [note if width is None else wrapped(note, width) for note in (*results.notes, *notes)]
-    print("\n".join([*told[: len(results.notes)], winners_text(winners, width), *told[len(results.notes) :]]))
+    say("\n".join([*told[: len(results.notes)], winners_text(winners, width), *told[len(results.notes) :]]))
     if arguments.export:
         for path in export_winners(results, winners, Path(arguments.export)):
-            print(f"wrote {path}")
+            say(f"wrote {path}")
     detector = _retrain(results, arguments, device) if arguments.retrain else results.folder.detector_path
     if arguments.export:
         _export(detector, Path(arguments.export))
@@ -117,12 +125,12 @@ def _export(detector: Path, folder: Path) -> None:
     from analysis.export.target import LAUNCHER, is_detector
 
     if not is_detector(detector):
-        print(f"no model in {folder}: {detector} holds no detector; a search makes one as it ends, or add --retrain")
+        say(f"no model in {folder}: {detector} holds no detector; a search makes one as it ends, or add --retrain")
         return
     from analysis.export.folder import export_detector
 
     size_bytes = sum(path.stat().st_size for path in export_detector(detector, folder))
-    print(
+    say(
         f"wrote {folder}, {format_bytes(size_bytes)}; score recordings where there is only numpy and onnxruntime: "
         f"python {shlex.quote(str(folder / LAUNCHER))} FILES"
     )
@@ -135,26 +143,28 @@ def _output(arguments: argparse.Namespace) -> Path:
 
 def _retrain(results: "RunResults", arguments: argparse.Namespace, device: str) -> Path:
     """Trains and saves a detector, and says what is known of it; returns its folder."""
-    from analysis.model_view import load_run_data
+    from analysis.model_view import changed_text, load_run_data
     from analysis.retrain import retrain
     from trainable.detection.detector import make_folder
 
     output = _output(arguments)
     make_folder(output)
     plans = _members(results, arguments)
-    data = load_run_data(results)
+    data = load_run_data(results, allow_changes=arguments.allow_changes)
+    if changed := changed_text(results, data):
+        print(changed)
     retrained = retrain(
         results,
         plans,
         data,
         device=device,
-        log=lambda line: print(line, flush=True),
+        log=say,
         alarm_rate=AlarmRate.parse(arguments.alarm_rate or DEFAULT_ALARM_RATE),
     )
     retrained.detector.save(output)
     for line in known_of(retrained):
-        print(line)
-    print(f"wrote {output}; score recordings with: {as_called('python -m trainable.score')} --model {output} FILES")
+        say(line)
+    say(f"wrote {output}; score recordings with: {as_called('python -m trainable.score')} --model {output} FILES")
     return output
 
 

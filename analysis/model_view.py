@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from analysis.commands import retrain_command
 from analysis.results import RunResults
 from trainable.checkpoint_place import CheckpointPlace, absolute_place, place_under
 from trainable.config import DataConfig, DensityName, FrontEndConfig, TrialConfig
@@ -29,6 +30,7 @@ from trainable.scoring.registry import make_density
 from trainable.training.checkpoint import list_checkpoints, read_checkpoint
 from trainable.training.seeds import derived_seed
 from trainable.trial import PlannedTrial, Trial
+from trainable.units import counted
 
 MAP_DENSITY: DensityName = "grid_neighbours"
 """Provides the maps if the configured density scores whole clips only."""
@@ -211,12 +213,35 @@ def load_view(run: RunResults, number: int, *, dataset: Dataset | None = None, d
     return ModelView(number, trial.epoch, trial, dataset, DataConfig.from_dict(run.manifest.data).front_end, raw)
 
 
-def load_run_data(run: RunResults) -> Dataset:
-    """Loads the data set of a run. Raises DataError if it is gone, RunError if its contents have changed."""
+def load_run_data(run: RunResults, *, allow_changes: bool = False) -> Dataset:
+    """Loads the data set of a run.
+
+    Parameters
+    ----------
+    allow_changes
+        Takes recordings that have changed since the search, for a training that begins anew.
+
+    Raises
+    ------
+    DataError
+        If the recordings are gone.
+    RunError
+        If they have changed and may not: what was trained on others would not be comparable.
+    """
     dataset = load_dataset(DataConfig.from_dict(run.manifest.data), checked=run.folder.check_path.exists())
-    if run.manifest.data_digest and dataset.digest != run.manifest.data_digest:
+    changed = changed_text(run, dataset)
+    if changed and not allow_changes:
         raise RunError(
-            f"the recordings of {run.manifest.source} are not those that {run.folder.path} was trained on; "
-            "scores would not be comparable"
+            f"{changed}; scores would not be comparable. Its configurations are trained on what is there now with "
+            f"{retrain_command(run)} --allow-changes"
         )
     return dataset
+
+
+def changed_text(run: RunResults, dataset: Dataset) -> str:
+    """That a run's recordings are others now, and how many to train on; empty if they are the same."""
+    if run.manifest.data_digest in ("", dataset.digest):
+        return ""
+    was = run.manifest.clips.get(Split.TRAIN.value)
+    counts = "" if was is None else f" ({counted(was, 'training clip')} then, {len(dataset.train)} now)"
+    return f"the recordings of {run.manifest.source} are not those that {run.folder.path} was trained on{counts}"

@@ -168,7 +168,12 @@ class Result:
         return Detector.load(RunFolder(self.folder).detector_path, device=resolve_device(device))
 
     def retrain(
-        self, output: str | Path | None = None, *, alarm_rate: str | float | None = None, device: str = "cpu"
+        self,
+        output: str | Path | None = None,
+        *,
+        alarm_rate: str | float | None = None,
+        device: str = "cpu",
+        allow_changes: bool = False,
     ) -> "Detector":
         """Trains the detector's models again on all normal clips, saves the new detector and returns it.
 
@@ -181,6 +186,8 @@ class Result:
             Folder of the new detector; by default ``retrained`` in the run's folder.
         alarm_rate
             False alarms that it may raise, such as ``"1/day"`` or 0.01 of recordings; by default 0.05 of them.
+        allow_changes
+            Trains on the recordings that are there now, though they are not those of the search.
 
         Raises
         ------
@@ -204,7 +211,8 @@ class Result:
         folder = self.folder / RETRAINED if output is None else Path(output)
         make_folder(folder)
         run = self.analysis()
-        finished = retrain(run, members_to_retrain(run), load_run_data(run), device=device, alarm_rate=rate)
+        data = load_run_data(run, allow_changes=allow_changes)
+        finished = retrain(run, members_to_retrain(run), data, device=device, alarm_rate=rate)
         finished.detector.save(folder)
         return finished.detector
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,9 +15,11 @@ from analysis.model_view import load_run_data, load_view, read_newest
 from analysis.results import RunResults, load_run
 from analysis.winners import export_winners, find_winners, winners_text, wrapped
 from tests.analysis_tests.synthetic import make_run
+from tests.analysis_tests.trained import spectrogram
 from trainable import commandline
 from trainable.config import DataConfig, TrialConfig
 from trainable.data.clips import Split
+from trainable.detection.detector import Detector
 from trainable.errors import RunError
 from trainable.train import read_config_file
 
@@ -194,8 +197,26 @@ def test_recordings_that_changed_are_refused(trained_path: Path, tmp_path: Path)
     path = shutil.copytree(trained_path, tmp_path / "run")
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**manifest, "data_digest": "0" * 64}))
-    with pytest.raises(RunError, match="scores would not be comparable"):
+    with pytest.raises(RunError, match=r"scores would not be comparable.* --retrain .*--allow-changes"):
         load_run_data(load_run(path))
+
+
+def test_a_detector_is_trained_on_recordings_that_came_later(
+    trained_path: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = shutil.copytree(recordings, tmp_path / "more")
+    for machine, machine_id in enumerate(("00", "02")):
+        np.save(more / f"grinder/train/normal_id_{machine_id}_00000900.npy", spectrogram(machine, 900, faulty=False))
+    path = shutil.copytree(trained_path, tmp_path / "run")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["data"]["data_root"] = str(more)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    retrain = [str(path), "--top", "1", "--retrain", "--members", "1", "--seeds", "1"]
+    with pytest.raises(RunError, match="are not those that"):
+        best.main(retrain)
+    assert best.main([*retrain, "--allow-changes"]) == 0
+    assert "(32 training clips then, 34 now)" in capsys.readouterr().out
+    assert Detector.load(path / "retrained").made["training_clips"] == 34 + 12
 
 
 @pytest.mark.parametrize(
