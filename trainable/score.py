@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from trainable.commandline import Parser, add_flag, resolve_device, run, set_up_logging
-from trainable.detection.alarm import RATE_HELP, AlarmRate, Verdict, shortfalls
+from trainable.commands import as_called
+from trainable.detection.alarm import RATE_HELP, AlarmRate, Tally, Verdict, shortfalls
 from trainable.errors import DataError, ShortError, SilentError
 from trainable.printable import csv_cell, printable
 
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("note: this detector has no alarm rate, so no verdict; --alarm-rate 0.05 gives it one", file=sys.stderr)
     for line in shortfalls(detector.promises):
         print(f"warning: {line}", file=sys.stderr)
-    failed = score_files(
+    tally = score_files(
         detector,
         _names(arguments.files, sys.stdin),
         as_json=arguments.format == "json",
@@ -72,7 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         output=sys.stdout,
         errors=sys.stderr,
     )
-    return SOME_FAILED if failed else 0
+    fewest = min((promise.recordings for promise in detector.promises.values()), default=0.0)
+    if too_many := tally.too_many_text(detector.alarm_rate, fewest):
+        print(f"note: {as_called(too_many)}", file=sys.stderr)
+    return SOME_FAILED if tally.failed else 0
 
 
 def _names(files: Iterable[str], stdin: TextIO | None) -> Iterator[str]:
@@ -114,18 +118,21 @@ def score_files(
     machine_id: str | None,
     output: TextIO,
     errors: TextIO,
-) -> int:
-    """Scores files one at a time; returns how many could not be scored."""
-    failed = 0
+) -> Tally:
+    """Scores files one at a time and counts them."""
+    tally = Tally()
     writer = csv.writer(output, lineterminator="\n")
     if not as_json:
         writer.writerow(COLUMNS)
         output.flush()  # a caller that waits for the heading before sending a name would deadlock
     for name in names:
         try:
-            row = _row(name, detector.score_file(Path(name), machine_id))
+            score = detector.score_file(Path(name), machine_id)
+            row = _row(name, score)
+            tally.judged += score.p_value is not None
+            tally.alarms += score.verdict is Verdict.ANOMALY
         except (DataError, OSError) as error:
-            failed += 1
+            tally.failed += 1
             reason = printable(" ".join(str(error).split()))
             print(f"error: {reason}", file=errors, flush=True)
             row = (name, None, None, None, None, None, reason, Verdict.UNKNOWN, _status_of(error))
@@ -134,7 +141,7 @@ def score_files(
         else:
             writer.writerow(map(csv_cell, row))
         output.flush()
-    return failed
+    return tally
 
 
 def _row(name: str, score: "ClipScore") -> tuple[str | float | None, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trainable.data.check import Storage
-from trainable.detection.alarm import AlarmRate, Promise, shortfalls
+from trainable.detection.alarm import AlarmRate, Promise, Tally, shortfalls
 from trainable.detection.calibration import Calibration, simes
 from trainable.detection.recorded import Limits, Status
 from trainable.detection.windows import Windows, choose_windows, covering_passes
@@ -133,6 +133,24 @@ def test_a_rate_per_time_counts_stretches_and_a_share_counts_recordings() -> Non
     assert per_time.alarms(**one_of_ten)
     assert not share.alarms(**one_of_ten)
     assert not per_time.alarms(**{**one_of_ten, "seconds": 50.0}), "half the time, half the false alarms"
+
+
+def test_more_alarms_than_normal_recordings_raise_are_said_and_fewer_are_chance() -> None:
+    rate = AlarmRate.parse("0.05")
+    told = Tally(judged=100, alarms=40).too_many_text(rate, calibration=100)
+    assert told.startswith(
+        "40 of 100 recordings alarm; of normal ones like those it is calibrated with, about 5 would."
+    )
+    assert "--retrain --allow-changes" in told
+    assert Tally(judged=100, alarms=40).too_many_text(AlarmRate.parse("1/day"), 100) == ""
+    assert Tally(judged=5, alarms=4).too_many_text(rate, 100) == "", "few are looked at one by one"
+    rng = np.random.default_rng(0)
+    said = 0
+    for _ in range(1000):
+        threshold = np.sort(rng.random(19))[-1]
+        alarms = int((rng.random(200) > threshold).sum())
+        said += bool(Tally(judged=200, alarms=alarms).too_many_text(rate, calibration=19))
+    assert said < 40, "whatever the calibration"
 
 
 def test_what_cannot_be_promised_is_said_with_what_can() -> None:

@@ -3,6 +3,7 @@
 Standard library only: a mistyped rate is refused before torch is loaded.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ RATE_HELP = (
 _RATE = re.compile(r"\s*(?P<number>[0-9]*\.?[0-9]+(?:e[+-]?[0-9]{1,3})?)\s*(?:(?P<percent>%)|/\s*(?P<unit>[a-z]+))?\s*")
 LEAST, MOST = 1e-9, 1e9
 """Bounds of a rate's number: beyond them nobody means it, and its reciprocal is no longer a number of recordings."""
+FEW_ALARMS = 5
+"""So few are looked at one by one."""
 _ROUNDING = 1.0 + 1e-9
 """1/20 is 0.05, whatever the last digit of a division says."""
 
@@ -138,6 +141,37 @@ def shortfalls(promises: Mapping[str, Promise]) -> list[str]:
         if not promise.kept:
             by_reason.setdefault(promise.shortfall(), []).append(machine_id)
     return [f"id {', '.join(ids)}: {reason}" for reason, ids in by_reason.items()]
+
+
+@dataclass
+class Tally:
+    """Recordings that were scored one after another."""
+
+    judged: int = 0
+    """Those that got a p-value."""
+    alarms: int = 0
+    failed: int = 0
+    """Those that could not be scored."""
+
+    def too_many_text(self, rate: AlarmRate | None, calibration: float) -> str:
+        """That more recordings alarm than normal ones would, and what to think of; empty if that may be chance.
+
+        Of n normal recordings n·r alarm at a share r. The number varies with the n recordings and, since all are
+        compared with the same `calibration` recordings, with these: their part of the variance is n²·r(1 − r)/(c + 2)
+        (the share of false alarms given the calibration has a beta distribution, Vovk 2012).
+        """
+        if rate is None or rate.unit is not None:
+            return ""
+        expected = self.judged * rate.number
+        chance = math.sqrt(expected * (1 - rate.number) * (1 + self.judged / (calibration + 2)))
+        if self.alarms < FEW_ALARMS or self.alarms <= expected + 3 * chance:
+            return ""
+        return (
+            f"{self.alarms} of {self.judged} recordings alarm; of normal ones like those it is calibrated with, about "
+            f"{expected:.0f} would. Either so many are faulty, or they were recorded otherwise (another microphone, "
+            "place, load or season); then train the detector on normal recordings of today: python -m analysis.best "
+            "RUN --retrain --allow-changes"
+        )
 
 
 def alarm_lines(promises: Mapping[str, Promise], thresholds: Mapping[str, float | None]) -> list[str]:
