@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainable.commandline import Parser, add_flag, resolve_device, run, set_up_logging
+from trainable.commandline import Parser, add_flag, resolve_device, run, say, set_up_logging
 from trainable.config import DataConfig, TrialConfig
 from trainable.errors import ConfigError
 
@@ -82,9 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results: dict[str, dict[str, tuple[float, float]]] = {}
     yardsticks: dict[str, dict[str, dict[str, tuple[float, float]]]] = {}
     by_seed: list[dict[str, dict[str, tuple[float, float]]]] = [{} for _ in range(arguments.seeds)]
-    log: Callable[[str], None] = (
-        (lambda line: None) if arguments.quiet else lambda line: print(line, file=sys.stderr, flush=True)
-    )
+    log: Callable[[str], None] = (lambda line: None) if arguments.quiet else lambda line: say(line, sys.stderr)
     for name in names:
         data = DataConfig.merged(saved_data, {"data_root": str(root), "machine_type": name})
         runs = train_and_score(
@@ -110,9 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 its_results = yardsticks.setdefault(yardstick, {})
                 its_results[name] = mean_by_id(runs)
                 write_results(output / "yardsticks" / yardstick / "result.csv", its_results)
-    print(as_text(comparison_table(results, yardsticks)))
+    say(as_text(comparison_table(results, yardsticks)))
     print(_remark(config, arguments.seeds, arguments.config))
-    print(f"wrote {output / 'result.csv'} and the scores beside it")
+    say(f"wrote {output / 'result.csv'} and the scores beside it")
     return 0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainable.commandline import Parser, add_flag, refuse_ignored, resolve_device, run, set_up_logging
+from trainable.commandline import Parser, add_flag, refuse_ignored, resolve_device, run, say, set_up_logging
 from trainable.durable import write_text
 from trainable.errors import RunError
 from trainable.steps import Steps, error_console, told_steps
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             device=device,
             steps=steps,
         )
-    print(f"{output} ({output.stat().st_size / 1024**2:.1f} MiB)")
+    say(f"{output} ({output.stat().st_size / 1024**2:.1f} MiB)")
     return 0
 
 

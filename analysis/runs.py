@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainable.commandline import Parser, add_flag, resolve_device, run, set_up_logging
+from trainable.commandline import Parser, add_flag, resolve_device, run, say, set_up_logging
 from trainable.errors import ConfigError, RunError
 from trainable.printable import csv_cell
 
@@ -73,13 +73,13 @@ def _list(paths: Sequence[Path], no_runs: Sequence[Path], arguments: argparse.Na
         writer.writeheader()
         writer.writerows({name: csv_cell(value) for name, value in plain(row).items()} for row in rows)
     elif rows:
-        print(rows_text(rows))
+        say(rows_text(rows))
     left_out = [
         *(f"{path} ({reason})" for path, reason in unreadable.items()),
         *(f"{path} (no run)" for path in no_runs),
     ]
     if left_out:
-        print(f"left out: {'; '.join(left_out)}", file=sys.stderr)
+        say(f"left out: {'; '.join(left_out)}", sys.stderr)
     return SOME_UNREADABLE if unreadable else 0
 
 
@@ -90,7 +90,7 @@ def _compare(first: Path, second: Path, arguments: argparse.Namespace, device: s
     from analysis.results import load_run
 
     found = compare(load_run(first), load_run(second), with_model=not arguments.no_model, device=device)
-    print(json.dumps(found.to_dict(), indent=1) if arguments.json else found.text())
+    say(json.dumps(found.to_dict(), indent=1) if arguments.json else found.text())
     return 0
 
 

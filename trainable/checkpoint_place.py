@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from trainable.errors import CheckpointError, ConfigError, RunError
+from trainable.redaction import without_given_secrets
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_NAME = re.compile(r"epoch-([0-9]{6,})\.ckpt")
@@ -290,4 +291,4 @@ def storage_failure(error: BaseException) -> str | None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return without_given_secrets(" ".join(str(error).split()))[:300] or type(error).__name__

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TextIO, get_args
 
 from trainable import standard_output, stop_signals
 from trainable.argument_parser import Parser, add_flag, add_options_file, refuse_ignored
@@ -30,6 +30,7 @@ __all__ = [
     "refuse_ignored",
     "resolve_device",
     "run",
+    "say",
     "set_up_logging",
 ]
 
@@ -201,6 +202,11 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         stop = stop_signals.stopped(interrupt)
         print(f"stopped by {stop.cause}", file=sys.stderr)
         return stop.exit_status
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Prints lines in which names of files and machines may stand, as any terminal may show them."""
+    print("\n".join(printable(line) for line in text.split("\n")), file=file, flush=True)
 
 
 def _made_printable(record: logging.LogRecord) -> bool:

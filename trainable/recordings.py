@@ -20,6 +20,7 @@ from trainable.commandline import (
     data_config,
     refuse_ignored,
     run,
+    say,
     set_up_logging,
 )
 from trainable.commands import as_called
@@ -63,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if known:
         return _name_known(known, arguments)
     table = _write_draft(root, Path(arguments.output or f"{root.name}.csv"))
-    print(f"read {table}, correct it where names mislead, and search with it:")
+    say(f"read {table}, correct it where names mislead, and search with it:")
     search = as_called("python -m search.run")
-    print(f"  {search} --space ad_tuning --recordings {shlex.quote(str(table))}", flush=True)
+    say(f"  {search} --space ad_tuning --recordings {shlex.quote(str(table))}")
     if not arguments.no_reading:
         _check(data_config(arguments, {"recordings": str(table.absolute()), "machine_type": table.stem}))
     return 0
@@ -77,7 +78,7 @@ def _name_known(known: "Sequence[tuple[Path, Layout]]", arguments: argparse.Name
 
     failed = 0
     for folder, layout in known[:MOST_NAMED]:
-        print(f"{folder.name}: {layout.title}; {flags_of(folder)}", flush=True)
+        say(f"{folder.name}: {layout.title}; {flags_of(folder)}")
         if arguments.no_reading:
             continue
         arguments.machine_type = None  # the folder says it
@@ -85,9 +86,9 @@ def _name_known(known: "Sequence[tuple[Path, Layout]]", arguments: argparse.Name
             _check(data_config(arguments, {"data_root": str(folder.parent), "machine_type": folder.name}))
         except DataError as error:
             failed = 1
-            print(f"error: {error}", file=sys.stderr)
+            say(f"error: {error}", sys.stderr)
     if len(known) > MOST_NAMED:
-        print(f"and {len(known) - MOST_NAMED} more machine types")
+        say(f"and {len(known) - MOST_NAMED} more machine types")
     return failed
 
 
@@ -107,9 +108,9 @@ def _write_draft(root: Path, table: Path) -> Path:
         write_table(table, (in_place(row, root, table.parent) for row in rows))
     except OSError as error:
         raise DataError(f"{table} cannot be written ({error.strerror}); name another file with --output") from None
-    print(f"{root}: no known layout; {len(rows)} recordings are listed in {table}")
+    say(f"{root}: no known layout; {len(rows)} recordings are listed in {table}")
     for line in counts(rows):
-        print(line)
+        say(line)
     return table
 
 
@@ -119,10 +120,10 @@ def _check(config: DataConfig) -> None:
 
     dataset = load_dataset(config)
     for line in dataset.check_lines():
-        print(f"  {line}")
+        say(f"  {line}")
     labelled = f"{len(dataset.validation)} validation and {len(dataset.held_out)} held-out clips"
     judges = labelled if dataset.labelled else "no labelled anomalies: pseudo-anomalies judge"
-    print(f"  {len(dataset.train)} training clips, {judges}; {len(dataset.skipped)} recordings skipped")
+    say(f"  {len(dataset.train)} training clips, {judges}; {len(dataset.skipped)} recordings skipped")
 
 
 if __name__ == "__main__":

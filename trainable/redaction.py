@@ -1,5 +1,6 @@
-"""Addresses that are safe to show: anything that may be a credential is cut out. Standard library only."""
+"""Addresses and messages that are safe to show: anything that may be a credential is cut out. Standard library only."""
 
+import os
 import re
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, unquote
@@ -7,6 +8,9 @@ from urllib.parse import parse_qsl, unquote
 _HIDDEN = "***"
 _PLAIN = re.compile(r"[\w.~!$&*+,;=^-]{3,}")
 """A credential that would appear unchanged in a driver's message and is not part of ordinary words."""
+_SECRET_VARIABLE = re.compile("(PASSWORD|SECRET|TOKEN|ACCESS_KEY|ACCESS_KEY_ID|API_KEY)$")
+_AUTHORIZATION = re.compile(r"\b(Basic|Bearer) +(?!auth)\S+")
+"""A credential as HTTP sends it; "Basic authentication" is none."""
 
 
 def redact(address: str) -> str:
@@ -63,3 +67,11 @@ def without_secrets(text: str, address: str, *, otherwise: str) -> str:
     for spelling in sorted((address, *spellings), key=len, reverse=True):
         text = text.replace(spelling, redact(address) if spelling == address else _HIDDEN)
     return text
+
+
+def without_given_secrets(text: str) -> str:
+    """A service's message without the credentials of the environment, as they were given or as HTTP sends them."""
+    secrets = {value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name) and len(value) > 2}
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, _HIDDEN)
+    return _AUTHORIZATION.sub(rf"\1 {_HIDDEN}", text)

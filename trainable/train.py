@@ -20,6 +20,7 @@ from trainable.commandline import (
     plan_request,
     resolve_device,
     run,
+    say,
     set_up_logging,
 )
 from trainable.config import DataConfig, TrialConfig
@@ -116,10 +117,10 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     planned = PlannedTrial(config, memory, planner, cap).within_cap()
     memory = planned.memory
     for line in dataset.check_lines():
-        print(line)
+        say(line)
     for line in () if dataset.pseudo is None else dataset.pseudo.lines(labelled=dataset.labelled):
         print(line)
-    print(
+    say(
         f"{dataset.machine_type}: {len(dataset.train)} training clips, {len(dataset.validation)} validation clips, "
         f"{len(dataset.ids)} machine ids; {len(dataset.skipped)} recordings skipped\n"
         f"plan: {memory.plan.describe()}; predicted peak {format_bytes(memory.predicted_bytes)} on {device}"
@@ -127,7 +128,7 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     with _endings(0):
         trial = Trial(planned, dataset, device=device)
     if folder is not None and list_checkpoints(folder):
-        print(f"continuing from epoch {_resumed(trial, folder)} in {folder}")
+        say(f"continuing from epoch {_resumed(trial, folder)} in {folder}")
     while not trial.done:
         with _endings(trial.epoch):
             report = trial.step()
@@ -147,7 +148,7 @@ def _train(arguments: argparse.Namespace, config: TrialConfig, data: DataConfig)
     if folder is None:
         print("nothing was saved; give --output DIR to keep what is trained")
     else:
-        print(f"saved: {list_checkpoints(folder)[trial.epoch]}")
+        say(f"saved: {list_checkpoints(folder)[trial.epoch]}")
 
 
 def _resumed(trial: "Trial", folder: Path) -> int:

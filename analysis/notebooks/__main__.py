@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.notebooks import FOLDER, NAMES
-from trainable.commandline import Parser, add_flag, run, set_up_logging
+from trainable.commandline import Parser, add_flag, run, say, set_up_logging
 from trainable.errors import ConfigError, RunError
 from trainable.record import RunFolder
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         raise RunError(f"--output {target} cannot be written: {error.strerror}") from None
     for name in arguments.only or NAMES:
-        print(execute(name, path, target), flush=True)
+        say(str(execute(name, path, target)))
     return 0
 
 

@@ -21,6 +21,7 @@ from search.engine.listener import BaseListener
 from trainable.errors import ConfigError
 from trainable.execution_plan import ExecutionPlan
 from trainable.record import FAILURES, EpochReport, TrialOutcome, TrialStart
+from trainable.redaction import without_given_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -183,4 +184,4 @@ def _log_in() -> None:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return without_given_secrets(" ".join(str(error).split()))[:300] or type(error).__name__

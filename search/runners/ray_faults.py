@@ -14,6 +14,9 @@ from trainable.record import TrialEnd
 
 _EXIT_TYPE = re.compile(r"[Ww]orker exit type: ([A-Z_]+)")
 _OUT_OF_MEMORY = re.compile(r"NODE_OUT_OF_MEMORY|low on memory")
+HEAD = "gcs_server"
+_PARTS = (HEAD, "raylet")
+"""Processes of Ray without which nothing runs: the head of a cluster, and one of each machine."""
 _KILLED = "the worker was killed: its node ran low on memory (Ray's memory monitor)"
 
 
@@ -46,6 +49,26 @@ def reason_of(error: BaseException) -> tuple[TrialEnd, str]:
     if isinstance(cause, ray.exceptions.RayActorError):  # the last line is the error raised in the worker's start
         return TrialEnd.CRASHED, f"the worker could not be started: {' '.join(lines[-1:])}"
     return TrialEnd.CRASHED, f"{type(cause).__name__}: {' '.join(lines[:3])}"
+
+
+def dead_parts() -> list[str]:
+    """Names of the processes without which a Ray that this process started ends this one, and which have died.
+
+    Seen on Linux alone. Ray itself takes a while to notice, and then ends this process without an exception.
+    """
+    threads = Path("/proc/self/task").glob("*/children")
+    states = [_read(Path("/proc", child, "stat")) for thread in threads for child in _read(thread).split()]
+    # "PID (NAME) STATE …"; a process that has ended is a zombie until its parent asks how.
+    found = [state.partition("(")[2].rpartition(")") for state in states]
+    return [name for name, _, rest in found if name in _PARTS and rest.split()[0] == "Z"]
+
+
+def _read(path: Path) -> str:
+    """A file of /proc; empty if its process or thread is gone."""
+    try:
+        return path.read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def ray_failure(error: Exception, folder: str) -> Exception:

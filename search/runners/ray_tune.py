@@ -27,7 +27,8 @@ from search.engine.label import label_of
 from search.request import SearchOptions
 from search.runners._ray_private import name_process
 from search.runners.packing import Node, SlotKind, counts_now
-from search.runners.ray_faults import crash_reason, ray_failure
+from search.runners.ray_credentials import hidden_credentials
+from search.runners.ray_faults import HEAD, crash_reason, dead_parts, ray_failure
 from search.store.checkpoints import CheckpointKeeper, checkpoint_place
 from search.store.run_store import RunStore
 from trainable import stop_signals
@@ -116,10 +117,14 @@ class _Session:
         return min(sum(self.counts), self.options.concurrency or UNLIMITED)
 
     def lost_kinds(self) -> set[int]:
-        """Kinds of slots whose nodes are all gone; asks the cluster at most every `NODES_SECONDS`."""
+        """Kinds of slots whose nodes are all gone; asks the cluster at most every `NODES_SECONDS`.
+
+        Raises RunError if the Ray of this machine has died.
+        """
         if self._nodes_now is None or time.monotonic() - self._asked < NODES_SECONDS:
             return set()
         self._asked = time.monotonic()
+        self.refuse_dead_ray()
         now = counts_now(self.slots, self._nodes_now())
         if not any(now):
             return set()  # no node is left: wait for the cluster to come back
@@ -143,6 +148,20 @@ class _Session:
         waits = all(placed.last_report is None for placed in self.placed.values())
         return self.error is not None or (waits and self.conductor.stopped)
 
+    def refuse_dead_ray(self) -> None:
+        """Raises RunError if the Ray of this machine has died, which is no fault of a trial."""
+        dead = dead_parts()
+        if not dead:
+            return
+        error = RunError(
+            f"Ray on this machine has died (its process {dead[0]} was killed, perhaps for want of memory); "
+            "all reported epochs are saved: continue with --resume"
+        )
+        if HEAD in dead:
+            # Each call of Ray waits for it now; after a minute Ray ends this process, and nothing more can be said.
+            logger.error("%s", error)
+        raise error
+
     def wait_again(self, number: int) -> None:
         """The trial lost its slot; it takes the next free one, before any new trial."""
         self.waiting.append(self.placed.pop(number).start)
@@ -153,6 +172,7 @@ class _Session:
 
     def failed(self, number: int, end: TrialEnd, reason: str) -> None:
         """Lets a failed trial resume from its checkpoint in any slot, or ends it."""
+        self.refuse_dead_ray()
         line = " ".join(reason.split())[:300]
         if reason.startswith(MemoryKeptError.__name__):
             # The previous trial's fault: this one starts in another worker, and no restart is counted.
@@ -403,7 +423,7 @@ class RayRunner:
         # For Ray's own records, which are not read and are deleted after the search.
         with tempfile.TemporaryDirectory(prefix="search-") as folder:
             try:
-                with stop_signals.recorded(self._session.stop) as take_back:
+                with hidden_credentials(), stop_signals.recorded(self._session.stop) as take_back:
                     self._tuner(trainable, folder, take_back).fit()
             except KeyboardInterrupt as interrupt:
                 self._session.stop(interrupt)

@@ -170,7 +170,7 @@ def _changes(
     if data_digest != old.data_digest and not any(old_data.get(key) != new_data[key] for key in new_data):
         counts = ", ".join(value_differences(old.clips, clips)) if old.clips else ""
         shown = f"clips {counts}" if counts else "the same number of clips, but different ones"
-        changes.append(f"the recordings have changed ({shown})")
+        changes.append(f"the recordings of {options.data.source or 'the embedded machine'} have changed ({shown})")
     for key, value in now.items():
         if key not in FREE and key != "space" and was.get(key) != value:
             words = [format_bytes(v) if key == "budget_bytes" and v else str(v) for v in (was.get(key), value)]

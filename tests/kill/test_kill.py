@@ -22,9 +22,11 @@ import pytest
 
 from search.store.study import SearchStudy
 from tests.analysis_tests.trained import write_recordings
+from tests.search_tests.store_tests.test_postgres import PASSWORD, Server, server
 from tests.search_tests.test_run import SPACE
 from trainable.record import EpochReport, RunFolder, TrialEnd
 
+__all__ = ["server"]  # PostgreSQL's, a fixture
 MAX_EPOCHS = 6
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 ROOT = Path(__file__).parents[2]
@@ -33,8 +35,8 @@ ROOT = Path(__file__).parents[2]
 class Killed:
     """A search, what it had told before each kill, and what must be there at the end."""
 
-    def __init__(self, folder: Path, trials: int, *flags: str):
-        self.folder, self.trials = folder, trials
+    def __init__(self, folder: Path, trials: int, *flags: str, storage: str | None = None):
+        self.folder, self.trials, self.storage = folder, trials, storage
         self.run, self.log = RunFolder(folder / "run"), folder / "epochs.log"
         self.told: dict[tuple[int, int], float] = {}
         self.ended: dict[int, TrialEnd] = {}
@@ -45,14 +47,15 @@ class Killed:
         (folder / "space.yaml").write_text(SPACE.replace("width: 0.25", "width: 0.125"))
         options = ["--machine-type", "press", "--max-epochs", str(MAX_EPOCHS), "--grace-period", "2", "--seed", "3"]
         options += ["--num-samples", str(trials), "--max-failures", "1000", "--quiet", *flags]
+        self._storage = [] if storage is None else ["--study-storage", storage]
         self._begin = ["--space", str(folder / "space.yaml"), "--data-root", str(machine), *options]
 
     def start(self, output: Path | None = None) -> subprocess.Popen[bytes]:
         """The search, begun or gone on with."""
         self.grown = self.lines()
-        words = [*self._begin, "--output", str(output or self.run.path)]
+        words = [*self._begin, *self._storage, "--output", str(output or self.run.path)]
         if output is None and self.run.manifest_path.exists():
-            words = ["--resume", str(self.run.path), "--quiet"]
+            words = ["--resume", str(self.run.path), "--quiet", *self._storage]
         environment = {**os.environ, "KILL_LOG": str(self.log if output is None else output.with_suffix(".log"))}
         environment.setdefault("OMP_NUM_THREADS", "1")
         with (self.folder / "stderr.log").open("ab") as errors:
@@ -70,6 +73,17 @@ class Killed:
                 return False
             time.sleep(0.01)
         return True
+
+    def ends_in_one_line(self, process: subprocess.Popen[bytes], said: str) -> None:
+        """Waits for a search that has lost what it needs, and notes what it has told."""
+        assert process.wait(300) == 2
+        *_, line = (self.folder / "stderr.log").read_text().splitlines()
+        assert line.startswith("error: ")
+        assert said in line
+        assert "--resume" in line
+        assert "Traceback" not in (self.folder / "stderr.log").read_text()
+        self.hit(self.running())
+        self.note()
 
     def running(self) -> list[int]:
         return [number for number in self.run.numbers() if not (self.run.trial_path(number) / "end.json").exists()]
@@ -99,8 +113,12 @@ class Killed:
         assert len(records) == self.trials
         assert {record.outcome.end for record in records} <= {TrialEnd.COMPLETED, TrialEnd.PRUNED}
         manifest = self.run.read_manifest()
-        study = SearchStudy.in_folder(self.run.study_path, manifest.study_name, manifest.identity)
+        if self.storage is None:
+            study = SearchStudy.in_folder(self.run.study_path, manifest.study_name, manifest.identity)
+        else:
+            study = SearchStudy(self.storage, manifest.study_name, manifest.identity, shared=True)
         trials = study.trials()
+        study._writer._storage.engine.dispose()
         assert [trial.number for trial in trials] == list(range(self.trials))
         assert all(trial.state.is_finished() for trial in trials)
         for record, trial in zip(records, trials, strict=True):
@@ -223,4 +241,31 @@ def test_ray_driver_and_workers_killed_thirty_times(tmp_path):
             kill_everything(process, killed)
             process = killed.start()
     assert process.wait(1800) == 0, (tmp_path / "stderr.log").read_text()[-2000:]
+    killed.check_end()
+
+
+@pytest.mark.long
+def test_a_ray_that_dies_is_one_line_and_charged_to_no_trial(tmp_path):
+    killed = Killed(tmp_path, 4, "--concurrency", "2", "--max-failures", "0")
+    process = killed.start()
+    assert killed.trains(process)
+    started = psutil.Process(process.pid).children(recursive=True)
+    next(each for each in started if each.name() == "raylet").kill()
+    killed.ends_in_one_line(process, "Ray on this machine has died (its process raylet was killed")
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert alive == []
+    assert killed.start().wait(600) == 0
+    killed.check_end()
+
+
+@pytest.mark.long
+def test_a_database_that_goes_in_mid_search_is_one_line_and_loses_nothing(server: Server, tmp_path):
+    killed = Killed(tmp_path, 6, "--local", storage=server.url)
+    process = killed.start()
+    assert killed.trains(process)
+    server.stop()
+    killed.ends_in_one_line(process, "cannot be written")
+    assert PASSWORD not in (tmp_path / "stderr.log").read_text()
+    server.start()
+    assert killed.start().wait(600) == 0
     killed.check_end()

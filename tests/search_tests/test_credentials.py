@@ -1,24 +1,42 @@
 """Credentials stay where they were given: no password of any letters reaches manifest, title, logs or messages."""
 
+import base64
 import dataclasses
 import json
 import logging
+import os
 import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from analysis.report import main as report
+from search.listeners import mlflow, wandb
 from search.request import SearchOptions, build_parser
+from search.run import main
+from search.runners.ray_credentials import hidden_credentials
 from search.store.manifest import command_line, new_manifest
 from search.store.study import SearchStudy
+from tests.analysis_tests.trained import write_recordings
 from tests.search_tests.synthetic import small_space
+from tests.search_tests.test_checkpoint_place import BUCKET, server
+from tests.search_tests.test_run import SPACE
 from trainable.checkpoint_place import check_address, place_under
 from trainable.errors import ConfigError, RunError
-from trainable.redaction import holds_credentials, redact, without_secrets
+from trainable.record import RunFolder
+from trainable.redaction import holds_credentials, redact, without_given_secrets, without_secrets
 
+__all__ = ["server"]  # the S3-compatible one, a fixture
 HEAD, TAIL = "S3cr3tHead", "S3cr3tTail"
 """Around every password, so that any piece of it is noticed."""
 LETTERS = st.characters(codec="utf-8", exclude_categories=("Cs",))
@@ -160,3 +178,122 @@ def test_a_plain_message_is_kept() -> None:
     message = "connection to server at 127.0.0.1, port 1 failed: user tuner, password hunter2"
     told = without_secrets(message, "postgresql://tuner:hunter2@127.0.0.1:1/ad", otherwise="OperationalError")
     assert told == "connection to server at 127.0.0.1, port 1 failed: user ***, password ***"
+
+
+GIVEN = {
+    "AWS_ACCESS_KEY_ID": "AKIAS3cr3tKey",
+    "AWS_SECRET_ACCESS_KEY": "S3cr3tAws",
+    "AWS_SESSION_TOKEN": "S3cr3tSession",
+    "MLFLOW_TRACKING_USERNAME": "bob",
+    "MLFLOW_TRACKING_PASSWORD": "S3cr3tMlflow",
+    "PGPASSWORD": "S3cr3tPostgres",
+    "WANDB_API_KEY": "5ec7e7" * 6 + "beef",
+}
+SHOWN = ("S3cr3t", "5ec7e7", base64.b64encode(b"bob:S3cr3tMlflow").decode().rstrip("="))
+"""What every credential holds, and how HTTP sends one."""
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """An MLflow server that begins a run, and then refuses with the credentials that it was sent."""
+
+    def do_GET(self) -> None:
+        experiment = {"experiment_id": "1", "name": "run", "lifecycle_stage": "active"}
+        self._answer(200, {"experiment": experiment})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(401, {"error_code": "PERMISSION_DENIED", "message": f"no {self.headers['Authorization']}"})
+
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def refusing_mlflow() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Refusing) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+@contextmanager
+def command_lines() -> Iterator[set[str]]:
+    """Those of all processes that are started in the block."""
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.05):
+            for child in psutil.Process().children(recursive=True):
+                try:
+                    seen.add(" ".join(child.cmdline()))
+                except psutil.Error:  # it has just ended
+                    continue
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of wandb
+def test_a_search_and_its_report_show_no_credential_of_any_service(server, tmp_path, monkeypatch, capfd, caplog):
+    caplog.set_level(logging.DEBUG)
+    # What the listeners would set themselves is set here, so that it is gone after the test.
+    for name, value in {**mlflow._QUIET, **wandb._QUIET, **GIVEN, "WANDB_MODE": "offline"}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    machine = write_recordings(tmp_path / "machines", machine_type="press", train=6, test=4)
+    run = RunFolder(tmp_path / "run")
+    study = f"sqlite:///file:{tmp_path}/study.db?uri=true&password=S3cr3tStudy"
+    store = f"s3://{BUCKET}/credentials?endpoint_override={server}&scheme=http"
+    words = ["--space", str(tmp_path / "space.yaml"), "--data-root", str(machine), "--machine-type", "press"]
+    words += ["--num-samples", "1", "--max-epochs", "1", "--local", "--verbose", "--output", str(run.path)]
+    words += ["--study-storage", study, "--storage-path", store, "--wandb", "bob/press"]
+    with refusing_mlflow() as uri, command_lines() as commands:
+        assert main([*words, "--mlflow", uri]) == 0
+    import wandb as service
+
+    service.teardown()  # its process has this test's environment
+    assert report([str(run.path), "--no-model"]) == 0
+    assert f"MLflow at {uri} failed and receives nothing more: PERMISSION_DENIED: no Basic ***" in caplog.text
+    assert any("wandb-core" in command for command in commands)
+    assert list(run.path.glob("wandb/offline-run-*"))
+    shown = {"output": "".join(capfd.readouterr()), "log": caplog.text, "ps": "\n".join(commands)}
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            shown[str(path)] = path.read_bytes().decode("latin-1")
+    assert run.path / "report.html" in map(Path, shown)
+    assert [(where, word) for where, text in shown.items() for word in SHOWN if word in text] == []
+
+
+def test_a_services_message_is_without_what_the_environment_holds(monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "5ec7e7")
+    monkeypatch.setenv("PGPASSWORD", "a+b")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "elsewhere")
+    assert without_given_secrets("key 5ec7e7 or a+b, elsewhere") == "key *** or ***, elsewhere"
+    assert without_given_secrets("sent Bearer abc.def and Basic Ym9i+/=") == "sent Bearer *** and Basic ***"
+    assert without_given_secrets("Basic authentication needed") == "Basic authentication needed"
+
+
+def test_credentials_hidden_from_ray_are_still_those_of_the_process(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3cr3tAws")
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    show = [sys.executable, "-c", "import os; print(os.environ['AWS_SECRET_ACCESS_KEY'])"]
+    with hidden_credentials():
+        assert "AWS_SECRET_ACCESS_KEY" not in os.environ
+        assert subprocess.run(show, capture_output=True, text=True, check=True).stdout == "S3cr3tAws\n"
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "S3cr3tAws"
+    assert "AWS_SESSION_TOKEN" not in os.environ

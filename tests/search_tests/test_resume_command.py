@@ -2,10 +2,14 @@
 
 import errno
 import os
+import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import search.session
@@ -139,16 +143,59 @@ def test_a_resume_with_the_memory_saver_of_today_is_a_change(arguments, tmp_path
     assert "--memory-saver switches mixed precision on and --no-use-amp switches it off" in capsys.readouterr().err
 
 
-def test_other_recordings_are_refused_with_how_many_there_were(arguments, machine, tmp_path, capsys):
+def test_recordings_that_changed_between_search_and_resume_are_one_line_and_nothing_is_lost(
+    arguments, machine, tmp_path, capsys
+):
     main([*arguments, "--num-samples", "1"])
     folder = RunFolder(tmp_path / "run")
     clips = folder.read_manifest().clips
     assert clips["train"] >= 6
     assert set(clips) == {"train", "validation", "held_out"}
-    sorted((machine / "press/train").iterdir())[0].unlink()
-    capsys.readouterr()
-    assert run(main, ["--resume", str(folder.path), "--quiet"]) == 2
-    assert f"recordings have changed (clips train {clips['train']} → {clips['train'] - 1})" in capsys.readouterr().err
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.suffix in (".json", ".jsonl", ".yaml")}
+    first, second = sorted((machine / "press/train").iterdir())[:2]
+    whole = first.read_bytes()
+    fewer = f"the recordings of {machine} have changed (clips train {clips['train']} → {clips['train'] - 1})"
+    changes = [
+        (first.unlink, fewer),
+        (lambda: first.write_bytes(whole[:-100]), fewer),
+        (lambda: first.write_bytes(second.read_bytes()), fewer),  # a copy counts once
+        (lambda: np.save(first, np.load(first)[:, ::-1]), "the same number of clips, but different ones"),
+        (lambda: machine.rename(tmp_path / "elsewhere"), f"data root {machine} does not exist; check --data-root"),
+    ]
+    for change, said in changes:
+        change()
+        capsys.readouterr()
+        assert run(main, ["--resume", str(folder.path), "--quiet", "--num-samples", "2"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+        assert {path: path.read_bytes() for path in before} == before
+        if first.parent.exists():
+            first.write_bytes(whole)
+    (tmp_path / "elsewhere").rename(machine)
+    assert main(["--resume", str(folder.path), "--quiet", "--num-samples", "2"]) == 0
+    assert folder.read_manifest().history[-1]["changes"] == []
+
+
+def test_recordings_that_are_lost_in_mid_search_change_nothing(arguments, machine, tmp_path, monkeypatch):
+    """They are in memory, and so is what the cache held of them."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("AD_CACHE_DIR", str(cache))
+    whole = RunFolder(tmp_path / "whole")
+    assert main([*arguments[:-1], str(whole.path), "--num-samples", "2"]) == 0
+    append = RunFolder.append_epoch
+
+    def lost_before(folder: RunFolder, *given: Any) -> None:
+        shutil.rmtree(machine, ignore_errors=True)
+        for path in cache.iterdir():
+            os.truncate(path, 100)
+        append(folder, *given)
+
+    monkeypatch.setattr(RunFolder, "append_epoch", lost_before)
+    assert main([*arguments, "--num-samples", "2"]) == 0
+    assert not machine.exists()
+    for name in ("best_path", "summary_path"):
+        one, other = (getattr(RunFolder(path), name).read_text() for path in (whole.path, tmp_path / "run"))
+        assert re.sub(r'"seconds": .*', "", one) == re.sub(r'"seconds": .*', "", other)
 
 
 def test_a_run_moves_into_a_database_and_loses_nothing(arguments, tmp_path):

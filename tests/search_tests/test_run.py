@@ -201,6 +201,7 @@ def test_a_folder_that_is_removed_in_mid_search_is_one_line(arguments, tmp_path,
 def test_sigterm_ends_a_search_on_ray_like_ctrl_c_and_leaves_nothing_in_the_temporary_folder(arguments, monkeypatch):
     with tempfile.TemporaryDirectory(prefix="s-", dir="/tmp") as short:  # pytest's folders are too long for Ray
         monkeypatch.setenv("TMPDIR", short)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "S3cr3tOnRay")  # Ray Tune would pass it on where all can read it
         on_ray = [word for word in arguments if word != "--local"]
         cut = Path(short) / "cut"
         status, message = signalled(on_ray, cut, "trials/*/epochs.jsonl", signal.SIGTERM)
@@ -209,6 +210,9 @@ def test_sigterm_ends_a_search_on_ray_like_ctrl_c_and_leaves_nothing_in_the_temp
         assert "Traceback" not in message
         assert "***" not in message  # how Ray's own handler begins its stack trace
         assert not [*Path(short).glob("pymp-*"), *Path(short).glob("search-*")]
+        logs = [path for path in Path(short).glob("ray/session_2*/logs/**/*") if path.is_file()]
+        assert logs
+        assert not [path for path in logs if b"S3cr3tOnRay" in path.read_bytes()]
         unfinished = [record for record in RunFolder(cut).read_trials() if record.outcome is None]
         assert unfinished
         assert main(["--resume", str(cut), "--local", "--quiet"]) == 0

@@ -157,3 +157,16 @@ def test_a_winner_that_does_not_fit_this_process_leaves_the_results(ended: Condu
     assert winner.members == ()
     assert winner.averaged == "trial 0 cannot be restored: no plan fits the 640 MiB budget"
     assert "detector none: trial 0 cannot be restored" in shown(ended, winner)
+
+
+def test_what_the_summary_says_of_names_and_reasons_any_terminal_may_show(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path / "run\x1b[2J")
+    conductor.store.folder.write_manifest(manifest())
+    start = conductor.next_trial()
+    assert start is not None
+    conductor.finish(start.number, conductor.failed(start.number, TrialEnd.CRASHED, "no fan\x1b[31m"))
+    shown = io.StringIO()
+    print_summary(Console(file=shown, width=1000), conductor, conductor.store, None, seconds=1.0, skipped=0)
+    assert "\x1b" not in shown.getvalue()
+    assert r"Search run\x1b[2J" in shown.getvalue()
+    assert r"no fan\x1b[31m" in shown.getvalue()

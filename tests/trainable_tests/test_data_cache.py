@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tests.trainable_tests.recording_trees import write_tree, write_wav
 from trainable.config import DataConfig
 from trainable.data.cache import Arrays, Write, cached, cached_frames, content_key, default_cache_dir, release
 from trainable.data.load import load_dataset
+from trainable.errors import DataError
 
 ARRAYS = {"frames": np.arange(6400, dtype=np.float32).reshape(100, 64), "lengths": np.array([40, 60])}
 NEEDS = ("frames", "lengths")
@@ -231,3 +233,33 @@ def test_recordings_are_read_again_only_when_content_or_front_end_changes(
     write_wav(folder / "test/normal_id_00_00000000", 50)
     assert reads_of() == 14
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [
+        (lambda path: write_wav(path.with_suffix(""), 50), "changed while the recordings were read"),
+        (Path.unlink, "was removed while the recordings were read"),
+    ],
+)
+def test_what_changes_while_it_is_read_is_one_line_and_never_in_the_cache(
+    happens: Callable[[Path], object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_tree(tmp_path / "data", write=write_wav)
+    changed = folder / "train/normal_id_00_00000001.wav"
+    as_it_was = changed.read_bytes()
+    config = DataConfig(data_root=str(tmp_path / "data"))
+    real = recordings.read_recording
+
+    def changed_before(path: Path, *how: Any) -> Any:
+        if path == changed:
+            happens(path)
+        return real(path, *how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recordings, "read_recording", changed_before)
+        with pytest.raises(DataError, match=rf"{changed.name}: {said}"):
+            load_dataset(config, cache_dir=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+    changed.write_bytes(as_it_was)
+    assert load_dataset(config, cache_dir=tmp_path / "cache").skipped == ()

@@ -291,3 +291,14 @@ def test_one_recording_with_both_labels_is_refused(tree: Path) -> None:
     shutil.copy(tree / "train/normal_id_00_00000000.wav", tree / "test/anomaly_id_00_00000090.wav")
     with pytest.raises(DataError, match="are the same recording, one of them normal and the other an anomaly"):
         load(tree)
+
+
+def test_an_id_or_a_domain_that_no_terminal_should_show_is_refused(tmp_path: Path) -> None:
+    mimii(tmp_path / "fan")
+    (tmp_path / "fan/id_02").rename(tmp_path / "fan/id_\x1b[31m")
+    with pytest.raises(DataError) as caught:
+        find_files(tmp_path, "fan", labelled=False)
+    assert r"the machine id '\x1b[31m' holds control characters; rename it" in str(caught.value)
+    (tmp_path / "fan.csv").write_text("path,domain\nfan/id_00/normal/00000000.wav,\x1b[31m\n")
+    with pytest.raises(DataError, match=r"the domain '\\x1b\[31m' holds control characters"):
+        load_dataset(DataConfig(recordings=str(tmp_path / "fan.csv"), machine_type="fan"), cache_dir=tmp_path / "cache")

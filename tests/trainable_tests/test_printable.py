@@ -9,7 +9,7 @@ import pytest
 
 import analysis.export.scorer.printable as of_scorer
 from trainable import printable as own
-from trainable.commandline import set_up_logging
+from trainable.commandline import say, set_up_logging
 from trainable.errors import DataError
 from trainable.printable import csv_cell, printable
 
@@ -29,6 +29,11 @@ def test_a_log_line_shows_a_name_as_its_escape(
     set_up_logging()
     logging.getLogger("trainable.test").warning("%s is short", ESCAPES)
     assert capsys.readouterr().err == f"WARNING trainable.test: {printable(ESCAPES)} is short\n"
+
+
+def test_what_a_command_says_keeps_its_lines_and_shows_a_name_as_its_escape(capsys: pytest.CaptureFixture[str]) -> None:
+    say("wrote\nfan\x1b[2J")
+    assert capsys.readouterr().out == "wrote\nfan\\x1b[2J\n"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)"])

@@ -13,6 +13,7 @@ from trainable.config import nearest
 from trainable.data.features import ClipInfo
 from trainable.data.readers import SUFFIXES
 from trainable.errors import DataError
+from trainable.printable import printable
 from trainable.registry import LAYOUTS
 
 _log = logging.getLogger(__name__)
@@ -229,8 +230,11 @@ def sorted_files(
     Raises
     ------
     DataError
-        If training clips, or test clips that there must be, are missing.
+        If training clips, or test clips that there must be, are missing, or if a machine id or a domain holds control
+        characters.
     """
+    for clip in clips:
+        _refuse_unprintable(clip)
     train = [clip for clip in clips if clip.part == "train"]
     unused = list(unused) + [
         f"{clip.path}: an anomaly among the training clips is never trained on" for clip in train if clip.label == 1
@@ -250,6 +254,12 @@ def sorted_files(
                 "without anomalies, search with --objective normal-only"
             )
     return MachineFiles(tuple(train), tuple(test), tuple(skipped), tuple(unused))
+
+
+def _refuse_unprintable(clip: ClipFile) -> None:
+    for what, word in (("machine id", clip.machine_id), ("domain", clip.domain)):
+        if printable(word) != word:
+            raise DataError(f"{clip.path}: the {what} {word!r} holds control characters; rename it")
 
 
 def log_skipped(sentences: Sequence[str]) -> None:

@@ -31,7 +31,10 @@ _ARRAYS = ("lengths", "kept", "broken", "reasons", "storage", "sounds")
 
 
 def read_recordings(config: DataConfig, cache_dir: Path) -> Recordings:
-    """Features of the recordings that a configuration names. Raises DataError if too few are usable."""
+    """Features of the recordings that a configuration names.
+
+    Raises DataError if too few are usable, or if one changes or is removed meanwhile.
+    """
     files = _files(config)
     clips, unused = [*files.train, *files.test], list(files.unused)
     axes: Axes | None = Axes.EACH_BY_SHAPE
@@ -40,12 +43,13 @@ def read_recordings(config: DataConfig, cache_dir: Path) -> Recordings:
         log_skipped(others)
         unused += others
         axes = axes_of([clip.path for clip in clips if is_npy(clip.path)])
+    versions = [_version(clip) for clip in clips]
     digests = list(in_parallel(_content_digest, clips, "recordings compared with the cache"))
     digest = content_key(_FORMATS[config.rules], *_stamp(config.front_end, config.rules), *digests)
     frames, arrays = cached_frames(
         cache_dir,
         content_key(_CACHE, digest, axes or ""),
-        lambda write: _read_all(clips, config.front_end, axes, write),
+        lambda write: _read_all(clips, versions, config.front_end, axes, write),
         needs=_ARRAYS,
     )
     reasons = zip(arrays["broken"], arrays["reasons"], strict=True)
@@ -112,6 +116,25 @@ class _Read:
     """Digest of its features."""
 
 
+def _version(clip: ClipFile) -> tuple[int, int] | None:
+    """Bytes of a file and the time of its last change in ns; None if there is no file."""
+    try:
+        status = clip.path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _refuse_changed(clips: Sequence[ClipFile], versions: Sequence[tuple[int, int] | None]) -> None:
+    """Raises DataError for what is not as it was: the cache would keep it under the digest of other content."""
+    for clip, version in zip(clips, versions, strict=True):
+        if (now := _version(clip)) != version:
+            what = "was removed" if now is None else "changed"
+            raise DataError(
+                f"{clip.path}: {what} while the recordings were read; start again when nothing writes there"
+            )
+
+
 def _content_digest(clip: ClipFile) -> str:
     try:
         with clip.path.open("rb") as file:
@@ -121,8 +144,17 @@ def _content_digest(clip: ClipFile) -> str:
     return f"{clip.stamp}:{content.hexdigest()}"
 
 
-def _read_all(clips: Sequence[ClipFile], front_end: FrontEndConfig, axes: Axes | None, write: Write) -> Arrays:
-    """Writes the features of all clips that can be read, and gives what else the cache keeps of them."""
+def _read_all(
+    clips: Sequence[ClipFile],
+    versions: Sequence[tuple[int, int] | None],
+    front_end: FrontEndConfig,
+    axes: Axes | None,
+    write: Write,
+) -> Arrays:
+    """Writes the features of all clips that can be read, and gives what else the cache keeps of them.
+
+    Raises DataError for a clip that is not in the version that its digest was made of.
+    """
 
     def read(clip: ClipFile) -> _Read | str:
         try:
@@ -142,6 +174,7 @@ def _read_all(clips: Sequence[ClipFile], front_end: FrontEndConfig, axes: Axes |
             else:
                 write(result.features)
                 kept[index] = len(result.features), result.storage, result.sound
+    _refuse_changed(clips, versions)
     storage = np.array([astuple(storage) for _, storage, _ in kept.values()], dtype=np.float64)
     return {
         "lengths": np.array([length for length, _, _ in kept.values()], dtype=np.int64),

@@ -4,7 +4,9 @@ import contextlib
 import errno
 import logging
 import os
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -22,7 +24,7 @@ from search.request import SearchOptions
 from search.runners import deadline as module
 from search.runners.deadline import TrialTimeoutError, deadline
 from search.runners.local import LocalRunner
-from search.runners.ray_faults import ray_failure, reason_of
+from search.runners.ray_faults import dead_parts, ray_failure, reason_of
 from search.store.checkpoints import CheckpointKeeper
 from tests.search_tests.synthetic import SyntheticTrial, make_conductor
 from trainable.errors import CheckpointError, NonFiniteError, RunError
@@ -422,3 +424,18 @@ def test_sweeping_a_shared_storage_leaves_other_runs_alone(tmp_path: Path, caplo
     assert {path.name for path in (store / "run").iterdir() if path.is_dir()} <= leaders | {"00003"}
     assert (store / "other/00000/epoch-000001.ckpt").exists()
     assert (store / "run/notes.txt").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux's /proc")
+def test_a_process_that_ray_cannot_do_without_is_missed_once_it_has_died(tmp_path: Path) -> None:
+    for name in ("raylet", "dashboard"):
+        shutil.copy(shutil.which("sleep") or "/bin/sleep", tmp_path / name)
+    begun = [subprocess.Popen([str(tmp_path / name), "600"]) for name in ("raylet", "dashboard")]
+    assert dead_parts() == []
+    for process in begun:
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # as Ray, which does not ask
+    assert dead_parts() == ["raylet"]
+    for process in begun:
+        process.wait()
+    assert dead_parts() == []
