@@ -49,6 +49,8 @@ def records(path: Path) -> list[Record]:
             position += left
             continue
         _, size, kind = struct.unpack("<IHB", data[position : position + 7])
+        if position + 7 + size > len(data):  # not all of it is written yet
+            break
         whole += data[position + 7 : position + 7 + size]
         position += 7 + size
         if kind in (1, 4):  # a whole record, or the last part of one
@@ -57,11 +59,22 @@ def records(path: Path) -> list[Record]:
     return found
 
 
+def ended_records(path: Path) -> list[Record]:
+    """Its records once its end is among them: a process of W&B's own writes them."""
+    deadline = time.monotonic() + 120
+    kept: list[Record] = []
+    while not any(record.HasField("exit") for record in kept):
+        kept = records(path)
+        assert time.monotonic() < deadline, f"{path} has no end"
+        time.sleep(0.02)
+    return kept
+
+
 class Told:
     """What the files of one run say."""
 
     def __init__(self, path: Path):
-        kept = records(path)
+        kept = ended_records(path)
         runs = [record.run for record in kept if record.HasField("run")]
         self.run = runs[-1]
         self.config = {
