@@ -116,10 +116,17 @@ def _runs_in(path: Path) -> list[Path]:
 
 
 def _completed(run: Path) -> list[TrialRecord]:
-    """The completed trials of a run, the best first."""
+    """The completed trials of a run, the best first. Raises RunError if one has another value than it has reported."""
+    records = RunFolder(run).read_trials()
+    for record in records:
+        if not record.ends_as_reported:
+            raise RunError(
+                f"--warm-start {run}: the value of trial {record.number} in end.json is not that of its last report; "
+                "restore the run from a copy, or start without it"
+            )
     ended = [
         (best_first(record.outcome.final_auc or 0.0, record.number), record)
-        for record in RunFolder(run).read_trials()
+        for record in records
         if record.outcome is not None and record.outcome.end is TrialEnd.COMPLETED
     ]
     return [record for _, record in sorted(ended, key=lambda each: each[0])]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from trainable.errors import ConfigError
-from trainable.typed import build
+from trainable.typed import CountFromOne, build
 
 Precision = Literal["float32", "amp_bfloat16", "amp_float16"]
 Placement = Literal["device", "host"]
@@ -20,13 +20,13 @@ Placement = Literal["device", "host"]
 class ExecutionPlan:
     """One way to execute an optimizer step of `batch_size` clips."""
 
-    micro_batch_clips: int
+    micro_batch_clips: CountFromOne
     """Whole clips a forward/backward pass holds at once, 1 … batch_size; the rest is accumulated."""
     recompute_encoder: bool = False
     """Gradient checkpointing of the encoder in segments: activations are recomputed in the backward pass."""
     recompute_decoder: bool = False
     """The same for the decoder."""
-    quantizer_chunk_rows: int = 16_384
+    quantizer_chunk_rows: CountFromOne = 16_384
     """Rows of latents whose distances to all codes exist at once: peak extra memory is rows × K × 4 bytes."""
     data_placement: Placement = "device"
     """Where the packed features live; from the host, only a micro-batch's patches are copied to the device."""

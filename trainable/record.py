@@ -22,13 +22,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from trainable.config import DataConfig, Objective, TrialConfig
 from trainable.durable import read_json, readable, sync_folder, write_json, write_text, writing
 from trainable.errors import ConfigError, RunError
 from trainable.execution_plan import ExecutionPlan
-from trainable.typed import build
+from trainable.typed import Count, CountFromOne, Share, Within, build
 
 _NUMBER = re.compile(r"[0-9]{5,9}")
 """Name of a trial's folder."""
@@ -68,9 +68,9 @@ def best_first(value: float, number: int) -> tuple[float, int]:
 class EpochReport:
     """What a trial reports after each epoch."""
 
-    epoch: int
+    epoch: CountFromOne
     """Epochs finished so far, from 1."""
-    phase: int
+    phase: Count
     """1 VQ-only, 2 full loss, 3 codebook frozen."""
     loss: float
     reconstruction_loss: float
@@ -109,16 +109,16 @@ class EpochReport:
     epoch_seconds: float
     train_seconds: float
     score_seconds: float
-    peak_bytes: int
+    peak_bytes: Count
     """Measured peak of the CUDA allocator; 0 on a CPU."""
-    driver_bytes: int = 0
+    driver_bytes: Count = 0
     """Peak of everything that the driver counts for the process, since the last recovery in the epoch if there was one,
     as `peak_bytes`; 0 on a CPU and where the driver does not tell."""
-    cap_bytes: int = 0
+    cap_bytes: Count = 0
     """What the allocator could reserve: the budget less what lies outside it; 0 on a CPU and without a budget."""
-    predicted_bytes: int
+    predicted_bytes: Count
     """Predicted peak of the plan in use, for the whole process; 0 if there was no prediction."""
-    predicted_allocated_bytes: int = 0
+    predicted_allocated_bytes: Count = 0
     """The prediction for `peak_bytes`: the allocator's part, without margin; 0 if there was no prediction."""
     plan: ExecutionPlan | None = None
     """The plan in use; None in a report from a version that did not record it."""
@@ -143,13 +143,14 @@ class EpochReport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "EpochReport":
-        """The inverse of `to_dict`. Raises ValueError if a field is missing, unknown or of another type."""
-        return build(cls, {**values, "plan": _plan_of(values.get("plan"))})
+        """The inverse of `to_dict`. Raises ValueError if a field is missing, unknown or of another type or range."""
+        report = build(cls, {**values, "plan": _plan_of(values.get("plan"))})
+        if report.validation_auc is None and report.pseudo_auc is None:
+            raise ValueError(f"the report of epoch {report.epoch} has no AUC")
+        return report
 
 
-EPOCH_SCALARS = tuple(
-    each.name for each in fields(EpochReport) if each.type in (float, int, float | None) and each.name != "epoch"
-)
+EPOCH_SCALARS = tuple(each.name for each in fields(EpochReport) if each.type in (float, float | None, Count))
 """The numbers of a report by name; those of registered loss terms are not among them."""
 
 
@@ -157,18 +158,18 @@ EPOCH_SCALARS = tuple(
 class TrialStart:
     """What is known about a trial before its first epoch."""
 
-    number: int
+    number: Count
     """The trial's number in the study."""
     params: dict[str, Any]
     """What the sampler chose."""
     config: TrialConfig
     plan: ExecutionPlan | None
     """None if no plan fits."""
-    predicted_bytes: int
+    predicted_bytes: Count
     """Peak of `plan`, or of the smallest plan where none fits; 0 where no budget was set."""
-    predicted_allocated_bytes: int = 0
+    predicted_allocated_bytes: Count = 0
     """The allocator's part of it, without margin; 0 where none was predicted."""
-    predicted_epoch_seconds: float | None = None
+    predicted_epoch_seconds: Annotated[float, Within(low=0.0)] | None = None
     """Seconds of an epoch, training and scoring (`trainable.timing`); None where the device's speed was not known."""
 
     @property
@@ -187,10 +188,13 @@ class TrialStart:
         """The inverse of `to_dict`.
 
         Knobs that an earlier version did not have keep their defaults, which reproduce that version's behaviour. Raises
-        ValueError if a field is missing, unknown or of another type.
+        ValueError if a field is missing, unknown, of another type or out of range, or if the parameters are not those
+        of the configuration.
         """
         decoders = {"config": _config_of, "plan": _plan_of}
-        return build(cls, {name: decoders.get(name, _as_it_is)(value) for name, value in values.items()})
+        start = build(cls, {name: decoders.get(name, _as_it_is)(value) for name, value in values.items()})
+        _check_params(start)
+        return start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,12 +204,12 @@ class TrialOutcome:
     end: TrialEnd
     reason: str
     """One sentence; empty for completed."""
-    epochs: int
-    best_auc: float | None
+    epochs: Count
+    best_auc: Share | None
     """Highest value of any epoch (`EpochReport.value`), None where there was none."""
-    final_auc: float | None
+    final_auc: Share | None
     """Value of the last epoch."""
-    failures: int = 0
+    failures: Count = 0
     """How often the trial was restarted from its checkpoint."""
 
 
@@ -222,6 +226,13 @@ class TrialRecord:
     def number(self) -> int:
         return self.start.number
 
+    @property
+    def ends_as_reported(self) -> bool:
+        """Whether the value of a completed trial is that of its last report; True without a report."""
+        if self.outcome is None or self.outcome.end is not TrialEnd.COMPLETED or not self.epochs:
+            return True
+        return self.outcome.final_auc == self.epochs[-1].value
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunManifest:
@@ -231,18 +242,18 @@ class RunManifest:
     command: str
     created: str
     """ISO 8601, UTC."""
-    seed: int
+    seed: Count
     space_name: str
     space_digest: str
     """SHA-256 of the space's canonical form: resuming with another space is refused."""
     data: dict[str, Any]
     """DataConfig.to_dict()."""
     data_digest: str
-    clips: dict[str, int] = field(default_factory=dict)
+    clips: dict[str, Count] = field(default_factory=dict)
     """Number of clips in each split."""
-    num_samples: int
-    max_epochs: int
-    gpu_memory_budget_bytes: int | None
+    num_samples: Count
+    max_epochs: CountFromOne
+    gpu_memory_budget_bytes: CountFromOne | None
     device: str
     study_storage: str | None
     """URL without credentials; None = study.db in the run's folder."""
@@ -327,6 +338,8 @@ class RunFolder:
         try:
             manifest = build(RunManifest, values)
             manifest = replace(manifest, data=DataConfig.saved_by_earlier(manifest.data))
+            if "objective" not in manifest.data:
+                raise ValueError("data names no objective")
             Objective.named(manifest.data["objective"])
             return manifest
         except ValueError as error:
@@ -418,6 +431,28 @@ def _config_of(values: Any) -> TrialConfig:
         return TrialConfig.from_flat(values)
     except ConfigError as error:
         raise OtherVersionError(f"{error} (was it written by another version of this project?)") from None
+
+
+_CLIPPED = frozenset({"n_patches", "score_patches"})
+"""Parameters of which a trial uses at most as many as its clips have windows."""
+
+
+def _check_params(start: TrialStart) -> None:
+    """Raises ValueError if a searched parameter is not what the configuration, which is validated, says."""
+    flat = start.config.flat()
+    changed = {name: value for name, value in start.params.items() if not _equal(value, flat.get(name, value))}
+    try:
+        drawn = start.config.replace(**changed).flat()
+    except ConfigError as error:
+        raise ValueError(f"params: {error}") from None
+    for name in changed:
+        if name not in _CLIPPED or drawn[name] < flat[name]:
+            raise ValueError(f"its parameter {name} is not what its configuration says")
+
+
+def _equal(value: Any, used: Any) -> bool:
+    """Whether two values are the same; an integer may stand for a number, but not a switch for one."""
+    return value == used and isinstance(value, bool) == isinstance(used, bool)
 
 
 def _plan_of(values: Any) -> ExecutionPlan | None:

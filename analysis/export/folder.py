@@ -10,10 +10,10 @@ from typing import Any
 
 from analysis.export.arrays import ArrayStore, density_entry
 from analysis.export.graphs import codes_model, quantizer_codebook, surprise_model
-from analysis.export.scorer.layout import ARRAYS, KIND, MANIFEST, VERSION
+from analysis.export.scorer.layout import ARRAYS, KIND, MANIFEST, VERSION, digest_of
 from analysis.export.target import LAUNCHER, SCORER, check_target
 from trainable.detection.detector import Detector, Member
-from trainable.durable import readable, write_bytes
+from trainable.durable import write_bytes
 from trainable.errors import ConfigError, RunError
 from trainable.scoring.autoregressive import Autoregressive
 from trainable.scoring.density import DensityModel
@@ -133,7 +133,8 @@ def _written(folder: Path, files: dict[str, bytes], content: dict[str, Any]) -> 
     content["files"] = {
         name: hashlib.sha256(data).hexdigest() for name, data in files.items() if not name.endswith(".py")
     }
-    write_bytes(folder / MANIFEST, readable(json.dumps(content, indent=1)).encode())
+    content = json.loads(json.dumps(content))  # as it is read back
+    write_bytes(folder / MANIFEST, json.dumps({**content, "digest": digest_of(content)}, indent=1).encode())
     return [folder / name for name in (*files, MANIFEST)]
 
 

@@ -5,12 +5,15 @@ hold all that either knew about this run's trials.
 """
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
+from search.engine.observation import state_of
 from search.engine.optuna_trials import to_optuna
 from search.engine.trial_store import KnownTrial
 from search.store.study import SearchStudy, failures_of, outcome_of, start_of
@@ -35,12 +38,18 @@ def recovered_trials(
     found: list[KnownTrial] = []
     for trial in study.trials():
         if not study.is_mine(trial):
-            found.append(KnownTrial(trial, False, None, outcome_of(trial), dict(trial.intermediate_values)))
+            found.append(of_another_driver(study, trial))
         elif trial.state.is_finished():
             found.append(_ended(study, folder, trial))
         else:
             found.append(_running(study, folder, trial))
     return found
+
+
+def of_another_driver(study: SearchStudy, trial: FrozenTrial) -> KnownTrial:
+    """A trial that this run has not started. Raises RunError if its ending cannot be read."""
+    with _reading(study, trial):
+        return KnownTrial(trial, False, None, outcome_of(trial), dict(trial.intermediate_values))
 
 
 def _ended(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> KnownTrial:
@@ -51,6 +60,10 @@ def _ended(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> KnownTr
             "ending; was it changed by another program? start a new run, or restore the study from a copy"
         )
     _write_missing(folder, start, outcome)
+    with _reading(study, trial):
+        _compare(trial, start, outcome, folder.read_trial(trial.number))
+        if (trial.state, trial.value) != state_of(outcome):
+            raise ValueError(f"its state {trial.state.name} with the value {trial.value} is not that of its ending")
     return KnownTrial(trial, True, start, outcome, dict(trial.intermediate_values), failures_of(trial))
 
 
@@ -60,6 +73,8 @@ def _running(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> Known
     start, outcome = _checked(study, trial)
     _write_missing(folder, start, None)
     record = folder.read_trial(start.number)
+    with _reading(study, trial):
+        _compare(trial, start, outcome or record.outcome, record)
     values = dict(trial.intermediate_values)
     for report in record.epochs:
         if report.epoch not in values:
@@ -72,10 +87,36 @@ def _running(study: SearchStudy, folder: RunFolder, trial: FrozenTrial) -> Known
 
 def _checked(study: SearchStudy, trial: FrozenTrial) -> tuple[TrialStart, TrialOutcome | None]:
     """Start and ending of a trial of this run, with every value validated."""
-    try:
+    with _reading(study, trial):
         start, outcome = start_of(trial), outcome_of(trial)
         if not all(type(epoch) is int for epoch in trial.intermediate_values):
             raise ValueError("an epoch is not an integer")
+    return start, outcome
+
+
+def _compare(trial: FrozenTrial, start: TrialStart, outcome: TrialOutcome | None, record: TrialRecord) -> None:
+    """Raises ValueError where the study says other things of a trial than the run's folder, which has the same facts.
+
+    The folder may know more: it is written first.
+    """
+    if (start.params, start.config, start.plan) != (record.start.params, record.start.config, record.start.plan):
+        raise ValueError("its parameters, configuration or plan are not those of trial.json")
+    if record.outcome is not None and outcome != record.outcome:
+        raise ValueError("its ending is not that of end.json")
+    reported = {report.epoch: report.value for report in record.epochs}
+    missing = reported.keys() - trial.intermediate_values.keys() if trial.state.is_finished() else set()
+    if reported and (missing or trial.intermediate_values.keys() - reported.keys()):
+        raise ValueError("it has values of other epochs than epochs.jsonl")
+    for epoch, value in trial.intermediate_values.items():
+        if value != reported.get(epoch, value) and not math.isnan(reported[epoch]):
+            raise ValueError(f"its value after epoch {epoch} is {value}, that of epochs.jsonl {reported[epoch]}")
+
+
+@contextmanager
+def _reading(study: SearchStudy, trial: FrozenTrial) -> Iterator[None]:
+    """Turns a trial that no search has written so into a RunError that says what to do."""
+    try:
+        yield
     except (ValueError, TypeError, KeyError) as error:
         advice = study.if_damaged
         if isinstance(error, OtherVersionError):  # the run's folder holds the same, so that a new study would, too
@@ -84,7 +125,6 @@ def _checked(study: SearchStudy, trial: FrozenTrial) -> tuple[TrialStart, TrialO
             f"trial {trial.number} of the study {study.where} cannot be read: {' '.join(str(error).split())[:300]}; "
             f"{advice}"
         ) from None
-    return start, outcome
 
 
 def _write_missing(folder: RunFolder, start: TrialStart, outcome: TrialOutcome | None) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 from search.engine.sampler import Proposal
 from search.engine.space_draws import distributions_of
 from search.engine.trial_store import KnownTrial
-from search.store.recovery import recovered_trials
-from search.store.study import SearchStudy, outcome_of
+from search.store.recovery import of_another_driver, recovered_trials
+from search.store.study import SearchStudy
 from spaces.space import Space
 from trainable.config import TrialConfig
 from trainable.execution_plan import MemoryPlan
@@ -41,7 +41,7 @@ class RunStore:
 
     def finished_elsewhere(self) -> list[KnownTrial]:
         return [
-            KnownTrial(trial, False, None, outcome_of(trial), dict(trial.intermediate_values))
+            of_another_driver(self.study, trial)
             for trial in self.study.unread_trials()
             if trial.state.is_finished() and not self.study.is_mine(trial)
         ]

@@ -24,6 +24,7 @@ from analysis.export.scorer.calibration import AlarmRate, Calibration, combined_
 from analysis.export.scorer.detector import ExportedDetector
 from analysis.export.scorer.errors import DetectorError, RecordingError
 from analysis.export.scorer.frontend import FrontEnd
+from analysis.export.scorer.layout import digest_of
 from analysis.export.scorer.stretches import Windows
 from analysis.export.target import check_target
 from analysis.model_view import load_run_data
@@ -346,7 +347,8 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: (path / "codes-0.onnx").unlink(), "codes-0.onnx cannot be read"),
     (lambda path: (path / "codes-1.onnx").write_bytes(b"x"), "codes-1.onnx is damaged: its checksum"),
     (lambda path: (path / "arrays.npz").write_bytes(b"x"), "arrays.npz is damaged: its checksum"),
-    (lambda path: edited(path, version=2), "has the version 2; this scorer reads 1"),
+    (lambda path: edited(path, version=1), "has the version 1; this scorer reads 2"),
+    (lambda path: edited(path, digest="0"), "detector.json is damaged: its digest"),
     (lambda path: edited(path, files={}, members=None), "does not describe a detector"),
     (lambda path: edited(path, calibration={"00": {}}), "does not describe a detector"),
     (lambda path: edited(path, alarm_rate="often"), "does not describe a detector"),
@@ -356,8 +358,9 @@ DAMAGES: list[tuple[Callable[[Path], object], str]] = [
 
 
 def edited(path: Path, **changed: object) -> None:
-    content = json.loads((path / "detector.json").read_text())
-    (path / "detector.json").write_text(json.dumps({**content, **changed}))
+    """Changes what the folder says, with a right digest."""
+    content = {**json.loads((path / "detector.json").read_text()), **changed}
+    (path / "detector.json").write_text(json.dumps({**content, "digest": digest_of(content), **changed}))
 
 
 @pytest.mark.parametrize(("damage", "words"), DAMAGES, ids=[words for _, words in DAMAGES])

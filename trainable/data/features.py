@@ -10,6 +10,7 @@ from trainable.data.cache import Arrays, release
 from trainable.data.check import DataCheck
 from trainable.data.frontend import N_MELS
 from trainable.data.npy import Axes
+from trainable.errors import DataError
 
 _RELEASED_BYTES = 64 << 20
 """Memory-mapped features that are in memory at a time."""
@@ -91,9 +92,12 @@ def pack(features: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def unpack(arrays: Arrays) -> list[np.ndarray]:
-    """The clips that `pack` packed, as views."""
-    lengths = arrays["lengths"]
-    return np.split(arrays["frames"], np.cumsum(lengths)[:-1]) if len(lengths) else []
+    """The clips that `pack` packed, as views. Raises DataError if the two arrays do not belong together."""
+    frames, lengths = arrays["frames"], arrays["lengths"]
+    same = lengths.dtype == np.int64 and lengths.ndim == 1 and frames.shape == (int(lengths.sum()), N_MELS)
+    if not same or frames.dtype != np.float32 or (lengths < 0).any():
+        raise DataError("the cached features do not belong together; remove the folder of the cache ($AD_CACHE_DIR)")
+    return np.split(frames, np.cumsum(lengths)[:-1]) if len(lengths) else []
 
 
 def passing(features: Sequence[np.ndarray]) -> Iterator[np.ndarray]:

@@ -62,6 +62,13 @@ class NormStats:
     precision: FeaturePrecision = "float32"
     """What normalised features are rounded to: ``float16`` changes a number by 2⁻¹¹ of itself at most, or by 2⁻²⁵."""
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what would leave no feature, or a NaN, of every recording."""
+        if self.mean_F.shape != (N_MELS,) or self.std_F.shape != (N_MELS,):
+            raise ValueError(f"has a mean {self.mean_F.shape} and a std {self.std_F.shape}")
+        if not np.isfinite([self.mean_F, self.std_F]).all() or not (self.std_F > 0).all():
+            raise ValueError("is not finite, or its std not positive")
+
     def apply(self, features_TF: np.ndarray) -> np.ndarray:
         """Normalised features (T, 64) in their precision; in half precision cut off at ± `MOST_DEVIATIONS`."""
         if self.precision == "float32":
@@ -157,11 +164,10 @@ def load_stats(path: Path, machine_type: str) -> NormStats:
         mean_F, std_F = _numbers(mean), _numbers(std)
     except (KeyError, TypeError, ValueError, RuntimeError):
         raise DataError(f"{what}: entry {key!r} is not a pair of mean and std but {_kind(entry)}; {_FORM}") from None
-    if mean_F.shape != (64,) or std_F.shape != (64,):
-        raise DataError(f"{what}: entry {key!r} has a mean {mean_F.shape} and a std {std_F.shape}; {_FORM}")
-    if not np.isfinite([mean_F, std_F]).all() or not (std_F > 0).all():
-        raise DataError(f"{what}: entry {key!r} is not finite, or its std not positive; {_FORM}")
-    return NormStats(mean_F, std_F)
+    try:
+        return NormStats(mean_F, std_F)
+    except ValueError as error:
+        raise DataError(f"{what}: entry {key!r} {error}; {_FORM}") from None
 
 
 def _read(path: Path, what: str) -> Any:

@@ -6,8 +6,11 @@ M pairs of a model and a density model, N stretches of calibration recordings, m
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import numpy as np
+
+from trainable.typed import Count, Finite, Positive, Within
 
 ENOUGH_CLIPS = 19
 """Calibration recordings of a machine id from which a p-value of 0.05 can be reached: 1/(n + 1)."""
@@ -17,17 +20,17 @@ ENOUGH_CLIPS = 19
 class Calibration:
     """What normal recordings of a machine id score."""
 
-    centres_M: tuple[float, ...]
+    centres_M: tuple[Finite, ...]
     """Mean score of each pair of a model and a density model."""
-    scales_M: tuple[float, ...]
-    scores: tuple[float, ...]
+    scales_M: tuple[Positive, ...]
+    scores: tuple[Finite, ...]
     """Ensemble scores of normal stretches (whole clips if none is longer than the training clips), ascending, each in
     centres and scales of the other clips; of all machine ids where this one has fewer than `ENOUGH_CLIPS`."""
-    weights: tuple[float, ...] | None = None
+    weights: tuple[Annotated[float, Within(above=0.0, high=1.0)], ...] | None = None
     """What each of the scores counts: 1/k of a recording of k stretches. None = 1 each, as before format 4."""
-    shortest_frames: int | None = None
+    shortest_frames: Count | None = None
     """Frames of the shortest of the id's recordings; None = not known, as before format 4."""
-    lowest_level_db: float | None = None
+    lowest_level_db: Finite | None = None
     """Mean log-mel of the quietest of the id's recordings; None = not known, as before format 4."""
 
     def __post_init__(self) -> None:

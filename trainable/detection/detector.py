@@ -15,13 +15,12 @@ frequency rows and W columns in time of the code grid.
 
 import hashlib
 import io
-import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -31,30 +30,29 @@ from trainable.config import DensityName, FrontEndConfig, TrialConfig
 from trainable.data.check import Storage
 from trainable.data.clips import Split, TestClips
 from trainable.data.load import Dataset
-from trainable.data.normalise import FeaturePrecision, NormStats
+from trainable.data.normalise import NormStats
 from trainable.data.npy import Axes
 from trainable.data.readers import SHORTEST_FRAMES, lengthen, mean_level, read_recording
 from trainable.detection.alarm import DEFAULT_ALARM_RATE, AlarmRate, Promise, Verdict
 from trainable.detection.calibration import ENOUGH_CLIPS, Calibration, calibrated
 from trainable.detection.recorded import Limits, Status
+from trainable.detection.saved import FILE_NAME, FORMAT, SavedDetector, SavedNorm, read_saved
 from trainable.detection.stretches import CutClips, cut_clips, frame_surprise, most_surprising, stretches
 from trainable.detection.windows import Passes, Windows, choose_windows
+from trainable.device.out_of_memory import is_out_of_memory
 from trainable.durable import write_bytes
-from trainable.errors import CheckpointError, ConfigError, DataError, RunError, ShortError
+from trainable.errors import CheckpointError, DataError, RunError, ShortError
 from trainable.execution_plan import ExecutionPlan
+from trainable.finite import FiniteTensor
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.density import DensityModel, PositionModel
 from trainable.scoring.registry import density_from_state, make_density
 from trainable.training.encode import encode_clips
 from trainable.training.seeds import derived_seed
-from trainable.training.state import TrainState, make_state
+from trainable.training.state import TrainState, load_weights, make_state
 from trainable.trial import Trial
+from trainable.typed import Count, Within, build
 
-FORMAT = 5
-"""2: with the length of a stretch. A detector of format 1 silently scored only part of a long recording.
-3: a model may have several density models. 4: hears every window; with an alarm rate and limits of what it judges.
-5: normalised features may be rounded to half precision."""
-READ_FORMATS = (2, 3, 4, 5)
 MAP_DENSITY: DensityName = "grid_neighbours"
 """Locates what is surprising in a clip when the configured density model scores whole clips only."""
 _ID_IN_NAME = re.compile(r"(?:^|_)(?:id|section)_([0-9A-Za-z]+)(?:_|\.|$)")
@@ -163,19 +161,31 @@ class Member:
 
     @classmethod
     def from_plain(cls, values: dict[str, Any], device: torch.device) -> "Member":
-        """The inverse of `to_plain`. Raises CheckpointError if the values do not describe a member."""
-        try:
-            state = make_state(TrialConfig.from_flat(values["config"]), int(values["n_ids"]), device)
-            state.model.load_state_dict(values["model"])
-            states = values["densities"] if "densities" in values else [values["density"]]  # format 2 had one
-            densities = [density_from_state(state) for state in states]
-            mapped = densities[values.get("mapped") or 0]
-            surprise = mapped if values["surprise"] is None else density_from_state(values["surprise"])
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"this is not a member of a detector: {error}") from None
+        """The inverse of `to_plain`. Raises CheckpointError or ValueError if the values do not describe a member."""
+        if "density" in values:  # format 2 had one
+            values = {name: value for name, value in values.items() if name != "density"} | {
+                "densities": [values["density"]]
+            }
+        saved = build(_SavedMember, values)
+        state = make_state(TrialConfig.from_flat(saved.config), saved.n_ids, device)
+        load_weights(state.model, saved.model)
+        densities = [density_from_state(each) for each in saved.densities]
+        surprise = densities[saved.mapped or 0] if saved.surprise is None else density_from_state(saved.surprise)
         if not isinstance(surprise, PositionModel):
             raise CheckpointError(f"{surprise.name} cannot say where a clip is surprising; the detector is damaged")
-        return cls(state, densities, surprise, int(values["n_ids"]))
+        return cls(state, densities, surprise, saved.n_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SavedMember:
+    """What `Member.to_plain` gives, as it is read back."""
+
+    config: dict[str, Any]
+    n_ids: Annotated[int, Within(low=1, high=1_000_000)]
+    model: dict[str, FiniteTensor]
+    densities: tuple[dict[str, Any], ...]
+    surprise: dict[str, Any] | None
+    mapped: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -359,73 +369,68 @@ class Detector:
             torch.save(member.to_plain(), buffer)
             write_bytes(folder / f"member-{index}.pt", buffer.getvalue())
             digests.append(hashlib.sha256(buffer.getvalue()).hexdigest())
-        content = {
-            "format": FORMAT,
-            "machine_type": self.machine_type,
-            "ids": list(self.ids),
-            "stretch_frames": self.stretch_frames,
-            "front_end": asdict(self.front_end),
-            "axes": self.axes,
-            "norm": {
-                "mean": self.norm.mean_F.tolist(),
-                "std": self.norm.std_F.tolist(),
-                "precision": self.norm.precision,
-            },
-            "members": digests,
-            "calibration": {machine_id: asdict(entry) for machine_id, entry in self.calibration.items()},
-            "windows": self.windows,
-            "alarm_rate": None if self.alarm_rate is None else str(self.alarm_rate),
-            "thresholds": self.thresholds,
-            "lowest_rate_hz": None if self.limits is None else self.limits.lowest_rate_hz,
-            "most_clipped": None if self.limits is None else self.limits.most_clipped,
-            "made": self.made,
-        }
-        write_bytes(folder / "detector.json", json.dumps(content, indent=1).encode())
+        saved = SavedDetector(
+            format=FORMAT,
+            machine_type=self.machine_type,
+            ids=self.ids,
+            stretch_frames=self.stretch_frames,
+            front_end=self.front_end,
+            axes=self.axes,
+            norm=SavedNorm.of(self.norm),
+            members=tuple(digests),
+            calibration=self.calibration,
+            windows=self.windows,
+            alarm_rate=None if self.alarm_rate is None else str(self.alarm_rate),
+            thresholds=self.thresholds,
+            lowest_rate_hz=None if self.limits is None else self.limits.lowest_rate_hz,
+            most_clipped=None if self.limits is None else self.limits.most_clipped,
+            made=self.made,
+        )
+        write_bytes(folder / FILE_NAME, saved.to_json().encode())
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu") -> "Detector":
         """Raises CheckpointError if the folder holds no detector or a damaged one."""
         folder = Path(folder)
-        path = folder / "detector.json"
+        saved = read_saved(folder)
+        files = [(folder / f"member-{index}.pt", digest) for index, digest in enumerate(saved.members)]
+        contents = [_read_member(path, digest) for path, digest in files]
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if "kind" in content:
-                raise CheckpointError(
-                    f"{folder} is an exported detector; score with: python {folder / 'score.py'} FILES"
-                )
-            if content["format"] not in READ_FORMATS:
-                raise CheckpointError(
-                    f"{path} has the format {content['format']}; this version reads {READ_FORMATS}: make the detector "
-                    "again with python -m analysis.best RUN --retrain"
-                )
-            members = tuple(
-                Member.from_plain(_read_member(folder / f"member-{index}.pt", digest), torch.device(device))
-                for index, digest in enumerate(content["members"])
+            detector = cls(
+                saved.machine_type,
+                saved.ids,
+                saved.front_end,
+                saved.norm.stats,
+                tuple(Member.from_plain(content, torch.device(device)) for content in contents),
+                saved.calibration,
+                saved.made,
+                saved.stretch_frames,
+                saved.axes,
+                saved.windows,
+                saved.rate,
+                saved.limits,
             )
-            norm = _norm(content["norm"])
-            calibration = {machine_id: _calibration(entry) for machine_id, entry in content["calibration"].items()}
-            return cls(
-                content["machine_type"],
-                tuple(content["ids"]),
-                FrontEndConfig(**{"channel": "mean", **content["front_end"]}),  # before there was a choice
-                norm,
-                members,
-                calibration,
-                content["made"],
-                int(content["stretch_frames"]),
-                None if (axes := content.get("axes", Axes.EACH_BY_SHAPE)) is None else Axes(axes),
-                Windows(content.get("windows", Windows.CONFIGURED)),
-                None if (rate := content.get("alarm_rate")) is None else AlarmRate.parse(rate),
-                None
-                if (hz := content.get("lowest_rate_hz")) is None
-                else Limits(float(hz), float(content["most_clipped"])),
-            )
-        except OSError as error:
+            detector._rehearse()
+        except Exception as error:  # a state that fits nothing fails in torch, in any of many ways
+            if is_out_of_memory(error):
+                raise
+            reason = " ".join((str(error).splitlines() or [type(error).__name__])[:2])
             raise CheckpointError(
-                f"{path} cannot be read ({error.strerror}); --model names a detector's folder"
+                f"{folder} does not hold a detector that can score: {reason[:300]}; copy it again from where it was "
+                "made, or make it again with python -m analysis.best RUN --retrain"
             ) from None
-        except (ValueError, KeyError, TypeError, ConfigError) as error:
-            raise CheckpointError(f"{path} does not describe a detector: {error!r}") from None
+        return detector
+
+    def _rehearse(self) -> None:
+        """Scores the training clips' mean sound as each machine id. Raises ValueError unless a finite number results.
+
+        So what was read back is tried before it judges recordings, whatever its density models are.
+        """
+        features_TF = np.tile(self.norm.mean_F, (self.shortest_frames, 1))
+        for machine_id in self.ids:
+            score, surprise_T = self._score_stretch(features_TF, machine_id)
+            if not np.isfinite(score) or not np.isfinite(np.nansum(surprise_T)):
+                raise ValueError(f"the mean sound of the training clips scores {score} as id {machine_id}")
 
 
 def make_folder(folder: Path) -> None:
@@ -518,25 +523,13 @@ def raw_scores(members: Sequence[Member], cut: CutClips, windows: Windows) -> np
     return np.concatenate([member.scores(member.hear(frames_TF, cut.offsets, cut.ids, windows)) for member in members])
 
 
-def _norm(entry: dict[str, Any]) -> NormStats:
-    """From `detector.json`. Raises ValueError for a precision that is none; before format 5 there was no choice."""
-    mean_F, std_F = (np.asarray(entry[name], dtype=np.float32) for name in ("mean", "std"))
-    precision = entry.get("precision", "float32")
-    if precision not in get_args(FeaturePrecision):
-        raise ValueError(f"unknown precision {precision!r}")
-    return NormStats(mean_F, std_F, precision)
-
-
-def _calibration(entry: dict[str, Any]) -> Calibration:
-    """From `detector.json`, of any format that is read."""
-    plain: dict[str, Any] = {name: tuple(each) if isinstance(each, list) else each for name, each in entry.items()}
-    return Calibration(**plain)
-
-
 def _read_member(path: Path, digest: str) -> dict[str, Any]:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); the detector is incomplete") from None
     if hashlib.sha256(content).hexdigest() != digest:
-        raise CheckpointError(f"{path} is damaged: its checksum is not the one in detector.json")
+        raise CheckpointError(f"{path} is damaged: its checksum is not the one in {FILE_NAME}")
     try:
         values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no error type of its own

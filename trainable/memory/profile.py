@@ -7,15 +7,15 @@ nothing is documented, and err on the large side. `benchmarks/gpu_memory.py` mea
 
 import json
 import logging
-import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from trainable.durable import write_text
 from trainable.errors import ConfigError
 from trainable.execution_plan import Precision
+from trainable.typed import Within, build
 from trainable.units import MIB
 
 _log = logging.getLogger(__name__)
@@ -25,6 +25,12 @@ _COMPUTED_NOW = frozenset({"small_segment_bytes", "large_segment_bytes", "fragme
 PROFILES = Path(__file__).parent / "profiles"
 """Measured profiles that come with the project, one JSON file each, found by the GPU's name."""
 
+MOST_BYTES = 2**50
+"""1 PiB, more than any machine has."""
+Bytes = Annotated[int, Within(low=0, high=MOST_BYTES)]
+Factor = Annotated[float, Within(low=0.0, high=1e6)]
+"""A share, or a number of patches or parts."""
+Rate = Annotated[float, Within(above=0.0, high=1e30)]
 RATES = ("flops_per_second", "bytes_per_second", "launch_seconds")
 """Quantities that tell how long some work takes; a profile may lack them."""
 
@@ -47,58 +53,58 @@ class DeviceProfile:
     measured: bool = False
     """Whether the values were measured on this device rather than built in."""
 
-    total_bytes: int | None = None
+    total_bytes: Annotated[int, Within(low=1, high=MOST_BYTES)] | None = None
     """Memory of the card; None where unknown."""
-    reserve_bytes: int = 512 * MIB
+    reserve_bytes: Bytes = 512 * MIB
     """Left free on a card beside all budgets: driver, display, other processes. Estimate."""
 
-    context_bytes: int = 480 * MIB
+    context_bytes: Bytes = 480 * MIB
     """CUDA context of a process and the kernels loaded into it, outside PyTorch's allocator. Estimate."""
-    library_bytes: int = 64 * MIB
+    library_bytes: Bytes = 64 * MIB
     """Handles of cuBLAS and cuDNN, outside PyTorch's allocator. Estimate."""
 
-    cublas_workspace_bytes: int = 2 * (2 * 4096 + 8 * 16) * 1024
+    cublas_workspace_bytes: Bytes = 2 * (2 * 4096 + 8 * 16) * 1024
     """Workspaces of cuBLAS, from the allocator: `CUBLAS_WORKSPACE_CONFIG` as `cap` pins it, for the thread that runs
     the forward pass and the one that runs the backward pass. Documented."""
-    cublaslt_workspace_bytes: int = 0
+    cublaslt_workspace_bytes: Bytes = 0
     """Workspaces of cuBLASLt beside them: none, since `cap` makes it share cuBLAS's. Documented."""
-    convolution_workspace_share: float = 1.0
+    convolution_workspace_share: Factor = 1.0
     """Workspace of a convolution that is not depthwise, as a share of its input and output bytes: cuDNN turns both
     into the layout of its tensor-core kernels. Estimate."""
-    split_sums: float = 64.0
+    split_sums: Factor = 64.0
     """Parts in which cuDNN sums up the gradient of a convolution's weights, so that small batches fill the card too:
     each takes as many bytes as the weights. Measured on an H100."""
-    split_sums_most_bytes: int = 8 * MIB
+    split_sums_most_bytes: Bytes = 8 * MIB
     """At most this much: larger weights are summed in fewer parts. Likewise."""
 
-    block_bytes: int = 512
+    block_bytes: Annotated[int, Within(low=1, high=2**30)] = 512
     """The allocator rounds every block up to this. Documented (``kMinBlockSize``)."""
     expandable_segments: bool = True
     """Whether the driver allows segments that grow (`trainable.device.cap.expandable_segments_work`)."""
-    margin_share: float = 0.03
+    margin_share: Factor = 0.03
     """What a prediction adds so that it does not under-predict, as a share of the allocator's bytes. Estimate."""
 
     amp_precision: Precision = "amp_bfloat16"
     """The type for mixed precision on this device; float16 if it has no bfloat16."""
 
-    micro_batch_patches: float = 32.0
+    micro_batch_patches: Factor = 32.0
     """Time of starting one micro-batch's kernels, in patches that could have been trained meanwhile. Estimate."""
-    chunk_patches: float = 0.5
+    chunk_patches: Factor = 0.5
     """Time of starting one chunk of distances, likewise. Estimate."""
-    recompute_encoder_share: float = 0.15
+    recompute_encoder_share: Factor = 0.15
     """Time that recomputing the encoder adds, as a share of the step's. Estimate."""
-    recompute_decoder_share: float = 0.18
+    recompute_decoder_share: Factor = 0.18
     """The same for the decoder. Estimate."""
-    host_share: float = 0.10
+    host_share: Factor = 0.10
     """Time that cutting patches on the host and copying them adds, likewise. Estimate."""
-    amp_time_share: float = 0.7
+    amp_time_share: Factor = 0.7
     """Time of a step in mixed precision, as a share of that in float32. Estimate."""
 
-    flops_per_second: float | None = None
+    flops_per_second: Rate | None = None
     """Arithmetic in training (`trainable.timing`), and likewise the two below: None = unknown."""
-    bytes_per_second: float | None = None
+    bytes_per_second: Rate | None = None
     """What kernels read and write."""
-    launch_seconds: float | None = None
+    launch_seconds: Rate | None = None
     """What an operator costs the host that starts its kernel."""
 
     @property
@@ -116,28 +122,14 @@ class DeviceProfile:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DeviceProfile":
-        """The inverse of `to_dict`. Raises ConfigError for an unknown or wrong quantity.
+        """The inverse of `to_dict`. Raises ConfigError for a quantity that is unknown or beyond its range.
 
         Ignores quantities of earlier versions that are computed now.
         """
-        values = {name: value for name, value in values.items() if name not in _COMPUTED_NOW}
-        known = {item.name: item.default for item in fields(cls)}
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ConfigError(
-                f"device profile has unknown quantities {', '.join(unknown)}; see trainable.memory.profile"
-            )
-        for name, value in values.items():
-            default = known[name]
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if isinstance(default, (int, float)) and not isinstance(default, bool):
-                if not number or not math.isfinite(value) or value < 0:
-                    raise ConfigError(f"device profile: {name} is {value!r}; it must be a number of at least 0")
-                if isinstance(default, int) and not isinstance(value, int):
-                    raise ConfigError(f"device profile: {name} is {value!r}; it must be a whole number")
-            if name in RATES and value is not None and not (number and 0 < value < math.inf):
-                raise ConfigError(f"device profile: {name} is {value!r}; it must be a number above 0, or null")
-        return cls(**values)
+        try:
+            return build(cls, {name: value for name, value in values.items() if name not in _COMPUTED_NOW})
+        except ValueError as error:
+            raise ConfigError(f"device profile: {error}; see trainable.memory.profile") from None
 
     def save(self, path: Path) -> None:
         """Writes the profile as JSON."""
@@ -148,7 +140,7 @@ class DeviceProfile:
         """Reads a profile. Raises ConfigError if the file is missing or not a profile."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"device profile {path} cannot be read: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
             raise ConfigError(f"device profile {path} does not hold a JSON object")

@@ -8,9 +8,9 @@ width. The vector of a position is the sum of its codes' vectors.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import Any, ClassVar, Self
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from torch import Tensor
 from trainable.config import DensityName, ScoreConfig
 from trainable.data.clips import Split
 from trainable.errors import CheckpointError, DataError, DataLeakError
+from trainable.finite import FiniteTensor
 from trainable.scoring.codes import ClipCodes
+from trainable.typed import CountFromOne, Within
 
 POOLED = "*"
 """Name of the only group of a model that is fitted to all machine ids together."""
@@ -167,16 +169,29 @@ def aggregate(positions_BPHW: Tensor, config: ScoreConfig) -> Tensor:
     return flat.topk(count, dim=1).values.mean(dim=1)
 
 
-def load_state(model: DensityModel, state: Mapping[str, Any]) -> DensityModel:
+@dataclass(frozen=True, kw_only=True)
+class SavedDensity:
+    """What `DensityModel.state` gives, as it is read back."""
+
+    name: DensityName
+    config: dict[str, Any]
+    seed: Annotated[int, Within(low=0, high=2**64 - 1)]
+    codebook: FiniteTensor
+    codebooks: CountFromOne | None = None
+    """None before there were several."""
+    groups: dict[str, dict[str, FiniteTensor]]
+
+
+def load_state(model: DensityModel, saved: SavedDensity) -> DensityModel:
     """Loads the result of `state()` into a model of the same kind. Raises CheckpointError if it does not fit."""
+    model.codebook_KD = saved.codebook
+    model.codebooks = saved.codebooks or 1
+    model.groups = saved.groups
     try:
-        model.codebook_KD = state["codebook"]
-        model.codebooks = int(state.get("codebooks", 1))
-        model.groups = {str(group): dict(tensors) for group, tensors in state["groups"].items()}
-        if "codebooks" not in state:
+        if saved.codebooks is None:
             for tensors in model.groups.values():
                 model.gain_codebooks(tensors)
-    except (KeyError, TypeError, AttributeError) as error:
+        model.prepare()
+    except (KeyError, IndexError, RuntimeError) as error:
         raise CheckpointError(f"this is not the state of a density model: {error!r}") from None
-    model.prepare()
     return model

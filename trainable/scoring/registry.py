@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from trainable.config import DensityName, ScoreConfig
+from trainable.config import DensityName, ScoreConfig, TrialConfig
 from trainable.errors import CheckpointError, ConfigError
 from trainable.registry import DENSITIES
-from trainable.scoring.density import DensityModel, load_state
+from trainable.scoring.density import DensityModel, SavedDensity, load_state
+from trainable.typed import build
 
 
 def density_named(name: DensityName) -> type[DensityModel]:
@@ -41,9 +42,8 @@ def make_density(config: ScoreConfig, *, name: DensityName | None = None, seed: 
 def density_from_state(state: Mapping[str, Any]) -> DensityModel:
     """The fitted model that `DensityModel.state` describes. Raises CheckpointError if it describes none."""
     try:
-        model = density_named(state["name"])(ScoreConfig(**state["config"]), seed=state["seed"])
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"this is not the state of a density model: {error!r}") from None
-    except ConfigError as error:
+        saved = build(SavedDensity, state)
+        config = TrialConfig.from_flat(saved.config).score
+        return load_state(density_named(saved.name)(config, seed=saved.seed), saved)
+    except (ValueError, ConfigError) as error:
         raise CheckpointError(f"this is not the state of a density model known here: {error}") from None
-    return load_state(model, state)

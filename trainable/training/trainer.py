@@ -15,7 +15,7 @@ from trainable.config import TrialConfig
 from trainable.data.clips import ClipSet, TrainClips
 from trainable.data.patches import patch_starts
 from trainable.device.out_of_memory import is_out_of_memory
-from trainable.errors import CheckpointError, DataLeakError, NonFiniteError, OtherConfigError
+from trainable.errors import CheckpointError, ConfigError, DataLeakError, NonFiniteError, OtherConfigError
 from trainable.execution_plan import ExecutionPlan
 from trainable.training.batch import Batch, make_batch
 from trainable.training.encode import EncodedClips, encode_clips
@@ -23,8 +23,16 @@ from trainable.training.losses import loss_names
 from trainable.training.phases import PhaseState, learning_rate_at, phase_at
 from trainable.training.seeds import generator_for
 from trainable.training.start import start_codebook
-from trainable.training.state import drop_half_made_moments, make_scaler, make_state
+from trainable.training.state import (
+    SavedTraining,
+    drop_half_made_moments,
+    load_moments,
+    load_weights,
+    make_scaler,
+    make_state,
+)
 from trainable.training.step import StepLosses, train_step
+from trainable.typed import build
 from trainable.units import format_bytes
 
 _log = logging.getLogger(__name__)
@@ -287,15 +295,16 @@ class Trainer:
             differing = sorted(name for name in mine.keys() | other.keys() if other.get(name) != mine.get(name))
             raise OtherConfigError(f"the checkpoint is of another configuration; it differs in {', '.join(differing)}")
         try:
-            self.state.model.load_state_dict(saved["model"])
-            self.state.optimizer.load_state_dict(saved["optimizer"])
-            plan = ExecutionPlan.from_dict(saved["plan"])
-            self.epoch = int(saved["epoch"])
-        except (KeyError, RuntimeError, ValueError) as error:
+            known = build(SavedTraining, saved)
+            plan = ExecutionPlan.from_dict(known.plan)
+            load_weights(self.state.model, known.model)
+            load_moments(self.state.optimizer, known.optimizer)
+        except (RuntimeError, ValueError, ConfigError) as error:
             raise CheckpointError(f"the checkpoint does not hold a training state: {error}") from None
+        self.epoch = known.epoch
         self._obey(self._smaller_of(self.plan, plan))
-        if self.state.scaler.is_enabled() and saved["scaler"]:
-            self.state.scaler.load_state_dict(saved["scaler"])
+        if self.state.scaler.is_enabled() and known.scaler:
+            self.state.scaler.load_state_dict(known.scaler)
 
     def _smaller_of(self, mine: ExecutionPlan, saved: ExecutionPlan) -> ExecutionPlan:
         """The plan to continue with; skips plans found too large before, or too large for this device.

@@ -26,7 +26,7 @@ from .density import Arrays, Density, PositionDensity
 from .errors import DetectorError, RecordingError, ShortError
 from .features import SHORTEST_FRAMES, lengthened, read_npy
 from .frontend import FrontEnd
-from .layout import ARRAYS, KIND, MANIFEST, VERSION
+from .layout import ARRAYS, KIND, MANIFEST, VERSION, digest_of
 from .networks import Network
 from .stretches import Windows, frame_surprise, gathered, most_surprising, stretches
 
@@ -107,7 +107,7 @@ class ExportedDetector:
             self._read_front_end(content)
             arrays = _read_arrays(folder / ARRAYS)
             self.members = [Member(entry, arrays, folder, content["windows"]) for entry in content["members"]]
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise DetectorError(
                 f"{folder / MANIFEST} does not describe a detector ({error!r}); export it again"
             ) from None
@@ -249,7 +249,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise DetectorError(
             f"{path} cannot be read ({error.strerror}); name the folder of an exported detector"
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DetectorError(f"{path} is no JSON; export the detector again") from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise DetectorError(
@@ -257,8 +257,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         )
     if content.get("version") != VERSION:
         raise DetectorError(
-            f"{path} has the version {content.get('version')}; this scorer reads {VERSION}: export it again"
+            f"{path} has the version {content.get('version')!r:.40}; this scorer reads {VERSION}: export it again"
         )
+    if content.get("digest") != digest_of(content):
+        raise DetectorError(f"{path} is damaged: its digest is not that of what it says; export the detector again")
     for name, digest in dict(content.get("files") or {}).items():
         _check(folder / name, digest)
     return content

@@ -1,6 +1,7 @@
 """A driver may be killed after any single write to the study: a resume gives the same trials and endings."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,8 @@ def test_a_trial_over_budget_is_one_transaction(tmp_path: Path) -> None:
     mortal = MortalStorage(conductor.store.study._writer._storage, 1)
     conductor.store.study._writer._storage = mortal  # type: ignore[assignment]
     proposal = conductor.sampler.suggest(0, lambda params: False)
-    config = conductor.space.config({**proposal.params, "num_embeddings": 256, "latent_dim": 64}, epochs=3)
+    proposal = replace(proposal, params={**proposal.params, "num_embeddings": 256, "latent_dim": 64})
+    config = conductor.space.config(proposal.params, epochs=3)
     memory = conductor.feasibility.plan(config)
     with pytest.raises(Killed):
         conductor._record_over_budget(proposal, config, memory)
