@@ -201,7 +201,7 @@ def kill_drivers(killed: Killed, *, kills: int, seed: int) -> None:
 
 
 def test_local_driver_killed_five_times(tmp_path):
-    kill_drivers(Killed(tmp_path, 14, "--local", "--concurrency", "2"), kills=5, seed=0)
+    kill_drivers(Killed(tmp_path, 22, "--local", "--concurrency", "2"), kills=5, seed=0)
 
 
 @pytest.mark.long
