@@ -152,7 +152,7 @@ def _retrain(results: "RunResults", arguments: argparse.Namespace, device: str) 
     plans = _members(results, arguments)
     data = load_run_data(results, allow_changes=arguments.allow_changes)
     if changed := changed_text(results, data):
-        print(changed)
+        say(changed)
     retrained = retrain(
         results,
         plans,

@@ -31,7 +31,7 @@ from benchmarks.portfolio import greedy
 from benchmarks.recorded import fresh_clips
 from benchmarks.search_methods import DEFAULT, METHODS, RAY, SLOTS, Method
 from benchmarks.search_systems import Setting, System
-from benchmarks.tables import command_of, write_table
+from benchmarks.tables import command_of, tell_table
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run
@@ -224,10 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path in sorted(store.glob(f"*-{arguments.epochs}-*.json"))
     ]
     rows = rows_of(found)
-    for row in rows:
-        print("  ".join(f"{column} {value}" for column, value in row.items()))
-    if arguments.output:
-        write_table(arguments.output, rows, command_of("real_searches", argv))
+    tell_table(rows, arguments.output, command_of("real_searches", argv))
     return 0
 
 

@@ -31,7 +31,7 @@ from benchmarks.real_searches import Training, detector_of, portfolio_of_others,
 from benchmarks.recorded import fresh_clips
 from benchmarks.search_methods import DEFAULT, METHODS
 from benchmarks.search_systems import Setting
-from benchmarks.tables import command_of, write_table
+from benchmarks.tables import command_of, tell_table
 from spaces.loader import load_space
 from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run
 from trainable.data.clips import TestClips
@@ -171,10 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for store in stores
     }
     rows = rows_of(found)
-    for row in rows:
-        print("  ".join(f"{column} {value}" for column, value in row.items()))
-    if arguments.output:
-        write_table(arguments.output, rows, command_of("real_without_labels", argv))
+    tell_table(rows, arguments.output, command_of("real_without_labels", argv))
     return 0
 
 

@@ -41,6 +41,14 @@ def write_table(
         writer.writerows(rows)
 
 
+def tell_table(rows: Sequence[Mapping[str, Any]], path: str | None, command: str) -> None:
+    """Prints rows, one a line, and writes them where a path is given."""
+    for row in rows:
+        print("  ".join(f"{name} {value}" for name, value in row.items()))
+    if path:
+        write_table(path, rows, command)
+
+
 def read_table(path: str | Path) -> list[dict[str, str]]:
     """Reads the rows of a table, without its ``#`` lines. Raises OSError if it cannot be read."""
     with Path(path).open(encoding="utf-8", newline="") as file:

@@ -20,7 +20,7 @@ from benchmarks.curves import TABLES
 from benchmarks.portfolio import COUNT, greedy
 from benchmarks.search_methods import MOST_EPOCHS, ensembles, ours, searched, space_and_sets
 from benchmarks.search_systems import Setting
-from benchmarks.tables import command_of, write_table
+from benchmarks.tables import command_of, tell_table
 from benchmarks.worlds import World
 from trainable.commandline import Parser, add_flag, run
 from trainable.detection.ranking import MEMBERS
@@ -93,10 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         found = {name: [done.result() for done in worlds] for name, worlds in work.items()}
     rows = rows_of(found)
-    for row in rows:
-        print("  ".join(f"{name} {value}" for name, value in row.items()))
-    if arguments.output:
-        write_table(arguments.output, rows, command_of("until_flat", argv))
+    tell_table(rows, arguments.output, command_of("until_flat", argv))
     return 0
 
 

@@ -25,16 +25,19 @@ class Standing:
         """
         self._first_endings: list[str] = []
         self._completed: list[float] = []
-        self._gain: tuple[int, float | None] = (0, None)
-        """What was expected after so many trials."""
+        self._gain: tuple[tuple[int, int], float | None] = ((0, 0), None)
+        """What was expected after so many trials had ended, and so many of them completed."""
 
     @property
     def expected_gain(self) -> float | None:
         """See `trainable.detection.gain`; None while too few trials have ended to tell."""
-        ended = sum(self.counts.values()) - self.counts[TrialEnd.OVER_BUDGET]
-        if self._gain[0] != ended:
-            self._gain = ended, expected_gain(self._completed, ended - len(self._completed))
-        return self._gain[1]
+        completed = self._completed.copy()  # the live view asks in another thread
+        known, gain = self._gain
+        now = sum(self.counts.values()) - self.counts[TrialEnd.OVER_BUDGET], len(completed)
+        if known != now:
+            gain = expected_gain(completed, now[0] - now[1])
+            self._gain = now, gain
+        return gain
 
     @property
     def best(self) -> tuple[float, int] | None:
