@@ -9,7 +9,7 @@ JOBS ?= 2
 FAKE_CARD ?= $(if $(FAKE_CARD_BUILD),$(abspath .fake-card/python))
 FAKE_CARD_BUILD ?=
 
-.PHONY: search test test-card test-long test-properties bench lint types house format clean setup
+.PHONY: search test test-card test-long test-properties bench lint types house audit format clean setup
 
 search: setup
 	$(BIN)/python -m search.run --space ad_tuning $(RUN_ARGS)
@@ -57,5 +57,11 @@ types: setup
 house: setup
 	$(BIN)/lint-imports
 
+# Known vulnerabilities of the pinned packages, as PyPI knows them; fails where PyPI's own answers are out of reach.
+audit:
+	test -x .audit/bin/python || $(PYTHON) -m venv .audit
+	.audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.audit/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip
+
 clean:
-	rm -rf $(VENV) .fake-card runs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .audit .fake-card runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

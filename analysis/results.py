@@ -20,7 +20,6 @@ from analysis.state import SearchState, held_out_later, last_recorded, search_st
 from analysis.study import StudyContent, read_study
 from trainable.config import Objective
 from trainable.detection.gain import expected_gain
-from trainable.durable import read_json
 from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
 from trainable.record import (
@@ -280,8 +279,8 @@ def load_run(path: str | Path) -> RunResults:
     trials = trial_rows(records, mine)
     if not len(trials):
         raise RunError(f"{folder.path} holds no trial yet; wait for the search to start one, or run it first")
-    summary = read_json(folder.summary_path, what="a run's summary") if folder.summary_path.exists() else {}
-    state = search_state(folder, manifest, summary)
+    summary = folder.read_summary(manifest)
+    state = search_state(folder, summary)
     results = RunResults(folder, manifest, records, trials, study.distributions, summary, tuple(notes), state)
     first = results.state_text or results.stopped_text
     return replace(results, notes=(first, *notes)) if first else results

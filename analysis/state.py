@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 
 from trainable.host import file_locks
-from trainable.record import RunFolder, RunManifest
+from trainable.record import RunFolder
 
 
 class SearchState(StrEnum):
@@ -18,12 +18,11 @@ class SearchState(StrEnum):
     OPEN = "interrupted or running on another machine"
 
 
-def search_state(folder: RunFolder, manifest: RunManifest, summary: dict[str, Any]) -> SearchState:
-    """Returns the state of a search. A summary written before the last ``--resume`` does not count."""
+def search_state(folder: RunFolder, summary: dict[str, Any]) -> SearchState:
+    """Returns the state of a search whose `RunFolder.read_summary` is given."""
     if _is_held(folder):
         return SearchState.RUNNING
-    parts = 1 + len(manifest.history)
-    return SearchState.ENDED if summary and summary.get("parts", parts) == parts else SearchState.OPEN
+    return SearchState.ENDED if summary else SearchState.OPEN
 
 
 def _is_held(folder: RunFolder) -> bool:

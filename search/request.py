@@ -31,7 +31,7 @@ from trainable.record import RunFolder, RunManifest
 from trainable.redaction import holds_credentials
 from trainable.registry import EXTENSIONS, Registry
 from trainable.typed import build
-from trainable.units import GIB, parse_bytes, parse_duration
+from trainable.units import GIB, counted, parse_bytes, parse_duration
 
 _WANDB = re.compile(r"(?:[^/\\#?%:\s]+/)?[^/\\#?%:\s]{1,128}")
 MOST_TRIALS = 1_000_000
@@ -306,12 +306,24 @@ def _resume_request(arguments: argparse.Namespace, argv: tuple[str, ...], flags:
         options = build(SearchOptions, {**saved, **given_options(arguments)})
     except (TypeError, ValueError, OverflowError, ConfigError) as error:
         raise RunError(f"{folder.manifest_path} cannot be resumed: {error}") from None
+    if arguments.num_samples is not None:
+        _check_enough(arguments.num_samples, folder)
     if manifest.study_storage is not None and options.study_storage is None:
         raise RunError(
             f"the study of {folder.path} is at {manifest.study_storage}; give its address with --study-storage "
             "(a run's folder never stores credentials)"
         )
     return Request(space, options, folder, manifest, argv, old_space, budget=_asked_budget(arguments), **flags)
+
+
+def _check_enough(num_samples: int, folder: RunFolder) -> None:
+    """Raises ConfigError for fewer trials than a run has begun; proposals over budget are none of them."""
+    begun = sum(record.start.plan is not None for record in folder.read_trials())
+    if num_samples < begun:
+        raise ConfigError(
+            f"--num-samples {num_samples} is less than the {counted(begun, 'trial')} that {folder.path} has begun, and "
+            f"counts them too; --num-samples {begun} starts no other"
+        )
 
 
 def build_parser() -> Parser:

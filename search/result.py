@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainable.config import TrialConfig
-from trainable.durable import read_json
 from trainable.record import RunFolder, RunManifest, TrialEnd, TrialRecord, best_first
 from trainable.scoring.clip_counts import ClipCounts, auc_text
 
@@ -232,10 +231,7 @@ def load(run: str | Path | Result) -> Result:
     """
     folder = RunFolder(run.folder if isinstance(run, Result) else run)
     manifest = folder.read_manifest()
-    summary = read_json(folder.summary_path, what="a run's summary") if folder.summary_path.exists() else {}
-    parts = 1 + len(manifest.history)
-    # The summary from before a resume does not count.
-    return Result(folder.path, manifest, summary if summary.get("parts", parts) == parts else {})
+    return Result(folder.path, manifest, folder.read_summary(manifest))
 
 
 def _held_out(best: dict[str, Any], auc: str, interval: str) -> HeldOut | None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from search.request import Request, build_parser, read_request
-from search.store.folder import create, held, is_leftover
+from search.store.folder import check_creatable, create, held, is_leftover
 from trainable.commandline import run, set_up_logging
 from trainable.commands import as_called
 from trainable.errors import OutputError
@@ -56,6 +56,7 @@ def search_in_folder(request: Request, console: Console) -> bool:
     Of a new search that ends before its first trial nothing is left, and a dry run writes nothing.
     """
     if request.dry_run:
+        check_creatable(request.folder.path)
         from search.session import run_search
 
         return run_search(request, console)

@@ -84,6 +84,9 @@ def run_search(request: "Request", console: Console) -> bool:
         return _run(request, console, dataset, device, None, begun)
     from search.runners.ray_session import ray_session, token_path
 
+    if options.address is None and resolve_device(options.device) == "cpu":
+        # A budget that holds no trial is refused before Ray is started. The profiles of GPUs are chosen on Ray.
+        Planner.for_dataset(dataset, budget_bytes=options.budget_bytes, profile=_profile(options, "cpu", None))
     say("starting Ray")
     title = readable(f"{request.folder.name}: {command_line(request.argv)}")
     with ray_session(options, title=title, verbose=request.verbose) as ray:

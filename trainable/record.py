@@ -345,6 +345,14 @@ class RunFolder:
         except ValueError as error:
             raise RunError(f"{self.manifest_path} is not the manifest of a run: {error}") from None
 
+    def read_summary(self, manifest: RunManifest) -> dict[str, Any]:
+        """What the search wrote at its end; empty if it has not ended since its last resume."""
+        if not self.summary_path.exists():
+            return {}
+        summary = read_json(self.summary_path, what="a run's summary")
+        parts = 1 + len(manifest.history)
+        return summary if summary.get("parts", parts) == parts else {}
+
     def write_start(self, start: TrialStart) -> None:
         path = self.trial_path(start.number) / "trial.json"
         with writing(path):

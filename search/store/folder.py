@@ -19,8 +19,24 @@ def create(path: Path) -> RunFolder:
         raise RunError(f"--output {path} is a file; name a folder") from None
     except OSError as error:
         raise RunError(f"--output {path} cannot be created: {error.strerror}; name a folder you may write to") from None
-    folder = RunFolder(path)
-    if folder.manifest_path.exists():
+    _check_empty(path)
+    return RunFolder(path)
+
+
+def check_creatable(path: Path) -> None:
+    """Raises RunError, and writes nothing, if a folder for a new run cannot be created here."""
+    file_locks()
+    existing = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if existing == path and path.is_dir():
+        _check_empty(path)
+    elif not existing.is_dir():
+        raise RunError(f"--output {path}: {existing} is a file; name a folder")
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        raise RunError(f"--output {path} cannot be created: {existing} is read-only; name a folder you may write to")
+
+
+def _check_empty(path: Path) -> None:
+    if RunFolder(path).manifest_path.exists():
         raise RunError(
             f"--output {path} already contains a run; resume it with --resume {path}, or name another folder"
         )
@@ -28,7 +44,6 @@ def create(path: Path) -> RunFolder:
         raise RunError(f"--output {path} is not empty; name a new folder")
     if not os.access(path, os.W_OK | os.X_OK):
         raise RunError(f"--output {path} is read-only; name a folder you may write to")
-    return folder
 
 
 def is_leftover(path: Path) -> bool:

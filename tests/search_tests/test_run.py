@@ -119,6 +119,26 @@ def test_a_dry_run_says_what_would_run_and_leaves_nothing(arguments, tmp_path, m
     assert not any((tmp_path / "here").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("file", "is a file; name a folder"), ("file/run", "is a file; name a folder"), ("full", "is not empty")],
+)
+def test_a_dry_run_refuses_the_output_that_a_search_would_refuse(name, message, arguments, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("")
+    assert run(main, [*arguments, "--dry-run", "--output", str(tmp_path / name)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_budget_that_holds_no_trial_is_refused_before_ray_starts(arguments, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("search.runners.ray_session.ray_session", lambda *_, **__: pytest.fail("started Ray"))
+    on_ray = [word for word in arguments if word != "--local"]
+    assert run(main, [*on_ray, "--dry-run", "--gpu-memory-budget", "100MiB"]) == 2
+    assert "a budget of 100 MiB is less than the 544 MiB" in capsys.readouterr().err
+
+
 def test_a_gpu_that_is_not_there_is_missed_before_recordings_are_read_and_ray_starts(arguments, monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("search.session.load_dataset", lambda *_: pytest.fail("read recordings"))
@@ -257,7 +277,7 @@ def test_resume_with_other_settings_is_refused_with_the_difference_or_recorded(a
     assert set(ends) <= {TrialEnd.COMPLETED, TrialEnd.PRUNED}
 
 
-def test_a_warm_start_proposes_the_old_winner_first(arguments, tmp_path):
+def test_a_warm_start_proposes_the_old_winner_first(arguments, tmp_path, capsys):
     main([*arguments, "--quiet", "--output", str(tmp_path / "old")])
     best = yaml.safe_load((tmp_path / "old/best.yaml").read_text())["config"]
     more = ["--seed", "9", "--num-samples", "1", "--warm-start", str(tmp_path / "old")]
@@ -271,6 +291,8 @@ def test_a_warm_start_proposes_the_old_winner_first(arguments, tmp_path):
     assert RunFolder(tmp_path / "new").read_manifest().initial == initial
     second = RunFolder(tmp_path / "new").read_trial(1).start.params
     assert second == (initial[1] if len(initial) > 1 else second), "the next of the old run's best"
+    assert run(main, ["--resume", str(tmp_path / "new"), "--num-samples", "1"]) == 2
+    assert "--num-samples 1 is less than the 2 trials" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("most", "warned"), [("2", True), ("3", False)])
