@@ -67,7 +67,7 @@ class Machine:
 
     def slots(self, budget_bytes: int) -> int:
         """Trials at a time on the card. Raises BudgetError if it is too small for one."""
-        fitting = slots_per_gpu(self.card.total_bytes, budget_bytes, self.card.reserve_bytes)
+        fitting = slots_per_gpu(self.card, budget_bytes)
         return min(self.most_slots, countable(min(GRAIN, fitting)))
 
     def budgets(self) -> list[int]:

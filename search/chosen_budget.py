@@ -13,7 +13,7 @@ from search.engine.space_draws import draw
 from search.request import Request, SearchOptions
 from spaces.space import Space
 from trainable.device.budget import AUTO, Budget, Card
-from trainable.device.cap import card_bytes
+from trainable.device.cap import card_of
 from trainable.host import available_cores
 from trainable.memory.planner import Planner
 from trainable.memory.profile import DeviceProfile
@@ -79,10 +79,11 @@ def _cards(device: str, ray: "RaySession | None", profile: DeviceProfile) -> lis
     A card that holds no trial at all, such as one for a display, is none of them unless all are so small.
     """
     if device == "cpu":
-        sizes = [] if profile.total_bytes is None else [profile.total_bytes]
+        cards = [] if profile.total_bytes is None else [Card(profile.total_bytes, profile.reserve_bytes)]
+    elif ray is None:
+        cards = [card_of(device, profile.reserve_bytes)]
     else:
-        sizes = [card_bytes(device)] if ray is None else [node.gpu_bytes for node in ray.nodes if node.gpus]
-    cards = [Card(size_bytes, profile.reserve_bytes) for size_bytes in sizes]
+        cards = [node.card(profile.reserve_bytes) for node in ray.nodes if node.gpus]
     return [card for card in cards if card.usable_bytes > profile.outside_bytes] or cards
 
 
@@ -93,7 +94,7 @@ def _machine(options: SearchOptions, ray: "RaySession", cards: Sequence[Card]) -
     most_cores = math.inf if options.address else available_cores()
     trials = options.concurrency or options.num_samples
     return Machine(
-        card=min(cards, key=lambda card: card.total_bytes),
+        card=min(cards, key=lambda card: card.usable_bytes),
         cores=min(min(node.cpus, most_cores) / node.gpus for node in nodes) or 1.0,
         most_slots=-(-trials // sum(node.gpus for node in nodes)),
     )

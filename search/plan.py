@@ -310,10 +310,10 @@ class Limits:
             return Machine(Card(self.profile.total_bytes, profile.reserve_bytes))
         import torch
 
-        from trainable.device.cap import card_bytes
+        from trainable.device.cap import card_of
 
         if torch.cuda.is_available():
-            card = Card(card_bytes("cuda"), profile.reserve_bytes)
+            card = card_of("cuda", profile.reserve_bytes)
             return Machine(card, available_cores() / torch.cuda.device_count())
         return None if profile.total_bytes is None else Machine(Card(profile.total_bytes, profile.reserve_bytes))
 

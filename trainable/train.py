@@ -197,13 +197,16 @@ def _endings(epochs_done: int) -> Iterator[None]:
 
 def _budget_bytes(text: str | None, device: str, profile: "DeviceProfile") -> int | None:
     """The budget of the one training on its device; prints how it was understood. On a CPU auto is no budget."""
-    from trainable.device.cap import card_bytes
+    from trainable.device.cap import card_of
 
     asked = None if text is None else Budget.read(text)
     if asked is None or (asked.is_auto and device == "cpu"):
         return None
-    total_bytes = profile.total_bytes if device == "cpu" else card_bytes(device)
-    budget = asked.on([] if total_bytes is None else [Card(total_bytes, profile.reserve_bytes)])
+    if device != "cpu":
+        cards = [card_of(device, profile.reserve_bytes)]
+    else:
+        cards = [] if profile.total_bytes is None else [Card(profile.total_bytes, profile.reserve_bytes)]
+    budget = asked.on(cards)
     if budget.said:
         print(budget.said)
     return budget.size_bytes

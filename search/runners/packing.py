@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainable.device.budget import Card
 from trainable.errors import BudgetError, RunError
 from trainable.units import MIB, format_bytes
 
@@ -13,6 +14,15 @@ GPU_MEMORY = "gpu_memory_mib"
 """Ray resource with which a node may declare the memory of each of its GPUs (MiB); otherwise it is queried."""
 GRAIN = 10_000
 """Ray counts fractions of a resource in ten-thousandths."""
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Memory of each GPU of a node."""
+
+    total_bytes: int
+    taken_bytes: int = 0
+    """What other programs hold of it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,12 @@ class Node:
     """Memory of each of its GPUs; 0 without one."""
     labels: frozenset[str] = frozenset()
     """Names of its other resources, such as ``accelerator_type:H100``."""
+    taken_bytes: int = 0
+    """What other programs hold of each of its GPUs."""
+
+    def card(self, reserve_bytes: int) -> Card:
+        """One of its GPUs."""
+        return Card(self.gpu_bytes, reserve_bytes, self.taken_bytes)
 
 
 @dataclass(frozen=True)
@@ -42,22 +58,15 @@ class SlotKind:
     """Nodes whose GPUs have these slots; empty without a GPU."""
 
 
-def slots_per_gpu(gpu_bytes: int, budget_bytes: int, reserve_bytes: int) -> int:
-    """Number of trials whose budgets fit a GPU's memory minus the reserve (`DeviceProfile.reserve_bytes`).
-
-    Raises
-    ------
-    BudgetError
-        If not even one fits.
-    """
-    slots = (gpu_bytes - reserve_bytes) // budget_bytes
+def slots_per_gpu(card: Card, budget_bytes: int) -> int:
+    """Number of trials whose budgets fit a GPU. Raises BudgetError if not even one does."""
+    slots = card.usable_bytes // budget_bytes
     if slots < 1:
         raise BudgetError(
-            f"a budget of {format_bytes(budget_bytes)} does not fit a GPU of {format_bytes(gpu_bytes)} minus the "
-            f"reserve of {format_bytes(reserve_bytes)}; give --gpu-memory-budget at most "
-            f"{(gpu_bytes - reserve_bytes) // MIB}MiB"
+            f"a budget of {format_bytes(budget_bytes)} does not fit {card.limits}; give --gpu-memory-budget at most "
+            f"{card.usable_bytes // MIB}MiB"
         )
-    return int(slots)
+    return slots
 
 
 def countable(slots: int) -> int:
@@ -95,7 +104,8 @@ def gpu_slots(nodes: Iterable[Node], budget_bytes: int | None, reserve_bytes: in
             groups[_slots_of(node, budget_bytes, reserve_bytes)].append(node)
     if set(groups) == {0}:
         assert budget_bytes is not None
-        slots_per_gpu(max(node.gpu_bytes for node in groups[0]), budget_bytes, reserve_bytes)  # raises
+        cards = [node.card(reserve_bytes) for node in groups[0]]
+        slots_per_gpu(max(cards, key=lambda card: card.usable_bytes), budget_bytes)  # raises
     kinds = []
     for slots in sorted(groups, reverse=True):
         if slots == 0:
@@ -121,9 +131,10 @@ def _slots_of(node: Node, budget_bytes: int | None, reserve_bytes: int) -> int:
     """Slots per GPU of a node; 0 if the budget is too large for it."""
     if budget_bytes is None:
         return 1
-    if node.gpu_bytes - reserve_bytes < budget_bytes:
+    card = node.card(reserve_bytes)
+    if card.usable_bytes < budget_bytes:
         return 0
-    return countable(min(GRAIN, slots_per_gpu(node.gpu_bytes, budget_bytes, reserve_bytes)))
+    return countable(min(GRAIN, slots_per_gpu(card, budget_bytes)))
 
 
 def _cpu_share(nodes: list[Node], slots: int) -> dict[str, float]:
@@ -174,8 +185,8 @@ def counts_now(kinds: Iterable[SlotKind], nodes: Iterable[Node]) -> list[int]:
     return counts
 
 
-def nodes_of(described: Iterable[Mapping[str, Any]], gpu_bytes: Mapping[str, int]) -> list[Node]:
-    """Nodes from the output of ``ray.nodes()``, with the GPU memory that was declared or queried."""
+def nodes_of(described: Iterable[Mapping[str, Any]], asked: Mapping[str, GpuMemory]) -> list[Node]:
+    """Nodes from the output of ``ray.nodes()``, with the GPU memory that each declared or was asked for."""
     nodes = []
     for entry in described:
         if not entry.get("Alive", False):
@@ -186,6 +197,9 @@ def nodes_of(described: Iterable[Mapping[str, Any]], gpu_bytes: Mapping[str, int
         declared = int(resources.get(GPU_MEMORY, 0)) * MIB
         own = {"CPU", "GPU", "memory", "object_store_memory", GPU_MEMORY}
         labels = frozenset(name for name in resources if name not in own and not name.startswith("node:"))
-        size = (declared or gpu_bytes[node_id]) if gpus else 0
-        nodes.append(Node(node_id, float(resources.get("CPU", 0)), gpus, size, labels))
+        memory = GpuMemory(declared)
+        if gpus and not declared:
+            memory = asked.get(node_id, memory)
+        cpus = float(resources.get("CPU", 0))
+        nodes.append(Node(node_id, cpus, gpus, memory.total_bytes, labels, memory.taken_bytes))
     return nodes

@@ -3,7 +3,6 @@
 import logging
 import os
 import stat
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 
 from search.request import SearchOptions
 from search.runners._ray_private import job_title
-from search.runners.packing import GPU_MEMORY, Node, SlotKind, cpu_slots, gpu_slots, nodes_of
+from search.runners.packing import GPU_MEMORY, GpuMemory, Node, SlotKind, cpu_slots, gpu_slots, nodes_of
 from search.runners.ray_folder import VARIABLE, ray_folder
 from trainable import stop_signals
 from trainable.device.cap import NOT_EXPANDABLE
@@ -43,8 +42,8 @@ class RaySession:
     dashboard: str | None
     """Address of the dashboard, None without one."""
     nodes: tuple[Node, ...]
-    gpu_bytes: dict[str, int] = field(default_factory=dict)
-    """Memory per GPU by node, for nodes that do not declare it."""
+    asked: dict[str, GpuMemory] = field(default_factory=dict)
+    """Memory per GPU by node, when the search began, for nodes that do not declare it."""
     gpu_names: frozenset[str] = frozenset()
     """Names of the GPUs of the nodes that were queried."""
     expandable_segments: bool = True
@@ -60,7 +59,7 @@ class RaySession:
     def nodes_now(self) -> list[Node]:
         """The initial nodes that are alive now."""
         known = {node.node_id for node in self.nodes}
-        return [node for node in nodes_of(_nodes(), defaultdict(int, self.gpu_bytes)) if node.node_id in known]
+        return [node for node in nodes_of(_nodes(), self.asked) if node.node_id in known]
 
     def slots(self, options: SearchOptions, device: str, profile: DeviceProfile | None = None) -> list[SlotKind]:
         """Kinds of slots for trials. Raises BudgetError or RunError if the machines do not suit the search."""
@@ -97,7 +96,7 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
         dashboard = _begin(options, title, logging.INFO if verbose else logging.ERROR)
         keep_token_private(new=True)
         cards = _gpus()
-        asked = {node_id: card.total_bytes for node_id, card in cards.items()}
+        asked = {node_id: card.memory for node_id, card in cards.items()}
         names = frozenset(name for card in cards.values() for name in card.names)
         lacking = {sentence for card in cards.values() for sentence in card.lacking}
         # Here, since Ray shows a worker's warnings only with --verbose.
@@ -177,8 +176,8 @@ def _nodes() -> list[dict[str, Any]]:
 class _Cards:
     """GPUs of a node."""
 
-    total_bytes: int
-    """Memory of the smallest GPU."""
+    memory: GpuMemory
+    """Of the smallest GPU, and the most that is taken of one."""
     names: frozenset[str]
     lacking: frozenset[str] = frozenset()
     """What keeping a budget lacks on the first of them (`trainable.device.cap.shortcomings`)."""
@@ -193,13 +192,16 @@ def _gpus() -> dict[str, _Cards]:
     def cards() -> _Cards:
         import torch
 
-        from trainable.device.cap import gpu_name, shortcomings
+        from trainable.device.cap import card_of, shortcomings
 
-        gpu_name("cuda")  # pins the allocator's settings before CUDA starts
-        all_of_them = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        names = frozenset(card.name for card in all_of_them)
-        lacking = frozenset(shortcomings("cuda"))
-        return _Cards(min(card.total_memory for card in all_of_them), names, lacking)
+        indices = range(torch.cuda.device_count())
+        all_of_them = [card_of(f"cuda:{index}", reserve_bytes=0) for index in indices]
+        memory = GpuMemory(
+            total_bytes=min(card.total_bytes for card in all_of_them),
+            taken_bytes=max(card.taken_bytes for card in all_of_them),
+        )
+        names = frozenset(torch.cuda.get_device_name(index) for index in indices)
+        return _Cards(memory, names, frozenset(shortcomings("cuda")))
 
     asked = {}
     for node in _nodes():

@@ -68,6 +68,20 @@ def test_without_expandable_segments_it_goes_on_with_one_warning(start: Start) -
     assert NOT_COUNTED not in error
 
 
+def test_what_a_neighbour_holds_is_no_part_of_the_card(start: Start) -> None:
+    neighbour = start(TRIAL, "--budget-mib", "5000", "--wait", context_mib=3072, total_mib=24 * 1024)
+    assert neighbour.stdout is not None
+    assert neighbour.stdout.readline() == "ready\n", neighbour.communicate()[1]
+    flags = ["--device", "cuda", "--gpu-memory-budget", "auto", "--epochs", "1", "--width", "0.25"]
+    training = start("trainable.train", *flags, total_mib=24 * 1024)
+    assert training.stdout is not None
+    said = next(line for line in training.stdout if "whole card" in line)
+    assert "21.0 GiB (a GPU of 24.0 GiB less the 3.00 GiB that other programs hold)" in said
+    training.kill()
+    neighbour.communicate("begin\nend\n")
+    assert neighbour.returncode == 0
+
+
 class Books:
     """What the card has given to each process, as the fake driver keeps it."""
 

@@ -11,7 +11,7 @@ from search.plan import COLUMNS, Limits, Planned, main, print_plans
 from spaces.loader import load_space
 from trainable.commandline import run
 from trainable.data.load import Dataset
-from trainable.device.budget import Budget
+from trainable.device.budget import Budget, Card
 from trainable.host import available_cores
 from trainable.memory.planner import Planner
 from trainable.memory.predict import DataSizes
@@ -117,7 +117,7 @@ def test_the_card_is_the_one_given_or_else_the_profiles_or_this_machines(monkeyp
     assert card_gib("8GiB") == 80
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("trainable.device.cap.card_bytes", lambda _: 24 * GIB)
+    monkeypatch.setattr("trainable.device.cap.card_of", lambda _, reserve_bytes: Card(24 * GIB, reserve_bytes))
     assert card_gib("8GiB") == 24
     assert card_gib("8GiB", given) == 40
     assert card_gib("8GiB", given, 16 * GIB) == 16

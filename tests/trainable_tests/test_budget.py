@@ -50,6 +50,15 @@ def test_it_is_said_how_words_were_understood() -> None:
     assert "0.25 is 5.87 GiB, its share of 23.5 GiB" in said["0.25"]
 
 
+def test_what_other_programs_hold_is_no_part_of_a_card() -> None:
+    shared = Card(24_564 * MIB, RESERVE_BYTES, taken_bytes=10 * GIB)
+    assert Budget.read("0.5").on([shared]).size_bytes == shared.usable_bytes // 2 == (24_564 - 10 * 1024) // 2 * MIB
+    assert str(shared) == "14.0 GiB (a GPU of 24.0 GiB less the 10.0 GiB that other programs hold)"
+    assert Budget.read("16GiB").on([shared]).size_bytes == 16 * GIB, "not the whole card, and refused where it is used"
+    beside_a_display = Card(24_564 * MIB, RESERVE_BYTES, taken_bytes=300 * MIB)
+    assert beside_a_display.usable_bytes == CARD.usable_bytes
+
+
 def test_of_several_cards_the_smallest_decides() -> None:
     assert Budget.read("0.5").on([CARD, SMALL]).size_bytes == SMALL.usable_bytes // 2
     assert Budget.read("auto").on([CARD, SMALL]).size_bytes == SMALL.usable_bytes

@@ -23,18 +23,29 @@ class Card:
 
     total_bytes: int
     reserve_bytes: int
-    """Left free beside all budgets (`DeviceProfile.reserve_bytes`)."""
+    """Left free beside all budgets (`DeviceProfile.reserve_bytes`); other programs may hold it."""
+    taken_bytes: int = 0
+    """What other programs held when the driver was asked."""
 
     @property
     def usable_bytes(self) -> int:
         """What budgets may add up to, in whole MiB."""
-        return max(0, self.total_bytes - self.reserve_bytes) // MIB * MIB
+        return max(0, self.total_bytes - max(self.reserve_bytes, self.taken_bytes)) // MIB * MIB
+
+    def is_meant_by(self, size_bytes: int) -> bool:
+        """Whether a size is that of the whole card, which has less to give."""
+        return self.total_bytes - self.reserve_bytes < size_bytes <= WHOLE_CARD * self.total_bytes
+
+    @property
+    def limits(self) -> str:
+        """Its size, and what is not for budgets."""
+        left = f"a reserve of {format_bytes(self.reserve_bytes)}"
+        if self.taken_bytes > self.reserve_bytes:
+            left = f"the {format_bytes(self.taken_bytes)} that other programs hold"
+        return f"a GPU of {format_bytes(self.total_bytes)} less {left}"
 
     def __str__(self) -> str:
-        return (
-            f"{format_bytes(self.usable_bytes)} (a GPU of {format_bytes(self.total_bytes)} less a reserve of "
-            f"{format_bytes(self.reserve_bytes)})"
-        )
+        return f"{format_bytes(self.usable_bytes)} ({self.limits})"
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,7 @@ class Budget:
             return self._share_of(cards, self.share)
         if self.size_bytes is None:
             return self._whole_card(cards)
-        nearly = [card for card in cards if card.usable_bytes < self.size_bytes <= WHOLE_CARD * card.total_bytes]
+        nearly = [card for card in cards if card.is_meant_by(self.size_bytes)]
         if nearly:
             card = min(nearly, key=lambda each: each.usable_bytes)
             return FixedBudget(card.usable_bytes, f"{_FLAG} {self.text} is a whole card: {card}")

@@ -14,6 +14,7 @@ import torch
 
 from trainable.device import driver, warm_up
 from trainable.device._torch_private import clear_workspaces, set_allocator_settings
+from trainable.device.budget import Card
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import BudgetError
 from trainable.execution_plan import Precision
@@ -25,6 +26,8 @@ KERNELS_BYTES = 15 * MIB
 """What a measurement after `warm_up.touch_libraries` misses. On an H100 (torch 2.11) NVML counted 638 MiB for the
 process, and the free memory showed 653 MiB in a training: 6 MiB of kernels that load on their first use, and 9 MiB that
 NVML does not count for the process."""
+CONTEXT_BYTES = 544 * MIB
+"""The most that a process without tensors is taken to hold of a card where the driver does not tell."""
 KEPT_BYTES = 64 * MIB
 """Growth outside the allocator after which a worker is replaced: kernels that its trials loaded stay loaded. Choice."""
 CUBLAS_WORKSPACE_CONFIG = ":4096:2:16:8"
@@ -264,10 +267,14 @@ def gpu_name(device: str | torch.device) -> str | None:
     return torch.cuda.get_device_name(device)
 
 
-def card_bytes(device: str | torch.device) -> int:
-    """Memory of a CUDA device. Pins the settings, then starts CUDA here."""
+def card_of(device: str | torch.device, reserve_bytes: int) -> Card:
+    """A CUDA device, and what other programs hold of it now. Pins the settings, then starts CUDA here."""
     pin_settings(os.environ)
-    return int(torch.cuda.get_device_properties(torch.device(device)).total_memory)
+    device = torch.device(device)
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    own = driver.process_bytes(index_of(device))
+    taken_bytes = total_bytes - free_bytes - (CONTEXT_BYTES if own is None else own)
+    return Card(total_bytes, reserve_bytes, max(0, taken_bytes))
 
 
 def index_of(device: torch.device) -> int:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from search.runners.packing import (
     GRAIN,
+    GpuMemory,
     Node,
     countable,
     counts_now,
@@ -15,6 +16,7 @@ from search.runners.packing import (
     nodes_of,
     slots_per_gpu,
 )
+from trainable.device.budget import Card
 from trainable.errors import BudgetError, RunError
 from trainable.memory.profile import DeviceProfile
 from trainable.units import GIB, MIB
@@ -22,16 +24,22 @@ from trainable.units import GIB, MIB
 RESERVE_BYTES = DeviceProfile().reserve_bytes
 
 
-@given(gpu_bytes=st.integers(GIB, 200 * GIB), budget_bytes=st.integers(64 * MIB, 200 * GIB))
-def test_budgets_of_a_card_never_exceed_it_less_the_reserve(gpu_bytes, budget_bytes):
-    if budget_bytes > gpu_bytes - RESERVE_BYTES:
+@given(
+    gpu_bytes=st.integers(GIB, 200 * GIB),
+    taken_bytes=st.integers(0, 8 * GIB),
+    budget_bytes=st.integers(64 * MIB, 200 * GIB),
+)
+def test_budgets_of_a_card_never_exceed_it_less_the_reserve_and_other_programs(gpu_bytes, taken_bytes, budget_bytes):
+    card = Card(gpu_bytes, RESERVE_BYTES, taken_bytes)
+    left = gpu_bytes - max(RESERVE_BYTES, taken_bytes)
+    if budget_bytes > card.usable_bytes:
         with pytest.raises(BudgetError, match="at most"):
-            slots_per_gpu(gpu_bytes, budget_bytes, RESERVE_BYTES)
+            slots_per_gpu(card, budget_bytes)
         return
-    slots = slots_per_gpu(gpu_bytes, budget_bytes, RESERVE_BYTES)
+    slots = slots_per_gpu(card, budget_bytes)
     assert slots >= 1
-    assert slots * budget_bytes <= gpu_bytes - RESERVE_BYTES
-    assert (slots + 1) * budget_bytes > gpu_bytes - RESERVE_BYTES
+    assert slots * budget_bytes <= left
+    assert (slots + 1) * budget_bytes > left - MIB
 
 
 @given(slots=st.integers(1, 10_000))
@@ -74,9 +82,16 @@ def test_nodes_declare_the_memory_of_their_cards_or_are_asked():
         {"Alive": True, "NodeID": "y", "Resources": {"CPU": 8.0, "GPU": 1.0, "node:1.2.3.4": 1.0}},
         {"Alive": False, "NodeID": "z", "Resources": {"GPU": 8.0}},
     ]
-    first, second = nodes_of(described, {"y": 80 * GIB})
+    first, second = nodes_of(described, {"y": GpuMemory(80 * GIB, taken_bytes=GIB)})
     assert (first.gpu_bytes, first.gpus, first.labels) == (24 * GIB, 2, frozenset({"gpu24"}))
-    assert (second.gpu_bytes, second.labels) == (80 * GIB, frozenset())
+    assert (second.gpu_bytes, second.taken_bytes, second.labels) == (80 * GIB, GIB, frozenset())
+
+
+def test_what_other_programs_hold_of_a_card_has_no_slots():
+    node = Node("a", 16, 1, 24 * GIB, taken_bytes=15 * GIB)
+    assert [kind.count for kind in gpu_slots([node], 4 * GIB, RESERVE_BYTES)] == [2]
+    with pytest.raises(BudgetError, match=r"24\.0 GiB less the 15\.0 GiB that other programs hold; .* at most 9216MiB"):
+        gpu_slots([node], 10 * GIB, RESERVE_BYTES)
 
 
 def test_without_a_gpu_trials_share_the_cores():
