@@ -7,7 +7,7 @@ from rich.console import Console
 
 from search.engine.asha import Asha
 from search.engine.space_draws import draw
-from search.plan import Planned, print_plans, print_share
+from search.plan import Timed, print_plans, print_share
 from search.request import SearchOptions
 from spaces.space import Space
 from trainable.units import counted, duration_text, format_bytes
@@ -42,8 +42,9 @@ def print_dry_run(
     for line in _size(options, space, len(initial), workers, device):
         console.print(line, soft_wrap=True)
     proposals = [*initial, *draw(space, SAMPLED, options.seed)][:SAMPLED]
-    planned = [Planned(params, planner.plan(space.config(params, epochs=options.max_epochs))) for params in proposals]
-    print_share(console, "the first proposals", planned, planner)
+    timed = Timed(planner, device)
+    planned = [timed.planned(params, space.config(params, epochs=options.max_epochs)) for params in proposals]
+    print_share(console, "the first proposals", [item.choice for item in planned], planner)
     largest = max((item.choice.predicted_bytes for item in planned if item.choice.fits), default=None)
     if largest is not None:
         console.print(

@@ -42,7 +42,7 @@ from trainable.execution_plan import MemoryPlan, PlanRequest
 from trainable.host import available_cores
 from trainable.memory.profile import DeviceProfile
 from trainable.train import read_config_file
-from trainable.units import format_bytes, parse_bytes
+from trainable.units import format_bytes, parse_bytes, seconds_text
 
 if TYPE_CHECKING:
     from trainable.data.load import Dataset
@@ -76,6 +76,30 @@ class Planned:
     values: Mapping[str, Any]
     """The values that distinguish it from the others."""
     choice: MemoryPlan
+    epoch_seconds: float | None = None
+    """Predicted for a trial that has the device to itself; None where its speed was not measured."""
+
+
+class Timed:
+    """Plans configurations, with the time of an epoch where the profile says how fast the device is.
+
+    Parameters
+    ----------
+    device
+        What trains: ``cpu`` or a CUDA device.
+    """
+
+    def __init__(self, planner: "Planner", device: str = "cuda"):
+        # Imported here so that --help needs no torch.
+        from search.engine.pace import Pace
+        from trainable.timing.speed import Speed
+
+        self._planner, self._pace = planner, Pace(planner.data, Speed.of(planner.profile, device))
+
+    def planned(self, values: Mapping[str, Any], config: TrialConfig, choice: MemoryPlan | None = None) -> Planned:
+        """A configuration with its plan, unless the planner's `choice` is given."""
+        choice = self._planner.plan(config) if choice is None else choice
+        return Planned(values, choice, self._pace.predict(config, choice.plan) if choice.fits else None)
 
 
 def build_parser() -> Parser:
@@ -137,7 +161,7 @@ def _plan_config(arguments: argparse.Namespace) -> int:
     console = _console()
     sizes = limits.sizes(limits.machine(unlimited.profile), console)
     planner = unlimited.within(next(iter(sizes), None))
-    print_plans(console, [Planned(given or {"file": Path(arguments.config).name}, planner.plan(config))])
+    print_plans(console, [Timed(planner).planned(given or {"file": Path(arguments.config).name}, config)])
     return 0
 
 
@@ -185,11 +209,12 @@ def _plan_space(arguments: argparse.Namespace) -> int:
         budget_bytes = next(iter(limits.sizes(machine, console)), None)
     outlooks = Outlooks(configs, planner, machine)
     plans = outlooks.plans(budget_bytes)
-    planned = [Planned(params, plan) for (params, _), plan in zip(sampled, plans, strict=True)]
-    print_share(console, f"space {space.name}", planned, planner.within(budget_bytes))
+    print_share(console, f"space {space.name}", plans, planner.within(budget_bytes))
     if budget_bytes is not None and not limits.is_auto:
         console.print(str(outlooks.outlook(budget_bytes, plans)), soft_wrap=True)
-    print_plans(console, planned[:: max(1, len(planned) // rows)][:rows])
+    timed, every = Timed(planner), max(1, len(plans) // rows)
+    shown = [(params, config, plan) for (params, config), plan in zip(sampled, plans, strict=True)][::every][:rows]
+    print_plans(console, [timed.planned(*each) for each in shown])
     return 0
 
 
@@ -350,21 +375,21 @@ def print_calibration(console: Console, run: str, calibration: "Calibration") ->
         )
 
 
-def print_share(console: Console, what: str, planned: Sequence[Planned], planner: "Planner") -> None:
+def print_share(console: Console, what: str, plans: Sequence[MemoryPlan], planner: "Planner") -> None:
     """Prints the share that fits, by plan, and the smallest and largest predicted peaks."""
-    fitting = [item.choice for item in planned if item.choice.fits]
+    fitting = [choice for choice in plans if choice.fits]
     budget = "no budget" if planner.budget_bytes is None else f"a budget of {format_bytes(planner.budget_bytes)}"
     console.print(
-        f"{what}, {budget}: {len(fitting)} of {len(planned)} sampled configurations fit "
-        f"({len(fitting) / len(planned):.0%})\n"
+        f"{what}, {budget}: {len(fitting)} of {len(plans)} sampled configurations fit "
+        f"({len(fitting) / len(plans):.0%})\n"
         f"{_profile_text(planner)}"
     )
-    sizes = [item.choice.predicted_bytes for item in planned]
+    sizes = [choice.predicted_bytes for choice in plans]
     console.print(
         f"predicted peaks of the chosen or smallest plans: {format_bytes(min(sizes))} to {format_bytes(max(sizes))}"
     )
     for description, count in Counter(choice.plan.describe() for choice in fitting).most_common():
-        console.print(f"  {count / len(planned):4.0%}  {description}")
+        console.print(f"  {count / len(plans):4.0%}  {description}")
 
 
 def _profile_text(planner: "Planner") -> str:
@@ -385,7 +410,7 @@ def print_plans(console: Console, planned: Sequence[Planned]) -> None:
     console.print("predicted peak memory on a GPU", style="italic")
     for item in planned:
         style = None if item.choice.fits else "red"
-        console.print(f"{format_bytes(item.choice.predicted_bytes)}: {_outcome(item.choice)}", style=style or "bold")
+        console.print(f"{format_bytes(item.choice.predicted_bytes)}: {_outcome(item)}", style=style or "bold")
         for line in (_values(item), _largest_parts(item.choice)):
             console.print(Padding(line, (0, 0, 0, 4)), style=style)
 
@@ -402,7 +427,7 @@ def _table(planned: Sequence[Planned]) -> Table:
             _values(item),
             *(format_bytes(size) for size in _parts(item.choice).values()),
             format_bytes(item.choice.predicted_bytes),
-            _outcome(item.choice),
+            _outcome(item),
             style=None if item.choice.fits else "red",
         )
     return table
@@ -419,8 +444,11 @@ def _largest_parts(choice: MemoryPlan) -> str:
     return ", ".join(f"{column} {format_bytes(size)}" for column, size in ordered if size)
 
 
-def _outcome(choice: MemoryPlan) -> str:
-    return f"{choice.plan.describe()}; {choice.peak_pass}" if choice.fits else choice.reason
+def _outcome(item: Planned) -> str:
+    if not item.choice.fits:
+        return item.choice.reason
+    time = "" if item.epoch_seconds is None else f"; {seconds_text(item.epoch_seconds)} an epoch"
+    return f"{item.choice.plan.describe()}; {item.choice.peak_pass}{time}"
 
 
 def _values(item: Planned) -> str:

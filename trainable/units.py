@@ -101,6 +101,11 @@ def duration_text(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def seconds_text(seconds: float) -> str:
+    """``0.84 s``, ``3.1 s``, ``45 s``, ``12 min``."""
+    return f"{seconds:.2g} s" if seconds < 9.95 else duration_text(seconds)
+
+
 def counted(count: int, noun: str) -> str:
     """``1 trial``, ``2 trials``, ``1,000 trials``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

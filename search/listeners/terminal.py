@@ -18,7 +18,7 @@ from search.listeners.leaderboard import PLACES, Place
 from search.listeners.progress import Leader, Progress, Running
 from trainable.detection.gain import gain_text
 from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialStart
-from trainable.units import duration_text, format_bytes
+from trainable.units import duration_text, format_bytes, seconds_text
 
 PHASES = {1: "VQ only", 2: "full loss", 3: "frozen"}
 """Short names of the training phases; in phase 3 the codebook is frozen."""
@@ -281,11 +281,6 @@ def memory_text(start: TrialStart, report: EpochReport | None) -> str:
     shown = format_bytes(predicted) if predicted else "–"
     used = (report.driver_bytes or report.peak_bytes) if report else 0
     return f"{format_bytes(used)} / {shown}" if used else shown
-
-
-def seconds_text(seconds: float) -> str:
-    """``0.84 s``, ``3.1 s``, ``45 s``, ``12 min``."""
-    return f"{seconds:.2g} s" if seconds < 9.95 else duration_text(seconds)
 
 
 def _epoch_text(entry: Running) -> str:

@@ -129,6 +129,18 @@ def test_the_card_is_the_one_given_or_else_the_profiles_or_this_machines(monkeyp
     assert card_gib("100GiB", given, 16 * GIB) == 16, "refused then: both were given"
 
 
+def test_the_time_of_an_epoch_is_told_where_the_speed_of_the_card_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = DeviceProfile(flops_per_second=1e14, bytes_per_second=1e12, launch_seconds=5e-5)
+    fast.save(tmp_path / "card.json")
+    arguments = ("--space", "ad_smoke", "--samples", "2")
+    assert " an epoch" not in planned(capsys, *arguments)
+    assert re.search(
+        r"step, phase 2; 0\.\d+ s an epoch", planned(capsys, *arguments, "--profile", f"{tmp_path}/card.json")
+    )
+
+
 def test_plans_for_a_larger_card_than_the_profiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     DeviceProfile(total_bytes=80 * GIB).save(tmp_path / "card.json")
     arguments = ("--space", "ad_smoke", "--samples", "2", "--profile", str(tmp_path / "card.json"))
