@@ -74,7 +74,7 @@ def _beside(yardsticks: Comparison | None) -> str:
     """What needs no training and does as well, or that nothing of the kind does."""
     if yardsticks is None or yardsticks.too_few:
         return ""
-    best = f"{title_of(yardsticks.best)}, which trains no network ({yardsticks.aucs[yardsticks.best]:.3f})"
+    best = f"{title_of(yardsticks.best)} without a trained network ({yardsticks.aucs[yardsticks.best]:.3f})"
     if yardsticks.beaten:
         return f", more than {best}"
     return f", less than {best}" if yardsticks.gain_interval[1] < 0 else f", but no more for certain than {best}"

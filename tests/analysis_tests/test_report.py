@@ -341,7 +341,7 @@ def test_the_page_opens_with_how_many_faults_a_detector_finds(trained_path: Path
     assert content.headline == (
         "The search for grinder found a detector, the mean of 1 pair, that would find about 8 of 10 faults (7 to 9) at "
         "one false alarm in 20 normal recordings (AUC 0.950, 95 % interval 0.900 … 0.980; 0.5 is guessing, 1 is "
-        "perfect), more than TWFR + Gaussian, which trains no network (0.500); it cost 8 min on cpu for 2 "
+        "perfect), more than TWFR + Gaussian without a trained network (0.500); it cost 8 min on cpu for 2 "
         "configurations."
     )
     assert report.render(load_run(path)).index(html.escape(content.headline[:60])) < 6000  # before any picture
