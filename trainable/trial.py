@@ -327,8 +327,8 @@ class Trial:
     def release(self) -> None:
         """Releases all memory, so that the next trial of a reused actor begins with an empty device."""
         self._trainer = None
-        gc.collect()
         if self.device.type == "cuda":
+            gc.collect()  # the traceback of an error keeps tensors in cycles; else the last reference has freed all
             torch.cuda.empty_cache()
 
 

@@ -3,6 +3,8 @@
 N rows of latents, K codes, D width.
 """
 
+import gc
+import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -21,6 +23,7 @@ from trainable.training.trainer import Trainer
 SMALL = {"width": 0.25, "latent_dim": 8, "head_hidden": 8, "n_patches": 2, "batch_size": 5, "num_embeddings": 16}
 PHASE_EPOCHS = 10
 EPOCHS = 3 * PHASE_EPOCHS
+CPU = torch.device("cpu")
 PHASES = {"epochs": EPOCHS, "vq_only_share": 1 / 3, "frozen_share": 1 / 3}
 PLANS = {
     "whole": ExecutionPlan(micro_batch_clips=5),
@@ -46,7 +49,7 @@ def alive(tracker: MemoryTracker) -> tuple[int, int]:
 
 def alive_by_epoch(config: TrialConfig, plan: ExecutionPlan, epochs: int) -> Iterator[tuple[int, tuple[int, int]]]:
     """The phase of each epoch, and what lives after it."""
-    trainer = Trainer(config, noise_train_clips(), IDS, plan=plan, device=torch.device("cpu"))
+    trainer = Trainer(config, noise_train_clips(), IDS, plan=plan, device=CPU)
     with MemoryTracker("cpu") as tracker:
         for epoch in range(epochs):
             trainer.train_epoch()
@@ -64,6 +67,21 @@ def test_as_much_lives_after_the_tenth_epoch_of_a_phase_as_after_its_second(plan
     for phase, after in seen.items():
         assert after[1] == after[9], f"phase {phase}: {after}"
         assert after[1][0] > 0
+
+
+def test_the_last_reference_frees_a_training() -> None:
+    """A released trial waits for no garbage collection, which takes the longer the more a process has imported."""
+    trainer = Trainer(
+        TrialConfig.from_flat(SMALL | {"epochs": 1}), noise_train_clips(), IDS, plan=PLANS["memory saver"], device=CPU
+    )
+    trainer.train_epoch()
+    state = weakref.ref(trainer.state)
+    gc.disable()
+    try:
+        del trainer
+        assert state() is None
+    finally:
+        gc.enable()
 
 
 def test_a_buffer_that_is_updated_with_its_graph_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
