@@ -145,7 +145,7 @@ def ray_tune_tells_what_the_runner_asks() -> None:
         f"{owner.__name__}.{name}"
         for owner, names in (
             (TuneController, ("get_live_trials", "stop_trial", "request_stop_experiment")),
-            (Trial, ("init_local_path", "pickled_error_file", "PENDING")),
+            (Trial, ("init_local_path", "pickled_error_file", "error_file", "PENDING")),
             (TrialScheduler, ("STOP", "CONTINUE", "choose_trial_to_run", "on_trial_add", "on_trial_remove")),
             (Searcher, ("FINISHED", "suggest", "on_trial_complete")),
         )

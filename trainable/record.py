@@ -449,6 +449,8 @@ def _check_params(start: TrialStart) -> None:
     """Raises ValueError if a searched parameter is not what the configuration, which is validated, says."""
     flat = start.config.flat()
     changed = {name: value for name, value in start.params.items() if not _equal(value, flat.get(name, value))}
+    if not changed:
+        return
     try:
         drawn = start.config.replace(**changed).flat()
     except ConfigError as error:

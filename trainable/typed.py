@@ -91,9 +91,9 @@ def _known(cls: type[Any]) -> tuple[dict[str, Any], frozenset[str]]:
 
 def _fitted(hint: Any, value: Any, where: str) -> Any:
     """The value converted to the annotation's type; raises ValueError if it is of another type or beyond its limits."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
+    if hint is Any or type(value) is hint:
         return value
+    origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _limited(_fitted(arguments[0], value, where), arguments[1:], where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import cloudpickle
@@ -23,8 +24,10 @@ _KILLED = "the worker was killed: its node ran low on memory (Ray's memory monit
 def crash_reason(trial: RayTuneTrial) -> tuple[TrialEnd, str]:
     """How the trial failed, and the type and message of the error, without its traceback."""
     path = Path(trial.pickled_error_file or "")
-    if not path.is_file():
-        return TrialEnd.CRASHED, "the worker was lost"
+    if not path.is_file():  # no error of an actor or of its task, such as low memory at its start
+        text = Path(trial.error_file or "")
+        low = text.is_file() and _OUT_OF_MEMORY.search(text.read_text())
+        return (TrialEnd.OUT_OF_MEMORY, _KILLED) if low else (TrialEnd.CRASHED, "the worker was lost")
     error = cloudpickle.loads(path.read_bytes())  # this process has just written it
     return reason_of(error)
 
@@ -49,6 +52,24 @@ def reason_of(error: BaseException) -> tuple[TrialEnd, str]:
     if isinstance(cause, ray.exceptions.RayActorError):  # the last line is the error raised in the worker's start
         return TrialEnd.CRASHED, f"the worker could not be started: {' '.join(lines[-1:])}"
     return TrialEnd.CRASHED, f"{type(cause).__name__}: {' '.join(lines[:3])}"
+
+
+def caused_by_low_memory(error: BaseException | None) -> bool:
+    """Whether an error arose from that of a worker that Ray's memory monitor killed."""
+    while error is not None and not isinstance(error, ray.exceptions.OutOfMemoryError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def kill_worker(worker: Any) -> tuple[TrialEnd, str] | None:
+    """Makes sure that a worker is gone; ending and reason if Ray's memory monitor had killed it before."""
+    ray.kill(worker)
+    try:
+        ray.get(worker.__ray_ready__.remote())
+    except ray.exceptions.RayError as error:
+        end, reason = reason_of(error)
+        return (end, reason) if end is TrialEnd.OUT_OF_MEMORY else None
+    return None
 
 
 def dead_parts() -> list[str]:

@@ -28,7 +28,7 @@ from search.request import SearchOptions
 from search.runners._ray_private import name_process
 from search.runners.packing import Node, SlotKind, counts_now
 from search.runners.ray_credentials import hidden_credentials
-from search.runners.ray_faults import HEAD, crash_reason, dead_parts, ray_failure
+from search.runners.ray_faults import HEAD, caused_by_low_memory, crash_reason, dead_parts, kill_worker, ray_failure
 from search.store.checkpoints import CheckpointKeeper, checkpoint_place
 from search.store.run_store import RunStore
 from trainable import stop_signals
@@ -59,6 +59,8 @@ class _Placed:
     """How its worker failed."""
     timed_out: bool = False
     """Whether its worker was killed because it had not reported for too long."""
+    worker: Any = None
+    """Handle of its worker's actor; None while it is waiting for one."""
 
 
 class _Session:
@@ -165,6 +167,25 @@ class _Session:
     def wait_again(self, number: int) -> None:
         """The trial lost its slot; it takes the next free one, before any new trial."""
         self.waiting.append(self.placed.pop(number).start)
+
+    def place_anew(self) -> None:
+        """Ray Tune has ended: trials whose worker was killed for want of memory have failed, the others only wait.
+
+        Raises RunError if no worker was killed.
+        """
+        placed = dict(self.placed)
+        lost = {number: kill_worker(trial.worker) for number, trial in placed.items() if trial.worker is not None}
+        failures = {number: failure for number, failure in lost.items() if failure is not None}
+        # A trial that had no worker yet may have been about to begin in the one that was killed.
+        if not failures and len(lost) == len(placed):
+            raise RunError("Ray Tune has ended for want of memory, but no worker was killed; continue with --resume")
+        self.numbers.clear()
+        for number, failure in failures.items():
+            self.failed(number, *failure)
+        for number in sorted(placed.keys() - failures.keys()):
+            if number in lost:
+                logger.warning("trial %d begins its epoch again: its worker ended with the one that was killed", number)
+            self.wait_again(number)
 
     def ended(self, number: int) -> None:
         self.placed.pop(number, None)
@@ -336,7 +357,8 @@ class _TrialTimeout(Callback):
         """The trial has a worker, so its timeout starts. Waiting for a worker has no limit."""
         number = self._session.numbers.get(trial.trial_id)
         if number in self._session.placed:
-            self._session.placed[number].last_report = time.monotonic()
+            placed = self._session.placed[number]
+            placed.last_report, placed.worker = time.monotonic(), trial.temporary_state.ray_actor
 
     @_errors_end_search(None)
     def on_step_end(self, iteration: int, trials: list[RayTuneTrial], **info: Any) -> None:
@@ -346,15 +368,14 @@ class _TrialTimeout(Callback):
         now = time.monotonic()
         for trial in trials:
             placed = self._session.placed.get(self._session.numbers.get(trial.trial_id, -1))
-            actor = trial.temporary_state.ray_actor
-            if placed is None or placed.last_report is None or actor is None:
+            if placed is None or placed.last_report is None:
                 continue
             if now - placed.last_report > limit:
                 logger.warning(
                     "trial %d has not reported for more than %g s; its worker is replaced", placed.start.number, limit
                 )
                 placed.last_report, placed.timed_out = now, True
-                ray.kill(actor)
+                ray.kill(placed.worker)
 
 
 class _OwnSignals(Callback):
@@ -420,17 +441,29 @@ class RayRunner:
             tune.with_parameters(RayTrial, factory=self._factory, threads=self._threads, name_process=name_process),
             lambda config: PlacementGroupFactory([slots[config[KIND]].request]),
         )
+        try:
+            with hidden_credentials(), stop_signals.recorded(self._session.stop) as take_back:
+                while self._ended_by_memory(trainable, take_back):
+                    self._session.place_anew()
+        except (Exception, KeyboardInterrupt) as error:
+            self._session.stop(error)
+        if self._session.error is not None:
+            raise self._session.error
+
+    def _ended_by_memory(self, trainable: Any, take_back: Callable[[], None]) -> bool:
+        """Runs Ray Tune; returns whether it ended early because Ray had killed a worker whose node ran low on memory.
+
+        Ray Tune 2.60 takes this for an error of its own, and stops all workers.
+        """
         # For Ray's own records, which are not read and are deleted after the search.
         with tempfile.TemporaryDirectory(prefix="search-") as folder:
             try:
-                with hidden_credentials(), stop_signals.recorded(self._session.stop) as take_back:
-                    self._tuner(trainable, folder, take_back).fit()
-            except KeyboardInterrupt as interrupt:
-                self._session.stop(interrupt)
+                self._tuner(trainable, folder, take_back).fit()
             except Exception as error:
+                if self._session.error is None and caused_by_low_memory(error):
+                    return True
                 self._session.stop(ray_failure(error, folder))
-        if self._session.error is not None:
-            raise self._session.error
+        return False
 
     def _tuner(self, trainable: Any, folder: str, take_back: Callable[[], None]) -> tune.Tuner:
         """Ray Tune, made to obey the conductor."""

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import pytest
 
 from search.store.study import SearchStudy
 from tests.analysis_tests.trained import write_recordings
+from tests.kill.driver import HOARD_BYTES
 from tests.search_tests.store_tests.test_postgres import PASSWORD, Server, server
 from tests.search_tests.test_run import SPACE
 from trainable.record import EpochReport, RunFolder, TrialEnd
@@ -48,12 +50,12 @@ class Killed:
         options = ["--machine-type", "press", "--max-epochs", str(MAX_EPOCHS), "--grace-period", "2", "--seed", "3"]
         options += ["--num-samples", str(trials), "--max-failures", "1000", "--quiet", *flags]
         self._storage = [] if storage is None else ["--study-storage", storage]
-        self._begin = ["--space", str(folder / "space.yaml"), "--data-root", str(machine), *options]
+        self.begin = ["--space", str(folder / "space.yaml"), "--data-root", str(machine), *options]
 
     def start(self, output: Path | None = None) -> subprocess.Popen[bytes]:
         """The search, begun or gone on with."""
         self.grown = self.lines()
-        words = [*self._begin, *self._storage, "--output", str(output or self.run.path)]
+        words = [*self.begin, *self._storage, "--output", str(output or self.run.path)]
         if output is None and self.run.manifest_path.exists():
             words = ["--resume", str(self.run.path), "--quiet", *self._storage]
         environment = {**os.environ, "KILL_LOG": str(self.log if output is None else output.with_suffix(".log"))}
@@ -262,6 +264,26 @@ def test_a_ray_that_dies_is_one_line_and_charged_to_no_trial(tmp_path):
     _, alive = psutil.wait_procs(started, timeout=60)
     assert alive == []
     assert killed.start().wait(600) == 0
+    killed.check_end()
+
+
+@pytest.mark.long
+def test_a_worker_for_which_memory_runs_out_is_killed_and_its_trial_goes_on(tmp_path, monkeypatch):
+    """By Ray's memory monitor, whose threshold is set between what Ray and two workers need and what one takes."""
+    memory = psutil.virtual_memory()
+    if memory.available < 2 * HOARD_BYTES:
+        pytest.skip("too little memory to take some")
+    used = memory.total - memory.available
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{(used + 0.8 * HOARD_BYTES) / memory.total:.3f}")
+    monkeypatch.setenv("KILL_HOARD", str(tmp_path / "hoarder"))
+    killed = Killed(tmp_path, 12, "--concurrency", "2")
+    killed.begin.remove("--quiet")
+    assert killed.start().wait(900) == 0, (tmp_path / "stderr.log").read_text()[-2000:]
+    told = (tmp_path / "stderr.log").read_text()
+    assert "Traceback" not in told
+    number = int((tmp_path / "hoarder").read_text())
+    assert f"trial {number} failed and resumes from its checkpoint: the worker was killed: its node ran low" in told
+    killed.hit([int(other) for other in re.findall(r"trial (\d+) (?:failed and resumes|begins its epoch again)", told)])
     killed.check_end()
 
 

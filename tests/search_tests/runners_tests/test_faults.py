@@ -22,9 +22,11 @@ from search.engine.conductor import Conductor
 from search.engine.standing import failure_kind
 from search.request import SearchOptions
 from search.runners import deadline as module
+from search.runners import ray_tune
 from search.runners.deadline import TrialTimeoutError, deadline
 from search.runners.local import LocalRunner
-from search.runners.ray_faults import dead_parts, ray_failure, reason_of
+from search.runners.packing import SlotKind
+from search.runners.ray_faults import caused_by_low_memory, dead_parts, ray_failure, reason_of
 from search.store.checkpoints import CheckpointKeeper
 from tests.search_tests.synthetic import SyntheticTrial, make_conductor
 from trainable.errors import CheckpointError, NonFiniteError, RunError
@@ -319,6 +321,39 @@ def test_a_worker_that_cannot_be_made_says_why() -> None:
         "setup", "Traceback\n  File x\nImportError: no module named y", ImportError("no module named y")
     )
     assert "ImportError: no module named y" in reason_of(ActorDiedError(task))[1]
+
+
+def test_trials_are_charged_with_a_worker_killed_for_want_of_memory_and_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trial 1 has lost its worker, trial 0's lives, and trial 2 waits for one."""
+    conductor = make_conductor(tmp_path, concurrency=3)
+    session = ray_tune._Session(conductor, conductor.store, conductor.options, [SlotKind({"CPU": 1.0}, 3, 0)], None)
+    for trial_id in "abc":
+        start = conductor.next_trial()
+        assert start is not None
+        session.begin(trial_id, start)
+    session.placed[0].worker, session.placed[1].worker = "alive", "killed"
+    killed = {"alive": None, "killed": (TrialEnd.OUT_OF_MEMORY, "its node ran low on memory")}
+    monkeypatch.setattr(ray_tune, "kill_worker", killed.get)
+    session.place_anew()
+    assert [start.number for start in session.waiting] == [1, 0, 2]
+    assert [conductor.running[number].failures for number in range(3)] == [0, 1, 0]
+    assert session.placed == {}
+
+    start = session.next_trial()
+    assert start is not None
+    session.begin("d", start)
+    session.placed[start.number].worker = "alive"
+    with pytest.raises(RunError, match="no worker was killed; continue with --resume"):
+        session.place_anew()
+
+
+def test_low_memory_is_found_in_what_ray_tune_makes_of_it() -> None:
+    error = RuntimeError("Caught unexpected exception")
+    assert not caused_by_low_memory(error)
+    error.__cause__ = OutOfMemoryError("1 worker(s) were killed")
+    assert caused_by_low_memory(error)
 
 
 def test_a_full_disk_under_ray_itself_is_one_line() -> None:

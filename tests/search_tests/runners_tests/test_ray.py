@@ -191,12 +191,13 @@ class _Slower(SlowTrial):
 
 
 @pytest.mark.long  # Ray takes a minute to declare a node dead
-def test_a_cluster_loses_a_node_and_no_trial(tmp_path, monkeypatch):
+def test_a_cluster_loses_a_node_and_no_trial(tmp_path):
     """A head and two workers, each its own raylet; one worker is killed; GPUs are declared, not there."""
     from ray.cluster_utils import Cluster
 
-    # This process has Ray loaded, without a token; asked for one after that, half of it would want it.
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    # The first Ray that starts in a process has it ask for a token from then on, and the cluster must have been told.
+    with ray_session(replace(make_conductor(tmp_path / "o", concurrency=1).options, local=False)):
+        assert os.environ["RAY_AUTH_MODE"] == "token"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         for gpus, mib in ((1, 24 * 1024), (1, 80 * 1024)):
