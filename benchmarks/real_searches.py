@@ -7,8 +7,9 @@ What `benchmarks.search_methods` replays is trained here: every system runs its 
 epoch each in turn, until together they have trained `--epochs`. Then a user takes what the system hands over: of this
 project the detector, the mean of the best pairs; of plain Ray Tune the trial with the highest last value, as its last
 epoch left it. `truth` is its AUC on fresh clips of an embedded machine, and on held-out clips of other recordings. The
-portfolio is that of the other data sets of the bench. A search is kept as a file when it ends, and the command goes on
-where an earlier one stopped; several may share a store.
+portfolio is that of the other data sets of the bench. `--yardsticks` adds what needs no search, trained with the same
+seeds, on the same clips. A search is kept as a file when it ends, and the command goes on where an earlier one stopped;
+several may share a store. `--read` searches nothing and makes one table of several stores.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from benchmarks.tables import command_of, tell_table
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run
-from trainable.config import DataConfig
+from trainable.config import DataConfig, TrialConfig
 from trainable.data.clips import TestClips
 from trainable.data.load import Dataset, load_dataset
 from trainable.detection.detector import Detector, Member
@@ -46,6 +47,7 @@ from trainable.errors import ConfigError
 from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialRecord, TrialStart
 from trainable.scoring.evaluate import evaluate
 from trainable.trial import PlannedTrial, Trial
+from trainable.yardsticks.catalogue import YARDSTICKS
 
 
 @dataclass(frozen=True)
@@ -139,13 +141,25 @@ def portfolio_of_others(machine_type: str, space: Space, curves: Path) -> list[d
     return [params for number in greedy(sets) if space.holds(params := sets[0].params[number])]
 
 
+def data_and_judges(arguments: argparse.Namespace, space: Space) -> tuple[DataConfig, Dataset, TestClips]:
+    """The data of the searches, and the clips that judge what they hand over."""
+    data = data_config(arguments, {**space.data, "objective": "labels"})
+    dataset = load_dataset(data)
+    return data, dataset, dataset.held_out if data.source else fresh_clips(data, dataset, arguments.fresh)
+
+
+def yardstick_aucs(arguments: argparse.Namespace, seed: int) -> dict[str, float]:
+    """AUC of each yardstick on the clips that judge, by its title."""
+    _, dataset, judges = data_and_judges(arguments, load_space(arguments.space))
+    fitted = {kind.title: kind.beside(TrialConfig(seed=seed)).fit(dataset.train) for kind in YARDSTICKS}
+    return {title: evaluate(each.score_samples(judges), judges).auc for title, each in fitted.items()}
+
+
 def one_search(arguments: argparse.Namespace, name: str, seed: int) -> Found:
     """Runs a search to its end."""
     begin = time.perf_counter()
     space = load_space(arguments.space)
-    data = data_config(arguments, {**space.data, "objective": "labels"})
-    dataset = load_dataset(data)
-    judges = dataset.held_out if data.source else fresh_clips(data, dataset, arguments.fresh)
+    data, dataset, judges = data_and_judges(arguments, space)
     portfolio = portfolio_of_others(data.machine_type, space, Path(arguments.curves))
     setting = Setting(space, seed, arguments.max_epochs, arguments.epochs)
     method = METHODS[name]
@@ -167,27 +181,34 @@ def one_search(arguments: argparse.Namespace, name: str, seed: int) -> Found:
     )
 
 
-def rows_of(found: Sequence[Found]) -> list[dict[str, Any]]:
-    """One row per system; differences are paired by seed, with their 95 % interval (Student's t)."""
-    by_system: dict[str, dict[int, Found]] = {}
-    for each in found:
-        by_system.setdefault(each.system, {})[each.seed] = each
-    rows = []
-    for name, mine in by_system.items():
-        truths = [mine[seed].truth for seed in sorted(mine)]
-        row: dict[str, Any] = {"system": name, "searches": len(mine), "truth": f"{np.mean(truths):.4f}"}
-        row["each"] = " ".join(f"{truth:.3f}" for truth in truths)
-        row["best trial alone"] = f"{np.mean([each.best_truth for each in mine.values()]):.4f}"
-        row["its validation AUC"] = f"{np.mean([each.validation for each in mine.values()]):.4f}"
+def rows_of(store: Path, epochs: int) -> list[dict[str, Any]]:
+    """One row per system and yardstick of a store; differences are paired by seed, with their 95 % interval."""
+    found: dict[str, list[Found]] = {}
+    for path in sorted(store.glob(f"*-{epochs}-*.json")):
+        each = Found(**json.loads(path.read_text(encoding="utf-8")))
+        found.setdefault(each.system, []).append(each)
+    truths = {name: {each.seed: each.truth for each in mine} for name, mine in found.items()}
+    for path in sorted(store.glob("yardsticks-*.json")):
+        for title, auc in json.loads(path.read_text(encoding="utf-8")).items():
+            truths.setdefault(title, {})[int(path.stem.rpartition("-")[2])] = auc
+    return [_row(store.name, name, mine, found.get(name), truths.get(DEFAULT, {})) for name, mine in truths.items()]
+
+
+def _row(
+    data_set: str, name: str, mine: dict[int, float], searches: Sequence[Found] | None, ours: dict[int, float]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"data set": data_set, "system": name, "seeds": len(mine)}
+    row["truth"] = f"{np.mean(list(mine.values())):.4f}"
+    row["each"] = " ".join(f"{mine[seed]:.3f}" for seed in sorted(mine))
+    both = sorted(set(mine) & set(ours))
+    if name != DEFAULT and both:
+        row["this project − it"] = difference([ours[seed] for seed in both], [mine[seed] for seed in both])
+    if searches is not None:
+        row["best trial alone"] = f"{np.mean([each.best_truth for each in searches]):.4f}"
+        row["its validation AUC"] = f"{np.mean([each.validation for each in searches]):.4f}"
         for column in ("trials", "completed", "epochs", "seconds"):
-            row[column] = f"{np.mean([getattr(each, column) for each in mine.values()]):.0f}"
-        both = sorted(set(mine) & set(by_system.get(RAY, {})))
-        if name != RAY and len(both) > 1:
-            row["minus Ray"] = difference(
-                [mine[seed].truth for seed in both], [by_system[RAY][seed].truth for seed in both]
-            )
-        rows.append(row)
-    return rows
+            row[column] = f"{np.mean([getattr(each, column) for each in searches]):.0f}"
+    return row
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -201,7 +222,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flag(parser, "max_epochs", type=int, default=12, help="epochs of a trial that is not stopped (default: 12)")
     add_flag(parser, "fresh", type=int, default=100, help="new clips of each kind and embedded id (default: 100)")
     add_flag(parser, "curves", metavar="DIR", default=str(TABLES), help="tables that the portfolio is chosen from")
+    add_flag(parser, "yardsticks", action="store_true", help="also measure the yardsticks, with the same seeds")
     add_flag(parser, "store", metavar="DIR", default="runs/real/fan", help="where ended searches are kept")
+    add_flag(parser, "read", nargs="+", metavar="DIR", help="search nothing; the table of these stores")
     add_flag(parser, "output", metavar="FILE", help="write the table here as well")
     add_data_flags(parser)
     arguments = parser.parse_args(argv)
@@ -211,7 +234,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"--systems names {unknown[0]!r}; there are {', '.join(usable)}")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)
-    store = Path(arguments.store)
+    stores = [Path(each) for each in arguments.read or (arguments.store,)]
+    if not arguments.read:
+        _measure(arguments, systems, stores[0])
+    rows = [row for store in stores for row in rows_of(store, arguments.epochs)]
+    if not rows:
+        raise ConfigError(f"{stores[0]} holds no search of {arguments.epochs} epochs; name a store that has ended ones")
+    tell_table(rows, arguments.output, command_of("real_searches", argv))
+    return 0
+
+
+def _measure(arguments: argparse.Namespace, systems: Sequence[str], store: Path) -> None:
+    """Runs what the store lacks."""
     store.mkdir(parents=True, exist_ok=True)
     for seed in range(arguments.seeds):
         for name in systems:
@@ -219,13 +253,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not path.exists():
                 write_json(path, asdict(one_search(arguments, name, seed)))
                 print(f"{path}: {path.read_text(encoding='utf-8')}", flush=True)
-    found = [
-        Found(**json.loads(path.read_text(encoding="utf-8")))
-        for path in sorted(store.glob(f"*-{arguments.epochs}-*.json"))
-    ]
-    rows = rows_of(found)
-    tell_table(rows, arguments.output, command_of("real_searches", argv))
-    return 0
+        path = store / f"yardsticks-{seed}.json"
+        if arguments.yardsticks and not path.exists():
+            write_json(path, yardstick_aucs(arguments, seed))
 
 
 if __name__ == "__main__":

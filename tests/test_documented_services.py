@@ -195,7 +195,7 @@ SHORT = {
     "recorded": f"--space my_space.yaml --configurations 1 --repeated 0 --epochs 1 --store runs/tiny {TINY_DATA}",
     "ablations": f"--seeds 1 {TINY_MODEL} {TINY_DATA}",
     "real_without_labels": f"--space my_space.yaml --seeds 1 --epochs 2 --max-epochs 1 --store runs/tiny {TINY_DATA}",
-    "real_searches": f"--space my_space.yaml --seeds 1 --epochs 2 --max-epochs 1 --store runs/real {TINY_DATA}",
+    "real_searches": f"--space my_space.yaml --yardsticks --seeds 1 --epochs 2 --max-epochs 1 --store st {TINY_DATA}",
 }
 """Flags with which a benchmark takes seconds."""
 NOT_SHORT = {
