@@ -26,7 +26,7 @@ def create(path: Path) -> RunFolder:
 def check_creatable(path: Path) -> None:
     """Raises RunError, and writes nothing, if a folder for a new run cannot be created here."""
     file_locks()
-    existing = next(each for each in (path, *path.absolute().parents) if each.exists())
+    existing = next(each for each in (path, *path.absolute().parents) if os.path.exists(each))
     if existing == path and path.is_dir():
         _check_empty(path)
     elif not existing.is_dir():
