@@ -141,9 +141,11 @@ def portfolio_of_others(machine_type: str, space: Space, curves: Path) -> list[d
     return [params for number in greedy(sets) if space.holds(params := sets[0].params[number])]
 
 
-def data_and_judges(arguments: argparse.Namespace, space: Space) -> tuple[DataConfig, Dataset, TestClips]:
+def data_and_judges(
+    arguments: argparse.Namespace, space: Space, objective: str = "labels"
+) -> tuple[DataConfig, Dataset, TestClips]:
     """The data of the searches, and the clips that judge what they hand over."""
-    data = data_config(arguments, {**space.data, "objective": "labels"})
+    data = data_config(arguments, {**space.data, "objective": objective})
     dataset = load_dataset(data)
     return data, dataset, dataset.held_out if data.source else fresh_clips(data, dataset, arguments.fresh)
 

@@ -27,15 +27,14 @@ import torch
 from benchmarks.curves import TABLES
 from benchmarks.ensemble import standardised
 from benchmarks.no_labels import Clips
-from benchmarks.real_searches import Training, detector_of, portfolio_of_others, search
-from benchmarks.recorded import fresh_clips
+from benchmarks.real_searches import Training, data_and_judges, detector_of, portfolio_of_others, search
 from benchmarks.search_methods import DEFAULT, METHODS
 from benchmarks.search_systems import Setting
 from benchmarks.tables import command_of, tell_table
 from spaces.loader import load_space
-from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run
+from trainable.commandline import Parser, add_data_flags, add_flag, run
 from trainable.data.clips import TestClips
-from trainable.data.load import Dataset, load_dataset
+from trainable.data.load import Dataset
 from trainable.detection.finish import MemberPlan
 from trainable.detection.ranking import choose_members
 from trainable.durable import write_json
@@ -64,9 +63,7 @@ class Found:
 def one_search(arguments: argparse.Namespace, seed: int) -> Found:
     """Runs a search to its end without its labels, and judges it with them."""
     space = load_space(arguments.space)
-    data = data_config(arguments, {**space.data, "objective": "normal-only"})
-    dataset = load_dataset(data)
-    judges = dataset.held_out if data.source else fresh_clips(data, dataset, arguments.fresh)
+    data, dataset, judges = data_and_judges(arguments, space, "normal-only")
     none = np.empty(0, dtype=np.int64)
     hidden = replace(dataset, validation=dataset.validation.take(none), held_out=dataset.held_out.take(none))
     portfolio = portfolio_of_others(data.machine_type, space, Path(arguments.curves))

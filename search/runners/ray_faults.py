@@ -26,7 +26,7 @@ def crash_reason(trial: RayTuneTrial) -> tuple[TrialEnd, str]:
     path = Path(trial.pickled_error_file or "")
     if not path.is_file():  # no error of an actor or of its task, such as low memory at its start
         text = Path(trial.error_file or "")
-        low = text.is_file() and _OUT_OF_MEMORY.search(text.read_text())
+        low = text.is_file() and _OUT_OF_MEMORY.search(text.read_text(encoding="utf-8", errors="replace"))
         return (TrialEnd.OUT_OF_MEMORY, _KILLED) if low else (TrialEnd.CRASHED, "the worker was lost")
     error = cloudpickle.loads(path.read_bytes())  # this process has just written it
     return reason_of(error)
