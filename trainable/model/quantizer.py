@@ -7,11 +7,15 @@ at a time, and code statistics are sums by index.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from trainable.config import CodeGradient, Distance
+
+CPU_CHUNK_ROWS = 2048
+"""Rows whose distances to some hundred codes a CPU core's cache holds; no more are made at a time on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,21 @@ def nearest_codes(latents_ND: Tensor, codebook_KD: Tensor, *, chunk_rows: int) -
     ‖x − e‖² is smallest where ½‖e‖² − x·e is: one fused product a chunk, extra memory chunk_rows × K.
     """
     bias_K = half_squared_norms(codebook_KD)
+    if latents_ND.device.type == "cpu":
+        chunk_rows = min(chunk_rows, CPU_CHUNK_ROWS)
     # One tensor for all chunks: parts and their concatenation would hold every index twice.
     codes_N = latents_ND.new_empty(latents_ND.shape[0], dtype=torch.int64)
     for latents, codes in zip(latents_ND.split(chunk_rows), codes_N.split(chunk_rows), strict=True):
-        torch.argmin(torch.addmm(bias_K, latents, codebook_KD.T, alpha=-1), dim=1, out=codes)
+        _smallest(torch.addmm(bias_K, latents, codebook_KD.T, alpha=-1), codes)
     return codes_N
+
+
+def _smallest(values_NK: Tensor, indices_N: Tensor) -> None:
+    """Writes the index of each row's smallest value, of equal ones the first."""
+    if values_NK.device.type == "cpu":  # numpy's takes a third of the time of torch's there
+        np.argmin(values_NK.numpy(), axis=1, out=indices_N.numpy())
+    else:
+        torch.argmin(values_NK, dim=1, out=indices_N)
 
 
 def residual_codes(latents_ND: Tensor, codebook_KD: Tensor, codebooks: int, *, chunk_rows: int) -> Tensor:
