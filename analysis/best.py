@@ -183,16 +183,16 @@ def _members(results: "RunResults", arguments: argparse.Namespace) -> "list[Memb
 
 
 def members_to_retrain(results: "RunResults", count: int | None = None, seeds: int | None = None) -> "list[MemberPlan]":
-    """The best pairs of a trial and a density model, or the best trial with several seeds where none has completed.
+    """The best pairs of a trial and a density model, or the best trial with several seeds where none makes pairs.
 
     Raises RunError if no trial has an AUC.
     """
     from analysis.retrain import best_pairs, with_seeds
-    from trainable.detection.ranking import MEMBERS, completed
+    from trainable.detection.ranking import MEMBERS, competing
 
     by_labels = not results.manifest.objective.holds_back
-    nothing_completed = count is None and not completed(results.records.values())
-    if by_labels and (count == 1 or nothing_completed):
+    no_pairs = count is None and not competing(results.records.values())
+    if by_labels and (count == 1 or no_pairs):
         if results.best_number is None:
             raise RunError(f"no trial of {results.folder.path} has finished an epoch, so there is none to train again")
         return with_seeds(results, results.best_number, seeds or SEEDS)

@@ -37,6 +37,8 @@ class Pair:
 
     configuration: int
     repeat: int
+    epochs: int
+    """Epochs that the training had had."""
     density: str
     validation_N: np.ndarray
     truth_N: np.ndarray
@@ -52,6 +54,9 @@ class Store:
     validation: Clips
     truth: Clips
     pairs: tuple[Pair, ...]
+    """Of trainings to their last epoch."""
+    early: tuple[Pair, ...]
+    """Of trainings that were stopped, as far as the store has them."""
 
     @cached_property
     def configurations(self) -> list[int]:
@@ -66,16 +71,23 @@ def read(folder: Path) -> Store:
     kept = np.load(folder / "clips.npz")
     split = "fresh" if "fresh/ids" in kept.files else "held_out"
     validation, truth = (Clips(kept[f"{name}/ids"], kept[f"{name}/labels"], 0) for name in ("validation", split))
-    pairs = []
+    pairs: list[Pair] = []
+    early: list[Pair] = []
     for path in paths:
         scores = np.load(path)
         configuration, repeat = (int(part) for part in path.stem.split("-"))
-        for density in sorted({name.split("/")[0] for name in scores.files if "/" in name}):
-            mine = scores[f"{density}/validation"][-1].astype(np.float64)
-            theirs = scores[f"{density}/{split}"].astype(np.float64)
+        for name in sorted(scores.files):
+            density, *rest = name.split("/")
+            if rest[:1] != [split]:
+                continue
+            curve = scores[f"{density}/validation"]
+            epochs = int(rest[1]) if len(rest) == 2 else len(curve)
+            mine, theirs = curve[epochs - 1].astype(np.float64), scores[name].astype(np.float64)
             mine, theirs = standardised(validation, truth, mine, theirs)
-            pairs.append(Pair(configuration, repeat, density, mine, theirs, validation.auc(mine, validation.held_out)))
-    return Store(folder.name, validation, truth, tuple(pairs))
+            auc = validation.auc(mine, validation.held_out)
+            pair = Pair(configuration, repeat, epochs, density, mine, theirs, auc)
+            (pairs if epochs == len(curve) else early).append(pair)
+    return Store(folder.name, validation, truth, tuple(pairs), tuple(early))
 
 
 def standardised(

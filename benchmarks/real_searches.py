@@ -115,7 +115,7 @@ def handed_over(
 ) -> tuple[float, float]:
     """AUC of what a user takes, and of the best trial alone, on the clips that judge."""
     alone = [MemberPlan(best, trainings[best].start.config.score.density)]
-    pairs = choose_members([each.record for each in trainings.values()], method.members) if method.members else []
+    pairs = choose_members([each.record for each in trainings.values()]) if method.averaging else []
     taken = [MemberPlan(pair.trial, pair.density) for pair in pairs] or alone
     detectors = (detector_of(plans, trainings, data, dataset) for plans in (taken, alone))
     truth, best_truth = (evaluate(each.score_clips(judges), judges).auc for each in detectors)

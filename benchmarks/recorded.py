@@ -10,6 +10,9 @@ ends; the command goes on where an earlier one stopped. The store keeps scores o
 makes the small, committed tables of AUCs from it, or adds to them what a store has that they lack (``--first`` leaves
 out what they have).
 
+A search's detector may average trials that were stopped, so the clips that judge it are scored after a few early epochs
+(`EARLY`) as well.
+
 `fresh` clips of an embedded machine are new ones of the same machines, in neither validation nor held-out clips: their
 AUC is as near to the truth as their number. Recordings of one's own have none.
 """
@@ -35,11 +38,14 @@ from trainable.data.clips import Split, TestClips
 from trainable.data.embedded import Amount, make_recordings
 from trainable.data.load import Dataset, load_dataset
 from trainable.durable import replacing
+from trainable.scoring.codes import ClipCodes
 from trainable.scoring.density import DensityModel
 from trainable.trial import PlannedTrial, Trial
 
 SEEDS = 3
 SEED_STEP = 100_003
+EARLY = (1, 2, 3, 4, 6)
+"""Epochs after which all clips are scored, beside the last: those at which ASHA stops trials."""
 PORTFOLIO = 900
 """Number of the portfolio's first configuration."""
 
@@ -111,26 +117,31 @@ def record(arguments: argparse.Namespace) -> None:
 
 
 def _trained(trial: Trial, judged: dict[str, TestClips]) -> dict[str, np.ndarray]:
-    """Scores by ``density/split``, float32: (epochs, clips) of validation clips, (clips,) of the others at the end."""
+    """Scores, float32: by ``density/validation`` (epochs, clips), after every epoch; by ``density/split`` of the other
+    splits (clips,), after the last one, and by ``density/split/epoch`` after each of `EARLY`."""
     validation: dict[str, list[np.ndarray]] = {}
-    seconds = []
-    densities: Mapping[str, DensityModel] = {}
+    kept: dict[str, np.ndarray] = {}
+    seconds: list[float] = []
+    others = {split: clips for split, clips in judged.items() if split != "validation"}
     while not trial.done:
         begin = time.perf_counter()
+        epoch = len(seconds) + 1
         trial.trainer.train_epoch()
-        densities, codes = trial.densities(), trial.codes(judged["validation"])
-        for name, density in densities.items():
-            validation.setdefault(name, []).append(density.score_samples(codes).astype(np.float32))
+        densities = trial.densities()
+        for name, scores in _scores(densities, trial.codes(judged["validation"])).items():
+            validation.setdefault(name, []).append(scores)
         seconds.append(time.perf_counter() - begin)
-    kept = {f"{name}/validation": np.stack(scores) for name, scores in validation.items()}
-    for split, clips in judged.items():
-        if split != "validation":
-            codes = trial.codes(clips)
-            kept |= {
-                f"{name}/{split}": density.score_samples(codes).astype(np.float32)
-                for name, density in densities.items()
-            }
+        if trial.done or epoch in EARLY:
+            end = "" if trial.done else f"/{epoch}"
+            for split, clips in others.items():
+                found = _scores(densities, trial.codes(clips))
+                kept |= {f"{name}/{split}{end}": scores for name, scores in found.items()}
+    kept |= {f"{name}/validation": np.stack(scores) for name, scores in validation.items()}
     return {"seconds": np.array(seconds), **kept}
+
+
+def _scores(densities: Mapping[str, DensityModel], codes: ClipCodes) -> dict[str, np.ndarray]:
+    return {name: density.score_samples(codes).astype(np.float32) for name, density in densities.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -33,7 +33,7 @@ from benchmarks.curves import CHOSEN, FUSED, TABLES, Curve, DataSet, Recorded, r
 from benchmarks.ensemble import Pair, Store
 from benchmarks.ensemble import read as read_store
 from benchmarks.portfolio import COUNT, greedy
-from benchmarks.recorded import Training
+from benchmarks.recorded import EARLY, Training
 from benchmarks.search_anchors import Smac, SyneTune
 from benchmarks.search_systems import Ours, PlainOptuna, PlainRay, Setting, ShortThenBest, System
 from benchmarks.tables import command_of, write_table
@@ -42,7 +42,7 @@ from search.first_proposals import of_portfolio
 from spaces.loader import load_space
 from spaces.space import Choices, Parameter, Space
 from trainable.commandline import Parser, add_flag, run
-from trainable.detection.ranking import MEMBERS
+from trainable.detection.ranking import LEADERS, MEMBERS
 from trainable.errors import ConfigError
 from trainable.host import available_cores
 
@@ -58,6 +58,26 @@ DENSITY = "density"
 
 
 @dataclass(frozen=True)
+class Averaging:
+    """Which pairs of training and density model a detector averages: those of the trainings with the highest last
+    values that have the highest AUC."""
+
+    pairs: int = MEMBERS
+    leaders: int = LEADERS
+    """Trainings whose pairs are ranked."""
+    least_epochs: int = MOST_EPOCHS
+    """Epochs that a training must have had."""
+
+
+AVERAGING = Averaging()
+"""As a search does it."""
+
+
+Ensemble = Callable[[Sequence["Ended"], Averaging], float | None]
+"""Truth of the detector that some ended trainings make; None where they make none."""
+
+
+@dataclass(frozen=True)
 class Method:
     """A system as it is set up for one search."""
 
@@ -65,8 +85,8 @@ class Method:
     """Of a setting and the portfolio of the other data sets."""
     score: str = FUSED
     """Which score of a training is its value; `DENSITY`: the one that a parameter of the search names."""
-    members: int = 0
-    """Pairs of completed training and density model that the detector averages; 0: the best training's score alone."""
+    averaging: "Averaging | None" = None
+    """How the detector averages; None: it is the best training's score alone."""
     anytime: bool = True
     """Whether a search with a smaller budget is the beginning of one with a larger."""
     slow: bool = False
@@ -77,7 +97,7 @@ def ours(
     *,
     score: str = FUSED,
     portfolio: int = 0,
-    members: int = 0,
+    averaging: Averaging | None = AVERAGING,
     grace: int = 6,
     factor: int = 2,
     sampler: str = "tpe",
@@ -90,7 +110,7 @@ def ours(
         initial = of_portfolio(setting.space) if shipped else others[:portfolio]
         return Ours(setting, grace=grace, factor=factor, sampler=sampler, initial=initial, until_flat=until_flat)
 
-    return Method(make, score=score, members=members)
+    return Method(make, score=score, averaging=averaging)
 
 
 def _optuna(
@@ -110,9 +130,9 @@ def _syne_tune(scheduler: str) -> Method:
 DEFAULT = "this project"
 METHODS: dict[str, Method] = {
     RAY: Method(lambda setting, others: PlainRay(setting)),
-    DEFAULT: ours(portfolio=COUNT, members=MEMBERS),
+    DEFAULT: ours(portfolio=COUNT),
     "plain Ray Tune, density a parameter": Method(lambda setting, others: PlainRay(setting), score=DENSITY),
-    f"plain Ray Tune, {MEMBERS} pairs": Method(lambda setting, others: PlainRay(setting), members=MEMBERS),
+    f"plain Ray Tune, {MEMBERS} pairs": Method(lambda setting, others: PlainRay(setting), averaging=AVERAGING),
     "Optuna TPE, median": _optuna(_tpe, optuna.pruners.MedianPruner),
     "Optuna TPE, Hyperband": _optuna(_tpe, partial(optuna.pruners.HyperbandPruner, max_resource=MOST_EPOCHS)),
     "Optuna GP, median": replace(
@@ -125,17 +145,17 @@ METHODS: dict[str, Method] = {
     "SMAC": Method(lambda setting, others: Smac(setting), slow=True),
     "one epoch, then the best fifth": Method(lambda setting, others: ShortThenBest(setting), anytime=False),
     "as it was: no detector, no portfolio, density a parameter, grace 4, factor 3": ours(
-        grace=4, factor=3, score=DENSITY
+        averaging=None, grace=4, factor=3, score=DENSITY
     ),
-    "no detector, no portfolio": ours(),
-    "no detector": ours(portfolio=COUNT),
-    "no portfolio": ours(members=MEMBERS),
-    "the shipped portfolio": ours(shipped=True, members=MEMBERS),
-    "random instead of TPE": ours(portfolio=COUNT, members=MEMBERS, sampler="random"),
-    "chosen density instead of fused": ours(portfolio=COUNT, members=MEMBERS, score=CHOSEN),
-    "grace 3, factor 3": ours(grace=3, factor=3, portfolio=COUNT, members=MEMBERS),
-    "grace 4, factor 3": ours(grace=4, factor=3, portfolio=COUNT, members=MEMBERS),
-    "no early stopping": ours(grace=MOST_EPOCHS, portfolio=COUNT, members=MEMBERS),
+    "no detector, no portfolio": ours(averaging=None),
+    "no detector": ours(averaging=None, portfolio=COUNT),
+    "no portfolio": ours(),
+    "the shipped portfolio": ours(shipped=True),
+    "random instead of TPE": ours(portfolio=COUNT, sampler="random"),
+    "chosen density instead of fused": ours(portfolio=COUNT, score=CHOSEN),
+    "grace 3, factor 3": ours(grace=3, factor=3, portfolio=COUNT),
+    "grace 4, factor 3": ours(grace=4, factor=3, portfolio=COUNT),
+    "no early stopping": ours(grace=MOST_EPOCHS, portfolio=COUNT),
 }
 """Rows without a system's name are this project's search, changed in what they say."""
 
@@ -159,7 +179,7 @@ def search(
     space: Space,
     others: Sequence[Mapping[str, Any]],
     seed: int,
-    ensemble: Callable[[Sequence[Recorded], int], float],
+    ensemble: Ensemble,
 ) -> "Trace":
     """Truth of the detector that a user would take after each epoch, and the system's own seconds."""
     if method.score == DENSITY:
@@ -190,7 +210,7 @@ def searched(
     world: World,
     setting: Setting,
     others: Sequence[Mapping[str, Any]],
-    ensemble: Callable[[Sequence[Recorded], int], float],
+    ensemble: Ensemble,
 ) -> tuple[np.ndarray, float]:
     """Truth after each epoch, float64 (epochs,), fewer than the budget if the system ends itself; its own seconds."""
     begin = time.process_time()
@@ -199,7 +219,7 @@ def searched(
     done: dict[int, int] = {}
     trained: dict[int, Recorded] = {}
     values: dict[int, Curve] = {}
-    completed: list[Recorded] = []
+    ended: dict[int, Ended] = {}
     truth: list[float] = []
     while len(truth) < setting.budget:
         while len(running) < SLOTS:
@@ -216,14 +236,25 @@ def searched(
             break
         for number in list(running):
             running[number] += 1
-            if not system.report(number, running[number], float(values[number].values[running[number] - 1])):
+            value = float(values[number].values[running[number] - 1])
+            if not system.report(number, running[number], value):
                 done[number] = running.pop(number)
-                if done[number] == setting.max_epochs:
-                    completed.append(trained[number])
+                ended[number] = Ended(trained[number], done[number], value)
             best = system.best
             assert best is not None
-            truth.append(ensemble(completed, method.members) if method.members and completed else values[best].truth)
+            averaged = None if method.averaging is None else ensemble(list(ended.values()), method.averaging)
+            truth.append(values[best].truth if averaged is None else averaged)
     return np.array(truth[: setting.budget]), time.process_time() - begin
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A training that a search has ended."""
+
+    training: Recorded
+    epochs: int
+    value: float
+    """Its last one."""
 
 
 class Ensembles:
@@ -231,19 +262,36 @@ class Ensembles:
 
     def __init__(self, store: Store):
         self._store = store
-        self._pairs: dict[tuple[int, int], list[Pair]] = {}
-        for pair in store.pairs:
-            self._pairs.setdefault((pair.configuration, pair.repeat), []).append(pair)
+        self._pairs: dict[tuple[int, int, int], list[Pair]] = {}
+        for pair in (*store.pairs, *store.early):
+            self._pairs.setdefault((pair.configuration, pair.repeat, pair.epochs), []).append(pair)
         self._known: dict[tuple[Any, ...], float] = {}
 
-    def __call__(self, trainings: Sequence[Recorded], members: int) -> float:
-        keys = tuple(sorted({(each.configuration, each.repeat) for each in trainings}))
-        if (members, keys) not in self._known:
+    def __call__(self, ended: Sequence[Ended], averaging: Averaging) -> float | None:
+        """None where no training has had enough epochs."""
+        enough = [each for each in ended if each.epochs >= averaging.least_epochs]
+        if not enough:
+            return None
+        leaders = sorted(enough, key=lambda each: -each.value)[: averaging.leaders]
+        keys = tuple(sorted({self._key(each) for each in leaders}))
+        if (averaging.pairs, keys) not in self._known:
             pairs = [pair for key in keys for pair in self._pairs[key]]
-            best = sorted(pairs, key=lambda pair: -pair.auc)[:members]
+            best = sorted(pairs, key=lambda pair: -pair.auc)[: averaging.pairs]
             mean_N = np.mean([pair.truth_N for pair in best], axis=0)
-            self._known[members, keys] = self._store.truth.auc(mean_N, self._store.truth.held_out)
-        return self._known[members, keys]
+            self._known[averaging.pairs, keys] = self._store.truth.auc(mean_N, self._store.truth.held_out)
+        return self._known[averaging.pairs, keys]
+
+    def _key(self, ended: Ended) -> tuple[int, int, int]:
+        """Configuration, repeat and the last recorded number of epochs that the training had."""
+        training = ended.training
+        epochs = [each for each in (*EARLY, MOST_EPOCHS) if each <= ended.epochs]
+        key = training.configuration, training.repeat, epochs[-1]
+        if key not in self._pairs:
+            raise ConfigError(
+                f"the store of {self._store.name} has no scores of training {key[0]} after {key[2]} epochs; record it "
+                "anew with python -m benchmarks.recorded"
+            )
+        return key
 
 
 @cache
@@ -268,7 +316,7 @@ def one_world(
     return {name: search(METHODS[name], world, space, others, number, ensemble) for name in methods}
 
 
-def _no_ensemble(trainings: Sequence[Recorded], members: int) -> float:
+def _no_ensemble(ended: Sequence[Ended], averaging: Averaging) -> float | None:
     raise ConfigError("methods that average models need the scores of single clips; give --stores")
 
 
@@ -281,7 +329,7 @@ def chosen_methods(named: str | None, *, with_scores: bool) -> list[str]:
         if name == RAY
         or (
             any(part in name for part in wanted)
-            and (with_scores or not method.members)
+            and (with_scores or method.averaging is None)
             and not (method.slow and not named)
         )
     ]

@@ -23,7 +23,6 @@ from benchmarks.search_systems import Setting
 from benchmarks.tables import command_of, tell_table
 from benchmarks.worlds import World
 from trainable.commandline import Parser, add_flag, run
-from trainable.detection.ranking import MEMBERS
 from trainable.host import available_cores
 
 MOST = 960
@@ -40,7 +39,7 @@ def one_world(folder: str, space_name: str, stores: str, data_set: str, number: 
     world, ensemble = World(data, space, number), ensembles(stores, data_set)
     found = {}
     for gain in (0.0, *GAINS):
-        method = ours(portfolio=COUNT, members=MEMBERS, until_flat=gain)
+        method = ours(portfolio=COUNT, until_flat=gain)
         truth, _ = searched(method, world, Setting(space, number, MOST_EPOCHS, MOST), others, ensemble)
         found[gain] = len(truth), float(truth[-1])
     return found

@@ -147,7 +147,7 @@ def _run(
         expected_gain=lambda: conductor.standing.expected_gain,
     )
     epochs = {number: trial.epoch for number, trial in conductor.running.items()}
-    leaders = [folder.read_trial(number) for _, number in conductor.standing.leaders]
+    leaders = [folder.read_trial(number) for number in conductor.standing.kept]
     progress.resume_from(conductor.standing.counts, conductor.best, epochs, leaders)
     with (
         make_view(console, progress, quiet=request.quiet) as view,

@@ -94,13 +94,13 @@ def find_winner(
     if conductor.best is None:
         return None
     steps = steps or Steps()
-    leaders = [store.folder.read_trial(number) for _, number in conductor.standing.leaders]
+    leaders = [store.folder.read_trial(number) for number in conductor.standing.kept]
     record = leaders[0]
     winner = Winner(record.start, dataset.objective, record.epochs[-1])
     if dataset.objective.holds_back:
         winner = replace(winner, warnings=tuple(ranking_warnings(store.folder.read_trials())))
     models = Models(conductor.options, store, make_trial)
-    pairs = choose_members(leaders)
+    pairs = choose_members(models.stored(leaders))
     steps.expect(2 * dataset.labelled + len({pair.trial for pair in pairs}) + 1)
     if dataset.labelled:
         steps.begin("scoring held-out clips with the winner")

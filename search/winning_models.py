@@ -10,6 +10,7 @@ import torch
 from search.request import SearchOptions
 from search.store.checkpoints import checkpoint_place
 from search.store.run_store import RunStore
+from trainable.checkpoint_place import CheckpointPlace
 from trainable.data.load import Dataset
 from trainable.detection.detector import Member
 from trainable.detection.finish import Finished, MemberPlan, finish
@@ -32,6 +33,14 @@ class Models:
     store: RunStore
     make_trial: Callable[[TrialStart], Trial]
 
+    def stored(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """Those whose checkpoints are there; a message names the others."""
+        missing = [record.number for record in records if not self._place(record).size_bytes()]
+        if missing:
+            named = ", ".join(f"trial {number}" for number in missing)
+            logger.warning("the detector does without %s: no checkpoint is left", named)
+        return [record for record in records if record.number not in missing]
+
     @contextmanager
     def restored(self, record: TrialRecord) -> Iterator[Trial]:
         """A trial as its last reported epoch left it; released at the end.
@@ -45,7 +54,7 @@ class Models:
         NonFiniteError
             If that retraining diverges.
         """
-        place = checkpoint_place(self.options, self.store.folder, self.store.study.run, record.number)
+        place = self._place(record)
         trial = self.make_trial(record.start)
         last = record.epochs[-1]
         try:
@@ -56,6 +65,9 @@ class Models:
         finally:
             place.forget_copy()
             trial.release()
+
+    def _place(self, record: TrialRecord) -> CheckpointPlace:
+        return checkpoint_place(self.options, self.store.folder, self.store.study.run, record.number)
 
 
 def _train_to(trial: Trial, record: TrialRecord) -> None:
@@ -103,7 +115,7 @@ def average(
         of_trial.setdefault(pair.trial, []).append(pair)
     members: list[Member] = []
     used: list[Pair] = []
-    reason = "the completed trials report no density model"
+    reason = "no trial that trained long enough reports a density model"
     for number, mine in of_trial.items():
         steps.begin(f"restoring trial {number} for the detector")
         try:

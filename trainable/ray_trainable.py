@@ -5,7 +5,7 @@ CUDA context and data are loaded once per slot.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -30,7 +30,8 @@ class RayTrial(tune.Trainable):
     """Drives a `trainable.trial.Trial` (or what `factory` makes) for Ray Tune.
 
     ``config`` holds ``start`` (a `TrialStart`), ``checkpoints`` (folder; the trial goes on from
-    the newest intact checkpoint there that is not later than the epoch ``reported``), ``max_epochs`` and ``label``.
+    the newest intact checkpoint there that is not later than the epoch ``reported``), ``ends`` (epochs after which
+    the trial may end: their checkpoint precedes their report) and ``label``.
     """
 
     def setup(
@@ -70,7 +71,7 @@ class RayTrial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._start: TrialStart = config["start"]
         self._place = CheckpointPlace(config["checkpoints"])
-        self._max_epochs = int(config["max_epochs"])
+        self._ends: frozenset[int] = frozenset(config["ends"])
         self._unsaved = False
         self._ended: dict[str, Any] | None = None
         self._failed = None
@@ -100,9 +101,10 @@ class RayTrial(tune.Trainable):
         if self._unsaved:
             self._save()
         report: EpochReport = self._trial.step()
-        self._unsaved = True
-        if report.epoch >= self._max_epochs:
+        may_end = report.epoch in self._ends
+        if may_end:
             self._save()
+        self._unsaved = not may_end
         return report
 
     def _save(self) -> None:
@@ -140,12 +142,14 @@ class RayTrial(tune.Trainable):
         return str(self.config.get("label", "slot"))
 
 
-def trial_config(start: TrialStart, *, checkpoints: str, reported: int, max_epochs: int, label: str) -> dict[str, Any]:
+def trial_config(
+    start: TrialStart, *, checkpoints: str, reported: int, ends: Iterable[int], label: str
+) -> dict[str, Any]:
     """What `RayTrial` needs of a trial."""
     return {
         "start": start,
         "checkpoints": checkpoints,
         "reported": reported,
-        "max_epochs": max_epochs,
+        "ends": tuple(ends),
         "label": label,
     }

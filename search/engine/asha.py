@@ -80,6 +80,11 @@ class Asha:
         return tuple(rung.epoch for rung in self.rungs)
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """Epochs after which a trial may end."""
+        return (*self.rung_epochs, self.max_epochs)
+
+    @property
     def warning(self) -> str:
         """One line if there is no rung before the last epoch, so no trial will be stopped early; otherwise empty."""
         if self.rungs or self.max_epochs == 1:

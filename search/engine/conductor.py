@@ -27,6 +27,7 @@ from search.engine.trial_store import KnownTrial, TrialStore
 from search.request import SearchOptions
 from spaces.space import Space
 from trainable.config import TrialConfig
+from trainable.detection.ranking import least_epochs
 from trainable.errors import BudgetError, ConfigError
 from trainable.execution_plan import MemoryPlan
 from trainable.printable import printable
@@ -95,7 +96,7 @@ class Conductor:
         )
         self.stop_reason: str | None = None
         """Why the search ended before all its trials did; None if it did not."""
-        self.standing = Standing()
+        self.standing = Standing(least_epochs(options.max_epochs))
         self.listener = listener
         self._clock = clock
         self._begin = clock()

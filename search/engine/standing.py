@@ -1,10 +1,10 @@
-"""The state of a search: counts of endings, the best completed trials, what more of them are expected to bring, whether
-all trials fail the same way."""
+"""The state of a search: counts of endings, the best trials, what more of them are expected to bring, whether all fail
+the same way."""
 
 import re
 
 from trainable.detection.gain import expected_gain
-from trainable.detection.ranking import LEADERS
+from trainable.detection.ranking import COMPETING_ENDS, LEADERS
 from trainable.record import FAILURES, TrialEnd, TrialOutcome, best_first
 
 SAME_FAILURES = 5
@@ -12,47 +12,60 @@ SAME_FAILURES = 5
 
 
 class Standing:
-    """Counts endings and ranks completed trials."""
+    """Counts endings and ranks trials by their value at the last epoch.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    least_epochs
+        Epochs that a trial must have trained to be among the leaders, stopped or not.
+    """
+
+    def __init__(self, least_epochs: int) -> None:
+        self._least_epochs = least_epochs
         self.counts: dict[TrialEnd, int] = dict.fromkeys(TrialEnd, 0)
-        self.leaders: list[tuple[float, int]] = []
-        """Final validation AUCs of the best completed trials and their numbers, best first, at most `LEADERS`.
+        self.best: tuple[float, int] | None = None
+        """Highest final value of a completed trial, and its number: the winner; ties go to the first.
 
-        The winner is the completed trial with the highest AUC at its *last* epoch; ties go to the first. Choosing the
-        best epoch of all trials would take a maximum over many more scores of the same clips. Trials that ASHA
-        stopped trained for less and do not compete.
+        Choosing the best epoch of all trials would take a maximum over many more scores of the same clips. Trials that
+        ASHA stopped trained for less and do not win.
         """
+        self.leaders: list[tuple[float, int]] = []
+        """Final values of the trials that a detector may average and their numbers, best first, at most `LEADERS`."""
         self._first_endings: list[str] = []
-        self._completed: list[float] = []
+        self._competing: list[float] = []
         self._gain: tuple[tuple[int, int], float | None] = ((0, 0), None)
-        """What was expected after so many trials had ended, and so many of them completed."""
+        """What was expected after so many trials had ended, and so many of them competed."""
+
+    @property
+    def kept(self) -> list[int]:
+        """Trials whose models are still needed: the winner, then the other leaders, the best first."""
+        winner = [] if self.best is None else [self.best[1]]
+        return winner + [number for _, number in self.leaders if number not in winner]
 
     @property
     def expected_gain(self) -> float | None:
         """See `trainable.detection.gain`; None while too few trials have ended to tell."""
-        completed = self._completed.copy()  # the live view asks in another thread
+        competing = self._competing.copy()  # the live view asks in another thread
         known, gain = self._gain
-        now = sum(self.counts.values()) - self.counts[TrialEnd.OVER_BUDGET], len(completed)
+        now = sum(self.counts.values()) - self.counts[TrialEnd.OVER_BUDGET], len(competing)
         if known != now:
-            gain = expected_gain(completed, now[0] - now[1])
+            gain = expected_gain(competing, now[0] - now[1])
             self._gain = now, gain
         return gain
-
-    @property
-    def best(self) -> tuple[float, int] | None:
-        """Highest final validation AUC of a completed trial, and its number."""
-        return self.leaders[0] if self.leaders else None
 
     def ended(self, number: int, outcome: TrialOutcome) -> str | None:
         """Counts an ending; returns a reason to stop the search if the first trials all failed in the same way."""
         self.counts[outcome.end] += 1
-        auc = outcome.final_auc
-        if outcome.end is TrialEnd.COMPLETED and auc is not None and auc == auc:
-            self._completed.append(auc)
-            self.leaders.append((auc, number))
-            self.leaders.sort(key=lambda leader: best_first(*leader))
-            del self.leaders[LEADERS:]
+        value = outcome.final_auc
+        if outcome.end in COMPETING_ENDS and value is not None and value == value:
+            if outcome.end is TrialEnd.COMPLETED:
+                ranked = [(value, number)] if self.best is None else [self.best, (value, number)]
+                self.best = min(ranked, key=lambda each: best_first(*each))
+            if outcome.epochs >= self._least_epochs:
+                self._competing.append(value)
+                self.leaders.append((value, number))
+                self.leaders.sort(key=lambda leader: best_first(*leader))
+                del self.leaders[LEADERS:]
         return None if outcome.end is TrialEnd.OVER_BUDGET else self._stop_reason(outcome)
 
     @property

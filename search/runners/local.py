@@ -62,7 +62,7 @@ class LocalRunner:
         self._store = store
         self._options = options
         self._make = trial_factory
-        self._keeper = CheckpointKeeper(options, store.folder, store.study.run, conductor.standing.leaders)
+        self._keeper = CheckpointKeeper(options, store.folder, store.study.run, conductor.standing.kept)
         self._slots: list[_Slot] = []
         self._waiting: list[TrialStart] = []
 
@@ -75,7 +75,7 @@ class LocalRunner:
             If the study, the folder or the checkpoint storage cannot be written; all trials can still be resumed.
         """
         self._waiting = self._conductor.unfinished()
-        self._keeper.sweep(self._conductor.running, self._conductor.standing.leaders)
+        self._keeper.sweep(self._conductor.running, self._conductor.standing.kept)
         interrupts: list[KeyboardInterrupt] = []
         try:
             with stop_signals.recorded(interrupts.append):
@@ -121,10 +121,11 @@ class LocalRunner:
             self._close(slot)
             self._failed(slot.start, error)
             return
-        # The last epoch is saved before its report: the held-out score must be of the reported weights. All others are
-        # saved after it: if the process is killed in between, the epoch is trained again but no result is lost.
-        last = report.epoch >= self._options.max_epochs
-        if last:
+        # An epoch that may be the trial's last is saved before its report: a detector's weights must be those that were
+        # reported. All others are saved after it: if the process is killed in between, the epoch is trained again but
+        # no result is lost.
+        may_end = report.epoch in self._conductor.asha.ends
+        if may_end:
             self._save(slot)
         decision = self._conductor.report(number, report)
         if decision is Decision.STOP:
@@ -132,11 +133,11 @@ class LocalRunner:
             self._close(slot)
             self._conductor.finish(number, outcome)
             self._ended(number)
-        elif not last:
+        elif not may_end:
             self._save(slot)
         if decision is Decision.SUSPEND:
             self._close(slot)
-        self._keeper.reported(number, report.epoch, self._conductor.running, self._conductor.standing.leaders)
+        self._keeper.reported(number, report.epoch, self._conductor.running, self._conductor.standing.kept)
 
     def _save(self, slot: _Slot) -> None:
         slot.trial.save(slot.place.folder)
@@ -174,4 +175,4 @@ class LocalRunner:
         slot.place.forget_copy()
 
     def _ended(self, number: int) -> None:
-        self._keeper.ended(number, self._conductor.standing.leaders, self._conductor.running)
+        self._keeper.ended(number, self._conductor.standing.kept, self._conductor.running)

@@ -78,7 +78,7 @@ class _Session:
         self.counts = [kind.count for kind in slots]
         self._nodes_now = nodes_now
         self._asked = time.monotonic()
-        self.keeper = CheckpointKeeper(options, store.folder, store.study.run, conductor.standing.leaders)
+        self.keeper = CheckpointKeeper(options, store.folder, store.study.run, conductor.standing.kept)
         self.numbers: dict[str, int] = {}
         """Our trial number, by Ray's trial id."""
         self.placed: dict[int, _Placed] = {}
@@ -86,7 +86,7 @@ class _Session:
         self.error: BaseException | None = None
         """The error that ends the search; its trials can be resumed."""
         self.waiting = conductor.unfinished()
-        self.keeper.sweep(conductor.running, conductor.standing.leaders)
+        self.keeper.sweep(conductor.running, conductor.standing.kept)
 
     def stop(self, error: BaseException) -> None:
         """Ends the search at Ray's next step."""
@@ -108,7 +108,7 @@ class _Session:
                 start,
                 checkpoints=checkpoint_place(self.options, self.store.folder, self.store.study.run, number).address,
                 reported=self.conductor.running[number].epoch,
-                max_epochs=self.options.max_epochs,
+                ends=self.conductor.asha.ends,
                 label=label_of(self.conductor.space.name, start),
             ),
         }
@@ -189,7 +189,7 @@ class _Session:
 
     def ended(self, number: int) -> None:
         self.placed.pop(number, None)
-        self.keeper.ended(number, self.conductor.standing.leaders, self.conductor.running)
+        self.keeper.ended(number, self.conductor.standing.kept, self.conductor.running)
 
     def failed(self, number: int, end: TrialEnd, reason: str) -> None:
         """Lets a failed trial resume from its checkpoint in any slot, or ends it."""
@@ -290,7 +290,7 @@ class _ConductorScheduler(TrialScheduler):
             conductor.finish(number, conductor.outcome(number))
             session.ended(number)
             return str(TrialScheduler.STOP)
-        session.keeper.reported(number, report.epoch, conductor.running, conductor.standing.leaders)
+        session.keeper.reported(number, report.epoch, conductor.running, conductor.standing.kept)
         if decision is Decision.CONTINUE:
             return str(TrialScheduler.CONTINUE)
         del session.placed[number]  # its checkpoint is that of the epoch before, which a resume goes on from

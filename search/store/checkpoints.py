@@ -1,4 +1,4 @@
-"""Where trials' checkpoints are, and which are kept: those of running trials and of the best completed ones."""
+"""Where trials' checkpoints are, and which are kept: those of running trials and of the best ones."""
 
 import logging
 import secrets
@@ -61,9 +61,9 @@ class CheckpointKeeper:
     is logged.
     """
 
-    def __init__(self, options: SearchOptions, folder: RunFolder, run: str, leaders: Sequence[tuple[float, int]]):
+    def __init__(self, options: SearchOptions, folder: RunFolder, run: str, leaders: Sequence[int]):
         self._options, self._folder, self._run = options, folder, run
-        self._kept = {number for _, number in leaders}
+        self._kept = set(leaders)
         self._dropped: set[int] = set()
         self._bytes: dict[int, int] = {}
         self._reported: dict[int, int] = {}
@@ -72,10 +72,10 @@ class CheckpointKeeper:
         """Ended trials whose checkpoints could not be removed completely; each later ending retries."""
         self._warned = False
 
-    def sweep(self, running: Iterable[int], leaders: Sequence[tuple[float, int]]) -> None:
+    def sweep(self, running: Iterable[int], leaders: Sequence[int]) -> None:
         """Run at the start: removes what killed drivers and workers left of ended trials, and partial files."""
         running = set(running)
-        wanted = running | {number for _, number in leaders}
+        wanted = running | set(leaders)
         with self._tolerant():
             for number in self._stored():
                 if number not in wanted:
@@ -88,7 +88,7 @@ class CheckpointKeeper:
             for number in wanted:
                 self._bytes[number] = self._place(number).size_bytes()
 
-    def reported(self, number: int, epoch: int, running: Iterable[int], leaders: Sequence[tuple[float, int]]) -> None:
+    def reported(self, number: int, epoch: int, running: Iterable[int], leaders: Sequence[int]) -> None:
         """Called after each report; the trial has saved that epoch or the one before."""
         running = set(running)
         self._reported[number] = max(epoch, self._reported.get(number, 0))
@@ -99,28 +99,27 @@ class CheckpointKeeper:
         if not is_url(place.address) or epoch <= MEASURED_EPOCHS:
             with self._tolerant():
                 self._bytes[number] = place.size_bytes()
-                self._within_ceiling(running, [leader for _, leader in leaders])
+                self._within_ceiling(running, leaders)
 
-    def ended(self, number: int, leaders: Sequence[tuple[float, int]], running: Iterable[int] = ()) -> None:
-        """Called when trial `number` ended; `leaders` are the best completed trials now, best first.
+    def ended(self, number: int, leaders: Sequence[int], running: Iterable[int] = ()) -> None:
+        """Called when trial `number` ended; `leaders` are those whose models are needed, the winner first.
 
         An unreachable store does not end the search: the checkpoints stay, and the next ending retries.
         """
         self._kept |= {number}
-        best = [leader for _, leader in leaders]
         with self._tolerant():
-            for other in (self._kept | self._left) - set(best):
+            for other in (self._kept | self._left) - set(leaders):
                 self._remove(other)
-            self._kept = set(best)
-            if number in best:
+            self._kept = set(leaders)
+            if number in leaders:
                 self._bytes[number] = self._place(number).size_bytes()
-            self._within_ceiling(set(running), best)
+            self._within_ceiling(set(running), leaders)
 
-    def _within_ceiling(self, running: set[int], best: list[int]) -> None:
+    def _within_ceiling(self, running: set[int], leaders: Sequence[int]) -> None:
         ceiling = self._options.checkpoint_limit_bytes
         if ceiling is None:
             return
-        leading = [number for number in best if number not in self._dropped]
+        leading = [number for number in leaders if number not in self._dropped]
         for number in reversed(leading[1:]):
             if self._total(running, leading) <= ceiling:
                 return

@@ -36,7 +36,7 @@ def test_a_family_of_another_version_has_a_row(unlabelled_run: RunResults) -> No
     assert judged_text(run)[0].startswith("Some normal clips were held back")
 
 
-def test_members_are_the_best_pairs_of_completed_trials(unlabelled_run: RunResults) -> None:
+def test_members_are_the_best_pairs(unlabelled_run: RunResults) -> None:
     """The formula ranks each trial's own density above its counts, and both families alike."""
     ranked = unlabelled_run.ranked
     completed = ranked[ranked["end"] == TrialEnd.COMPLETED.value]

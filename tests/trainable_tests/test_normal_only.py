@@ -8,10 +8,10 @@ import pytest
 
 from tests.search_tests.listeners_tests.test_progress import ended, report, start
 from tests.trainable_tests.recording_trees import write_tree
-from trainable.config import DataConfig, Objective
+from trainable.config import DataConfig, Objective, TrialConfig
 from trainable.data.clips import Split
 from trainable.data.load import Dataset, load_dataset
-from trainable.detection.ranking import choose_members, rank_pairs, ranking_warnings
+from trainable.detection.ranking import choose_members, least_epochs, rank_pairs, ranking_warnings
 from trainable.errors import DataError
 from trainable.normal_only.families import FAMILIES, BandLoss, Mix
 from trainable.normal_only.held_back import held_back_mask
@@ -209,19 +209,24 @@ def test_the_objective_follows_from_what_is_there(
 
 
 def judged(
-    number: int, aucs: dict[str, tuple[float, float]], end: TrialEnd = TrialEnd.COMPLETED, **labels: float
+    number: int,
+    aucs: dict[str, tuple[float, float]],
+    end: TrialEnd = TrialEnd.COMPLETED,
+    epochs: int = TrialConfig().phase.epochs,
+    **labels: float,
 ) -> TrialRecord:
     """A trial whose densities have these AUCs of mix and bandloss."""
     by_density = {density: {"mix": mix, "bandloss": loss} for density, (mix, loss) in aucs.items()}
     told = report(1, 0.5, pseudo_auc_by_density=by_density, auc_by_density=labels)
-    return TrialRecord(start(number), (told,), ended(end, 1))
+    return TrialRecord(start(number), (told,), ended(end, epochs))
 
 
 def test_families_rank_pairs_whatever_their_spread() -> None:
     records = [
         judged(0, {"combined": (0.60, 0.99), "fused": (0.61, 0.70)}),
         judged(1, {"combined": (0.62, 0.80), "fused": (0.60, 0.75)}),
-        judged(2, {"combined": (0.99, 0.99)}, end=TrialEnd.PRUNED),
+        judged(2, {"combined": (0.99, 0.99)}, TrialEnd.PRUNED, least_epochs(TrialConfig().phase.epochs) - 1),
+        judged(3, {"combined": (0.99, 0.99)}, TrialEnd.CRASHED),
     ]
     pairs = rank_pairs(records)
     assert [(pair.trial, pair.density, pair.rank) for pair in pairs] == [
@@ -232,6 +237,12 @@ def test_families_rank_pairs_whatever_their_spread() -> None:
     ]
     assert choose_members(records, 2) == pairs[:2]
     assert pairs[0].pseudo_auc == pytest.approx(0.71)
+
+
+def test_a_trial_that_was_stopped_is_ranked_where_it_trained_a_quarter_of_its_epochs() -> None:
+    stopped = judged(1, {"combined": (0.9, 0.9)}, TrialEnd.PRUNED, least_epochs(TrialConfig().phase.epochs))
+    pairs = choose_members([judged(0, {"combined": (0.8, 0.8)}), stopped])
+    assert [pair.trial for pair in pairs] == [1, 0]
 
 
 def test_labels_count_as_much_as_the_families_together() -> None:

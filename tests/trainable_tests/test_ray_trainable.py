@@ -27,7 +27,7 @@ def config_of(folder: Path, number: int) -> dict[str, Any]:
         plan=None,
         predicted_bytes=0,
     )
-    return trial_config(start, checkpoints=str(folder / str(number)), reported=0, max_epochs=3, label=f"trial {number}")
+    return trial_config(start, checkpoints=str(folder / str(number)), reported=0, ends=[3], label=f"trial {number}")
 
 
 def actor(folder: Path, factory: Any = SyntheticTrial, **options: Any) -> RayTrial:

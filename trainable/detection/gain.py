@@ -21,25 +21,25 @@ MORE = 10
 """Trials whose gain is told."""
 
 
-def expected_gain(completed: Sequence[float], stopped: int, more: int = MORE) -> float | None:
+def expected_gain(competing: Sequence[float], others: int, more: int = MORE) -> float | None:
     """The most that `more` further trials are expected to raise the mean value of the best `LEADERS`.
 
     Parameters
     ----------
-    completed
-        Values of the completed trials.
-    stopped
-        Number of trials that ended without completing; they count as the lowest of the completed ones.
+    competing
+        Values of the trials that may be among those best, stopped or not.
+    others
+        Number of trials that ended otherwise; they count as the lowest of the competing ones.
 
     Returns
     -------
     float or None
-        At least 0; None while fewer than `LEADERS` have completed, or would be left without `more` of the trials.
+        At least 0; None while fewer than `LEADERS` compete, or would be left without `more` of the trials.
     """
-    trials = len(completed) + stopped
-    if len(completed) < LEADERS or trials - more < LEADERS:
+    trials = len(competing) + others
+    if len(competing) < LEADERS or trials - more < LEADERS:
         return None
-    values = np.sort(np.array([*completed, *[min(completed)] * stopped]))[::-1]
+    values = np.sort(np.array([*competing, *[min(competing)] * others]))[::-1]
     return float(max(0.0, values[:LEADERS].mean() - _expected_mean(values, trials - more)))
 
 

@@ -5,6 +5,7 @@ since what tells pseudo-anomalies apart need not tell faults apart (docs/no_labe
 from what the record needs.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
@@ -16,11 +17,15 @@ from trainable.units import counted
 MEMBERS = 8
 """Pairs that a detector averages: more than fewer of them detect, and as much as more (docs/search.md)."""
 LEADERS = 8
-"""Completed trials whose pairs are ranked, those with the highest values; their checkpoints are kept."""
+"""Trials whose pairs are ranked, those with the highest values; their checkpoints are kept."""
+LEAST_SHARE = 0.25
+"""Share of its epochs that a trial must have trained for its pairs to be ranked, stopped or not (docs/search.md)."""
+COMPETING_ENDS = frozenset({TrialEnd.COMPLETED, TrialEnd.PRUNED})
+"""Endings of trials whose pairs are ranked."""
 FEW_TRIALS = 5
-"""Completed trials below which the pairs are hardly a choice."""
+"""Trials below which the pairs are hardly a choice."""
 SATURATED_AUC, SATURATED_SHARE = 0.98, 0.25
-"""A family that more than this share of the completed trials hears at this AUC no longer ranks them."""
+"""A family that more than this share of the trials hears at this AUC no longer ranks them."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,13 @@ class Pair:
 
 
 def rank_pairs(records: Iterable[TrialRecord]) -> list[Pair]:
-    """Every pair of a completed trial and a density model of its last epoch, the best first.
+    """Every pair of a trial that competes (`competing`) and a density model of its last epoch, the best first.
 
     Each family ranks all pairs by its AUC, equal ones sharing their mean rank; the mean of the ranks orders them. A
     mean of AUCs would let the family decide on which trials differ most. Where labels judge too, their rank and the
     families' mean rank count equally.
     """
-    last = {record.number: record.epochs[-1] for record in completed(records)}
+    last = {record.number: record.epochs[-1] for record in competing(records)}
     keys = [
         (number, density)
         for number, report in last.items()
@@ -68,23 +73,34 @@ def rank_pairs(records: Iterable[TrialRecord]) -> list[Pair]:
 
 def choose_members(records: Iterable[TrialRecord], count: int = MEMBERS) -> list[Pair]:
     """The best `count` pairs of the best `LEADERS` trials; fewer where there are fewer."""
-    best = sorted(completed(records), key=lambda record: best_first(record.epochs[-1].value, record.number))
+    best = sorted(competing(records), key=lambda record: best_first(record.epochs[-1].value, record.number))
     return rank_pairs(best[:LEADERS])[:count]
 
 
-def completed(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """The trials that trained all their epochs."""
-    return [each for each in records if each.outcome is not None and each.outcome.end is TrialEnd.COMPLETED]
+def least_epochs(max_epochs: int) -> int:
+    """Epochs that a trial of so many must have trained for its pairs to be ranked."""
+    return math.ceil(LEAST_SHARE * max_epochs)
+
+
+def competing(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """The trials that did not fail and trained long enough, stopped by ASHA or not."""
+    return [
+        each
+        for each in records
+        if each.outcome is not None
+        and each.outcome.end in COMPETING_ENDS
+        and each.outcome.epochs >= least_epochs(each.start.config.phase.epochs)
+    ]
 
 
 def ranking_warnings(records: Iterable[TrialRecord]) -> list[str]:
     """What makes the choice worth less, one sentence each."""
-    trials = [each for each in completed(records) if each.epochs[-1].pseudo_auc_by_density]
+    trials = [each for each in competing(records) if each.epochs[-1].pseudo_auc_by_density]
     warnings = []
     if len(trials) < FEW_TRIALS:
         warnings.append(
-            f"only {counted(len(trials), 'trial')} completed with a pseudo-AUC; the best of fewer than {FEW_TRIALS} is "
-            "hardly a choice: search more"
+            f"only {counted(len(trials), 'trial')} trained long enough to be ranked; the best of fewer than "
+            f"{FEW_TRIALS} is hardly a choice: search more"
         )
     aucs: dict[str, list[float]] = {}
     for trial in trials:
@@ -94,7 +110,7 @@ def ranking_warnings(records: Iterable[TrialRecord]) -> list[str]:
         share = sum(value >= SATURATED_AUC for value in values) / len(values)
         if share > SATURATED_SHARE:
             warnings.append(
-                f"{share:.0%} of the completed trials hear {family} with an AUC of {SATURATED_AUC} or more: on these "
+                f"{share:.0%} of the trials hear {family} with an AUC of {SATURATED_AUC} or more: on these "
                 "recordings it hardly ranks them"
             )
     return warnings

@@ -148,19 +148,31 @@ def test_a_label_has_the_first_three_parameters_floats_in_three_digits() -> None
 # ---- standing --------------------------------------------------------------------------------------------------------
 
 
-def test_the_eight_best_completed_trials_lead_and_of_equals_the_first() -> None:
-    standing = Standing()
+def test_the_eight_best_trials_lead_and_of_equals_the_first() -> None:
+    standing = Standing(least_epochs=1)
     assert standing.best is None
     for number, auc in enumerate((0.5, 0.9, 0.7, 0.9, 0.6, 0.8, NAN, 0.3, 0.4, 0.2)):
         assert standing.ended(number, ending(TrialEnd.COMPLETED, auc)) is None
-    standing.ended(10, ending(TrialEnd.PRUNED, 0.99))
+    standing.ended(10, ending(TrialEnd.CRASHED, 0.99))
     standing.ended(11, ending(TrialEnd.COMPLETED, None))
     best = [(0.9, 1), (0.9, 3), (0.8, 5), (0.7, 2), (0.6, 4), (0.5, 0), (0.4, 8), (0.3, 7)]
     assert standing.leaders == best
     assert standing.best == (0.9, 1)
     assert standing.counts[TrialEnd.COMPLETED] == 11
-    assert standing.counts[TrialEnd.PRUNED] == 1
+    assert standing.counts[TrialEnd.CRASHED] == 1
     assert sum(standing.counts.values()) == 12
+
+
+def test_a_stopped_trial_leads_where_it_has_trained_enough_and_does_not_win() -> None:
+    standing = Standing(least_epochs=3)
+    standing.ended(0, replace(ending(TrialEnd.PRUNED, 0.99), epochs=2))
+    standing.ended(1, replace(ending(TrialEnd.PRUNED, 0.9), epochs=3))
+    assert standing.kept == [1]
+    standing.ended(2, replace(ending(TrialEnd.COMPLETED, 0.7), epochs=9))
+    standing.ended(3, replace(ending(TrialEnd.COMPLETED, 0.8), epochs=9))
+    assert standing.best == (0.8, 3)
+    assert standing.leaders == [(0.9, 1), (0.8, 3), (0.7, 2)]
+    assert standing.kept == [3, 1, 2], "the winner first"
 
 
 def crashes(standing: Standing, *reasons: str) -> list[str | None]:
@@ -168,7 +180,7 @@ def crashes(standing: Standing, *reasons: str) -> list[str | None]:
 
 
 def test_five_first_failures_of_one_kind_end_a_search_once() -> None:
-    standing = Standing()
+    standing = Standing(least_epochs=1)
     *first, fifth, sixth = crashes(standing, "no 1", "no 2", "no 3", "no 4", "no 5", "no 6")
     assert first == [None] * 4
     assert fifth == "the first 5 trials all failed in the same way: crashed: no 5"
@@ -180,20 +192,20 @@ def test_five_first_failures_of_one_kind_end_a_search_once() -> None:
 
 
 def test_what_did_not_fit_is_no_ending_of_a_first_trial_and_one_that_trained_is() -> None:
-    standing = Standing()
+    standing = Standing(least_epochs=1)
     standing.ended(0, ending(TrialEnd.OVER_BUDGET, reason="too large"))
     assert crashes(standing, "a", "a", "a", "a", "a")[-1] is not None
     for other in (TrialEnd.COMPLETED, TrialEnd.PRUNED):
-        standing = Standing()
+        standing = Standing(least_epochs=1)
         standing.ended(0, ending(other, 0.5))
         assert crashes(standing, *"aaaaaa") == [None] * 6
-    standing = Standing()
+    standing = Standing(least_epochs=1)
     standing.ended(0, ending(TrialEnd.NON_FINITE, reason="a"))
     assert crashes(standing, *"aaaa") == [None] * 4, "the same words of another ending"
 
 
 def test_five_that_trained_are_no_failure_of_one_kind() -> None:
-    standing = Standing()
+    standing = Standing(least_epochs=1)
     assert [standing.ended(number, ending(TrialEnd.PRUNED, 0.5)) for number in range(5)] == [None] * 5
     assert not standing.same_failures
 

@@ -398,7 +398,7 @@ def test_the_ceiling_holds_for_what_runs_and_what_leads_together(tmp_path: Path,
     Fat.root, Fat.most = tmp_path, {}
     options = {"num_samples": 8, "max_epochs": 4, "grace_period": 4, "concurrency": 2}
     conductor = drive(make_conductor(tmp_path, checkpoint_limit_bytes=limit, **options), Fat)
-    leaders = [number for _, number in conductor.standing.leaders]
+    leaders = conductor.standing.kept
     assert leaders[0] in stored(tmp_path), "the winner's stays"
     if limit is None:
         assert set(stored(tmp_path)) == set(leaders)
@@ -427,7 +427,7 @@ def test_what_killed_processes_left_is_swept_at_the_start(tmp_path: Path) -> Non
     options = {"num_samples": 10, "max_epochs": 2, "grace_period": 1}
     conductor = drive(make_conductor(tmp_path, **options))
     folder = conductor.store.folder
-    loser = next(number for number in range(10) if number not in [leader for _, leader in conductor.standing.leaders])
+    loser = next(number for number in range(10) if number not in conductor.standing.kept)
     write_checkpoint(folder.checkpoint_path(loser) / "epoch-000001.ckpt", {"epoch": 1})
     more = make_conductor(tmp_path, **{**options, "num_samples": 11})
     start = more.next_trial()
@@ -437,8 +437,8 @@ def test_what_killed_processes_left_is_swept_at_the_start(tmp_path: Path) -> Non
         (folder.checkpoint_path(start.number) / name).write_bytes(b"x")
     before = stored(tmp_path)
     again = make_conductor(tmp_path, **{**options, "num_samples": 11})
-    keeper = CheckpointKeeper(again.options, folder, again.store.study.run, again.standing.leaders)
-    keeper.sweep(again.running, again.standing.leaders)
+    keeper = CheckpointKeeper(again.options, folder, again.store.study.run, again.standing.kept)
+    keeper.sweep(again.running, again.standing.kept)
     assert not folder.checkpoint_path(loser).exists()
     assert stored(tmp_path) == {number: each for number, each in before.items() if number != loser}
     assert [path.name for path in folder.checkpoint_path(start.number).iterdir()] == ["epoch-000001.ckpt"]
@@ -455,7 +455,7 @@ def test_sweeping_a_shared_storage_leaves_other_runs_alone(tmp_path: Path, caplo
     (store / "run/00077").mkdir()
     (store / "run/notes.txt").write_text("mine")
     drive(make_conductor(tmp_path / "run", **options))
-    leaders = {f"{number:05d}" for _, number in conductor.standing.leaders}
+    leaders = {f"{number:05d}" for number in conductor.standing.kept}
     assert {path.name for path in (store / "run").iterdir() if path.is_dir()} <= leaders | {"00003"}
     assert (store / "other/00000/epoch-000001.ckpt").exists()
     assert (store / "run/notes.txt").exists()

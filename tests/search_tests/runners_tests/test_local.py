@@ -35,7 +35,7 @@ def test_same_seed_twice_gives_the_same_table(tmp_path, concurrency):
     assert first.standing.counts[TrialEnd.PRUNED] >= 4
     assert first.standing.counts[TrialEnd.COMPLETED] >= 1
     kept = [path for path in (tmp_path / "a/trials").glob("*/checkpoints") if any(path.iterdir())]
-    assert {int(path.parent.name) for path in kept} == {number for _, number in first.standing.leaders}
+    assert {int(path.parent.name) for path in kept} == set(first.standing.kept)
 
 
 def test_interrupted_search_goes_on_and_ends_with_the_same_trials(tmp_path):

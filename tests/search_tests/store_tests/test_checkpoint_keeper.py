@@ -71,8 +71,8 @@ def test_what_cannot_be_removed_is_not_counted_as_freed(tmp_path: Path, caplog: 
     folder = RunFolder(tmp_path)
     for number in range(3):
         write_trial(folder, number, reported=2, saved=(1, 2))
-    keeper = CheckpointKeeper(SearchOptions(space="x", checkpoint_limit_bytes=4000), folder, "run", [(0.5, 0)])
-    keeper.sweep({1, 2}, [(0.5, 0)])
+    keeper = CheckpointKeeper(SearchOptions(space="x", checkpoint_limit_bytes=4000), folder, "run", [0])
+    keeper.sweep({1, 2}, [0])
     stuck = folder.checkpoint_path(0) / "epoch-000001.ckpt"
     unlink = os.unlink
 
@@ -82,10 +82,10 @@ def test_what_cannot_be_removed_is_not_counted_as_freed(tmp_path: Path, caplog: 
         unlink(path, dir_fd=dir_fd)
 
     with mock.patch.object(os, "unlink", refusing):
-        keeper.ended(1, [(0.9, 1)], {2})
-        keeper.ended(1, [(0.9, 1)], {2})
+        keeper.ended(1, [1], {2})
+        keeper.ended(1, [1], {2})
     assert list(list_checkpoints(folder.checkpoint_path(0))) == [1], "the other file went"
     assert list(list_checkpoints(folder.checkpoint_path(2))) == [2]
     assert caplog.text.count(f"{stuck}: Operation not permitted") == 1
-    keeper.ended(1, [(0.9, 1)], {2})
+    keeper.ended(1, [1], {2})
     assert not folder.checkpoint_path(0).exists(), "tried again"
