@@ -3,10 +3,10 @@
     python -m benchmarks.prefer_fast --worlds 20
 
 Nothing is trained: trainings and their seconds are those of `benchmarks.worlds`, made of the recorded curves in
-`benchmarks/results/curves`. Both searches have the trials and rungs of the space and no portfolio, one trial at a
-time. What counts is the truth of the best trial (AUC on clips that no search sees) and the seconds of all epochs; AUC
-per hour is the truth above chance, 0.5, by the hours of the search. Differences and ratios are of pairs, with 95 %
-percentile bootstraps over data sets and the worlds within them.
+`benchmarks/results/curves`. Both searches have `TRIALS` trials, the rungs of `benchmarks.search_methods` and no
+portfolio, one trial at a time. What counts is the truth of the best trial (AUC on clips that no search sees) and the
+seconds of all epochs; AUC per hour is the truth above chance, 0.5, by the hours of the search. Differences and ratios
+are of pairs, with 95 % percentile bootstraps over data sets and the worlds within them.
 """
 
 import sys
@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.curves import FUSED, TABLES, DataSet, read_curves
 from benchmarks.epoch_time import CLIPS, FRAMES
-from benchmarks.search_methods import RESAMPLES
+from benchmarks.search_methods import MOST_EPOCHS, REPLAYED_FACTOR, REPLAYED_GRACE, RESAMPLES
 from benchmarks.search_systems import Ours, Setting
 from benchmarks.worlds import World
 from search.engine.pace import Pace
@@ -26,6 +26,9 @@ from spaces.loader import load_space
 from spaces.space import Space
 from trainable.commandline import Parser, add_flag, run
 from trainable.timing.speed import CPU_ESTIMATE
+
+TRIALS = 14
+"""Trials of a search."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,9 @@ class Spent:
 
 def search(world: World, space: Space, seed: int, *, prefer_fast: bool) -> Spent:
     """One search, from its first trial to its last."""
-    suggested = space.search
-    setting = Setting(space, seed, suggested.max_epochs, suggested.num_samples)
+    setting = Setting(space, seed, MOST_EPOCHS, TRIALS)
     pace = Pace(CLIPS, CPU_ESTIMATE) if prefer_fast else None
-    grace, factor = suggested.grace_period, suggested.reduction_factor
-    system, seconds = Ours(setting, grace=grace, factor=factor, prefer_fast=pace), 0.0
+    system, seconds = Ours(setting, grace=REPLAYED_GRACE, factor=REPLAYED_FACTOR, prefer_fast=pace), 0.0
     truths: dict[int, float] = {}
     while (started := system.start()) is not None:
         number, params = started

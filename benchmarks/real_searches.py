@@ -4,12 +4,13 @@
     python -m benchmarks.real_searches --machine-type fan --seeds 5 --store runs/real/fan --output real_fan.csv
 
 What `benchmarks.search_methods` replays is trained here: every system runs its own code, two trainings at a time, one
-epoch each in turn, until together they have trained `--epochs`. Then a user takes what the system hands over: of this
-project the detector, the mean of the best pairs; of plain Ray Tune the trial with the highest last value, as its last
-epoch left it. `truth` is its AUC on fresh clips of an embedded machine, and on held-out clips of other recordings. The
-portfolio is that of the other data sets of the bench. `--yardsticks` adds what needs no search, trained with the same
-seeds, on the same clips. A search is kept as a file when it ends, and the command goes on where an earlier one stopped;
-several may share a store. `--read` searches nothing and makes one table of several stores.
+epoch each in turn, until together they have trained `--epochs`. This project's trials have the epochs, grace and factor
+that the space says, those of others `--max-epochs` and their own defaults. Then a user takes what the system hands
+over: of this project the detector, the mean of the best pairs; of plain Ray Tune the trial with the highest last value,
+as its last epoch left it. `truth` is its AUC on fresh clips of an embedded machine, and on held-out clips of other
+recordings. The portfolio is that of the other data sets of the bench. `--yardsticks` adds what needs no search, trained
+with the same seeds, on the same clips. A search is kept as a file when it ends, and the command goes on where an
+earlier one stopped; several may share a store. `--read` searches nothing and makes one table of several stores.
 """
 
 import argparse
@@ -28,9 +29,9 @@ import torch
 
 from benchmarks.ablations import difference
 from benchmarks.curves import FUSED, TABLES, read_curves
-from benchmarks.portfolio import greedy
+from benchmarks.portfolio import COUNT, greedy
 from benchmarks.recorded import fresh_clips
-from benchmarks.search_methods import DEFAULT, METHODS, RAY, SLOTS, Method
+from benchmarks.search_methods import DEFAULT, METHODS, RAY, SLOTS, Method, ours
 from benchmarks.search_systems import Setting, System
 from benchmarks.tables import command_of, tell_table
 from spaces.loader import load_space
@@ -157,14 +158,21 @@ def yardstick_aucs(arguments: argparse.Namespace, seed: int) -> dict[str, float]
     return {title: evaluate(each.score_samples(judges), judges).auc for title, each in fitted.items()}
 
 
+def as_shipped(space: Space) -> tuple[Method, int]:
+    """This project's search with the settings of a space, and the epochs of its trials."""
+    suggested = space.search
+    method = ours(grace=suggested.grace_period, factor=suggested.reduction_factor, portfolio=COUNT)
+    return method, suggested.max_epochs
+
+
 def one_search(arguments: argparse.Namespace, name: str, seed: int) -> Found:
     """Runs a search to its end."""
     begin = time.perf_counter()
     space = load_space(arguments.space)
     data, dataset, judges = data_and_judges(arguments, space)
     portfolio = portfolio_of_others(data.machine_type, space, Path(arguments.curves))
-    setting = Setting(space, seed, arguments.max_epochs, arguments.epochs)
-    method = METHODS[name]
+    method, max_epochs = as_shipped(space) if name == DEFAULT else (METHODS[name], arguments.max_epochs)
+    setting = Setting(space, seed, max_epochs, arguments.epochs)
     system = method.make(setting, portfolio)
     trainings = search(system, setting, space.for_clips(int(dataset.train.lengths.max())), dataset)
     best = system.best
@@ -221,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_flag(parser, "seeds", type=int, default=5, help="searches of each system (default: 5)")
     add_flag(parser, "epochs", type=int, default=120, help="epochs of a search in all (default: 120)")
-    add_flag(parser, "max_epochs", type=int, default=12, help="epochs of a trial that is not stopped (default: 12)")
+    add_flag(parser, "max_epochs", type=int, default=12, help="epochs of other systems' trials (default: 12)")
     add_flag(parser, "fresh", type=int, default=100, help="new clips of each kind and embedded id (default: 100)")
     add_flag(parser, "curves", metavar="DIR", default=str(TABLES), help="tables that the portfolio is chosen from")
     add_flag(parser, "yardsticks", action="store_true", help="also measure the yardsticks, with the same seeds")

@@ -27,8 +27,7 @@ import torch
 from benchmarks.curves import TABLES
 from benchmarks.ensemble import standardised
 from benchmarks.no_labels import Clips
-from benchmarks.real_searches import Training, data_and_judges, detector_of, portfolio_of_others, search
-from benchmarks.search_methods import DEFAULT, METHODS
+from benchmarks.real_searches import Training, as_shipped, data_and_judges, detector_of, portfolio_of_others, search
 from benchmarks.search_systems import Setting
 from benchmarks.tables import command_of, tell_table
 from spaces.loader import load_space
@@ -67,14 +66,15 @@ def one_search(arguments: argparse.Namespace, seed: int) -> Found:
     none = np.empty(0, dtype=np.int64)
     hidden = replace(dataset, validation=dataset.validation.take(none), held_out=dataset.held_out.take(none))
     portfolio = portfolio_of_others(data.machine_type, space, Path(arguments.curves))
-    setting = Setting(space, seed, arguments.max_epochs, arguments.epochs)
-    system = METHODS[DEFAULT].make(setting, portfolio)
+    method, max_epochs = as_shipped(space)
+    setting = Setting(space, seed, max_epochs, arguments.epochs)
+    system = method.make(setting, portfolio)
     trainings = search(system, setting, space.for_clips(int(dataset.train.lengths.max())), hidden)
     completed = {number: each for number, each in trainings.items() if each.trial.done}
     if not completed:
         raise ConfigError(f"no trial has completed in {arguments.epochs} epochs; give more")
-    pairs = choose_members([each.record for each in completed.values()])
-    detector = detector_of([MemberPlan(pair.trial, pair.density) for pair in pairs], completed, data, hidden)
+    pairs = choose_members([each.record for each in trainings.values()])
+    detector = detector_of([MemberPlan(pair.trial, pair.density) for pair in pairs], trainings, data, hidden)
     scores = detector.score_clips(judges)
     normal = [
         detector.calibration[machine_id].p_value([score])
@@ -141,7 +141,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flag(parser, "space", default="ad_tuning")
     add_flag(parser, "seeds", type=int, default=5, help="searches (default: 5)")
     add_flag(parser, "epochs", type=int, default=120, help="epochs of a search in all (default: 120)")
-    add_flag(parser, "max_epochs", type=int, default=12, help="epochs of a trial that is not stopped (default: 12)")
     add_flag(parser, "fresh", type=int, default=100, help="new clips of each kind and embedded id (default: 100)")
     add_flag(parser, "curves", metavar="DIR", default=str(TABLES), help="where portfolios come from")
     add_flag(parser, "store", metavar="DIR", default="runs/unlabelled/fan", help="where ended searches are kept")

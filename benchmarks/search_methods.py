@@ -42,7 +42,6 @@ from search.first_proposals import of_portfolio
 from spaces.loader import load_space
 from spaces.space import Choices, Parameter, Space
 from trainable.commandline import Parser, add_flag, run
-from trainable.detection.ranking import LEADERS, MEMBERS
 from trainable.errors import ConfigError
 from trainable.host import available_cores
 
@@ -55,6 +54,8 @@ RAY = "plain Ray Tune"
 RESAMPLES = 2_000
 OLD_DENSITIES = ("mahalanobis", "cross_mahalanobis", "interpolation", "grid_neighbours", "fused")
 DENSITY = "density"
+REPLAYED_GRACE, REPLAYED_FACTOR = 6, 2
+"""The best of those that were replayed, of trainings of twelve epochs; `ad_tuning` trains shorter ones."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,14 @@ class Averaging:
     """Which pairs of training and density model a detector averages: those of the trainings with the highest last
     values that have the highest AUC."""
 
-    pairs: int = MEMBERS
-    leaders: int = LEADERS
-    """Trainings whose pairs are ranked."""
+    pairs: int = 8
+    leaders: int | None = None
+    """Trainings whose pairs are ranked; None: all."""
     least_epochs: int = MOST_EPOCHS
-    """Epochs that a training must have had."""
+    """Epochs that a training must have had; stores have early scores only where they were recorded with them."""
 
 
 AVERAGING = Averaging()
-"""As a search does it."""
 
 
 Ensemble = Callable[[Sequence["Ended"], Averaging], float | None]
@@ -98,13 +98,13 @@ def ours(
     score: str = FUSED,
     portfolio: int = 0,
     averaging: Averaging | None = AVERAGING,
-    grace: int = 6,
-    factor: int = 2,
+    grace: int = REPLAYED_GRACE,
+    factor: int = REPLAYED_FACTOR,
     sampler: str = "tpe",
     until_flat: float | None = None,
     shipped: bool = False,
 ) -> Method:
-    """This project's search; `grace` and `factor` are those of `ad_tuning` unless given."""
+    """This project's search; unless given, `grace` and `factor` are the best of those that were replayed."""
 
     def make(setting: Setting, others: Sequence[Mapping[str, Any]]) -> System:
         initial = of_portfolio(setting.space) if shipped else others[:portfolio]
@@ -132,7 +132,7 @@ METHODS: dict[str, Method] = {
     RAY: Method(lambda setting, others: PlainRay(setting)),
     DEFAULT: ours(portfolio=COUNT),
     "plain Ray Tune, density a parameter": Method(lambda setting, others: PlainRay(setting), score=DENSITY),
-    f"plain Ray Tune, {MEMBERS} pairs": Method(lambda setting, others: PlainRay(setting), averaging=AVERAGING),
+    f"plain Ray Tune, {AVERAGING.pairs} pairs": Method(lambda setting, others: PlainRay(setting), averaging=AVERAGING),
     "Optuna TPE, median": _optuna(_tpe, optuna.pruners.MedianPruner),
     "Optuna TPE, Hyperband": _optuna(_tpe, partial(optuna.pruners.HyperbandPruner, max_resource=MOST_EPOCHS)),
     "Optuna GP, median": replace(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import curves, ensemble, portfolio, prefer_fast, recorded, search_methods, until_flat
+from benchmarks import curves, ensemble, portfolio, prefer_fast, recorded, search_methods, trial_length, until_flat
 from benchmarks.tables import read_table
 from benchmarks.worlds import World, rank_correlations
 from search.engine.space_draws import uniform_params
@@ -130,6 +130,44 @@ def test_averaging_the_best_pairs_beats_one_score(stores: Path, capsys: pytest.C
     assert f"configurations: fan {CONFIGURATIONS}, pump {CONFIGURATIONS}, valve {CONFIGURATIONS}" in shown
     found = ensemble.truths([ensemble.read(stores / name) for name in ("fan", "pump", "valve")], 4)
     assert found["the best 8 pairs"].mean() > found["the best trial, fused"].mean() + 0.03
+
+
+def test_stopped_trainings_are_averaged_where_their_scores_were_recorded(stores: Path, tmp_path: Path) -> None:
+    shutil.copytree(stores / "fan", tmp_path / "fan")
+    path = tmp_path / "fan/009-0.npz"
+    scores = dict(np.load(path))
+    np.savez(path, **scores, **{"interpolation/fresh/3": scores["interpolation/fresh"]})
+    store = ensemble.read(tmp_path / "fan")
+    assert {(each.configuration, each.epochs) for each in store.early} == {(9, 3)}
+    average, averaging = search_methods.Ensembles(store), search_methods.Averaging(least_epochs=3)
+    stopped, full = (search_methods.Ended(recorded_training(9), epochs, 0.9) for epochs in (3, EPOCHS))
+    assert average([stopped], search_methods.AVERAGING) is None
+    assert average([stopped], averaging) == pytest.approx(store.truth.auc(store.early[0].truth_N, store.truth.held_out))
+    assert average([full], averaging) is not None
+    with pytest.raises(ConfigError, match="no scores of training 8 after 3 epochs"):
+        average([search_methods.Ended(recorded_training(8), 3, 0.9)], averaging)
+
+
+def recorded_training(configuration: int) -> curves.Recorded:
+    return curves.Recorded(configuration, 0, 1.0, {})
+
+
+def test_trainings_of_every_length_are_averaged_for_the_same_epochs(
+    stores: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty epochs pay for all ten configurations of two epochs, or for one of twelve."""
+    monkeypatch.setattr(trial_length, "BUDGETS", (2 * CONFIGURATIONS,))
+    for length in (2, EPOCHS):
+        shutil.copytree(stores, tmp_path / str(length))
+    assert trial_length.main(["--stores", str(tmp_path)]) == 0
+    short, long = trial_length.rows_of(trial_length.stores_by_length(tmp_path))
+    assert (short["trainings"], long["trainings"]) == (CONFIGURATIONS, 1)
+    assert float(short["mean"]) > float(long["mean"])
+    assert short["minus the longest"].startswith("+")
+    shutil.rmtree(tmp_path / "2")
+    (tmp_path / "2").mkdir()
+    with pytest.raises(ConfigError, match="no data set of every length"):
+        trial_length.stores_by_length(tmp_path)
 
 
 def test_every_method_searches_a_world(stores: Path, tables: Path) -> None:

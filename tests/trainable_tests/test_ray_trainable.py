@@ -1,5 +1,6 @@
 """The actor of a slot, driven by hand: endings, and what it must give back before its next trial. No Ray runs here."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +15,13 @@ from trainable.device.cap import MemoryInUse, memory_in_use
 from trainable.errors import BudgetError
 from trainable.ray_trainable import ENDED, REASON, REPORT, MemoryKeptError, RayTrial, trial_config
 from trainable.record import TrialEnd, TrialStart
+from trainable.training.checkpoint import list_checkpoints
 from trainable.units import GIB, MIB
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
 
 
-def config_of(folder: Path, number: int) -> dict[str, Any]:
+def config_of(folder: Path, number: int, ends: Sequence[int] = (3,)) -> dict[str, Any]:
     start = TrialStart(
         number=number,
         params={},
@@ -27,7 +29,7 @@ def config_of(folder: Path, number: int) -> dict[str, Any]:
         plan=None,
         predicted_bytes=0,
     )
-    return trial_config(start, checkpoints=str(folder / str(number)), reported=0, ends=[3], label=f"trial {number}")
+    return trial_config(start, checkpoints=str(folder / str(number)), reported=0, ends=ends, label=f"trial {number}")
 
 
 def actor(folder: Path, factory: Any = SyntheticTrial, **options: Any) -> RayTrial:
@@ -80,6 +82,16 @@ def test_its_process_is_named_after_the_trial_in_every_call(tmp_path: Path) -> N
 
 def test_an_epoch_is_a_result(tmp_path: Path) -> None:
     assert REPORT in actor(tmp_path).step()
+
+
+def test_an_epoch_that_may_be_the_last_is_saved_before_its_report_and_others_after_it(tmp_path: Path) -> None:
+    slot = actor(tmp_path)
+    assert slot.reset_config(config_of(tmp_path, 1, ends=(2, 4)))
+    saved = []
+    for _ in range(4):
+        slot.step()
+        saved.append(list(list_checkpoints(tmp_path / "1")))
+    assert saved == [[], [1, 2], [1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize(

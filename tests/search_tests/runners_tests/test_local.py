@@ -8,6 +8,7 @@ from search.runners.local import LocalRunner
 from tests.search_tests.synthetic import SwallowsCtrlC, SyntheticTrial, make_conductor
 from trainable.errors import BudgetError, NonFiniteError
 from trainable.record import RunFolder, TrialEnd, TrialStart
+from trainable.training.checkpoint import list_checkpoints
 
 
 def run(path: Path, factory=SyntheticTrial, **options):
@@ -36,6 +37,15 @@ def test_same_seed_twice_gives_the_same_table(tmp_path, concurrency):
     assert first.standing.counts[TrialEnd.COMPLETED] >= 1
     kept = [path for path in (tmp_path / "a/trials").glob("*/checkpoints") if any(path.iterdir())]
     assert {int(path.parent.name) for path in kept} == set(first.standing.kept)
+
+
+def test_a_stopped_trial_that_leads_keeps_the_checkpoint_of_its_last_report(tmp_path):
+    conductor = run(tmp_path, seed=5, num_samples=8, grace_period=3)
+    records = [conductor.store.folder.read_trial(number) for number in conductor.standing.kept]
+    assert TrialEnd.PRUNED in {record.outcome.end for record in records}
+    for record in records:
+        checkpoints = list_checkpoints(conductor.store.folder.checkpoint_path(record.number))
+        assert max(checkpoints) == record.epochs[-1].epoch
 
 
 def test_interrupted_search_goes_on_and_ends_with_the_same_trials(tmp_path):
