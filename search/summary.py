@@ -100,7 +100,8 @@ def find_winner(
     if dataset.objective.holds_back:
         winner = replace(winner, warnings=tuple(ranking_warnings(store.folder.read_trials())))
     models = Models(conductor.options, store, make_trial)
-    pairs = choose_members(models.stored(leaders))
+    stored = models.stored(leaders)
+    pairs = choose_members(stored)
     steps.expect(2 * dataset.labelled + len({pair.trial for pair in pairs}) + 1)
     if dataset.labelled:
         steps.begin("scoring held-out clips with the winner")
@@ -114,7 +115,8 @@ def find_winner(
             winner = replace(winner, unmeasured=str(error))
     else:
         winner = replace(winner, unmeasured="no anomaly is labelled")
-    winner = replace(winner, averaged=average(pairs, leaders, models, dataset, steps))
+    averaged = average(pairs, leaders, models, dataset, steps) if stored else "no trial has a checkpoint left"
+    winner = replace(winner, averaged=averaged)
     judged = winner.detector_held_out or winner.held_out
     if judged is None:
         return winner

@@ -35,7 +35,7 @@ class Models:
 
     def stored(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
         """Those whose checkpoints are there; a message names the others."""
-        missing = [record.number for record in records if not self._place(record).size_bytes()]
+        missing = [record.number for record in records if not self._is_stored(record)]
         if missing:
             named = ", ".join(f"trial {number}" for number in missing)
             logger.warning("the detector does without %s: no checkpoint is left", named)
@@ -65,6 +65,12 @@ class Models:
         finally:
             place.forget_copy()
             trial.release()
+
+    def _is_stored(self, record: TrialRecord) -> bool:
+        try:
+            return self._place(record).size_bytes() > 0
+        except CheckpointError:
+            return True  # restoring it tells why its store cannot be reached
 
     def _place(self, record: TrialRecord) -> CheckpointPlace:
         return checkpoint_place(self.options, self.store.folder, self.store.study.run, record.number)

@@ -194,7 +194,7 @@ SHORT = {
     "no_labels": f"--record --space my_space.yaml --configurations 1 --scores runs/no_labels/tiny {TINY_DATA}",
     "recorded": f"--space my_space.yaml --configurations 1 --repeated 0 --epochs 1 --store runs/tiny {TINY_DATA}",
     "ablations": f"--seeds 1 {TINY_MODEL} {TINY_DATA}",
-    "real_without_labels": f"--space my_space.yaml --seeds 1 --epochs 2 --store runs/tiny {TINY_DATA}",
+    "real_without_labels": f"--space my_space.yaml --seeds 1 --epochs 4 --store runs/tiny {TINY_DATA}",
     "real_searches": f"--space my_space.yaml --yardsticks --seeds 1 --epochs 2 --max-epochs 1 --store st {TINY_DATA}",
 }
 """Flags with which a benchmark takes seconds."""

@@ -26,6 +26,7 @@ from tests.analysis_tests.trained import write_recordings
 from tests.kill.driver import HOARD_BYTES
 from tests.search_tests.store_tests.test_postgres import PASSWORD, Server, server
 from tests.search_tests.test_run import SPACE
+from trainable.detection.ranking import LEADERS, competing
 from trainable.record import EpochReport, RunFolder, TrialEnd
 
 __all__ = ["server"]  # PostgreSQL's, a fixture
@@ -142,7 +143,8 @@ class Killed:
         summary = json.loads(self.run.summary_path.read_text())
         assert summary["best"]["held_out_auc"] is not None, "the winner's checkpoint is there"
         leaders = {int(path.parent.name) for path in self.run.path.glob("trials/*/checkpoints")}
-        assert all(self.ended[number] is TrialEnd.COMPLETED for number in leaders), "losers' checkpoints are gone"
+        assert leaders <= {record.number for record in competing(records)}, "losers' checkpoints are gone"
+        assert len(leaders) <= LEADERS + 1, "those of the winner and of what the detector chooses from"
 
     def check_repetition(self) -> None:
         trained = Counter(tuple(int(word) for word in line.split()[:2]) for line in self.log.read_text().splitlines())

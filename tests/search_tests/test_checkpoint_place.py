@@ -14,6 +14,7 @@ from tests.analysis_tests.trained import write_recordings
 from tests.search_tests.test_run import SPACE
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, check_address, place_under
 from trainable.commandline import run
+from trainable.detection.ranking import competing
 from trainable.errors import CheckpointError, ConfigError
 from trainable.printable import printable
 from trainable.record import RunFolder
@@ -297,10 +298,10 @@ def test_a_whole_search_keeps_its_checkpoints_in_s3_and_resumes_from_there(root,
 
     assert table("cut") == table("whole")
     assert not list((tmp_path / "cut").glob("trials/*/checkpoints"))
-    completed = [each.number for each in RunFolder(tmp_path / "cut").read_trials() if each.outcome.end == "completed"]
+    leading = {each.number for each in competing(RunFolder(tmp_path / "cut").read_trials())}
     identity = RunFolder(tmp_path / "cut").read_manifest().identity
     stored = {
         number for number in range(4) if CheckpointPlace(place_under(root, identity, f"{number:05d}")).size_bytes()
     }
-    assert stored == set(completed)
+    assert stored == leading
     assert "held-out AUC" in capsys.readouterr().out

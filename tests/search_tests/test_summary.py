@@ -21,6 +21,7 @@ from trainable.errors import BudgetError
 from trainable.record import TrialEnd, TrialStart
 from trainable.scoring.clip_counts import ClipCounts
 from trainable.scoring.evaluate import Evaluation
+from trainable.training.checkpoint import write_checkpoint
 from trainable.trial import Trial
 from trainable.yardsticks.comparison import Comparison
 
@@ -151,7 +152,12 @@ def test_a_winner_that_does_not_fit_this_process_leaves_the_results(ended: Condu
     for epoch in range(1, ended.options.max_epochs + 1):
         ended.report(start.number, replace(report_at(epoch, 0.7), auc_by_density={"fused": 0.7}))
     ended.finish(start.number, ended.outcome(start.number))
-    winner = find_winner(ended, ended.store, load_dataset(DataConfig()), refuse)
+    dataset = load_dataset(DataConfig())
+    winner = find_winner(ended, ended.store, dataset, refuse)
+    assert winner is not None
+    assert winner.averaged == "no trial has a checkpoint left"
+    write_checkpoint(ended.store.folder.checkpoint_path(start.number) / "epoch-000009.ckpt", {"epoch": 9})
+    winner = find_winner(ended, ended.store, dataset, refuse)
     assert winner is not None
     assert (winner.held_out, winner.unmeasured) == (None, "no plan fits the 640 MiB budget")
     assert winner.members == ()

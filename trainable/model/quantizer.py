@@ -60,7 +60,8 @@ def nearest_codes(latents_ND: Tensor, codebook_KD: Tensor, *, chunk_rows: int) -
 
 def _smallest(values_NK: Tensor, indices_N: Tensor) -> None:
     """Writes the index of each row's smallest value, of equal ones the first."""
-    if values_NK.device.type == "cpu":  # numpy's is vectorised, torch's is not there
+    # On a CPU numpy's is vectorised and torch's is not; a fake tensor has no numbers that numpy could see.
+    if values_NK.device.type == "cpu" and type(values_NK) is Tensor:
         np.argmin(values_NK.numpy(), axis=1, out=indices_N.numpy())
     else:
         torch.argmin(values_NK, dim=1, out=indices_N)
