@@ -43,7 +43,7 @@ def best_pairs(run: RunResults, count: int, seeds: int) -> list[MemberPlan]:
     """The best pairs of a trial and a density model. Raises RunError if there is none."""
     pairs = choose_members(run.records.values(), count)
     if not pairs:
-        raise RunError(f"no trial of {run.folder.path} has completed; search more, or name one with --trial")
+        raise RunError(f"no trial of {run.folder.path} has trained long enough; search more, or name one with --trial")
     return [MemberPlan(pair.trial, pair.density, index) for pair in pairs for index in range(seeds)]
 
 

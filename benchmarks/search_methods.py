@@ -85,7 +85,7 @@ class Method:
     """Of a setting and the portfolio of the other data sets."""
     score: str = FUSED
     """Which score of a training is its value; `DENSITY`: the one that a parameter of the search names."""
-    averaging: "Averaging | None" = None
+    averaging: Averaging | None = None
     """How the detector averages; None: it is the best training's score alone."""
     anytime: bool = True
     """Whether a search with a smaller budget is the beginning of one with a larger."""
