@@ -2,6 +2,9 @@
 the same way."""
 
 import re
+from bisect import insort
+from collections.abc import Collection
+from itertools import islice
 
 from trainable.detection.gain import expected_gain
 from trainable.detection.ranking import COMPETING_ENDS, LEADERS
@@ -29,12 +32,24 @@ class Standing:
         Choosing the best epoch of all trials would take a maximum over many more scores of the same clips. Trials that
         ASHA stopped trained for less and do not win.
         """
-        self.leaders: list[tuple[float, int]] = []
-        """Final values of the trials that a detector may average and their numbers, best first, at most `LEADERS`."""
+        self._competing: list[tuple[float, int]] = []
+        """Final values of the trials that trained long enough and their numbers, best first."""
+        self._lost: frozenset[int] = frozenset()
         self._first_endings: list[str] = []
-        self._competing: list[float] = []
         self._gain: tuple[tuple[int, int], float | None] = ((0, 0), None)
         """What was expected after so many trials had ended, and so many of them competed."""
+
+    @property
+    def leaders(self) -> list[tuple[float, int]]:
+        """Final values of the trials that a detector may average and their numbers, best first, at most `LEADERS`."""
+        return list(islice((each for each in self._competing if each[1] not in self._lost), LEADERS))
+
+    def resumed(self, stored: Collection[int]) -> None:
+        """Told which trials' models are stored: without one, none of those that have ended so far can lead.
+
+        Earlier versions kept no model of a trial that ASHA stopped; those of completed ones must not make room for it.
+        """
+        self._lost = frozenset(number for _, number in self._competing if number not in stored)
 
     @property
     def kept(self) -> list[int]:
@@ -45,7 +60,7 @@ class Standing:
     @property
     def expected_gain(self) -> float | None:
         """See `trainable.detection.gain`; None while too few trials have ended to tell."""
-        competing = self._competing.copy()  # the live view asks in another thread
+        competing = [value for value, _ in self._competing.copy()]  # the live view asks in another thread
         known, gain = self._gain
         now = sum(self.counts.values()) - self.counts[TrialEnd.OVER_BUDGET], len(competing)
         if known != now:
@@ -62,10 +77,7 @@ class Standing:
                 ranked = [(value, number)] if self.best is None else [self.best, (value, number)]
                 self.best = min(ranked, key=lambda each: best_first(*each))
             if outcome.epochs >= self._least_epochs:
-                self._competing.append(value)
-                self.leaders.append((value, number))
-                self.leaders.sort(key=lambda leader: best_first(*leader))
-                del self.leaders[LEADERS:]
+                insort(self._competing, (value, number), key=lambda each: best_first(*each))
         return None if outcome.end is TrialEnd.OVER_BUDGET else self._stop_reason(outcome)
 
     @property

@@ -62,7 +62,7 @@ class LocalRunner:
         self._store = store
         self._options = options
         self._make = trial_factory
-        self._keeper = CheckpointKeeper(options, store.folder, store.study.run, conductor.standing.kept)
+        self._keeper = CheckpointKeeper(options, store.folder, store.study.run)
         self._slots: list[_Slot] = []
         self._waiting: list[TrialStart] = []
 
@@ -75,7 +75,7 @@ class LocalRunner:
             If the study, the folder or the checkpoint storage cannot be written; all trials can still be resumed.
         """
         self._waiting = self._conductor.unfinished()
-        self._keeper.sweep(self._conductor.running, self._conductor.standing.kept)
+        self._keeper.sweep(self._conductor.running, self._conductor.standing)
         interrupts: list[KeyboardInterrupt] = []
         try:
             with stop_signals.recorded(interrupts.append):

@@ -33,6 +33,8 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """Environment variables, set before Ray is imported."""
+WORKER_SECONDS = 60
+"""A cluster is given so long to start its first worker before a search goes on without knowing that it can."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
     Raises
     ------
     RunError
-        If the cluster at ``--address`` cannot be joined, or the folder for Ray's files does not suit it.
+        If the cluster at ``--address`` cannot be joined or runs nothing for this search, or the folder for Ray's files
+        does not suit it.
     """
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
     if options.address and ("RAY_AUTH_TOKEN" in os.environ or token_path().is_file()):
@@ -95,6 +98,8 @@ def ray_session(options: SearchOptions, *, title: str = "search", verbose: bool 
         closing.callback(ray.shutdown)
         dashboard = _begin(options, title, logging.INFO if verbose else logging.ERROR)
         keep_token_private(new=True)
+        if options.address:
+            _try_worker(options.address)
         cards = _gpus()
         asked = {node_id: card.memory for node_id, card in cards.items()}
         names = frozenset(name for card in cards.values() for name in card.names)
@@ -139,6 +144,29 @@ def _not_begun(options: SearchOptions, error: Exception) -> RunError:
         what = "Ray on this machine cannot be started"
         remedy = f"check its folder ({VARIABLE} names another), and that its token is in ~/.ray/auth_token"
     return RunError(f"{what}: {reason}; {remedy}, or use --local")
+
+
+def _try_worker(address: str) -> None:
+    """Starts an actor as trials are started: a cluster without tokens lets a driver with one join, then loses each."""
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Worker:
+        def started(self) -> bool:
+            return True
+
+    worker = Worker.remote()
+    try:
+        ray.get(worker.started.remote(), timeout=WORKER_SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        logger.warning("the cluster at --address %s has started no worker in %d s; going on", address, WORKER_SECONDS)
+    except ray.exceptions.ActorDiedError:
+        mode = os.environ.get("RAY_AUTH_MODE", "disabled")
+        raise RunError(
+            f"the cluster at --address {address} loses every worker of this search, which joined with RAY_AUTH_MODE="
+            f"{mode}: start the cluster with the same mode and token, or set this variable to the mode that it was "
+            "started with"
+        ) from None
 
 
 def token_path() -> Path:

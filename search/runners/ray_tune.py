@@ -78,7 +78,7 @@ class _Session:
         self.counts = [kind.count for kind in slots]
         self._nodes_now = nodes_now
         self._asked = time.monotonic()
-        self.keeper = CheckpointKeeper(options, store.folder, store.study.run, conductor.standing.kept)
+        self.keeper = CheckpointKeeper(options, store.folder, store.study.run)
         self.numbers: dict[str, int] = {}
         """Our trial number, by Ray's trial id."""
         self.placed: dict[int, _Placed] = {}
@@ -86,7 +86,7 @@ class _Session:
         self.error: BaseException | None = None
         """The error that ends the search; its trials can be resumed."""
         self.waiting = conductor.unfinished()
-        self.keeper.sweep(conductor.running, conductor.standing.kept)
+        self.keeper.sweep(conductor.running, conductor.standing)
 
     def stop(self, error: BaseException) -> None:
         """Ends the search at Ray's next step."""

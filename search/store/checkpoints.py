@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from search.engine.standing import Standing
 from search.request import SearchOptions
 from trainable.checkpoint_place import CheckpointPlace, absolute_place, is_url, place_under
 from trainable.errors import CheckpointError, RunError
@@ -61,9 +62,9 @@ class CheckpointKeeper:
     is logged.
     """
 
-    def __init__(self, options: SearchOptions, folder: RunFolder, run: str, leaders: Sequence[int]):
+    def __init__(self, options: SearchOptions, folder: RunFolder, run: str):
         self._options, self._folder, self._run = options, folder, run
-        self._kept = set(leaders)
+        self._kept: set[int] = set()
         self._dropped: set[int] = set()
         self._bytes: dict[int, int] = {}
         self._reported: dict[int, int] = {}
@@ -72,12 +73,18 @@ class CheckpointKeeper:
         """Ended trials whose checkpoints could not be removed completely; each later ending retries."""
         self._warned = False
 
-    def sweep(self, running: Iterable[int], leaders: Sequence[int]) -> None:
-        """Run at the start: removes what killed drivers and workers left of ended trials, and partial files."""
+    def sweep(self, running: Iterable[int], standing: Standing) -> None:
+        """Run at the start: removes what killed drivers and workers left of ended trials, and partial files.
+
+        `standing` is told which trials have checkpoints.
+        """
         running = set(running)
-        wanted = running | set(leaders)
         with self._tolerant():
-            for number in self._stored():
+            stored = self._stored()
+            standing.resumed(stored)
+            self._kept = set(standing.kept)
+            wanted = running | self._kept
+            for number in stored:
                 if number not in wanted:
                     self._remove(number)
                 elif number in running:

@@ -19,6 +19,7 @@ from spaces.loader import space_from_text
 from spaces.space import Choices, Range
 from tests.search_tests.synthetic import report_at, small_space
 from trainable.config import TrialConfig
+from trainable.detection.ranking import LEADERS
 from trainable.execution_plan import ExecutionPlan
 from trainable.record import FAILURES, TrialEnd, TrialOutcome, TrialStart
 
@@ -173,6 +174,16 @@ def test_a_stopped_trial_leads_where_it_has_trained_enough_and_does_not_win() ->
     assert standing.best == (0.8, 3)
     assert standing.leaders == [(0.9, 1), (0.8, 3), (0.7, 2)]
     assert standing.kept == [3, 1, 2], "the winner first"
+
+
+def test_a_trial_without_a_model_does_not_lead_once_the_search_was_resumed():
+    standing = Standing(least_epochs=1)
+    for number in range(LEADERS + 2):
+        standing.ended(number, replace(ending(TrialEnd.PRUNED, 0.9 - number / 100), epochs=3))
+    standing.resumed({1, LEADERS, LEADERS + 1})
+    assert [number for _, number in standing.leaders] == [1, LEADERS, LEADERS + 1]
+    standing.ended(LEADERS + 2, replace(ending(TrialEnd.PRUNED, 0.85), epochs=3))
+    assert [number for _, number in standing.leaders] == [1, LEADERS + 2, LEADERS, LEADERS + 1]
 
 
 def crashes(standing: Standing, *reasons: str) -> list[str | None]:

@@ -437,8 +437,8 @@ def test_what_killed_processes_left_is_swept_at_the_start(tmp_path: Path) -> Non
         (folder.checkpoint_path(start.number) / name).write_bytes(b"x")
     before = stored(tmp_path)
     again = make_conductor(tmp_path, **{**options, "num_samples": 11})
-    keeper = CheckpointKeeper(again.options, folder, again.store.study.run, again.standing.kept)
-    keeper.sweep(again.running, again.standing.kept)
+    keeper = CheckpointKeeper(again.options, folder, again.store.study.run)
+    keeper.sweep(again.running, again.standing)
     assert not folder.checkpoint_path(loser).exists()
     assert stored(tmp_path) == {number: each for number, each in before.items() if number != loser}
     assert [path.name for path in folder.checkpoint_path(start.number).iterdir()] == ["epoch-000001.ckpt"]

@@ -1,14 +1,16 @@
 """Whole searches in this process, on a synthetic learning curve."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from search.runners.local import LocalRunner
 from tests.search_tests.synthetic import SwallowsCtrlC, SyntheticTrial, make_conductor
+from trainable.detection.ranking import LEADERS
 from trainable.errors import BudgetError, NonFiniteError
 from trainable.record import RunFolder, TrialEnd, TrialStart
-from trainable.training.checkpoint import list_checkpoints
+from trainable.training.checkpoint import list_checkpoints, write_checkpoint
 
 
 def run(path: Path, factory=SyntheticTrial, **options):
@@ -46,6 +48,24 @@ def test_a_stopped_trial_that_leads_keeps_the_checkpoint_of_its_last_report(tmp_
     for record in records:
         checkpoints = list_checkpoints(conductor.store.folder.checkpoint_path(record.number))
         assert max(checkpoints) == record.epochs[-1].epoch
+
+
+def test_models_of_completed_trials_stay_where_those_of_stopped_ones_are_gone(tmp_path):
+    """As in a run of an earlier version, which kept no model of a trial that ASHA stopped."""
+    options = {"seed": 5, "num_samples": 14, "grace_period": 3}
+    conductor = run(tmp_path, **options)
+    folder = conductor.store.folder
+    records = folder.read_trials()
+    completed = [each.number for each in records if each.outcome.end is TrialEnd.COMPLETED]
+    assert len(completed) <= LEADERS, "the earlier version kept them all"
+    assert not set(completed) <= set(conductor.standing.kept), "some made room for stopped ones"
+    for record in records:
+        shutil.rmtree(folder.checkpoint_path(record.number), ignore_errors=True)
+        if record.number in completed:
+            write_checkpoint(folder.checkpoint_path(record.number) / "epoch-000009.ckpt", {"epoch": 9})
+    again = run(tmp_path, **options)
+    assert set(again.standing.kept) == set(completed)
+    assert all(list_checkpoints(folder.checkpoint_path(number)) for number in completed)
 
 
 def test_interrupted_search_goes_on_and_ends_with_the_same_trials(tmp_path):

@@ -7,17 +7,18 @@ from unittest import mock
 
 import pytest
 
+from search.engine.standing import Standing
 from search.request import SearchOptions
 from search.store.checkpoints import CheckpointKeeper
 from tests.search_tests.synthetic import report_at
 from trainable.config import TrialConfig
-from trainable.record import RunFolder, TrialStart
+from trainable.record import RunFolder, TrialEnd, TrialOutcome, TrialStart
 from trainable.training.checkpoint import list_checkpoints
 
 
 def keeper_of(folder: RunFolder, limit_bytes: int) -> CheckpointKeeper:
     options = SearchOptions(space="x", checkpoint_limit_bytes=limit_bytes)
-    return CheckpointKeeper(options, folder, "run", [])
+    return CheckpointKeeper(options, folder, "run")
 
 
 def write_trial(folder: RunFolder, number: int, *, reported: int, saved: tuple[int, ...]) -> None:
@@ -48,7 +49,7 @@ def test_a_running_trial_keeps_the_newest_checkpoint_that_it_has_reported(
     write_trial(folder, 0, reported=reported, saved=saved)
     write_trial(folder, 1, reported=1, saved=(1,))
     keeper = keeper_of(folder, 1)
-    keeper.sweep({0, 1}, [])
+    keeper.sweep({0, 1}, Standing(1))
     keeper.reported(1, 2, {0, 1}, [])
     assert list(list_checkpoints(folder.checkpoint_path(0))) == kept
     assert list(list_checkpoints(folder.checkpoint_path(1))) == [1]
@@ -58,7 +59,7 @@ def test_what_a_trial_reports_while_the_keeper_watches_counts_too(tmp_path: Path
     folder = RunFolder(tmp_path)
     write_trial(folder, 0, reported=2, saved=(1, 2))
     keeper = keeper_of(folder, 1)
-    keeper.sweep({0}, [])
+    keeper.sweep({0}, Standing(1))
     write_trial(folder, 0, reported=0, saved=(3, 4))
     keeper.reported(0, 3, {0}, [])
     assert list(list_checkpoints(folder.checkpoint_path(0))) == [3, 4]
@@ -71,8 +72,10 @@ def test_what_cannot_be_removed_is_not_counted_as_freed(tmp_path: Path, caplog: 
     folder = RunFolder(tmp_path)
     for number in range(3):
         write_trial(folder, number, reported=2, saved=(1, 2))
-    keeper = CheckpointKeeper(SearchOptions(space="x", checkpoint_limit_bytes=4000), folder, "run", [0])
-    keeper.sweep({1, 2}, [0])
+    keeper = keeper_of(folder, 4000)
+    standing = Standing(1)
+    standing.ended(0, TrialOutcome(end=TrialEnd.COMPLETED, reason="", epochs=2, best_auc=0.5, final_auc=0.5))
+    keeper.sweep({1, 2}, standing)
     stuck = folder.checkpoint_path(0) / "epoch-000001.ckpt"
     unlink = os.unlink
 

@@ -1,6 +1,7 @@
 """Several drivers at once on one study storage; and Optuna's own dashboard on a run's study as it is."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import optuna
@@ -25,12 +27,15 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recordings(tmp_path_factory.mktemp("machines"), machine_type="press", train=6, test=4)
 
 
-def begin(machine: Path, folder: Path, name: str, *more: str) -> subprocess.Popen[str]:
+def begin(
+    machine: Path, folder: Path, name: str, *more: str, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     space = folder / "space.yaml"
     space.write_text(SPACE.replace("width: 0.25", "width: 0.125"))
     command = [sys.executable, "-m", "search.run", "--space", str(space), "--data-root", str(machine)]
     command += ["--machine-type", "press", "--num-samples", str(TRIALS), "--output", str(folder / name), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = None if env is None else {**os.environ, **env}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def end(*processes: subprocess.Popen[str], warning: str | None = None) -> list[str]:
@@ -99,7 +104,16 @@ def test_two_searches_at_once_on_one_cluster_and_one_storage(machine, tmp_path):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     try:
         flags = ["--address", cluster.address, "--study-storage", url, "--concurrency", "1", "--grace-period", "3"]
-        searches = [begin(machine, tmp_path, name, *flags, "--seed", seed) for name, seed in (("a", "1"), ("b", "2"))]
+        tokens = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+        refused = begin(machine, tmp_path, "refused", *flags, env=tokens)
+        _, err = refused.communicate(timeout=240)
+        assert refused.returncode == 2
+        assert err.count("\n") == 1
+        assert f"the cluster at --address {cluster.address} loses every worker of this search" in err
+        searches = [
+            begin(machine, tmp_path, name, *flags, "--seed", seed, env={"RAY_AUTH_MODE": "disabled"})
+            for name, seed in (("a", "1"), ("b", "2"))
+        ]
         end(*searches, warning="no trial will be stopped early")
     finally:
         cluster.shutdown()
