@@ -150,12 +150,11 @@ def _try_worker(address: str) -> None:
     """Starts an actor as trials are started: a cluster without tokens lets a driver with one join, then loses each."""
     import ray
 
-    @ray.remote(num_cpus=0)
     class Worker:
         def started(self) -> bool:
             return True
 
-    worker = Worker.remote()
+    worker: Any = ray.remote(num_cpus=0)(Worker).remote()
     try:
         ray.get(worker.started.remote(), timeout=WORKER_SECONDS)
     except ray.exceptions.GetTimeoutError:
