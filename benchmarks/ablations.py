@@ -68,6 +68,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "base": {},
     "8 columns": {"columns": 8},
     "32 columns": {"columns": 32},
+    "16 rows": {"rows": 16},
+    "32 rows": {"rows": 32},
     "no linear path": {"linear_path": False},
     "one codebook of 512": ONE_CODEBOOK,
     "no linear path, one codebook of 512": {"linear_path": False, **ONE_CODEBOOK},

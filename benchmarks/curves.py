@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.recorded import PORTFOLIO
+from benchmarks.recorded import PORTFOLIO, RECORDED_SPACE
 from benchmarks.tables import command_of, read_table, write_table
 from spaces.loader import load_space
 from spaces.space import Choices, Space
@@ -254,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.curves", description=__doc__.split("\n")[0])
     add_flag(parser, "stores", metavar="DIR", help="write tables of the stores below this folder")
     add_flag(parser, "output", metavar="DIR", default=str(TABLES), help="where the tables are")
-    add_flag(parser, "space", default="ad_tuning")
+    add_flag(parser, "space", default=str(RECORDED_SPACE))
     arguments = parser.parse_args(argv)
     if arguments.stores:
         write(Path(arguments.stores), Path(arguments.output), command_of("curves", argv))

@@ -7,7 +7,8 @@ Trains one configuration (any flag of ``python -m trainable.train`` sets a knob)
 model to the same codes. AUC is the mean over machine ids, then over seeds. Intervals are 95 % percentile bootstraps
 over clips, with the same resamples for every seed and detector; one column per machine id gives its mean over seeds.
 `validation` is a density model's mean AUC on the validation clips, by which a configuration may be chosen; one row is,
-for every seed, the model with the highest.
+for every seed, the model with the highest, and one the same for a model of the same configuration whose codebook has
+learned an epoch and whose encoder has not: the cosines of the linear path.
 `over_yardstick` is the interval of the difference to the yardstick with the highest AUC, whose own cell says so, and
 `over_pca_codes` that of the difference to codes that need no training.
 `share` is the time to fit and score training and held-out clips, relative to the training time of one epoch in the same
@@ -39,6 +40,9 @@ from trainable.yardsticks.pca_codes import PCACodes
 from trainable.yardsticks.stacked_frames import FramePredictor
 
 CHOSEN = "the density model with the highest validation AUC"
+UNTRAINED = "the same, encoder as it starts"
+LEAST_RATE = 1e-7
+"""A learning rate at which an epoch leaves the encoder as it is."""
 SCORING_PASS = "scoring pass of an epoch"
 
 
@@ -102,18 +106,17 @@ def measure(
         validation = trial.codes(dataset.validation)
         _, encoded = trial.trainer.encode(dataset.held_out, with_errors=True)
         progress(f"seed {seed}: {epoch_seconds:.2f} s an epoch; encoding costs {encode_share:.2f} epochs")
-        chosen, highest = np.empty(0), -1.0
+        found: dict[str, np.ndarray] = {}
         for name in densities:
             model = make_density(config.score, name=name, seed=derived_seed(trial.config.seed, "density"))
             begin = time.perf_counter()
-            scores = model.fit(train, trial.codebook()).score_samples(held_out)
-            add(name, scores, (time.perf_counter() - begin) / epoch_seconds)
+            found[name] = model.fit(train, trial.codebook()).score_samples(held_out)
+            add(name, found[name], (time.perf_counter() - begin) / epoch_seconds)
             clips = dataset.validation
-            found = mean_auc(clips.labels, model.score_samples(validation), clips.machine_ids)
-            table[name].validation_aucs.append(found)
-            if found > highest:
-                chosen, highest = scores, found
-        add(CHOSEN, chosen)
+            heard = mean_auc(clips.labels, model.score_samples(validation), clips.machine_ids)
+            table[name].validation_aucs.append(heard)
+        add(CHOSEN, found[max(densities, key=lambda name: table[name].validation_aucs[-1])])
+        add(UNTRAINED, untrained_scores(config.replace(seed=seed), dataset, densities))
         add("reconstruction error", encoded.reconstruction_error_B.double().numpy())
         add("quantization error", encoded.quantization_error_B.double().numpy())
         for kind in YARDSTICKS:
@@ -124,6 +127,21 @@ def measure(
             scores = yardstick.fit(dataset.train).score_samples(dataset.held_out)
             add(row_name(kind), scores, (time.perf_counter() - begin) / epoch_seconds)
     return table
+
+
+def untrained_scores(config: TrialConfig, dataset: Dataset, densities: Sequence[str]) -> np.ndarray:
+    """Scores of the held-out clips by the density model with the highest validation AUC, its encoder as it starts."""
+    trial = Trial(PlannedTrial.whole_batch(config.replace(epochs=1, learning_rate=LEAST_RATE)), dataset)
+    trial.trainer.train_epoch()
+    train, clips = trial.codes(dataset.train), dataset.validation
+    heard: dict[str, float] = {}
+    scores: dict[str, np.ndarray] = {}
+    for name in densities:
+        model = make_density(config.score, name=name, seed=derived_seed(config.seed, "density"))
+        model.fit(train, trial.codebook())
+        heard[name] = mean_auc(clips.labels, model.score_samples(trial.codes(clips)), clips.machine_ids)
+        scores[name] = model.score_samples(trial.codes(dataset.held_out))
+    return scores[max(heard, key=lambda name: heard[name])]
 
 
 def strongest(table: dict[str, Measured]) -> str:

@@ -15,6 +15,7 @@ from statistics import median
 
 from benchmarks.curves import TABLES, DataSet, read_curves
 from benchmarks.gpu_times import Timed, agreement, ratios
+from benchmarks.recorded import RECORDED_SPACE
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.commandline import Parser, add_flag, run
@@ -40,7 +41,9 @@ def recorded_epochs(data: DataSet, space: Space) -> list[Timed]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.epoch_time", description=__doc__.split("\n")[0])
-    add_flag(parser, "space", default="ad_tuning", metavar="NAME_OR_PATH", help="that of the recorded trainings")
+    add_flag(
+        parser, "space", default=str(RECORDED_SPACE), metavar="NAME_OR_PATH", help="that of the recorded trainings"
+    )
     add_flag(parser, "curves", metavar="DIR", default=str(TABLES), help="tables of recorded trainings")
     arguments = parser.parse_args(argv)
     space, known = load_space(arguments.space).for_clips(FRAMES), []

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
+from benchmarks.recorded import RECORDED_SPACE
 from benchmarks.tables import command_of, write_table
 from search.engine.space_draws import uniform_params
 from spaces.loader import load_space
@@ -357,7 +358,7 @@ def rows_of(sets: Sequence[Recorded], worlds: int) -> list[dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.no_labels", description=__doc__.split("\n")[0])
     add_flag(parser, "record", action="store_true", help="train configurations and keep their scores")
-    add_flag(parser, "space", default="ad_tuning")
+    add_flag(parser, "space", default=str(RECORDED_SPACE))
     add_flag(parser, "configurations", type=int, default=20)
     add_flag(parser, "seed", type=int, default=0, help="seed of the drawn configurations (default: 0)")
     add_flag(parser, "scores", metavar="DIR", default="runs/no_labels/fan", help="where --record keeps the scores")

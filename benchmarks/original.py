@@ -13,7 +13,7 @@ from torch import nn
 
 from trainable.config import ModelConfig
 from trainable.data.clips import ClipSet
-from trainable.model.architecture import CONVOLUTIONAL, Architecture, register_model, register_quantizer
+from trainable.model.architecture import CONVOLUTIONAL, register_model, register_quantizer
 from trainable.model.codebook import Codebook
 from trainable.model.decoder import Decoder
 from trainable.model.encoder import Encoder
@@ -51,7 +51,7 @@ def _decoder(config: ModelConfig, geometry: Geometry) -> nn.Module:
 
 
 register_quantizer("detached", Detached)
-register_model("batch_norm", Architecture(Geometry(), _encoder, _decoder, columns=CONVOLUTIONAL.columns))
+register_model("batch_norm", replace(CONVOLUTIONAL, encoder=_encoder, decoder=_decoder))
 
 
 def augmented(clips: Clips, generator: torch.Generator) -> Clips:

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 
 from benchmarks.curves import FUSED, TABLES, DataSet, read_curves
-from benchmarks.recorded import PORTFOLIO
+from benchmarks.recorded import PORTFOLIO, RECORDED_SPACE
 from benchmarks.tables import command_of
 from spaces.loader import load_space
 from trainable.commandline import Parser, add_flag, run
@@ -80,7 +80,7 @@ def left_out(sets: Sequence[DataSet], count: int) -> list[dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.portfolio", description=__doc__.split("\n")[0])
-    add_flag(parser, "space", default="ad_tuning")
+    add_flag(parser, "space", default=str(RECORDED_SPACE))
     add_flag(parser, "curves", metavar="DIR", default=str(TABLES), help="tables of recorded trainings")
     add_flag(parser, "count", type=int, default=COUNT)
     add_flag(parser, "output", metavar="FILE", help="write the list of all data sets as YAML")

@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.curves import FUSED, TABLES, DataSet, read_curves
 from benchmarks.epoch_time import CLIPS, FRAMES
+from benchmarks.recorded import RECORDED_SPACE
 from benchmarks.search_methods import MOST_EPOCHS, REPLAYED_FACTOR, REPLAYED_GRACE, RESAMPLES
 from benchmarks.search_systems import Ours, Setting
 from benchmarks.worlds import World
@@ -91,7 +92,9 @@ def compared(sets: Sequence[DataSet], space: Space, worlds: int) -> dict[str, np
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.prefer_fast", description=__doc__.split("\n")[0])
-    add_flag(parser, "space", default="ad_tuning", metavar="NAME_OR_PATH", help="that of the recorded trainings")
+    add_flag(
+        parser, "space", default=str(RECORDED_SPACE), metavar="NAME_OR_PATH", help="that of the recorded trainings"
+    )
     add_flag(parser, "curves", metavar="DIR", default=str(TABLES), help="tables of recorded trainings")
     add_flag(parser, "worlds", type=int, default=20, metavar="N", help="searches of each kind a data set (default: 20)")
     arguments = parser.parse_args(argv)

@@ -30,10 +30,11 @@ import torch
 from benchmarks.ablations import difference
 from benchmarks.curves import FUSED, TABLES, read_curves
 from benchmarks.portfolio import COUNT, greedy
-from benchmarks.recorded import fresh_clips
+from benchmarks.recorded import RECORDED_SPACE, fresh_clips
 from benchmarks.search_methods import DEFAULT, METHODS, RAY, SLOTS, Method, ours
 from benchmarks.search_systems import Setting, System
 from benchmarks.tables import command_of, tell_table
+from search.first_proposals import expressed
 from spaces.loader import load_space
 from spaces.space import Space
 from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run
@@ -138,8 +139,10 @@ def detector_of(
 
 def portfolio_of_others(machine_type: str, space: Space, curves: Path) -> list[dict[str, Any]]:
     """Configurations that do well together on the recorded data sets, this one left out."""
-    sets = [each for each in read_curves(load_space("ad_tuning"), curves) if each.name != machine_type]
-    return [params for number in greedy(sets) if space.holds(params := sets[0].params[number])]
+    then = load_space(str(RECORDED_SPACE))
+    sets = [each for each in read_curves(then, curves) if each.name != machine_type]
+    chosen = (expressed(then.config(sets[0].params[number], epochs=1).flat(), space) for number in greedy(sets))
+    return [params for params, lacks in chosen if not lacks]
 
 
 def data_and_judges(

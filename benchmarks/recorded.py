@@ -46,6 +46,8 @@ SEEDS = 3
 SEED_STEP = 100_003
 EARLY = (1, 2, 3, 4, 6)
 """Epochs after which all clips are scored, beside the last: those at which ASHA stops trials."""
+RECORDED_SPACE = Path(__file__).with_name("results") / "curves" / "space.yaml"
+"""`ad_tuning` as it was when the trainings of the tables beside it were recorded."""
 PORTFOLIO = 900
 """Number of the portfolio's first configuration."""
 
@@ -146,7 +148,7 @@ def _scores(densities: Mapping[str, DensityModel], codes: ClipCodes) -> dict[str
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.recorded", description=__doc__.split("\n")[0])
-    add_flag(parser, "space", default="ad_tuning")
+    add_flag(parser, "space", default=str(RECORDED_SPACE))
     add_flag(parser, "configurations", type=int, default=60)
     add_flag(
         parser, "first", type=int, default=0, help="number of the first configuration that is trained (default: 0)"

@@ -33,7 +33,7 @@ from benchmarks.curves import CHOSEN, FUSED, TABLES, Curve, DataSet, Recorded, r
 from benchmarks.ensemble import Pair, Store
 from benchmarks.ensemble import read as read_store
 from benchmarks.portfolio import COUNT, greedy
-from benchmarks.recorded import EARLY, Training
+from benchmarks.recorded import EARLY, RECORDED_SPACE, Training
 from benchmarks.search_anchors import Smac, SyneTune
 from benchmarks.search_systems import Ours, PlainOptuna, PlainRay, Setting, ShortThenBest, System
 from benchmarks.tables import command_of, write_table
@@ -396,7 +396,7 @@ def _shown(share: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.search_methods", description=__doc__.split("\n")[0])
-    add_flag(parser, "space", default="ad_tuning")
+    add_flag(parser, "space", default=str(RECORDED_SPACE))
     add_flag(parser, "curves", metavar="DIR", default=str(TABLES), help="tables of recorded trainings")
     add_flag(parser, "stores", metavar="DIR", help="stores of single scores, for methods that average models")
     add_flag(parser, "worlds", type=int, default=10, help="worlds of each data set (default: 10)")

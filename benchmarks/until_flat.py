@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.curves import TABLES
 from benchmarks.portfolio import COUNT, greedy
+from benchmarks.recorded import RECORDED_SPACE
 from benchmarks.search_methods import MOST_EPOCHS, ensembles, ours, searched, space_and_sets
 from benchmarks.search_systems import Setting
 from benchmarks.tables import command_of, tell_table
@@ -74,7 +75,7 @@ def rows_of(found: dict[str, list[dict[float, tuple[int, float]]]]) -> list[dict
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.until_flat", description=__doc__.split("\n")[0])
-    add_flag(parser, "space", default="ad_tuning")
+    add_flag(parser, "space", default=str(RECORDED_SPACE))
     add_flag(parser, "curves", metavar="DIR", default=str(TABLES), help="tables of recorded trainings")
     add_flag(parser, "stores", metavar="DIR", default="runs/recorded", help="stores of their single scores")
     add_flag(parser, "worlds", type=int, default=8, help="worlds of each data set (default: 8)")

@@ -16,6 +16,7 @@ import yaml
 from spaces.space import Range, Space
 from trainable.config import TrialConfig
 from trainable.errors import RunError
+from trainable.model.geometry import geometry_named
 from trainable.record import RunFolder, TrialEnd, TrialRecord, best_first
 from trainable.units import counted
 
@@ -72,7 +73,7 @@ def of_portfolio(space: Space) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for values in content["configurations"]:
         config = TrialConfig.from_flat({**content["fixed"], **values}).flat()
-        params, lacks = _expressed(config, space)
+        params, lacks = expressed(config, space)
         if not lacks and all(value == config[name] for name, value in params.items()) and params not in found:
             found.append(params)
     return found
@@ -140,7 +141,7 @@ def _of_run(run: Path, space: Space) -> list[dict[str, Any]]:
     for record in _completed(run):
         # Searched values override used ones: n_patches, for example, is used only up to a clip's windows.
         config = {**record.start.config.flat(), **record.start.params}
-        params, lacks = _expressed(config, space)
+        params, lacks = expressed(config, space)
         if lacks:
             lacking[lacks] += 1
         elif params not in proposals:
@@ -171,13 +172,23 @@ def _taken_over(runs: Sequence[str], count: int) -> str:
     return f"warm start: the best {count} configurations of {named} are proposed first"
 
 
-def _expressed(config: dict[str, Any], space: Space) -> tuple[dict[str, Any], str]:
-    """The space's parameters for a configuration, and the name of the first one whose choices lack its value, or ''."""
+def _spelled_out(config: dict[str, Any], name: str) -> Any:
+    """A value of a configuration, and the model's own number of rows or columns where it is left to the model."""
+    if name in ("rows", "columns") and config[name] == 0:
+        return getattr(geometry_named(config["model"]), name)
+    return config[name]
+
+
+def expressed(config: dict[str, Any], space: Space) -> tuple[dict[str, Any], str]:
+    """The space's parameters for a configuration, and the name of the first one whose choices lack its value, or ''.
+
+    A value outside a range moves to the nearest bound.
+    """
     params: dict[str, Any] = {}
     for parameter in space.parameters:
         if not space.is_active(parameter, params):
             continue
-        value, distribution = config[parameter.name], parameter.distribution
+        value, distribution = _spelled_out(config, parameter.name), parameter.distribution
         if isinstance(distribution, Range):
             value = min(max(value, distribution.low), distribution.high)
             if distribution.step:

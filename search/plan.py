@@ -65,7 +65,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 UNATTENDED_WIDTH = 220
 """Characters per line without a terminal, unless the variable COLUMNS says how many."""
 SAMPLES, ROWS, SEED = 128, 12, 0
-OF_A_SPACE = ("samples", "rows", "seed")
+OF_A_SPACE = ("samples", "show", "seed")
 """Flags that sample a space."""
 
 
@@ -119,7 +119,7 @@ def build_parser() -> Parser:
     )
     add_flag(parser, "gpu_memory", metavar="SIZE", help="memory of the card planned for (default: the profile's)")
     add_flag(parser, "samples", type=int, metavar="N", help=f"configurations to sample ({SAMPLES})")
-    add_flag(parser, "rows", type=int, metavar="N", help=f"sampled configurations to show in the table ({ROWS})")
+    add_flag(parser, "show", type=int, metavar="N", help=f"sampled configurations to show in the table ({ROWS})")
     add_flag(parser, "seed", type=int, metavar="N", help=f"seed of the sample ({SEED})")
     add_flag(parser, "profile", metavar="FILE", help="device profile (JSON) that benchmarks/gpu_memory.py measured")
     add_options_file(parser)
@@ -168,9 +168,9 @@ def _plan_config(arguments: argparse.Namespace) -> int:
 def _plan_space(arguments: argparse.Namespace) -> int:
     samples, rows, seed = (
         default if given is None else given
-        for given, default in ((arguments.samples, SAMPLES), (arguments.rows, ROWS), (arguments.seed, SEED))
+        for given, default in ((arguments.samples, SAMPLES), (arguments.show, ROWS), (arguments.seed, SEED))
     )
-    for flag, value in (("--samples", samples), ("--rows", rows)):
+    for flag, value in (("--samples", samples), ("--show", rows)):
         if value < 1:
             raise ConfigError(f"{flag} is {value}; it must be at least 1")
     # Imported here so that --help needs no Optuna.

@@ -24,7 +24,7 @@ TINY_DATA = "--data-root recordings --machine-type fan"
 CHEAP = {
     "search.run --resume": "--local --quiet --num-samples 3",
     "search.run": f"--local --quiet --num-samples 1 --max-epochs 1 {TINY_DATA}",
-    "search.plan": f"--samples 4 --rows 2 {TINY_DATA}",
+    "search.plan": f"--samples 4 --show 2 {TINY_DATA}",
     "search.plan --config": TINY_DATA,
     "trainable.train": f"--epochs 1 {TINY_DATA}",
     "trainable.train --help": "",

@@ -96,6 +96,7 @@ class ModelConfig:
     linear_path: bool = knob(
         False, "add a linear map of each cell's values, begun from cosines, to the encoder's output"
     )
+    rows: int = knob(0, "rows of a patch's code grid; 0 = the model's own number", low=0, high=1024)
     columns: int = knob(0, "columns of a patch's code grid; 0 = the model's own number", low=0, high=1024)
     stem: Stem = knob("strided", "first convolution: halves the patch (strided) or keeps its 64 × 64 (full)")
     depth: int = knob(0, "residual blocks in each stage of encoder and decoder", low=0, high=8)

@@ -28,7 +28,7 @@ def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_share_and_table_of_a_space(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    text = planned(capsys, "--space", "ad_smoke", "--gpu-memory-budget", "8GiB", "--samples", "20", "--rows", "3")
+    text = planned(capsys, "--space", "ad_smoke", "--gpu-memory-budget", "8GiB", "--samples", "20", "--show", "3")
     assert "20 of 20 sampled configurations fit (100%)" in text
     assert "not measured on a GPU" in text
     for column in (*COLUMNS, "total"):
@@ -87,7 +87,7 @@ def test_conditions_follow_the_flags(
 
 
 def test_budgets_side_by_side_and_the_soonest(capsys: pytest.CaptureFixture[str]) -> None:
-    few = ("--space", "ad_smoke", "--samples", "4", "--rows", "1")
+    few = ("--space", "ad_smoke", "--samples", "4", "--show", "1")
     text = planned(capsys, *few, "--gpu-memory-budget", "400MiB", "610MiB", "2", "--width", "4")
     assert "--gpu-memory-budget 2 means 2 GiB" in text
     rows = [line.split() for line in text.splitlines() if line.strip().endswith("%")]
@@ -158,7 +158,7 @@ def test_one_batch_size_is_split_into_steps(
 
 
 def test_says_why_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
-    given = ("--samples", "5", "--rows", "1", "--width", "8", "--gpu_memory_budget", "580MiB")
+    given = ("--samples", "5", "--show", "1", "--width", "8", "--gpu_memory_budget", "580MiB")
     text = " ".join(planned(capsys, "--space", "ad_smoke", *given).split())
     assert "0 of 5 sampled configurations fit (0%)" in text
     assert "even with its" in text
@@ -181,7 +181,7 @@ def test_the_memory_saver_plans_the_whole_batch(tmp_path: Path, capsys: pytest.C
     ("arguments", "words"),
     [
         ((), "--space"),
-        (("--config", "x.yaml", "--rows", "3"), "--rows is for the sample of a --space"),
+        (("--config", "x.yaml", "--show", "3"), "--show is for the sample of a --space"),
         (("--recalibrate", "x", "--latent-dim", "3"), "--latent-dim changes nothing with --recalibrate"),
         (("--recalibrate", "x", "--use-amp"), "--use-amp changes nothing"),
         (("--space", "ad_smoke", "--config", "x.yaml"), "either"),

@@ -1,5 +1,7 @@
 """Encoder and decoder: the linear path, the grids, the stem and residual blocks."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -50,10 +52,10 @@ def test_more_channels_than_a_cell_has_values_leave_the_rest_to_the_network() ->
 @pytest.mark.parametrize("stem", ["strided", "full"])
 @pytest.mark.parametrize("depth", [0, 1])
 def test_the_decoder_undoes_every_grid(stem: str, depth: int) -> None:
-    for columns in (0, 16, 32):
-        config = TrialConfig.from_flat(SMALL | {"columns": columns, "stem": stem, "depth": depth})
+    for rows, columns in itertools.product((0, 16, 32), (0, 16, 32)):
+        config = TrialConfig.from_flat(SMALL | {"rows": rows, "columns": columns, "stem": stem, "depth": depth})
         grid = geometry_of(config)
-        assert grid.columns == (columns or 8)
+        assert (grid.rows, grid.columns) == (rows or 8, columns or 8)
         decoded = make_model(config, 2).decoder(torch.zeros(2, 8, grid.rows, grid.columns))
         assert decoded.shape == (2, 64, 64)
 
@@ -61,6 +63,8 @@ def test_the_decoder_undoes_every_grid(stem: str, depth: int) -> None:
 def test_a_grid_that_the_model_cannot_make_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"columns is 12; the grid of model convolutional may have 8, 16, 32"):
         geometry_of(TrialConfig.from_flat({"columns": 12}))
+    with pytest.raises(ConfigError, match=r"rows is 64; the grid of model convolutional may have 8, 16, 32"):
+        geometry_of(TrialConfig.from_flat({"rows": 64}))
 
 
 def widest_grid(model: nn.Module, patches: Tensor) -> tuple[int, int]:

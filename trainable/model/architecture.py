@@ -42,6 +42,8 @@ class Architecture:
     encoder: Callable[[ModelConfig, Geometry], nn.Module]
     """Builds a `Segmented` encoder for one of its grids; called under the trial's seed."""
     decoder: Callable[[ModelConfig, Geometry], nn.Module]
+    rows: tuple[int, ...] = ()
+    """Other numbers of rows that its grid may have."""
     columns: tuple[int, ...] = ()
     """Other numbers of columns that its grid may have."""
 
@@ -51,12 +53,18 @@ class Architecture:
 
     def geometry_for(self, config: ModelConfig) -> Geometry:
         """The geometry that a configuration asks for. Raises ConfigError if it asks for a grid that cannot be made."""
-        if config.columns in (0, self.geometry.columns):
-            return self.geometry
-        if config.columns not in self.columns:
-            known = ", ".join(map(str, sorted({self.geometry.columns, *self.columns})))
-            raise ConfigError(f"columns is {config.columns}; the grid of model {config.model} may have {known}")
-        return replace(self.geometry, columns=config.columns)
+
+        def asked(name: str, number: int, own: int, others: tuple[int, ...]) -> int:
+            if number not in (0, own, *others):
+                known = ", ".join(map(str, sorted({own, *others})))
+                raise ConfigError(f"{name} is {number}; the grid of model {config.model} may have {known}")
+            return number or own
+
+        return replace(
+            self.geometry,
+            rows=asked("rows", config.rows, self.geometry.rows, self.rows),
+            columns=asked("columns", config.columns, self.geometry.columns, self.columns),
+        )
 
 
 def segments_of(module: nn.Module) -> nn.ModuleList:
@@ -67,7 +75,7 @@ def segments_of(module: nn.Module) -> nn.ModuleList:
     return segments
 
 
-CONVOLUTIONAL = Architecture(Geometry(), Encoder, Decoder, columns=(16, 32))
+CONVOLUTIONAL = Architecture(Geometry(), Encoder, Decoder, rows=(16, 32), columns=(16, 32))
 
 
 def architecture_named(name: str) -> Architecture:

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from trainable.config import ModelConfig
 from trainable.model.geometry import Geometry
-from trainable.model.layers import SeparableConv, Upsample, run_segments, scaled_channels, time_strides
+from trainable.model.layers import SeparableConv, Upsample, grid_strides, run_segments, scaled_channels
 from trainable.model.residual import residual_blocks, segments
 
 
@@ -18,7 +18,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, geometry: Geometry):
         super().__init__()
         first, second, third = (scaled_channels(channels, config.width) for channels in (32, 64, 96))
-        strides = time_strides(geometry)
+        strides = grid_strides(geometry)
 
         def blocks(channels: int) -> list[nn.Module]:
             return residual_blocks(config.depth, channels)
@@ -29,12 +29,12 @@ class Decoder(nn.Module):
                 nn.SiLU(),
                 *blocks(third),
                 SeparableConv(third, second),
-                Upsample(2, strides[2]),
+                Upsample(*strides[2]),
             ],
             [
                 *blocks(second),
                 SeparableConv(second, first),
-                Upsample(2, strides[1]),
+                Upsample(*strides[1]),
                 *blocks(first),
                 *_last_doubling(config, first),
             ],

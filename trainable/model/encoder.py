@@ -1,4 +1,4 @@
-"""Patch → grid of latents, 8 × 8 unless finer columns are asked for."""
+"""Patch → grid of latents, 8 × 8 unless finer rows or columns are asked for."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from trainable.config import ModelConfig
 from trainable.model.geometry import Geometry
-from trainable.model.layers import CHANNEL_MULTIPLE, SeparableConv, run_segments, scaled_channels, time_strides
+from trainable.model.layers import CHANNEL_MULTIPLE, SeparableConv, grid_strides, run_segments, scaled_channels
 from trainable.model.residual import residual_blocks, segments
 
 NETWORK_SHARE = 0.1
@@ -18,15 +18,15 @@ class Encoder(nn.Module):
     """64 × 64 → 32 → 16 → 8 × 8 with channels 32-64-96-latent_dim times `width`.
 
     With the full `stem` the first convolution stays at 64 × 64, and another one halves. Each stage, which is what has
-    one resolution, ends with `depth` residual blocks. For 16 or 32 columns the last one or two halvings leave time as
-    it is. With `linear_path` the latents are z = network(x) + linear(x), so that what a linear map keeps of a cell
-    need not be learnt.
+    one resolution, ends with `depth` residual blocks. For 16 or 32 rows or columns the last one or two halvings leave
+    frequency or time as it is. With `linear_path` the latents are z = network(x) + linear(x), so that what a linear map
+    keeps of a cell need not be learnt.
     """
 
     def __init__(self, config: ModelConfig, geometry: Geometry):
         super().__init__()
         first, second, third = (scaled_channels(channels, config.width) for channels in (32, 64, 96))
-        strides = [(2, in_time) for in_time in time_strides(geometry)]
+        strides = grid_strides(geometry)
 
         def blocks(channels: int) -> list[nn.Module]:
             return residual_blocks(config.depth, channels)

@@ -122,18 +122,20 @@ _SUMS_OF_TAPS = {
 """The same for 3 × 3 weights, (9, places × weights seen)."""
 
 
-def time_strides(geometry: Geometry) -> tuple[int, int, int]:
-    """Strides in time of the three halvings of a patch: the last one or two are 1 for twice or four times the columns.
+def grid_strides(geometry: Geometry) -> list[tuple[int, int]]:
+    """Strides in frequency and in time of the three halvings of a patch.
+
+    The last one or two are 1 for twice or four times the rows, or the columns.
 
     Raises
     ------
     ConfigError
         If three strides of 1 or 2, the first 2, do not make the grid.
     """
-    strides = {8: (2, 2, 2), 4: (2, 2, 1), 2: (2, 1, 1)}.get(geometry.cell_frames)
-    if strides is None or geometry.cell_mels != 8:
+    strides = {8: (2, 2, 2), 4: (2, 2, 1), 2: (2, 1, 1)}
+    if geometry.cell_mels not in strides or geometry.cell_frames not in strides:
         raise ConfigError(f"this model has no grid of {geometry.rows} × {geometry.columns} codes")
-    return strides
+    return list(zip(strides[geometry.cell_mels], strides[geometry.cell_frames], strict=True))
 
 
 def run_segments(segments: nn.ModuleList, x: Tensor, *, recompute: bool) -> Tensor:
