@@ -26,6 +26,8 @@ BEST = 5
 """Configurations taken from one old run: enough to transfer its results, few enough not to dominate the search."""
 MOST = 10
 """Configurations taken from several old runs together."""
+OF_THE_GRID = ("rows", "columns")
+"""Knobs whose 0 is the model's own number, which a space names."""
 PORTFOLIO = Path(__file__).with_name("portfolio.yaml")
 
 
@@ -172,13 +174,6 @@ def _taken_over(runs: Sequence[str], count: int) -> str:
     return f"warm start: the best {count} configurations of {named} are proposed first"
 
 
-def _spelled_out(config: dict[str, Any], name: str) -> Any:
-    """A value of a configuration, and the model's own number of rows or columns where it is left to the model."""
-    if name in ("rows", "columns") and config[name] == 0:
-        return getattr(geometry_named(config["model"]), name)
-    return config[name]
-
-
 def expressed(config: dict[str, Any], space: Space) -> tuple[dict[str, Any], str]:
     """The space's parameters for a configuration, and the name of the first one whose choices lack its value, or ''.
 
@@ -188,7 +183,9 @@ def expressed(config: dict[str, Any], space: Space) -> tuple[dict[str, Any], str
     for parameter in space.parameters:
         if not space.is_active(parameter, params):
             continue
-        value, distribution = _spelled_out(config, parameter.name), parameter.distribution
+        value, distribution = config[parameter.name], parameter.distribution
+        if parameter.name in OF_THE_GRID and value == 0 and not distribution.contains(0):
+            value = getattr(geometry_named(config["model"]), parameter.name)
         if isinstance(distribution, Range):
             value = min(max(value, distribution.low), distribution.high)
             if distribution.step:

@@ -83,6 +83,13 @@ def test_a_knob_that_the_old_run_did_not_know_has_its_default(tmp_path: Path) ->
     assert of_runs([run], space_from_text(text % "[cosine]", "new")) == []
 
 
+def test_a_grid_that_was_left_to_the_model_has_its_own_numbers(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run", {"columns": 16})
+    both = space_from_text("parameters: {rows: {choices: [8, 16]}, columns: {choices: [8, 16]}}", "new")
+    assert of_runs([run], both) == [{"rows": 8, "columns": 16}]
+    assert of_runs([run], space_from_text("parameters: {rows: {choices: [0, 16]}}", "new")) == [{"rows": 0}]
+
+
 def test_the_best_of_several_runs_come_by_turns_and_each_once(tmp_path: Path) -> None:
     one = old_run(tmp_path / "runs/one", {"latent_dim": 16}, {"latent_dim": 32})
     other = old_run(tmp_path / "runs/other", {"latent_dim": 16}, {"latent_dim": 48})
