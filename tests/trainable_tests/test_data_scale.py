@@ -1,6 +1,8 @@
 """Large sets of recordings: the same results to the last bit as from arrays in memory, and no copy of them beside."""
 
 import tracemalloc
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +52,10 @@ def test_clips_in_memory_pass_as_they_are() -> None:
 
 
 def test_reading_takes_the_features_and_little_beside(tmp_path: Path) -> None:
-    """Of what numpy allocates, in a first run and from the cache; a clip here is 0.8 % of all."""
+    """Of what numpy allocates, in a first run and from the cache; a clip here is 0.8 % of all.
+
+    In a process of its own: what is counted is all that a process allocates, by threads of other tests too.
+    """
     clip_bytes = 4_000 * 64 * 2
 
     def write(path: Path, number: int) -> None:
@@ -58,11 +63,12 @@ def test_reading_takes_the_features_and_little_beside(tmp_path: Path) -> None:
 
     write_tree(tmp_path / "data", write=write, train=40, normal=10, anomalous=10)
     config = DataConfig.from_dict({"data_root": str(tmp_path / "data")})
-    for _ in range(2):
-        assert peak_of_loading(config, tmp_path / "cache") < 1.1 * 120 * clip_bytes
     # 16 of the 80 training clips are held back, and each is changed in two ways.
     judged = DataConfig.from_dict({"data_root": str(tmp_path / "data"), "objective": "both"})
-    assert peak_of_loading(judged, tmp_path / "cache") < 1.1 * (120 + 16 * 2) * clip_bytes
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        first, cached, both = process.map(peak_of_loading, (config, config, judged), [tmp_path / "cache"] * 3)
+    assert max(first, cached) < 1.1 * 120 * clip_bytes
+    assert both < 1.1 * (120 + 16 * 2) * clip_bytes
 
 
 def peak_of_loading(config: DataConfig, cache: Path) -> int:
