@@ -29,6 +29,7 @@ from trainable.config import TrialConfig
 from trainable.data.clips import TestClips
 from trainable.data.load import Dataset, load_dataset
 from trainable.registry import DENSITIES
+from trainable.scoring.codes import ClipCodes
 from trainable.scoring.metrics import auc, bootstrap_aucs, groups_by_id, mean_auc, pauc, percentile_interval
 from trainable.scoring.registry import make_density
 from trainable.train import read_config_file
@@ -103,20 +104,16 @@ def measure(
         begin = time.perf_counter()
         train, held_out = trial.codes(dataset.train), trial.codes(dataset.held_out)
         encode_share = (time.perf_counter() - begin) / epoch_seconds
-        validation = trial.codes(dataset.validation)
         _, encoded = trial.trainer.encode(dataset.held_out, with_errors=True)
         progress(f"seed {seed}: {epoch_seconds:.2f} s an epoch; encoding costs {encode_share:.2f} epochs")
-        found: dict[str, np.ndarray] = {}
-        for name in densities:
-            model = make_density(config.score, name=name, seed=derived_seed(trial.config.seed, "density"))
-            begin = time.perf_counter()
-            found[name] = model.fit(train, trial.codebook()).score_samples(held_out)
-            add(name, found[name], (time.perf_counter() - begin) / epoch_seconds)
-            clips = dataset.validation
-            heard = mean_auc(clips.labels, model.score_samples(validation), clips.machine_ids)
-            table[name].validation_aucs.append(heard)
-        add(CHOSEN, found[max(densities, key=lambda name: table[name].validation_aucs[-1])])
-        add(UNTRAINED, untrained_scores(config.replace(seed=seed), dataset, densities))
+        found = scored(trial, train, held_out, densities)
+        for name, each in found.items():
+            add(name, each.held_out_B, each.seconds / epoch_seconds)
+            table[name].validation_aucs.append(each.validation_auc)
+        add(CHOSEN, best(found))
+        start = Trial(PlannedTrial.whole_batch(config.replace(seed=seed, epochs=1, learning_rate=LEAST_RATE)), dataset)
+        start.trainer.train_epoch()
+        add(UNTRAINED, best(scored(start, start.codes(dataset.train), start.codes(dataset.held_out), densities)))
         add("reconstruction error", encoded.reconstruction_error_B.double().numpy())
         add("quantization error", encoded.quantization_error_B.double().numpy())
         for kind in YARDSTICKS:
@@ -129,19 +126,34 @@ def measure(
     return table
 
 
-def untrained_scores(config: TrialConfig, dataset: Dataset, densities: Sequence[str]) -> np.ndarray:
-    """Scores of the held-out clips by the density model with the highest validation AUC, its encoder as it starts."""
-    trial = Trial(PlannedTrial.whole_batch(config.replace(epochs=1, learning_rate=LEAST_RATE)), dataset)
-    trial.trainer.train_epoch()
-    train, clips = trial.codes(dataset.train), dataset.validation
-    heard: dict[str, float] = {}
-    scores: dict[str, np.ndarray] = {}
+@dataclass(frozen=True)
+class Scored:
+    """What one density model makes of a training."""
+
+    held_out_B: np.ndarray
+    """Scores of the held-out clips."""
+    seconds: float
+    """To fit, and to score them."""
+    validation_auc: float
+
+
+def scored(trial: Trial, train: ClipCodes, held_out: ClipCodes, densities: Sequence[str]) -> dict[str, Scored]:
+    """Each density model on the same codes."""
+    clips = trial.dataset.validation
+    validation, found = trial.codes(clips), {}
     for name in densities:
-        model = make_density(config.score, name=name, seed=derived_seed(config.seed, "density"))
-        model.fit(train, trial.codebook())
-        heard[name] = mean_auc(clips.labels, model.score_samples(trial.codes(clips)), clips.machine_ids)
-        scores[name] = model.score_samples(trial.codes(dataset.held_out))
-    return scores[max(heard, key=lambda name: heard[name])]
+        model = make_density(trial.config.score, name=name, seed=derived_seed(trial.config.seed, "density"))
+        begin = time.perf_counter()
+        scores = model.fit(train, trial.codebook()).score_samples(held_out)
+        seconds = time.perf_counter() - begin
+        heard = mean_auc(clips.labels, model.score_samples(validation), clips.machine_ids)
+        found[name] = Scored(scores, seconds, heard)
+    return found
+
+
+def best(found: dict[str, Scored]) -> np.ndarray:
+    """Scores by the density model with the highest validation AUC."""
+    return max(found.values(), key=lambda each: each.validation_auc).held_out_B
 
 
 def strongest(table: dict[str, Measured]) -> str:

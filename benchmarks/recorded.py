@@ -47,7 +47,7 @@ SEED_STEP = 100_003
 EARLY = (1, 2, 3, 4, 6)
 """Epochs after which all clips are scored, beside the last: those at which ASHA stops trials."""
 RECORDED_SPACE = Path(__file__).with_name("results") / "curves" / "space.yaml"
-"""`ad_tuning` as it was when the trainings of the tables beside it were recorded."""
+"""What the trainings of the tables beside it were drawn from: `ad_tuning` before it had finer rows."""
 PORTFOLIO = 900
 """Number of the portfolio's first configuration."""
 

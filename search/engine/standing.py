@@ -60,11 +60,11 @@ class Standing:
     @property
     def expected_gain(self) -> float | None:
         """See `trainable.detection.gain`; None while too few trials have ended to tell."""
-        competing = [value for value, _ in self._competing.copy()]  # the live view asks in another thread
         known, gain = self._gain
-        now = sum(self.counts.values()) - self.counts[TrialEnd.OVER_BUDGET], len(competing)
+        now = sum(self.counts.values()) - self.counts[TrialEnd.OVER_BUDGET], len(self._competing)
         if known != now:
-            gain = expected_gain(competing, now[0] - now[1])
+            values = [value for value, _ in self._competing.copy()]  # the live view asks in another thread
+            gain = expected_gain(values, max(0, now[0] - len(values)))
             self._gain = now, gain
         return gain
 

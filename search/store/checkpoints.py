@@ -80,7 +80,7 @@ class CheckpointKeeper:
         """
         running = set(running)
         with self._tolerant():
-            stored = self._stored()
+            stored = set(self._stored())
             standing.resumed(stored)
             self._kept = set(standing.kept)
             wanted = running | self._kept
