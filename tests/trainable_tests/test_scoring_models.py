@@ -14,7 +14,7 @@ from trainable.registry import DENSITIES
 from trainable.scoring import autoregressive, distances, neighbours
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.combined import Combined
-from trainable.scoring.density import DensityModel, PositionModel
+from trainable.scoring.density import DensityModel, PositionModel, cross_fitted
 from trainable.scoring.metrics import mean_auc
 from trainable.scoring.registry import density_from_state, density_named, make_density, register_density
 
@@ -362,6 +362,29 @@ def test_combined_members_weigh_alike(train: ClipCodes) -> None:
     scores = fitted("combined", train).score_samples(unseen)
     assert abs(scores.mean()) < 1.5
     assert scores.std() < 3
+
+
+@pytest.mark.parametrize("name", ["interpolation", "mahalanobis", "cross_mahalanobis"])
+def test_halves_that_share_their_sums_are_fitted_as_if_alone(name: DensityName, train: ClipCodes) -> None:
+    codes_BPHWM = train.codes_BPHWM[:15]
+    model = make_density(ScoreConfig(), name=name).fit(train, CODEBOOK_KD)
+    state, unseen = model.cross_fitted(codes_BPHWM)
+    alone, expected = cross_fitted(codes_BPHWM, model.fit_group, model.clip_scores)
+    torch.testing.assert_close(unseen, expected, rtol=1e-4, atol=1e-5)
+    assert state.keys() == alone.keys()
+    for part, value in alone.items():
+        torch.testing.assert_close(state[part], value, rtol=1e-3, atol=1e-4, msg=part)
+
+
+@pytest.mark.parametrize("name", ["combined", "fused"])
+def test_a_combination_scores_from_what_its_members_gave(
+    name: DensityName, train: ClipCodes, test_clips: tuple[ClipCodes, np.ndarray]
+) -> None:
+    codes, _ = test_clips
+    combination = make_density(ScoreConfig(), name=name).fit(train, CODEBOOK_KD)
+    assert isinstance(combination, Combined)
+    scores = {member.name: member.score_samples(codes) for member in combination.fitted_members()}
+    np.testing.assert_array_equal(combination.scores_from_members(scores, codes), combination.score_samples(codes))
 
 
 def test_the_combination_hands_on_its_members_as_if_fitted_alone(

@@ -1,11 +1,14 @@
 """Calibrated combinations: each member's score in standard deviations of its own scores on unseen normal clips."""
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trainable.config import DensityName, ScoreConfig
+from trainable.scoring.codes import ClipCodes
 from trainable.scoring.density import DensityModel, GroupState
 from trainable.scoring.interpolation import Interpolation
 from trainable.scoring.mahalanobis import CrossMahalanobis, Mahalanobis
@@ -56,11 +59,16 @@ class Combined(DensityModel):
         return self.members
 
     def clip_scores(self, state: GroupState, codes_BPHWM: Tensor) -> Tensor:
-        total = torch.zeros(len(codes_BPHWM), dtype=torch.float64)
-        for index, member in enumerate(self.members):
-            scores = member.clip_scores(_own_state(state, index), codes_BPHWM).double()
-            total += (scores - state[f"{index}/centre"]) / state[f"{index}/scale"]
-        return total / len(self.members)
+        members = enumerate(self.members)
+        return _mean_of_z(state, [each.clip_scores(_own_state(state, index), codes_BPHWM) for index, each in members])
+
+    def scores_from_members(self, scores: Mapping[DensityName, np.ndarray], codes: ClipCodes) -> np.ndarray:
+        """What `score_samples` gives, from what the `fitted_members` gave the same clips, by name."""
+        result = np.empty(len(codes))
+        for group, members in self.groups_of(codes).items():
+            own = [torch.from_numpy(scores[each.name][members]) for each in self.members]
+            result[members] = _mean_of_z(self.state_of(group), own).numpy()
+        return result
 
     def part(self, smaller: type["Combined"]) -> "Combined":
         """A combination of some of the members, as if fitted alone to this model's training clips."""
@@ -78,6 +86,13 @@ class Fused(Combined):
     name: ClassVar[DensityName] = "fused"
     kinds: ClassVar[tuple[type[DensityModel], ...]] = (GridNeighbours, Mahalanobis, CrossMahalanobis, Interpolation)
     """Different machines are heard best by different members; `docs/detection.md` has each alone."""
+
+
+def _mean_of_z(state: GroupState, scores: Sequence[Tensor]) -> Tensor:
+    """Mean over the members of their scores (B,), each in its own standard deviations."""
+    return torch.stack(
+        [(each.double() - state[f"{i}/centre"]) / state[f"{i}/scale"] for i, each in enumerate(scores)]
+    ).mean(dim=0)
 
 
 def _renumbered(state: GroupState, places: list[int]) -> GroupState:

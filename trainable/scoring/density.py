@@ -60,7 +60,7 @@ class DensityModel(ABC):
         self.prepare()
         self.groups = {
             group: self.fit_group(codes.codes_BPHWM[torch.tensor(members)])
-            for group, members in self._members(codes).items()
+            for group, members in self.groups_of(codes).items()
         }
         return self
 
@@ -70,12 +70,13 @@ class DensityModel(ABC):
         Raises DataError for a machine id that is not in the training clips (unless the model is pooled).
         """
         scores = np.empty(len(codes))
-        for group, members in self._members(codes).items():
+        for group, members in self.groups_of(codes).items():
             chosen = codes.codes_BPHWM[torch.tensor(members)]
-            scores[members] = self.clip_scores(self._state(group), chosen).double().numpy()
+            scores[members] = self.clip_scores(self.state_of(group), chosen).double().numpy()
         return scores
 
-    def _members(self, codes: ClipCodes) -> dict[str, list[int]]:
+    def groups_of(self, codes: ClipCodes) -> dict[str, list[int]]:
+        """Clips that one group's model judges, by the group's name."""
         if not self.config.density_per_id:
             return {POOLED: list(range(len(codes)))}
         members: dict[str, list[int]] = {}
@@ -83,7 +84,8 @@ class DensityModel(ABC):
             members.setdefault(machine_id, []).append(index)
         return members
 
-    def _state(self, group: str) -> GroupState:
+    def state_of(self, group: str) -> GroupState:
+        """What was fitted to a group. Raises DataError if there is no such group."""
         if group not in self.groups:
             raise DataError(
                 f"machine id {group} was not in training ({', '.join(self.groups)} were); "
@@ -152,9 +154,9 @@ class PositionModel(DensityModel):
     def position_scores(self, codes: ClipCodes) -> Tensor:
         """Surprise of every position of every clip, float32 (B, P, H, W)."""
         surprise = torch.empty(codes.codes_BPHWM.shape[:-1])
-        for group, members in self._members(codes).items():
+        for group, members in self.groups_of(codes).items():
             rows = torch.tensor(members)
-            surprise[rows] = self.positions(self._state(group), codes.codes_BPHWM[rows])
+            surprise[rows] = self.positions(self.state_of(group), codes.codes_BPHWM[rows])
         return surprise
 
 

@@ -115,6 +115,15 @@ def fitted_densities(
     }
 
 
+def all_scores(densities: Mapping[DensityName, DensityModel], codes: ClipCodes) -> dict[DensityName, np.ndarray]:
+    """Scores of clips by each of the models of `fitted_densities`, float64 (B,); each scores them only once."""
+    alone = {name: each.score_samples(codes) for name, each in densities.items() if not isinstance(each, Combined)}
+    return {
+        name: each.scores_from_members(alone, codes) if isinstance(each, Combined) else alone[name]
+        for name, each in densities.items()
+    }
+
+
 def report_scores(
     densities: Mapping[DensityName, DensityModel],
     optimised: DensityName,
@@ -140,11 +149,11 @@ def report_scores(
     pseudo_aucs: dict[str, dict[str, float]] = {}
     if labelled is not None:
         codes, clips = labelled
-        scores = {name: model.score_samples(codes) for name, model in densities.items()}
+        scores = all_scores(densities, codes)
         evaluation = evaluate(scores[optimised], clips)
         aucs = {name: mean_auc(clips.labels, values, clips.machine_ids) for name, values in scores.items()}
         compared = {name: mean_auc(clips.labels, values, clips.machine_ids) for name, values in comparison.items()}
     if pseudo is not None:
         codes, anomalies = pseudo
-        pseudo_aucs = {name: anomalies.aucs(model.score_samples(codes)) for name, model in densities.items()}
+        pseudo_aucs = {name: anomalies.aucs(values) for name, values in all_scores(densities, codes).items()}
     return ScoreReport(evaluation, aucs, compared, pseudo_aucs)

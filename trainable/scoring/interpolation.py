@@ -1,6 +1,7 @@
 """How well a column of codes is told by the columns beside it."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -17,6 +18,20 @@ RIDGE = 0.1
 """Penalty of the prediction, as a share of the mean variance of what it is made from."""
 SHRINKAGE = 0.1
 """Share of the residuals' covariance that equal variances replace: its smallest directions are the least known."""
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Over columns, of the vectors of both neighbours and of the column: C = 3 · H · D numbers."""
+
+    count: int
+    total: Tensor
+    """Float64 (C,)."""
+    products: Tensor
+    """Of all pairs of numbers, float64 (C, C)."""
+
+    def __add__(self, other: "_Sums") -> "_Sums":
+        return _Sums(self.count + other.count, self.total + other.total, self.products + other.products)
 
 
 class Interpolation(PositionModel):
@@ -44,15 +59,28 @@ class Interpolation(PositionModel):
             yield code_vectors(chunk.transpose(2, 3), self.embedding_KD).flatten(3)
 
     def fit_group(self, codes_BPHWM: Tensor) -> GroupState:
-        count, total, products = 0, torch.zeros(()), torch.zeros(())
+        return self._prediction(self._sums(codes_BPHWM), codes_BPHWM.shape[2])
+
+    def cross_fitted(self, codes_BPHWM: Tensor) -> tuple[GroupState, Tensor]:
+        halves = codes_BPHWM[::2], codes_BPHWM[1::2]
+        sums = [self._sums(half) for half in halves]  # once for the three fits: those of all are those of both halves
+        n_rows = codes_BPHWM.shape[2]
+        unseen = torch.empty(len(codes_BPHWM), dtype=torch.float64)
+        for index, half in enumerate(halves):
+            unseen[index::2] = self.clip_scores(self._prediction(sums[1 - index], n_rows), half).double()
+        return self._prediction(sums[0] + sums[1], n_rows), unseen
+
+    def _sums(self, codes_BPHWM: Tensor) -> _Sums:
+        sums = _Sums(0, torch.zeros(()), torch.zeros(()))
         for columns in self._columns(codes_BPHWM):
             joint = torch.cat(_beside_and_middle(columns), dim=-1).flatten(0, -2)
-            count += len(joint)
-            total = total + joint.sum(dim=0).double()
-            products = products + (joint.T @ joint).double()
-        mean = total / count
-        covariance = products / count - torch.outer(mean, mean)
-        size = self.embedding_KD.shape[1] * codes_BPHWM.shape[2]
+            sums += _Sums(len(joint), joint.sum(dim=0).double(), (joint.T @ joint).double())
+        return sums
+
+    def _prediction(self, sums: _Sums, n_rows: int) -> GroupState:
+        mean = sums.total / sums.count
+        covariance = sums.products / sums.count - torch.outer(mean, mean)
+        size = self.embedding_KD.shape[1] * n_rows
         beside, across, middle = covariance[:-size, :-size], covariance[:-size, -size:], covariance[-size:, -size:]
         penalty = RIDGE * beside.diagonal().mean() + 1e-9
         weights = torch.linalg.solve(beside + penalty * torch.eye(len(beside), dtype=torch.float64), across)
