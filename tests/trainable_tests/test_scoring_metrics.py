@@ -11,7 +11,9 @@ from trainable.config import ScoreConfig
 from trainable.data.clips import Split, TestClips
 from trainable.errors import DataError, NonFiniteError
 from trainable.scoring.codes import ClipCodes
-from trainable.scoring.evaluate import evaluate, evaluate_codes, fitted_densities, report_scores
+from trainable.scoring.combined import Combined
+from trainable.scoring.evaluate import all_scores, evaluate, evaluate_codes, fitted_densities, report_scores
+from trainable.scoring.mahalanobis import Mahalanobis
 from trainable.scoring.metrics import (
     auc,
     auc_interval,
@@ -21,6 +23,7 @@ from trainable.scoring.metrics import (
     percentile_interval,
     score_interval,
 )
+from trainable.scoring.neighbours import ShiftedNeighbours
 from trainable.scoring.registry import cheap_densities, make_density
 
 LABELS = np.array([0, 0, 1, 1, 0, 1, 0, 1])
@@ -198,6 +201,23 @@ def test_a_score_that_is_no_number_ends_the_trial(value: float) -> None:
 def random_codes(n_clips: int, ids: tuple[str, ...], split: Split, *, seed: int, highest: int = 8) -> ClipCodes:
     codes = torch.randint(highest, (n_clips, 2, 8, 8, 1), generator=torch.Generator().manual_seed(seed))
     return ClipCodes(codes, torch.zeros(n_clips, 2, dtype=torch.int64), ids, split)
+
+
+class Expensive(Combined):
+    """A combination with a member that no epoch reports alone."""
+
+    name = "expensive"  # type: ignore[assignment]
+    kinds = (Mahalanobis, ShiftedNeighbours)
+
+
+def test_a_combination_of_models_that_are_not_reported_scores_by_itself() -> None:
+    ids = ("00", "02") * 10
+    train = random_codes(20, ids, Split.TRAIN, seed=0)
+    test = random_codes(20, ids, Split.VALIDATION, seed=1)
+    codebook_KD = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    own = Expensive(ScoreConfig()).fit(train, codebook_KD)
+    densities = fitted_densities(ScoreConfig(), train, codebook_KD, seed=0) | {own.name: own}
+    np.testing.assert_array_equal(all_scores(densities, test)[own.name], own.score_samples(test))
 
 
 def test_one_pass_reports_the_configured_model_and_every_cheap_one() -> None:

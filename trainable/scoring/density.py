@@ -25,6 +25,8 @@ from trainable.typed import CountFromOne, Within
 
 POOLED = "*"
 """Name of the only group of a model that is fitted to all machine ids together."""
+HALVES = slice(None, None, 2), slice(1, None, 2)
+"""Of a group's clips, for cross-fitting: neighbours in recording order are alike, so both halves span all of it."""
 GroupState = dict[str, Tensor]
 
 
@@ -133,7 +135,7 @@ def cross_fitted(
 ) -> tuple[GroupState, Tensor]:
     """What is fitted to all rows, and float64 scores of them, each by what is fitted to the other half: even or odd."""
     unseen = torch.empty(len(rows), dtype=torch.float64)
-    for half, other in ((slice(None, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(None, None, 2))):
+    for half, other in (HALVES, HALVES[::-1]):
         unseen[half] = score(fit(rows[other]), rows[half]).double()
     return fit(rows), unseen
 

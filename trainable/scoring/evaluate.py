@@ -116,12 +116,16 @@ def fitted_densities(
 
 
 def all_scores(densities: Mapping[DensityName, DensityModel], codes: ClipCodes) -> dict[DensityName, np.ndarray]:
-    """Scores of clips by each of the models of `fitted_densities`, float64 (B,); each scores them only once."""
-    alone = {name: each.score_samples(codes) for name, each in densities.items() if not isinstance(each, Combined)}
-    return {
-        name: each.scores_from_members(alone, codes) if isinstance(each, Combined) else alone[name]
-        for name, each in densities.items()
-    }
+    """Scores of clips by each of the models of `fitted_densities`, float64 (B,).
+
+    A combination takes what its members gave where all of them are among the models, and scores by itself elsewhere.
+    """
+    scores = {name: each.score_samples(codes) for name, each in densities.items() if not isinstance(each, Combined)}
+    for name, each in densities.items():
+        if isinstance(each, Combined):
+            told = all(kind.name in scores for kind in each.kinds)
+            scores[name] = each.scores_from_members(scores, codes) if told else each.score_samples(codes)
+    return scores
 
 
 def report_scores(

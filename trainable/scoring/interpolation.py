@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainable.config import DensityName
 from trainable.model.quantizer import code_vectors
-from trainable.scoring.density import GroupState, PositionModel
+from trainable.scoring.density import HALVES, GroupState, PositionModel
 from trainable.scoring.distances import chunk_length, reduced_codebook
 
 EMBEDDING_WIDTH = 8
@@ -62,12 +62,11 @@ class Interpolation(PositionModel):
         return self._prediction(self._sums(codes_BPHWM), codes_BPHWM.shape[2])
 
     def cross_fitted(self, codes_BPHWM: Tensor) -> tuple[GroupState, Tensor]:
-        halves = codes_BPHWM[::2], codes_BPHWM[1::2]
-        sums = [self._sums(half) for half in halves]  # once for the three fits: those of all are those of both halves
         n_rows = codes_BPHWM.shape[2]
+        sums = [self._sums(codes_BPHWM[half]) for half in HALVES]  # once: those of all are those of both halves
         unseen = torch.empty(len(codes_BPHWM), dtype=torch.float64)
-        for index, half in enumerate(halves):
-            unseen[index::2] = self.clip_scores(self._prediction(sums[1 - index], n_rows), half).double()
+        for half, other in zip(HALVES, reversed(sums), strict=True):
+            unseen[half] = self.clip_scores(self._prediction(other, n_rows), codes_BPHWM[half]).double()
         return self._prediction(sums[0] + sums[1], n_rows), unseen
 
     def _sums(self, codes_BPHWM: Tensor) -> _Sums:
