@@ -32,6 +32,7 @@ from trainable.record import (
     TrialOutcome,
     TrialRecord,
 )
+from trainable.typed import build
 from trainable.units import counted, format_bytes
 
 _log = logging.getLogger(__name__)
@@ -364,12 +365,13 @@ def _allocated(record: TrialRecord) -> int:
 
 def _proposal_row(trial: FrozenTrial | None) -> dict[str, Any] | None:
     """The row of a trial that is in the study only: over budget, or lost before its record was written."""
-    if trial is None or trial.user_attrs.get("end") is None:
+    if trial is None or trial.user_attrs.get("outcome") is None:
         return None
     attrs = trial.user_attrs
+    outcome = build(TrialOutcome, dict(attrs["outcome"]))
     return {
-        "end": TrialEnd(attrs["end"]).value,
-        "reason": str(attrs.get("reason", "")),
+        "end": outcome.end.value,
+        "reason": outcome.reason,
         "failures": 0,
         "epochs": 0,
         "best_auc": None,

@@ -275,7 +275,7 @@ WAYS: Mapping[str, Choice] = {
     "lowest reconstruction loss": by_reconstruction,
     "5 random configurations, fused": at_random(5, "fused"),
     **{f"{count} by pseudo-anomalies": by_pseudo(count) for count in COUNTS},
-    **{f"{MEMBERS} by {name} alone": by_pseudo(MEMBERS, families=(name,)) for name in ("mix", "bandloss")},
+    **{f"{MEMBERS} by {name} alone": by_pseudo(MEMBERS, families=(name,)) for name in FAMILY_NAMES},
     **{f"one pair by {count} labels a kind of an id": by_labels(1, count) for count in FEW_LABELS},
     **{f"{MEMBERS} by {count} labels a kind of an id": by_labels(MEMBERS, count) for count in FEW_LABELS},
     **{f"{MEMBERS} by both, {count} labels a kind of an id": by_both(count, MEMBERS) for count in FEW_LABELS},

@@ -16,6 +16,7 @@ from rich.text import Text
 from search.engine.conductor import Conductor
 from search.listeners.terminal import epochs_text
 from search.store.run_store import RunStore
+from search.store.study import outcome_of
 from search.winning_models import Averaged, Models, average
 from trainable.commands import as_called
 from trainable.config import Objective
@@ -343,9 +344,9 @@ def _faults_found(judged: Evaluation | None) -> FaultsFound | None:
 
 def _failures(store: RunStore) -> list[dict[str, Any]]:
     """Trials of this run that were neither completed nor pruned, with reasons; skips other runs in a shared study."""
-    fine = (TrialEnd.COMPLETED.value, TrialEnd.PRUNED.value)
+    ended = ((trial.number, outcome_of(trial)) for trial in store.study.trials() if store.study.is_mine(trial))
     return [
-        {"trial": trial.number, "end": trial.user_attrs["end"], "reason": trial.user_attrs.get("reason", "")}
-        for trial in store.study.trials()
-        if store.study.is_mine(trial) and trial.user_attrs.get("end") not in (None, *fine)
+        {"trial": number, "end": outcome.end.value, "reason": outcome.reason}
+        for number, outcome in ended
+        if outcome is not None and outcome.end not in (TrialEnd.COMPLETED, TrialEnd.PRUNED)
     ]

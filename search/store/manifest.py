@@ -109,8 +109,10 @@ def resumed_manifest(
     Raises
     ------
     RunError
-        If the space, the data, the budget or another option that affects results differs, unless `allow_changes`.
+        If the space, the data, the budget or another option that affects results differs, unless `allow_changes`; if
+        it was judged by pseudo-anomalies that this version does not make.
     """
+    _refuse_other_families(old, pseudo or {})
     changes = _changes(old, old_space, space, options, data_digest, clips or {})
     if changes and not allow_changes:
         raise RunError(
@@ -139,6 +141,25 @@ def resumed_manifest(
         options=options.to_dict(),
         history=(*old.history, entry),
     )
+
+
+def _refuse_other_families(old: RunManifest, pseudo: Mapping[str, Any]) -> None:
+    """Values by different pseudo-anomalies do not compare. Raises RunError."""
+    was, now = _families(old.pseudo), _families(pseudo)
+    if old.objective.holds_back and now and was != now:
+        begun = f" (commit {old.commit[:12]})" if old.commit else ""
+        raise RunError(
+            f"the run {old.name} is judged by pseudo-anomalies {', '.join(was) or 'of an earlier version'}, and this "
+            f"version makes {', '.join(now)}, whose AUCs do not compare with theirs; resume it with the version "
+            f"that began it{begun}, or begin another run"
+        )
+
+
+def _families(pseudo: Mapping[str, Any]) -> list[str]:
+    """The families that a manifest names; none where it holds something else."""
+    severities = pseudo.get("severities")
+    found = severities if isinstance(severities, list) else []
+    return [str(each["family"]) for each in found if isinstance(each, dict) and "family" in each]
 
 
 def _study_name(old: RunManifest, options: SearchOptions) -> str:

@@ -214,8 +214,6 @@ class SearchStudy:
             "config": config.flat(),
             "plan": None,
             "predicted_bytes": predicted_bytes,
-            "end": outcome.end.value,
-            "reason": outcome.reason,
             "outcome": asdict(outcome),
             "draws": draws,
             **_memory_for_readers(predicted_bytes, budget_bytes),
@@ -236,10 +234,7 @@ class SearchStudy:
 
     def finish(self, number: int, outcome: TrialOutcome, attributes: Mapping[str, Any] | None = None) -> None:
         """Ends a trial: writes its complete outcome first, then other user attributes, and its state last."""
-        attrs: dict[str, Any] = {"outcome": asdict(outcome), "end": outcome.end.value}
-        if outcome.reason:
-            attrs["reason"] = outcome.reason
-        attrs |= attributes or {}
+        attrs = {"outcome": asdict(outcome), **(attributes or {})}
         constraints = failure_constraint(outcome)
         with self._writing():
             self._writer.finish(number, *state_of(outcome), attrs, constraints)

@@ -6,6 +6,7 @@ third pass. Where both judge, the pseudo-AUC is `PSEUDO_LESS` below the validati
 """
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,13 @@ BUDGET_BYTES = 2 * GIB
 STUDY_NAME = "synthetic"
 DENSITY = TrialConfig().score.density
 PSEUDO_LESS = 0.1
-FAMILY_SPREAD = {"mix": -0.01, "bandloss": 0.01}
+FAMILY_SPREAD = {"roughness": -0.01, "bursts": 0.01}
 """What each family's AUC differs by from the pseudo-AUC."""
 PSEUDO = {
     "held_back_by_id": {"00": 12, "02": 5},
     "severities": [
-        {"family": "mix", "alpha": 0.2011, "reference_auc": 0.702, "reached": True},
-        {"family": "bandloss", "alpha": 40.0, "reference_auc": 0.61, "reached": False},
+        {"family": "roughness", "alpha": 0.2011, "reference_auc": 0.702, "reached": True},
+        {"family": "bursts", "alpha": 40.0, "reference_auc": 0.61, "reached": False},
     ],
     "warnings": ["fewer than 8 normal clips are held back of machine id 02 (5): its pseudo-AUC is rough"],
 }
@@ -265,8 +266,7 @@ def _write_study(folder: RunFolder, made: list[tuple[TrialStart, TrialOutcome, l
                 user_attrs={
                     "run": "synthetic",
                     "config": start.config.flat(),
-                    "end": outcome.end.value,
-                    "reason": outcome.reason,
+                    "outcome": asdict(outcome),
                     "predicted_bytes": start.predicted_bytes,
                     "plan": None if start.plan is None else start.plan.to_dict(),
                     "draws": 300 if outcome.end is TrialEnd.OVER_BUDGET else 1 + start.number % 3,

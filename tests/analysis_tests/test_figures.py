@@ -492,12 +492,12 @@ def test_families_against_each_other_name_the_members(unlabelled_run: RunResults
     }
     mean = unlabelled_run.ranked["final_auc"].iloc[0] - 0.05
     assert points["averaged by the detector"][0] == pytest.approx([mean + 0.01, mean - 0.01])
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("AUC of bandloss", "AUC of mix")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("AUC of bursts", "AUC of roughness")
     assert [text.get_text() for text in axes.texts] == [str(number)]
 
 
 def test_families_that_cannot_be_drawn_are_said(unlabelled_run: RunResults) -> None:
     rows = unlabelled_run.families
     assert "has completed yet" in texts(family_aucs(rows.head(0), members=[]))
-    one = rows[(rows["family"] == "mix") & (rows["epoch"] == 1)]
-    assert "one family only, mix" in texts(family_aucs(one, members=[]))
+    one = rows[(rows["family"] == "roughness") & (rows["epoch"] == 1)]
+    assert "one family only, roughness" in texts(family_aucs(one, members=[]))

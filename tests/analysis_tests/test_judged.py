@@ -22,10 +22,10 @@ def test_what_was_held_back_is_counted_and_no_promise_made(unlabelled_run: RunRe
 
 
 def test_families_are_explained_with_their_severity(unlabelled_run: RunResults) -> None:
-    mix, bandloss = families_table(unlabelled_run).rows
-    assert mix == ("mix", "another normal clip of the same machine is mixed in", "0.201", "0.702")
-    assert bandloss[0] == "bandloss"
-    assert bandloss[3] == "0.610 (its target was not reached)"
+    roughness, bursts = families_table(unlabelled_run).rows
+    assert roughness == ("roughness", "it fluctuates more from frame to frame", "0.201", "0.702")
+    assert bursts[0] == "bursts"
+    assert bursts[3] == "0.610 (its target was not reached)"
 
 
 def test_a_family_of_another_version_has_a_row(unlabelled_run: RunResults) -> None:
@@ -41,11 +41,11 @@ def test_members_are_the_best_pairs(unlabelled_run: RunResults) -> None:
     ranked = unlabelled_run.ranked
     completed = ranked[ranked["end"] == TrialEnd.COMPLETED.value]
     table = members_table(unlabelled_run)
-    assert table.columns == ("trial", "density model", "bandloss", "mix", "mean", "mean rank")
-    number, density, bandloss, mix, mean, rank = table.rows[0]
+    assert table.columns == ("trial", "density model", "bursts", "roughness", "mean", "mean rank")
+    number, density, bursts, roughness, mean, rank = table.rows[0]
     assert (number, density, rank) == (str(completed.index[0]), DENSITY.replace("_", " "), "1")
     assert float(mean) == pytest.approx(completed["final_auc"].iloc[0], abs=0.0006)
-    for auc, family in ((bandloss, "bandloss"), (mix, "mix")):
+    for auc, family in ((bursts, "bursts"), (roughness, "roughness")):
         assert float(auc) - float(mean) == pytest.approx(FAMILY_SPREAD[family], abs=0.0011)
     assert len(table.rows) == len(members(unlabelled_run))
     assert {int(row[0]) for row in table.rows} <= set(completed.index)

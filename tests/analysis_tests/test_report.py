@@ -419,7 +419,7 @@ def test_a_run_without_labels_says_what_is_not_known(unlabelled_path: Path) -> N
     assert held_out.tables == held_out.pictures == []
     codes = next(each for each in content.sections if each.title == "What the codes say")
     assert [bool(picture.message) for picture in codes.pictures] == [False, True, False, False, False]
-    assert "Spectrogram and code surprise: pseudo-anomaly (mix)" in codes.pictures[2].caption
+    assert "Spectrogram and code surprise: pseudo-anomaly (roughness)" in codes.pictures[2].caption
 
 
 def test_judged_without_anomalies_is_a_section(unlabelled_run: RunResults, both_run: RunResults) -> None:

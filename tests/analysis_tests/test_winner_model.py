@@ -37,13 +37,14 @@ def test_the_pseudo_anomaly_that_scores_highest_of_each_family_is_shown(winner: 
     assert view is not None
     pictures = winner.surprise()
     assert [name for name, _ in pictures] == [
-        "pseudo-anomaly (mix) with the highest score",
-        "pseudo-anomaly (bandloss) with the highest score",
+        "pseudo-anomaly (roughness) with the highest score",
+        "pseudo-anomaly (bursts) with the highest score",
+        "pseudo-anomaly (stretch) with the highest score",
         "held-back clip with the median score",
     ]
     scores, clips = view.scores(Split.HELD_BACK), view.clips(Split.HELD_BACK)
     assert len(scores) == len(clips) == len(view.pseudo.families)
-    for family, (_, figure) in zip(("mix", "bandloss"), pictures, strict=False):
+    for family, (_, figure) in zip(("roughness", "bursts", "stretch"), pictures, strict=False):
         mine = np.flatnonzero(np.array(view.pseudo.families) == family)
         highest = clips.names[mine[scores[mine].argmax()]]
         assert figure.axes[0].get_title(loc="left").startswith(f"{highest}: pseudo-anomaly ({family})")

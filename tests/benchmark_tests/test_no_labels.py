@@ -27,7 +27,7 @@ def write_set(folder: Path, *, honest: bool) -> None:
         ids=np.full(len(labels), "00"),
         labels=labels,
         validation=np.array(len(labels) // 2),
-        severities=np.array([0.1, 1.0]),
+        severities=np.array([0.1, 1.0, 0.6]),
     )
     for number in range(CONFIGURATIONS):
         gain = 0.3 * number
@@ -55,7 +55,7 @@ def test_pseudo_anomalies_lose_what_they_mislead(tmp_path: Path) -> None:
     assert found[no_labels.TRUTH].max() == found[no_labels.TRUTH].min() == 0.0
     assert found["lowest reconstruction loss"].mean() < 0.05
     # Averaging eight of eight is the same whoever chooses them.
-    np.testing.assert_allclose(found["8 by mix alone"], found["8 by bandloss alone"])
+    np.testing.assert_allclose(found["8 by roughness alone"], found["8 by bursts alone"])
     assert no_labels.chosen_elsewhere(found).shape == (12, 2)
 
 
@@ -69,7 +69,7 @@ def test_a_table_is_written_with_the_severities(tmp_path: Path, capsys: pytest.C
     table = tmp_path / "table.csv"
     assert no_labels.main(["--read", str(tmp_path / "scores"), "--worlds", "3", "--output", str(table)]) == 0
     assert "configurations: fan 8" in capsys.readouterr().out
-    assert "severity of mix,0.1" in table.read_text()
+    assert "severity of roughness,0.1" in table.read_text()
 
 
 def test_nothing_recorded_is_one_error(tmp_path: Path) -> None:

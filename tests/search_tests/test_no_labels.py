@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from statistics import fmean
 
 import optuna
 import pytest
@@ -53,7 +54,7 @@ def test_it_says_what_it_holds_back_makes_and_does_not_promise(
     assert main([*arguments, "--num-samples", "1", "--output", str(tmp_path / "run")]) == 0
     text = shown(capsys.readouterr().out)
     assert "no anomaly is labelled: " in text
-    assert "mix (another normal clip of the same machine is mixed in; severity " in text
+    assert "roughness (it fluctuates more from frame to frame; severity " in text
     assert "is no AUC on real faults" in text
     assert "best so far: pseudo-AUC " in text
     assert "held-out AUC not measured: no anomaly is labelled" in text
@@ -72,9 +73,7 @@ def test_its_value_is_recorded_by_its_own_name_everywhere(searched: Path) -> Non
     for record in folder.read_trials():
         for told in record.epochs:
             assert told.validation_auc is None
-            assert (
-                told.value == told.pseudo_auc == pytest.approx(sum(told.pseudo_auc_by_density["counts"].values()) / 2)
-            )
+            assert told.value == told.pseudo_auc == pytest.approx(fmean(told.pseudo_auc_by_density["counts"].values()))
     study = optuna.load_study(study_name=manifest.study_name, storage=f"sqlite:///{folder.study_path}")
     assert study.metric_names == ["pseudo_auc"]
     summary = json.loads(folder.summary_path.read_text())["best"]
@@ -105,6 +104,22 @@ def test_it_is_resumed_with_the_same_clips_and_no_other_objective(
     resumed = ["--resume", str(path), "--data-root", str(tmp_path / "more"), "--objective", "labels", "--allow-changes"]
     assert run(main, resumed) == 2
     assert "holds trials judged by pseudo-AUC, and this search judges by validation AUC" in capsys.readouterr().err
+
+
+def test_a_run_that_other_pseudo_anomalies_judged_is_not_gone_on_with(
+    searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(searched, path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    mix = {"family": "mix", "alpha": 0.1, "reference_auc": 0.7, "reached": True}
+    for severities, named in (([mix], "mix"), ([], "of an earlier version"), (7, "of an earlier version")):
+        manifest["pseudo"]["severities"] = severities
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        before = (path / "study.db").read_bytes()
+        assert run(main, ["--resume", str(path), "--num-samples", "5", "--quiet", "--allow-changes"]) == 2
+        assert f"is judged by pseudo-anomalies {named}, and this version makes roughness" in capsys.readouterr().err
+        assert (path / "study.db").read_bytes() == before
 
 
 def test_the_best_pairs_become_a_detector_that_scores_recordings(

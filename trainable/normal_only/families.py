@@ -5,7 +5,8 @@ that is changed more is changed in the same way. T frames, F = 64 mel bins, dB.
 
 `python -m benchmarks.no_labels` measures how well they rank trainings, together and each alone. A new family should be
 checked there, and against the transformations of `trainable.model.transforms`: one that resembles them favours
-trainings that learnt to tell them apart.
+trainings that learnt to tell them apart. A change that makes a clip smoother ranks them the wrong way round: a density
+that predicts cells from their neighbours takes it for more normal.
 """
 
 import hashlib
@@ -13,8 +14,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import numpy as np
-
-from trainable.data.frontend import N_MELS
+from scipy.ndimage import uniform_filter1d
 
 
 class Family(ABC):
@@ -27,12 +27,13 @@ class Family(ABC):
     """Smallest and largest α."""
     usual: ClassVar[tuple[float, float]]
     """Severities that the machines of `benchmarks.no_labels` need, with a factor of two on either side."""
-    target_auc: ClassVar[float]
-    """AUC at which a covariance of log-mel statistics is to hear it: neither obvious nor inaudible."""
+    target_auc: ClassVar[float | None]
+    """AUC at which a covariance of log-mel statistics is to hear it: neither obvious nor inaudible. None where such a
+    covariance cannot hear it: then α is the largest."""
 
     @abstractmethod
-    def change(self, clip_TF: np.ndarray, other_TF: np.ndarray, alpha: float, rng: np.random.Generator) -> np.ndarray:
-        """The changed clip, float32 (T, F) dB. `other_TF` is another normal clip of the same machine id, of any T."""
+    def change(self, clip_TF: np.ndarray, alpha: float, rng: np.random.Generator) -> np.ndarray:
+        """The changed clip, float32 (T, F) dB."""
 
     def draws(self, clip_name: str) -> np.random.Generator:
         """The generator of a clip's draws."""
@@ -40,55 +41,69 @@ class Family(ABC):
         return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
-class Mix(Family):
-    """Another clip of the same machine sounds at the same time: 10·log₁₀((1 − α)·10^(x/10) + α·10^(y/10)).
+class Roughness(Family):
+    """What differs from the mean of a few frames around differs by 1 + α times as much."""
 
-    The other clip is levelled to the same median first, so that not its loudness but its sound is added.
-    """
+    name = "roughness"
+    title = "it fluctuates more from frame to frame"
+    severities = (0.02, 2.0)
+    usual = (0.085, 0.6)
+    target_auc = 0.75
+    window: ClassVar[int] = 9
+    """Frames of the mean."""
 
-    name = "mix"
-    title = "another normal clip of the same machine is mixed in"
-    severities = (0.01, 0.5)
-    usual = (0.025, 0.5)
-    target_auc = 0.70
-
-    def change(self, clip_TF: np.ndarray, other_TF: np.ndarray, alpha: float, rng: np.random.Generator) -> np.ndarray:
-        begin = int(rng.integers(len(other_TF)))
-        frames = (begin + np.arange(len(clip_TF))) % len(other_TF)
-        levelled_TF = other_TF[frames] + (np.median(clip_TF) - np.median(other_TF))
-        power_TF = (1 - alpha) * 10.0 ** (clip_TF / 10) + alpha * 10.0 ** (levelled_TF / 10)
-        return (10 * np.log10(power_TF)).astype(np.float32)
+    def change(self, clip_TF: np.ndarray, alpha: float, rng: np.random.Generator) -> np.ndarray:
+        mean_TF = uniform_filter1d(clip_TF, self.window, axis=0, mode="nearest")
+        return (clip_TF + alpha * (clip_TF - mean_TF)).astype(np.float32)
 
 
-class BandLoss(Family):
-    """A band, or everything above a frequency, is quieter by up to α dB: half of the clips each."""
+class Bursts(Family):
+    """Now and then a few frames are louder by up to α dB around a mel bin."""
 
-    name = "bandloss"
-    title = "a band, or all above a frequency, is quieter"
-    severities = (0.05, 40.0)
-    usual = (0.55, 13.0)
-    target_auc = 0.80
-    widths: ClassVar[tuple[int, int]] = (6, 20)
-    """Mel bins of a band."""
+    name = "bursts"
+    title = "now and then a band is louder for a moment"
+    severities = (0.05, 30.0)
+    usual = (3.0, 21.0)
+    target_auc = 0.75
+    every: ClassVar[int] = 40
+    """Frames of a clip to a burst, on the average; at least one a clip."""
+    frames: ClassVar[int] = 8
+    """Length of a burst."""
     centres: ClassVar[tuple[int, int]] = (4, 60)
     """Mel bins where its middle may lie."""
-    edges: ClassVar[tuple[int, int]] = (30, 58)
-    """Mel bins at which a low-pass has lost half of α."""
-    edge_width: ClassVar[float] = 2.0
-    """Mel bins over which a low-pass's logistic edge falls by e."""
+    width: ClassVar[float] = 4.0
+    """Mel bins at which a burst has lost 40 % of its dB, as a Gaussian's standard deviation."""
 
-    def change(self, clip_TF: np.ndarray, other_TF: np.ndarray, alpha: float, rng: np.random.Generator) -> np.ndarray:
-        return (clip_TF - alpha * self._shape(rng)).astype(np.float32)
-
-    def _shape(self, rng: np.random.Generator) -> np.ndarray:
-        """Share of α that each mel bin loses, (F,), 0 … 1."""
-        bins_F = np.arange(N_MELS)
-        if rng.random() < 0.5:
-            half = rng.integers(self.widths[0], self.widths[1], endpoint=True) / 2
-            away_F = np.abs(bins_F - rng.integers(self.centres[0], self.centres[1], endpoint=True)) / half
-            return np.where(away_F < 1, np.cos(np.pi / 2 * np.minimum(away_F, 1)) ** 2, 0.0)
-        edge = rng.integers(self.edges[0], self.edges[1], endpoint=True)
-        return 1 / (1 + np.exp(-(bins_F - edge) / self.edge_width))
+    def change(self, clip_TF: np.ndarray, alpha: float, rng: np.random.Generator) -> np.ndarray:
+        n_frames, n_mels = clip_TF.shape
+        louder_TF = np.zeros_like(clip_TF)
+        for _ in range(max(1, n_frames // self.every)):
+            begin = int(rng.integers(max(1, n_frames - self.frames)))
+            away_F = (np.arange(n_mels) - rng.integers(*self.centres)) / self.width
+            louder_TF[begin : begin + self.frames] += np.exp(-0.5 * away_F**2)
+        return (clip_TF + alpha * louder_TF).astype(np.float32)
 
 
-FAMILIES: tuple[Family, ...] = (Mix(), BandLoss())
+class Stretch(Family):
+    """Everything happens 1 + α times as fast, or as slowly: half of the clips each.
+
+    Frames are interpolated; a faster clip begins anew where it ends. A covariance of statistics of single frames
+    hardly hears it.
+    """
+
+    name = "stretch"
+    title = "everything happens faster, or more slowly"
+    severities = (0.6, 0.6)
+    usual = (0.6, 0.6)
+    target_auc = None
+
+    def change(self, clip_TF: np.ndarray, alpha: float, rng: np.random.Generator) -> np.ndarray:
+        rate = 1 + alpha if rng.random() < 0.5 else 1 / (1 + alpha)
+        times_T = (rate * np.arange(len(clip_TF))) % max(1, len(clip_TF) - 1)
+        before_T = times_T.astype(np.int64)
+        after_T = np.minimum(before_T + 1, len(clip_TF) - 1)
+        share_T1 = (times_T - before_T)[:, None]
+        return ((1 - share_T1) * clip_TF[before_T] + share_T1 * clip_TF[after_T]).astype(np.float32)
+
+
+FAMILIES: tuple[Family, ...] = (Roughness(), Bursts(), Stretch())

@@ -14,7 +14,7 @@ SHARE = 0.2
 BLOCKS = 2
 """Stretches of the recording order, evenly spaced: one alone might hold an hour that is unlike all others."""
 FEWEST = 2
-"""Clips of an id: each is mixed with another one."""
+"""Clips of an id: fewer rank nothing."""
 FEW = 8
 """Held-back clips of a machine id below which its pseudo-AUC is rough: each is more than an eighth of it."""
 

@@ -17,7 +17,6 @@ from trainable.normal_only.held_back import FEW, FEWEST
 from trainable.normal_only.severity import Severity, find_severity
 from trainable.scoring.metrics import mean_auc
 from trainable.units import counted
-from trainable.yardsticks.base import members_by_id
 from trainable.yardsticks.log_mel import LogMelMahalanobis
 
 NORMAL = ""
@@ -93,8 +92,8 @@ class PseudoAnomalies:
             if not severity.reached:
                 found.append(
                     f"{family.name}: a covariance of log-mel statistics reaches an AUC of "
-                    f"{severity.reference_auc:.2f} at the largest severity, not {family.target_auc:.2f}; these "
-                    "machines sound so varied that the pseudo-AUC may rank trainings by chance"
+                    f"{severity.reference_auc:.2f} at the largest severity, not {family.target_auc:.2f}; the "
+                    "pseudo-AUC may rank trainings of these recordings by chance"
                 )
             elif not family.usual[0] <= severity.alpha <= family.usual[1]:
                 found.append(
@@ -123,7 +122,7 @@ def make_pseudo_anomalies(train: TrainClips, held_back: ClipFeatures, norm: Norm
     train
         The clips that training sees, to which the reference is fitted.
     held_back
-        Log-mels in dB; a machine id with one clip only is left out, since it is mixed with another.
+        Log-mels in dB; a machine id with one clip only is left out, since one clip ranks nothing.
 
     Raises
     ------
@@ -139,18 +138,12 @@ def make_pseudo_anomalies(train: TrainClips, held_back: ClipFeatures, norm: Norm
         )
     unchanged = np.zeros(len(held_back.names), dtype=np.int64)
     normal = TestClips(*norm.packed(held_back), Split.HELD_BACK, labels=unchanged)
-    partners = members_by_id(normal)
     reference = LogMelMahalanobis().fit(train)
     normal_scores = reference.score_samples(normal)
 
     def changed_clips(family: Family, severity: float) -> Iterator[np.ndarray]:
-        names, ids = held_back.names, held_back.machine_ids
-        for index, clip_TF in enumerate(passing(held_back.features)):
-            rng = family.draws(names[index])
-            mates = partners[ids[index]]
-            drawn = int(rng.integers(len(mates) - 1))
-            other = int(mates[drawn + (mates[drawn] >= index)])  # ascending, and a clip is not its own mate
-            yield family.change(clip_TF, held_back.features[other], severity, rng)
+        for name, clip_TF in zip(held_back.names, passing(held_back.features), strict=True):
+            yield family.change(clip_TF, severity, family.draws(name))
 
     def changed(family: Family, severity: float) -> TestClips:
         frames_TF = norm.frames(changed_clips(family, severity), len(normal.frames_TF))

@@ -1,7 +1,8 @@
 """How severe a family's pseudo-anomalies are: such that a covariance of log-mel statistics hears them now and then.
 
 Pseudo-anomalies that every training hears, or none, rank nothing. α is raised until log-mel Mahalanobis, fitted to the
-clips that training sees, reaches the family's target AUC on the held-back clips.
+clips that training sees, reaches the family's target AUC on the held-back clips. A family that it cannot hear has no
+target, and one severity for all recordings.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ class Severity:
     reference_auc: float
     """AUC of log-mel Mahalanobis at that severity, mean over machine ids."""
     reached: bool
-    """Whether the family's target AUC was reached; if not, `alpha` is the largest."""
+    """Whether the family's target AUC was reached, if it has one; otherwise `alpha` is the largest."""
 
 
 def find_severity(family: Family, reference_auc: Callable[[float], float]) -> Severity:
@@ -35,6 +36,9 @@ def find_severity(family: Family, reference_auc: Callable[[float], float]) -> Se
     reference_auc
         The reference's AUC at a severity. Its running maximum counts: an AUC that falls again crosses once.
     """
+    if family.target_auc is None:
+        alpha = family.severities[1]
+        return Severity(family.name, alpha, reference_auc(alpha), True)
     before, last = 0.0, 0.0
     best = 0.5
     for alpha in np.geomspace(*family.severities, STEPS).tolist():

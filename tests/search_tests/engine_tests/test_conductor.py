@@ -134,7 +134,7 @@ def test_each_failure_keeps_its_word_and_one_line_of_reason(tmp_path: Path, end:
     assert conductor.store.folder.read_trial(number).outcome == outcome
     trial = conductor.store.study.trials()[number]
     assert trial.constraints == {"failure": 1.0}
-    assert trial.user_attrs["end"] == end.value
+    assert trial.user_attrs["outcome"]["end"] == end.value
     assert conductor.sampler.history.kept_feasible == 0
 
 

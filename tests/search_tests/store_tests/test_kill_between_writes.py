@@ -94,7 +94,7 @@ def facts(path: Path) -> tuple[Any, ...]:
 def test_a_kill_after_any_write_changes_nothing(tmp_path: Path, factory: type[SyntheticTrial], end: TrialEnd) -> None:
     _, undisturbed = drive(tmp_path / "whole/run", factory)
     whole = facts(tmp_path / "whole/run")
-    assert whole[4]["end"] == end
+    assert whole[4]["outcome"]["end"] == end
     assert {"peak_bytes", "memory_error"} <= whole[4].keys()
     assert len(undisturbed.written) >= 7
     for lives in range(1, len(undisturbed.written) + 1):

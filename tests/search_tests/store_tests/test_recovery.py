@@ -145,7 +145,7 @@ def test_an_ending_that_only_the_folder_has_is_told_to_the_study(tmp_path: Path)
     conductor.store.folder.write_outcome(start.number, outcome)
     again = make_conductor(tmp_path)
     assert again.unfinished() == []
-    assert again.store.study.trials()[0].user_attrs["end"] == "crashed"
+    assert again.store.study.trials()[0].user_attrs["outcome"]["end"] == "crashed"
 
 
 def test_restarts_are_counted_beyond_the_process(tmp_path: Path) -> None:

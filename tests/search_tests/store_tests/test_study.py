@@ -69,8 +69,6 @@ def test_each_ending_has_its_state_and_keeps_its_word(
     (trial,) = open_study(tmp_path).trials()
     assert trial.state == state
     assert trial.value == value
-    assert trial.user_attrs["end"] == end.value
-    assert trial.user_attrs.get("reason", "") == outcome(end).reason
     assert trial.constraints == constraints
     assert trial.params == PARAMS
     assert trial.intermediate_values == {1: 0.5, 2: 0.75}
@@ -92,7 +90,6 @@ def test_over_budget_is_recorded_without_having_run(tmp_path: Path) -> None:
     (trial,) = open_study(tmp_path).trials()
     assert (trial.number, trial.state) == (number, TrialState.PRUNED)
     assert trial.constraints == {"memory": pytest.approx(math.log(2))}
-    assert trial.user_attrs["end"] == "over_budget"
     assert trial.user_attrs["predicted_share_of_budget"] == 2.0
     assert outcome_of(trial) == over
     assert start_of(trial).plan is None
