@@ -5,7 +5,7 @@
     python -m benchmarks.no_labels --read runs/no_labels --output benchmarks/results/no_labels.csv
 
 ``--record`` trains configurations drawn uniformly from the space, with a fifth of the normal clips held back, and keeps
-every density model's scores of pseudo-anomalies and labelled clips after four epochs and at the end; it resumes.
+every density model's scores of pseudo-anomalies and labelled clips at ASHA's first decision and at the end; it resumes.
 ``--read`` chooses detectors from them in several ways. Truth is the AUC on the held-out clips, which no way of choosing
 sees. Regret is the truth of the pair of configuration and density model with the highest AUC on the validation clips,
 minus that of the detector that was chosen.
@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 
-from benchmarks.recorded import RECORDED_SPACE
 from benchmarks.tables import command_of, write_table
 from search.engine.space_draws import uniform_params
 from spaces.loader import load_space
@@ -46,8 +45,8 @@ from trainable.normal_only.pseudo import NORMAL, aucs_by_family
 from trainable.scoring.metrics import mean_auc, percentile_interval
 from trainable.trial import PlannedTrial, Trial
 
-EARLY, LAST = 4, 12
-"""Epochs whose scores are kept: ASHA's first decision, and the end."""
+EARLY, LAST = 2, 4
+"""Epochs whose scores are kept: those of `ad_tuning`'s first decision and of its end."""
 WORLDS = 200
 SEED_STEP = 7919
 FEW_LABELS = (1, 2, 3, 5, 8)
@@ -358,13 +357,13 @@ def rows_of(sets: Sequence[Recorded], worlds: int) -> list[dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.no_labels", description=__doc__.split("\n")[0])
     add_flag(parser, "record", action="store_true", help="train configurations and keep their scores")
-    add_flag(parser, "space", default=str(RECORDED_SPACE))
-    add_flag(parser, "configurations", type=int, default=20)
+    add_flag(parser, "space", default="ad_tuning")
+    add_flag(parser, "configurations", type=int, default=12)
     add_flag(parser, "seed", type=int, default=0, help="seed of the drawn configurations (default: 0)")
     add_flag(parser, "scores", metavar="DIR", default="runs/no_labels/fan", help="where --record keeps the scores")
     add_flag(parser, "threads", type=int, default=1, help="torch's CPU threads (default: 1)")
     add_flag(parser, "read", metavar="DIR", help="replay what the folders below this one hold")
-    add_flag(parser, "epoch", type=int, choices=(EARLY, LAST), default=LAST, help="whose scores choose (default: 12)")
+    add_flag(parser, "epoch", type=int, choices=(EARLY, LAST), default=LAST, help="whose scores choose (default: 4)")
     add_flag(parser, "worlds", type=int, default=WORLDS)
     add_flag(parser, "output", metavar="FILE", help="write the table here as well")
     add_data_flags(parser)

@@ -418,7 +418,7 @@ def test_a_run_without_labels_says_what_is_not_known(unlabelled_path: Path) -> N
     assert "--objective both" in held_out.text[0]
     assert held_out.tables == held_out.pictures == []
     codes = next(each for each in content.sections if each.title == "What the codes say")
-    assert [bool(picture.message) for picture in codes.pictures] == [False, True, False, False, False]
+    assert [bool(picture.message) for picture in codes.pictures] == [False, True, False, False, False, False]
     assert "Spectrogram and code surprise: pseudo-anomaly (roughness)" in codes.pictures[2].caption
 
 
