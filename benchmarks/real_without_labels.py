@@ -130,7 +130,8 @@ def rows_of(found: Mapping[str, Sequence[Found]]) -> list[dict[str, Any]]:
         rows.append(row)
     numbers = [name for name in rows[0] if name not in ("data set", "searches")]
     mean = {"data set": "mean", "searches": sum(row["searches"] for row in rows)}
-    rows.append(mean | {name: float(np.mean([row[name] for row in rows])) for name in numbers})
+    mean |= {name: float(np.mean([row[name] for row in rows])) for name in numbers}
+    rows.append(mean | {"highest regret": max(row["highest regret"] for row in rows)})
     return [
         {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()} for row in rows
     ]
