@@ -150,7 +150,7 @@ def test_a_run_without_labels_executes(unlabelled_path: Path, tmp_path: Path, na
     notebook = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
     shown = pictures(notebook)
     assert sum("<Message" in text for text in shown) == {"best_configs": 2, "codebook": 1}[name]
-    assert len(shown) == {"best_configs": 7, "codebook": 5}[name]
+    assert len(shown) == {"best_configs": 7, "codebook": 6}[name]
     words = " ".join(str(output) for output in outputs(notebook))
     assert "No anomaly is labelled" in words or name == "codebook"
     assert "is no AUC on real faults" in words or name == "codebook"
