@@ -31,8 +31,8 @@ from trainable.record import (
     TrialEnd,
     TrialOutcome,
     TrialRecord,
+    outcome_in,
 )
-from trainable.typed import build
 from trainable.units import counted, format_bytes
 
 _log = logging.getLogger(__name__)
@@ -365,10 +365,15 @@ def _allocated(record: TrialRecord) -> int:
 
 def _proposal_row(trial: FrozenTrial | None) -> dict[str, Any] | None:
     """The row of a trial that is in the study only: over budget, or lost before its record was written."""
-    if trial is None or trial.user_attrs.get("outcome") is None:
+    if trial is None:
         return None
     attrs = trial.user_attrs
-    outcome = build(TrialOutcome, dict(attrs["outcome"]))
+    try:
+        outcome = outcome_in(attrs)
+    except ValueError as error:
+        raise RunError(f"trial {trial.number} of the study says wrongly how it ended: {error}") from None
+    if outcome is None:
+        return None
     return {
         "end": outcome.end.value,
         "reason": outcome.reason,

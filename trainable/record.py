@@ -213,6 +213,15 @@ class TrialOutcome:
     """How often the trial was restarted from its checkpoint."""
 
 
+def outcome_in(attributes: Mapping[str, Any]) -> TrialOutcome | None:
+    """How a trial ended, from its user attributes in the study; None if that was not written.
+
+    Raises ValueError where they hold something else.
+    """
+    values = attributes.get("outcome")
+    return None if values is None else build(TrialOutcome, values)
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """Everything that a run's folder holds about one trial."""

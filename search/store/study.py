@@ -35,10 +35,9 @@ from search.store.storage import StudyWriter, open_storage
 from trainable.config import Objective, TrialConfig
 from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
-from trainable.record import TrialOutcome, TrialStart
+from trainable.record import TrialOutcome, TrialStart, outcome_in
 from trainable.redaction import redact, without_secrets
 from trainable.study_address import sqlite_address
-from trainable.typed import build
 from trainable.units import MIB
 
 logger = logging.getLogger(__name__)
@@ -321,8 +320,7 @@ def _reason(error: BaseException, url: str) -> str:
 
 def outcome_of(trial: FrozenTrial) -> TrialOutcome | None:
     """How a trial of the study ended; None if that was not written."""
-    values = trial.user_attrs.get("outcome")
-    return None if values is None else build(TrialOutcome, dict(values))
+    return outcome_in(trial.user_attrs)
 
 
 def start_of(trial: FrozenTrial) -> TrialStart:

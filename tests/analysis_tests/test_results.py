@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -154,6 +156,23 @@ def test_proposals_that_never_started_come_from_the_study(synthetic_path: Path, 
     assert run.trials["epochs"].loc[7] == 0
     assert run.trials["predicted_bytes"].loc[7] > 2 * 2**30
     assert pd.notna(run.trials["params_num_embeddings"].loc[7])
+
+
+@pytest.mark.parametrize("outcome", [7, {"end": "later"}, {"end": "over_budget", "colour": "red"}])
+def test_a_proposal_that_says_wrongly_how_it_ended_is_one_line(
+    synthetic_path: Path, synthetic_run: RunResults, tmp_path: Path, outcome: object
+) -> None:
+    path = copy_run(synthetic_path, tmp_path / "run")
+    number = int(synthetic_run.trials.index[synthetic_run.trials["end"] == "over_budget"][0])
+    shutil.rmtree(path / "trials" / f"{number:05d}", ignore_errors=True)
+    with closing(sqlite3.connect(path / "study.db")) as study, study:
+        study.execute(
+            "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'outcome' AND trial_id = "
+            "(SELECT trial_id FROM trials WHERE number = ?)",
+            (json.dumps(outcome), number),
+        )
+    with pytest.raises(RunError, match=f"trial {number} of the study says wrongly how it ended: "):
+        load_run(path)
 
 
 def test_trials_of_another_driver_of_a_shared_study_are_left_out(synthetic_path: Path, tmp_path: Path) -> None:
