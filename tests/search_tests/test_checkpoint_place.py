@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from trainable.printable import printable
 from trainable.record import RunFolder
 
 BUCKET = "checkpoints"
+
+
+@pytest.fixture(autouse=True)
+def local_copies_end_with_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "copies").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "copies"))
 
 
 @pytest.fixture(scope="module")
