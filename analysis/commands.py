@@ -9,9 +9,6 @@ from trainable.units import exact_bytes
 if TYPE_CHECKING:
     from analysis.results import RunResults
 
-SPACE_FILE = "space.yaml"
-"""The space file as the run saved it: the name alone may mean another file elsewhere, or none."""
-
 
 def search_command(run: "RunResults", **flags: Any) -> str:
     """Starts a new search with the run's space, recordings and budget from its best trials.
@@ -19,7 +16,7 @@ def search_command(run: "RunResults", **flags: Any) -> str:
     `flags` are added, or replace those of the recordings.
     """
     manifest = run.manifest
-    space = run.folder.path / SPACE_FILE
+    space = run.folder.space_path  # its name alone may mean another file elsewhere, or none
     words = ["--space", str(space) if space.exists() else manifest.space_name, "--warm-start", str(run.folder.path)]
     data = {name: flags.pop(name, value) for name, value in manifest.data.items()}
     words += _data_words(data)

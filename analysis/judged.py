@@ -11,7 +11,8 @@ from trainable.units import counted
 
 NO_PROMISE = (
     "A pseudo-AUC is no AUC on real faults: it ranks trainings, and does not say how many faults are heard. Families "
-    "weigh the same: each ranks all pairs of a completed trial and a density model, and the mean of the ranks decides."
+    "weigh the same: each ranks all pairs of a trial that trained long enough and a density model, and the mean of the "
+    "ranks decides."
 )
 
 

@@ -19,6 +19,7 @@ from trainable.data.clips import Split, TestClips
 from trainable.data.frontend import N_MELS, hz_to_mel, mel_to_hz
 from trainable.data.load import Dataset, load_dataset
 from trainable.data.readers import is_npy
+from trainable.detection.detector import MAP_DENSITY
 from trainable.errors import CheckpointError, RunError
 from trainable.model.geometry import Geometry, geometry_of
 from trainable.normal_only.pseudo import PseudoAnomalies
@@ -31,9 +32,6 @@ from trainable.training.checkpoint import list_checkpoints, read_checkpoint
 from trainable.training.seeds import derived_seed
 from trainable.trial import PlannedTrial, Trial
 from trainable.units import counted
-
-MAP_DENSITY: DensityName = "grid_neighbours"
-"""Provides the maps if the configured density scores whole clips only."""
 
 
 @dataclass

@@ -44,6 +44,7 @@ from trainable.config import Objective
 from trainable.data.check import DataCheck
 from trainable.data.clips import Split
 from trainable.detection.gain import gain_text
+from trainable.detection.ranking import competing
 from trainable.durable import read_json
 from trainable.errors import RunError
 from trainable.record import TrialEnd
@@ -378,16 +379,18 @@ def _judged(run: RunResults) -> list[Section]:
             "the last table."
         )
     section.tables += judged_tables(run)
-    completed = run.trials[run.trials["end"] == TrialEnd.COMPLETED.value]
-    last = run.families[run.families["epoch"] == run.families["number"].map(completed["epochs"])]
+    ranked = {record.number: record for record in competing(run.records.values())}
+    last_epochs = {number: record.epochs[-1].epoch for number, record in ranked.items()}
+    last = run.families[run.families["epoch"] == run.families["number"].map(last_epochs)]
     section.pictures.append(
         Picture(
             family_aucs(
                 last,
                 members=[(pair.trial, pair.density) for pair in chosen],
-                optimised=[(number, run.records[number].start.config.score.density) for number in completed.index],
+                optimised=[(number, record.start.config.score.density) for number, record in ranked.items()],
             ),
-            "AUC by family of every density model of the completed trials; those that a detector averages are named.",
+            "AUC by family of every density model of the trials that trained long enough; those that a detector "
+            "averages are named.",
         )
     )
     return [section]

@@ -20,6 +20,7 @@ from analysis.state import SearchState, held_out_later, last_recorded, search_st
 from analysis.study import StudyContent, read_study
 from trainable.config import Objective
 from trainable.detection.gain import expected_gain
+from trainable.detection.ranking import competing
 from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
 from trainable.record import (
@@ -235,10 +236,11 @@ class RunResults:
     @property
     def expected_gain(self) -> float | None:
         """The most that more trials are expected to bring (`trainable.detection.gain`); None where it is too early."""
-        completed = self.trials.loc[self.trials["end"] == TrialEnd.COMPLETED.value, "final_auc"].dropna()
+        values = [record.epochs[-1].value for record in competing(self.records.values())]
+        finite = [value for value in values if value == value]
         counts = self.end_counts()
         ended = sum(counts[end.value] for end in TrialEnd if end is not TrialEnd.OVER_BUDGET)
-        return expected_gain(completed.tolist(), ended - len(completed))
+        return expected_gain(finite, ended - len(finite))
 
     @property
     def flat(self) -> bool:

@@ -70,8 +70,8 @@ class SearchOptions:
     checkpoint_limit_bytes: int | None = 10 * GIB
     """Limit on the total bytes of the search's checkpoints, including those of running trials; None = no limit.
 
-    The default is fifteen times the need of 64 running trials and the best eight with 8,192 codes (144 files of 5 MB):
-    it protects the disk and does not restrict the search.
+    The default holds 74 MB in each of the 144 files of 64 running trials and the best eight: it protects the disk and
+    does not restrict the search.
     """
     mlflow: str | None = None
     """Tracking address of an MLflow server that also receives the trials."""

@@ -174,7 +174,7 @@ class Result:
         device: str = "cpu",
         allow_changes: bool = False,
     ) -> "Detector":
-        """Trains the detector's models again on all normal clips, saves the new detector and returns it.
+        """Trains the detector again, on all normal clips but those that calibrate it; saves and returns the new one.
 
         It takes as long as those trainings took in the search: up to eight, for as many epochs each, one after another.
         Needs the extra ``analysis``.

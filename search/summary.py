@@ -24,7 +24,7 @@ from trainable.data.clips import Split
 from trainable.data.load import Dataset
 from trainable.detection.gain import gain_text
 from trainable.detection.ranking import Pair, choose_members, ranking_warnings
-from trainable.errors import BudgetError, CheckpointError, NonFiniteError
+from trainable.errors import BudgetError, CheckpointError, NonFiniteError, RunError
 from trainable.printable import printable
 from trainable.record import EpochReport, TrialEnd, TrialStart
 from trainable.scoring.clip_counts import auc_text
@@ -91,12 +91,20 @@ def find_winner(
     here on held-out clips, if there are any, for the first time.
 
     None if no trial completed. `steps` are told what is done.
+
+    Raises
+    ------
+    RunError
+        If the reports of the best trial are lost.
     """
     if conductor.best is None:
         return None
     steps = steps or Steps()
     leaders = [store.folder.read_trial(number) for number in conductor.standing.kept]
     record = leaders[0]
+    if not record.epochs:
+        path = store.folder.trial_path(record.number)
+        raise RunError(f"the reports of trial {record.number}, the best, are not in {path}; restore it from a copy")
     winner = Winner(record.start, dataset.objective, record.epochs[-1])
     if dataset.objective.holds_back:
         winner = replace(winner, warnings=tuple(ranking_warnings(store.folder.read_trials())))
@@ -180,7 +188,9 @@ def print_summary(
             model = shlex.quote(str(store.folder.detector_path))
             advice.append(f"score: python -m trainable.score --model {model} FILES")
         run = shlex.quote(str(folder))
-        advice.append(f"train it again on all normal clips: python -m analysis.best {run} --retrain")
+        advice.append(
+            f"train it again on all normal clips that calibration can spare: python -m analysis.best {run} --retrain"
+        )
         advice.append(f"report: python -m analysis.report {run}")
         for line in advice:
             console.print(printable(as_called(line)), soft_wrap=True, highlight=False)

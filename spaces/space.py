@@ -197,9 +197,9 @@ class Space:
         """This space for clips of at most `frames` frames."""
         return replace(self, clip_frames=frames)
 
-    def default_config(self, *, epochs: int, seed: int = 0) -> TrialConfig:
+    def default_config(self, *, epochs: int) -> TrialConfig:
         """The project's default configuration with the space's fixed values."""
-        return self.config({}, epochs=epochs, seed=seed)
+        return self.config({}, epochs=epochs, seed=0)
 
     @property
     def longest_warmup(self) -> int:

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -258,15 +258,19 @@ def begin_or_resume(make: Callable[[], T], place: CheckpointPlace, reported: int
     CheckpointError
         If the store cannot be reached: starting again would overwrite its checkpoints.
     """
-    stored = reported != 0 and place.fetch()
-    trial = make()
-    try:
-        if stored:
-            trial.load(place.folder, reported)
-    except CheckpointError as error:
-        logger.warning("a trial starts again from its first epoch: %s", error)
-        trial.release()
+    with ExitStack() as undo:  # whatever fails: a trial that cannot begin leaves neither memory nor files behind
+        undo.callback(place.forget_copy)
+        stored = reported != 0 and place.fetch()
         trial = make()
+        undo.callback(trial.release)
+        try:
+            if stored:
+                trial.load(place.folder, reported)
+        except CheckpointError as error:
+            logger.warning("a trial starts again from its first epoch: %s", error)
+            trial.release()
+            trial = make()
+        undo.pop_all()
     return trial
 
 

@@ -39,7 +39,7 @@ CONFIG_HELP = "configuration to train: the preset recipe, or a file such as a se
 
 def build_parser() -> Parser:
     parser = Parser(prog="python -m trainable.train", description=__doc__)
-    add_flag(parser, "config", metavar="NAME_OR_FILE", help=CONFIG_HELP)
+    add_flag(parser, "config", metavar="NAME_OR_PATH", help=CONFIG_HELP)
     add_flag(parser, "device", default="auto", help="cpu, cuda, cuda:1 …; auto takes a GPU where there is one")
     add_flag(
         parser,

@@ -268,7 +268,7 @@ class Trial:
             densities,
             self.config.score.density,
             labelled=labelled,
-            pseudo=None if pseudo is None else (self.codes(pseudo.clips), pseudo),
+            pseudo=None if pseudo is None else (self.codes(pseudo.clips), pseudo.aucs),
             comparison=comparison,
         )
 

@@ -37,7 +37,7 @@ def family_aucs(
         (trial, density model) of the pairs whose pseudo-AUC is a trial's own.
     """
     if not len(pairs):
-        return message_figure(TITLE, "No trial with a pseudo-AUC has completed yet.")
+        return message_figure(TITLE, "No trial with a pseudo-AUC has trained long enough yet.")
     wide = pairs.pivot(index=["number", "density"], columns="family", values="auc")
     names = [str(name) for name in wide.columns]
     if len(names) < 2:

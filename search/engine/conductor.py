@@ -201,18 +201,18 @@ class Conductor:
             self.listener.on_report(number, report, decision)
         return decision
 
-    def outcome(self, number: int, *, failures: int | None = None) -> TrialOutcome:
+    def outcome(self, number: int) -> TrialOutcome:
         """The outcome of a trial that got STOP: completed, or pruned by ASHA."""
         trial = self._running[number]
         if trial.epoch >= self.options.max_epochs:
-            return trial.outcome(TrialEnd.COMPLETED, "", failures=failures)
+            return trial.outcome(TrialEnd.COMPLETED, "")
         reason = f"not among the best 1/{self.options.reduction_factor} of the trials seen at epoch {trial.epoch}"
-        return trial.outcome(TrialEnd.PRUNED, reason, failures=failures)
+        return trial.outcome(TrialEnd.PRUNED, reason)
 
-    def failed(self, number: int, end: TrialEnd, reason: str, *, failures: int | None = None) -> TrialOutcome:
+    def failed(self, number: int, end: TrialEnd, reason: str) -> TrialOutcome:
         """The outcome of a trial that failed for good. The reason is cut to one line."""
         line = printable(" ".join(reason.split()))[:500]
-        return self._running[number].outcome(end, line or end.value, failures=failures)
+        return self._running[number].outcome(end, line or end.value)
 
     def retry(self, number: int) -> bool:
         """Whether a failed trial may resume from its checkpoint; if so, records the restart durably."""

@@ -66,13 +66,13 @@ class RunningTrial:
         """The decision after an epoch; CONTINUE if an earlier process made it, since the trial still runs."""
         return self._decisions.get(epoch, Decision.CONTINUE)
 
-    def outcome(self, end: TrialEnd, reason: str, *, failures: int | None = None) -> TrialOutcome:
-        """The trial's outcome if it ends now; `failures` overrides the count kept here."""
+    def outcome(self, end: TrialEnd, reason: str) -> TrialOutcome:
+        """The trial's outcome if it ends now."""
         return TrialOutcome(
             end=end,
             reason=reason,
             epochs=self.epoch,
             best_auc=max((value for value in self.values.values() if value == value), default=None),
             final_auc=self.values[self.epoch] if self.values else None,
-            failures=self.failures if failures is None else failures,
+            failures=self.failures,
         )

@@ -436,10 +436,10 @@ class SpaceProposer:
 
     def suggest(self, index: int, fits: Fits) -> Proposal:
         """Proposal number `index`; deterministic given the seed, the index, the history and `fits`."""
-        if index < self._first:
-            for params in self._initial:
-                if fits(params):
-                    return Proposal(params, True, 1)
+        first = self._initial if index < self._first else []
+        for asked, params in enumerate(first, start=1):
+            if fits(params):
+                return Proposal(params, True, asked)
         drawn = self._sampler.draw(
             self._groups,
             self.history,
@@ -449,8 +449,7 @@ class SpaceProposer:
             observations=self._observations,
             seconds=self.seconds,
         )
-        # A first proposal that does not fit was asked about too.
-        return replace(drawn, draws=drawn.draws + (index < self._first))
+        return replace(drawn, draws=drawn.draws + len(first))
 
     def update(self, trial: FrozenTrial) -> None:
         """Adds a trial of this space that has started, or was completed or pruned."""

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec
 
 from search.engine.asha import Decision
 from search.engine.label import label_of
@@ -129,7 +129,7 @@ class MlflowRuns(BaseListener):
         tags = {"trial": str(start.number), "search": self._identity}
         made = self._client.create_run(self._experiment, run_name=label_of(self._space, start), tags=tags)
         run: str = made.info.run_id
-        self._client.log_batch(run, params=[Param(name, str(value)) for name, value in _params(start).items()])
+        self._client.log_batch(run, params=[Param(name, str(value)) for name, value in start.used.items()])
         return run
 
     def _found(self, number: int) -> str | None:
@@ -137,11 +137,6 @@ class MlflowRuns(BaseListener):
         wanted = f"tags.search = '{self._identity}' and tags.trial = '{number}'"
         runs = self._client.search_runs([self._experiment], filter_string=wanted, max_results=1)
         return runs[0].info.run_id if runs else None
-
-
-def _params(start: TrialStart) -> dict[str, Any]:
-    """The parameters that are logged: the searched ones, as the trial used them."""
-    return start.used
 
 
 def _line(error: BaseException) -> str:

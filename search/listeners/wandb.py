@@ -105,8 +105,6 @@ class WandbRuns(BaseListener):
     def _begin(self, start: TrialStart) -> None:
         import wandb
 
-        if start.number in self._runs:  # its worker was lost, and another one goes on
-            return
         run = wandb.init(
             entity=self._entity,
             project=self._project,

@@ -6,6 +6,7 @@ the same interleaving as with parallel slots, and it is deterministic.
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -81,9 +82,10 @@ class LocalRunner:
             with stop_signals.recorded(interrupts.append):
                 self._until_done(interrupts)
         finally:
-            for slot in self._slots:
-                slot.trial.release()
-                slot.place.forget_copy()
+            with ExitStack() as closing:  # one that cannot be closed keeps no other open
+                for slot in self._slots:
+                    closing.callback(slot.place.forget_copy)
+                    closing.callback(slot.trial.release)
 
     def _until_done(self, interrupts: list[KeyboardInterrupt]) -> None:
         while not self._conductor.done:

@@ -1,4 +1,4 @@
-"""Durable state: study, run folder and their recovery, manifest, checkpoints, warm start.
+"""Durable state: study, run folder and their recovery, manifest, checkpoints.
 
-May import search.engine, spaces, trainable and optuna.
+May import search.engine, search.request, spaces, trainable and optuna.
 """

@@ -132,6 +132,7 @@ def resumed_manifest(
         data_digest=data_digest,
         clips=dict(clips or old.clips),
         pseudo=dict(pseudo or {}),
+        seed=options.seed,
         num_samples=options.num_samples,
         max_epochs=options.max_epochs,
         gpu_memory_budget_bytes=options.budget_bytes,

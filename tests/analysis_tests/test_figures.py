@@ -498,6 +498,6 @@ def test_families_against_each_other_name_the_members(unlabelled_run: RunResults
 
 def test_families_that_cannot_be_drawn_are_said(unlabelled_run: RunResults) -> None:
     rows = unlabelled_run.families
-    assert "has completed yet" in texts(family_aucs(rows.head(0), members=[]))
+    assert "has trained long enough yet" in texts(family_aucs(rows.head(0), members=[]))
     one = rows[(rows["family"] == "roughness") & (rows["epoch"] == 1)]
     assert "one family only, roughness" in texts(family_aucs(one, members=[]))

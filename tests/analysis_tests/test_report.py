@@ -453,5 +453,5 @@ def test_a_run_without_labels_that_has_not_begun_to_train_has_a_page(tmp_path: P
     for file in path.glob("trials/*/e*.json*"):
         file.unlink()
     section = section_of(load_run(path), "Judged without anomalies")
-    assert "No trial with a pseudo-AUC has completed yet." in section.pictures[0].message
+    assert "No trial with a pseudo-AUC has trained long enough yet." in section.pictures[0].message
     assert [table.columns[0] for table in section.tables] == ["family"]

@@ -27,12 +27,14 @@ from analysis.tables import (
     text_of,
     top_table,
 )
+from search.engine.standing import Standing
 from search.store.folder import held
 from tests.analysis_tests.synthetic import make_run
 from trainable.config import DataConfig
-from trainable.detection.gain import expected_gain, gain_text
+from trainable.detection.gain import gain_text
+from trainable.detection.ranking import least_epochs
 from trainable.durable import write_json
-from trainable.record import RunFolder, TrialEnd
+from trainable.record import RunFolder
 from trainable.units import GIB
 
 
@@ -175,14 +177,18 @@ def test_advice_names_commands_that_hold_the_runs_path(synthetic_run: RunResults
 def test_advice_to_search_more_says_what_it_is_expected_to_bring(
     synthetic_run: RunResults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    all_ended = synthetic_run.trials.assign(end=TrialEnd.COMPLETED.value).dropna(subset=["final_auc"])
-    run = replace(synthetic_run, trials=all_ended)
-    assert run.expected_gain == expected_gain(all_ended["final_auc"].tolist(), 0)
-    step = next(step for step in next_steps(run) if step.title == "Search more")
-    assert gain_text(run.expected_gain) in step.text
+    standing = Standing(least_epochs(synthetic_run.manifest.max_epochs))
+    for number, record in synthetic_run.records.items():
+        assert record.outcome is not None
+        standing.ended(number, record.outcome)
+    gain = standing.expected_gain
+    assert gain is not None, "trials that ASHA stopped count, as they do in the search"
+    assert synthetic_run.expected_gain == pytest.approx(gain)
+    step = next(step for step in next_steps(synthetic_run) if step.title == "Search more")
+    assert gain_text(gain) in step.text
     assert "--num-samples 80" in step.command
     monkeypatch.setattr("analysis.advice.HARDLY_AUC", 1.0)
-    titles = [step.title for step in next_steps(run)]
+    titles = [step.title for step in next_steps(synthetic_run)]
     assert "Do not search longer in this space" in titles
     assert "Search more" not in titles
 

@@ -177,6 +177,8 @@ class Counted:
         self.loaded = sorted(path.read_text() for path in folder.iterdir())
         if "damaged" in self.loaded:
             raise CheckpointError("damaged")
+        if "too large" in self.loaded:
+            raise MemoryError
         return 1
 
     def release(self) -> None:
@@ -194,6 +196,17 @@ def test_a_trial_begins_again_if_its_checkpoints_are_damaged_but_not_if_the_stor
     away = CheckpointPlace(f"s3://{BUCKET}/x?endpoint_override=127.0.0.1:{closed_port()}&scheme=http")
     with pytest.raises(CheckpointError, match="cannot be read"):
         begin_or_resume(Counted, away)
+
+
+def test_a_trial_that_cannot_begin_leaves_no_memory_and_no_files_behind(address: str, tmp_path: Path) -> None:
+    put(place := CheckpointPlace(address), one="too large")
+    place.push()
+    place.forget_copy()
+    trial = Counted()
+    with pytest.raises(MemoryError):
+        begin_or_resume(lambda: trial, place)
+    assert trial.loaded == ["released"]
+    assert list((tmp_path / "copies").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from tests.search_tests.synthetic import make_conductor, report_at
 from tests.search_tests.test_plan_recalibrate import manifest
 from trainable.config import DataConfig, Objective
 from trainable.data.load import load_dataset
-from trainable.errors import BudgetError
+from trainable.detection.ranking import competing
+from trainable.errors import BudgetError, RunError
 from trainable.record import TrialEnd, TrialStart
 from trainable.scoring.clip_counts import ClipCounts
 from trainable.scoring.evaluate import Evaluation
@@ -163,6 +164,18 @@ def test_a_winner_that_does_not_fit_this_process_leaves_the_results(ended: Condu
     assert winner.members == ()
     assert winner.averaged == "trial 0 cannot be restored: no plan fits the 640 MiB budget"
     assert "detector none: trial 0 cannot be restored" in shown(ended, winner)
+
+
+def test_a_winner_whose_reports_are_lost_is_one_line(ended: Conductor) -> None:
+    start = ended.next_trial()
+    assert start is not None
+    for epoch in range(1, ended.options.max_epochs + 1):
+        ended.report(start.number, replace(report_at(epoch, 0.7), auc_by_density={"fused": 0.7}))
+    ended.finish(start.number, ended.outcome(start.number))
+    (ended.store.folder.trial_path(start.number) / "epochs.jsonl").unlink()
+    assert competing(ended.store.folder.read_trials()) == []
+    with pytest.raises(RunError, match=r"the reports of trial 0, the best, are not in .*; restore it from a copy"):
+        find_winner(ended, ended.store, load_dataset(DataConfig()), lambda start: pytest.fail("nothing to restore"))
 
 
 def test_what_the_summary_says_of_names_and_reasons_any_terminal_may_show(tmp_path: Path) -> None:

@@ -7,15 +7,27 @@ import pytest
 
 from trainable.data.check import Storage
 from trainable.detection.alarm import AlarmRate, Promise, Tally, shortfalls
-from trainable.detection.calibration import Calibration, simes
+from trainable.detection.calibration import Calibration, calibrated, simes
 from trainable.detection.recorded import Limits, Status
 from trainable.detection.windows import Windows, choose_windows, covering_passes
-from trainable.errors import ConfigError
+from trainable.errors import ConfigError, DataError
 
 CALIBRATION = Calibration((0.0,), (1.0,), (1.0, 2.0, 2.0, 4.0), shortest_frames=300, lowest_level_db=-60.0)
 
 
 # ---- p-values --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scores", [(0.5,), (0.5, 0.6)])
+def test_a_calibration_without_pairs_is_refused(scores: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="a centre and a scale above 0 of each pair"):
+        Calibration((), (), scores)
+
+
+def test_copies_among_calibration_clips_leave_scores_of_their_size() -> None:
+    scores_N = calibrated(np.array([[1.0, 1.0, 1.2]]), np.arange(3))[2]
+    assert np.abs(scores_N).max() < 1000
+    assert scores_N.argmax() == 2
 
 
 def test_p_values_by_hand() -> None:
@@ -213,3 +225,9 @@ def test_statuses(changed: dict[str, float], frames: int, status: Status) -> Non
 
 def test_only_what_can_be_compared_is_judged() -> None:
     assert [status for status in Status if status.judged] == [Status.CLIPPED, Status.OK]
+
+
+@pytest.mark.parametrize("windows", Windows)
+def test_no_window_reaches_out_of_its_stretch(windows: Windows) -> None:
+    with pytest.raises(DataError, match="a clip of 50 frames is shorter than the model's patches of 64"):
+        choose_windows(np.array([0, 100, 150]), windows, count=4, stride=8, patch_frames=64)

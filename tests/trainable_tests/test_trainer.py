@@ -200,6 +200,17 @@ def test_test_clips_are_never_trained_on() -> None:
         Trainer(TrialConfig(), held_out, IDS, plan=WHOLE, device=CPU)  # type: ignore[arg-type]
 
 
+def test_frames_on_the_device_are_those_of_the_clips_that_are_asked_for() -> None:
+    """Other clips of the same split must not get what was placed for the first."""
+    trainer = trainer_of(replace(WHOLE, data_placement="device"))
+    with mock.patch.object(type(trainer.state), "device", torch.device("meta")):
+        placed = trainer.frames(CLIPS)
+        assert trainer.frames(CLIPS) is placed
+        assert placed.shape == CLIPS.frames_TF.shape
+        fewer = replace(CLIPS, frames_TF=CLIPS.frames_TF[:100])
+        assert trainer.frames(fewer).shape == (100, 64)
+
+
 def test_gradients_are_clipped_to_the_norm_asked_for_and_0_is_no_clip() -> None:
     def norm(clip: float) -> float:
         trainer = trainer_of(gradient_clip=clip, kmeans_start=False)

@@ -12,6 +12,7 @@ import struct
 import time
 import zipfile
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -134,8 +135,9 @@ def _bytes_of(rows: np.ndarray) -> memoryview:
 
 def _remove_abandoned(cache_dir: Path) -> None:
     for path in cache_dir.glob(".*.npz.*.tmp"):
-        if time.time() - path.stat().st_mtime > _ABANDONED_S:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process has just finished it, or removed it
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
 
 
 def _load(archive: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -46,6 +46,8 @@ SEPARATING = 0.95
 ENOUGH_CLIPS = 8
 """Of each label of an id: of so many, a property separates by chance in 1 of 900 (14 of the C(16, 8) orders)."""
 FULL_SCALE = 1.0 + 1e-6
+CLIPPED_SHARE = 0.01
+"""Of a recording's samples at full scale, from which it is too loud for its microphone or converter."""
 MOST_LINES = 24
 """Of a table for a terminal."""
 _UNKNOWN = "–"
@@ -268,6 +270,9 @@ def _odd_values(storage: np.ndarray, sample_rate: int) -> list[str]:
             f"{beyond} recordings exceed full scale (largest peak {np.nanmax(peak):g}): integers saved as floats? "
             "divide them by their full scale"
         )
-    if many := int((clipped > 0.01).sum()):
-        sentences.append(f"{many} recordings are clipped in more than 1 % of their samples; record at a lower level")
+    if many := int((clipped > CLIPPED_SHARE).sum()):
+        sentences.append(
+            f"{many} recordings are clipped in more than {100 * CLIPPED_SHARE:g} % of their samples; record at a lower "
+            "level"
+        )
     return sentences

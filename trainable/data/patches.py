@@ -29,11 +29,7 @@ def patch_starts(
     """
     begins = torch.from_numpy(np.asarray(offsets).copy())
     lengths_B = (begins[1:] - begins[:-1])[clip_indices_B]
-    if len(lengths_B) and int(lengths_B.min()) < patch_frames:
-        raise DataError(
-            f"a clip of {int(lengths_B.min())} frames is shorter than the model's patches of {patch_frames}; "
-            "leave short recordings out, or use a model with shorter patches"
-        )
+    check_lengths(lengths_B.numpy(), patch_frames)
     windows_B1 = ((lengths_B - patch_frames) // stride + 1)[:, None]
     if generator is None:
         steps_P = torch.arange(n_patches)
@@ -50,6 +46,15 @@ def patch_starts(
         columns_BP = order.gather(1, ranks_P)
     columns_BP = columns_BP.sort(dim=1).values
     return begins[clip_indices_B][:, None] + columns_BP * stride
+
+
+def check_lengths(lengths: np.ndarray, patch_frames: int) -> None:
+    """Raises DataError for a clip, of so many frames, that is shorter than a patch."""
+    if len(lengths) and lengths.min() < patch_frames:
+        raise DataError(
+            f"a clip of {lengths.min()} frames is shorter than the model's patches of {patch_frames}; "
+            "leave short recordings out, or use a model with shorter patches"
+        )
 
 
 def gather_patches(frames_TF: Tensor, starts_BP: Tensor, *, patch_frames: int) -> Tensor:

@@ -23,7 +23,7 @@ LEAST, MOST = 1e-9, 1e9
 """Bounds of a rate's number: beyond them nobody means it, and its reciprocal is no longer a number of recordings."""
 FEW_ALARMS = 5
 """So few are looked at one by one."""
-_ROUNDING = 1.0 + 1e-9
+ROUNDING = 1.0 + 1e-9
 """1/20 is 0.05, whatever the last digit of a division says."""
 
 
@@ -86,8 +86,8 @@ class AlarmRate:
         rate times the recorded time.
         """
         if self.unit is None:
-            return p_value <= self.number * _ROUNDING
-        return lowest_p <= self.share(seconds / stretches) * _ROUNDING
+            return p_value <= self.number * ROUNDING
+        return lowest_p <= self.share(seconds / stretches) * ROUNDING
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Promise:
     @property
     def kept(self) -> bool:
         """Whether the rate can be promised."""
-        return self.least_share <= self.rate.share(self.stretch_seconds) * _ROUNDING
+        return self.least_share <= self.rate.share(self.stretch_seconds) * ROUNDING
 
     @property
     def least_share(self) -> float:

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import numpy as np
 
+from trainable.detection.alarm import ROUNDING
+from trainable.scoring.combined import SMALLEST_SCALE
 from trainable.typed import Count, Finite, Positive, Within
 
 ENOUGH_CLIPS = 19
@@ -36,9 +38,9 @@ class Calibration:
     def __post_init__(self) -> None:
         """Raises ValueError for what no calibration can be: a damaged detector would never alarm, or always."""
         weights = (1.0,) * len(self.scores) if self.weights is None else self.weights
-        same = len(self.centres_M) == len(self.scales_M) and 0 < len(self.scores) == len(weights)
+        same = 0 < len(self.centres_M) == len(self.scales_M) and 0 < len(self.scores) == len(weights)
         finite = np.isfinite([*self.centres_M, *self.scales_M, *self.scores, *weights]).all()
-        if not same or not finite or min(*self.scales_M, *weights) <= 0 or list(self.scores) != sorted(self.scores):
+        if not same or not finite or min([*self.scales_M, *weights]) <= 0 or list(self.scores) != sorted(self.scores):
             raise ValueError(
                 "a calibration needs finite ascending scores, and a centre and a scale above 0 of each pair"
             )
@@ -91,12 +93,8 @@ class Calibration:
         """The score above which a stretch has a p-value of at most `share`; None if none is that small."""
         behind = np.searchsorted(self.scores, self.scores, side="right")
         p_above = (1.0 + self._weight_from[behind]) / (1.0 + self.recordings)
-        small_enough = np.flatnonzero(p_above <= share * CLOSE)
+        small_enough = np.flatnonzero(p_above <= share * ROUNDING)
         return self.scores[small_enough[0]] if len(small_enough) else None
-
-
-CLOSE = 1.0 + 1e-9
-"""A p-value is as small as a rate that differs from it by rounding: 1/20 is 0.05."""
 
 
 def simes(p_values_m: np.ndarray) -> float:
@@ -120,13 +118,16 @@ def calibrated(raw_MN: np.ndarray, owners_N: np.ndarray) -> tuple[np.ndarray, np
     no scale: theirs are not left out.
     """
     scores_N = np.empty(raw_MN.shape[1])
-    for owner in set(owners_N.tolist()):
+    owners = np.unique(owners_N)
+    for owner in owners:
         mine = owners_N == owner
-        rest_MN = raw_MN[:, ~mine] if len(set(owners_N.tolist())) > 2 else raw_MN
+        rest_MN = raw_MN[:, ~mine] if len(owners) > 2 else raw_MN
         centres, scales = _location(rest_MN)
         scores_N[mine] = ((raw_MN[:, mine] - centres[:, None]) / scales[:, None]).mean(axis=0)
     return *_location(raw_MN), scores_N
 
 
 def _location(raw_MN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return raw_MN.mean(axis=1), np.maximum(raw_MN.std(axis=1), 1e-12)
+    """Mean and standard deviation of each pair's scores; of equal ones, as of copies, a share of their mean."""
+    centres = raw_MN.mean(axis=1)
+    return centres, np.maximum(raw_MN.std(axis=1), SMALLEST_SCALE * np.abs(centres) + 1e-9)

@@ -83,11 +83,12 @@ def least_epochs(max_epochs: int) -> int:
 
 
 def competing(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """The trials that did not fail and trained long enough, stopped by ASHA or not."""
+    """The trials that did not fail and trained long enough, stopped by ASHA or not, whose reports are there."""
     return [
         each
         for each in records
         if each.outcome is not None
+        and each.epochs
         and each.outcome.end in COMPETING_ENDS
         and each.outcome.epochs >= least_epochs(each.start.config.phase.epochs)
     ]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from trainable.data.check import DataCheck, Storage
+from trainable.data.check import CLIPPED_SHARE, DataCheck, Storage
 from trainable.detection.calibration import Calibration
 
 QUIET_DB = 20.0
@@ -12,8 +12,6 @@ QUIET_DB = 20.0
 microphone that fell off or whose gain was changed."""
 SHORT_SHARE = 0.5
 """Of the shortest calibration recording: what is shorter scores too variably to be compared."""
-CLIPPED_SHARE = 0.01
-"""Of the samples at full scale, as in the check of the training recordings (`trainable.data.check`)."""
 
 
 class Status(StrEnum):

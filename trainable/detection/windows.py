@@ -10,7 +10,7 @@ from enum import StrEnum
 import numpy as np
 import torch
 
-from trainable.data.patches import patch_starts
+from trainable.data.patches import check_lengths, patch_starts
 
 
 class Windows(StrEnum):
@@ -62,7 +62,9 @@ def choose_windows(offsets: np.ndarray, windows: Windows, *, count: int, stride:
             offsets, everything, n_patches=count, stride=stride, patch_frames=patch_frames, generator=None
         )
         return Passes(starts_BP, everything.numpy())
-    passes = [covering_passes(int(length), count, patch_frames) for length in np.diff(offsets)]
+    lengths = np.diff(offsets)
+    check_lengths(lengths, patch_frames)
+    passes = [covering_passes(int(length), count, patch_frames) for length in lengths]
     starts = [begin + starts_RP for begin, starts_RP in zip(offsets[:-1].tolist(), passes, strict=True)]
     owners = np.repeat(np.arange(len(passes)), [len(each) for each in passes])
     return Passes(torch.from_numpy(np.concatenate(starts)), owners)

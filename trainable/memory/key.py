@@ -10,7 +10,7 @@ _NOTHING = frozenset(
     {"seed", "stride", "epochs", "vq_only_share", "frozen_share"}
     | {"learning_rate", "learning_rate_batch", "weight_decay", "lr_warmup_epochs"}
     | {"commitment_cost", "commitment_warmup_epochs", "commitment_warmup_start", "ema_decay", "dead_threshold"}
-    | {"density", "density_per_id", "aggregation", "top_k_share"}
+    | {"density", "density_per_id", "aggregation", "top_k_share", "radius_power"}
 )
 """Knobs that change no tensor's size. A knob that is not named here counts, so that a new one cannot be forgotten."""
 _SWITCHES = frozenset({"gradient_clip", "texture_weight", "id_weight", "transform_weight"})

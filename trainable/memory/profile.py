@@ -185,4 +185,4 @@ class DeviceProfile:
         errors = [peak.measured_bytes / peak.predicted_bytes - 1.0 for peak in peaks if peak.predicted_bytes > 0]
         if not errors:
             return self
-        return replace(self, measured=True, margin_share=max(0.0, *errors, 0.0) + 0.01)
+        return replace(self, measured=True, margin_share=max(0.0, *errors) + 0.01)

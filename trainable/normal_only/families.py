@@ -70,7 +70,7 @@ class Bursts(Family):
     frames: ClassVar[int] = 8
     """Length of a burst."""
     centres: ClassVar[tuple[int, int]] = (4, 60)
-    """Mel bins where its middle may lie."""
+    """Mel bins from which and below which its middle lies."""
     width: ClassVar[float] = 4.0
     """Mel bins at which a burst has lost 40 % of its dB, as a Gaussian's standard deviation."""
 

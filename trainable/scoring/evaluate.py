@@ -1,6 +1,6 @@
 """Evaluates codes with the configured density model, and with the cheap ones beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +10,6 @@ from torch import Tensor
 from trainable.config import DensityName, ScoreConfig
 from trainable.data.clips import TestClips
 from trainable.errors import NonFiniteError
-from trainable.normal_only.pseudo import PseudoAnomalies
 from trainable.scoring.clip_counts import ClipCounts, auc_text
 from trainable.scoring.codes import ClipCodes
 from trainable.scoring.combined import Combined, Fused
@@ -133,7 +132,7 @@ def report_scores(
     optimised: DensityName,
     *,
     labelled: tuple[ClipCodes, TestClips] | None,
-    pseudo: tuple[ClipCodes, PseudoAnomalies] | None,
+    pseudo: tuple[ClipCodes, Callable[[np.ndarray], dict[str, float]]] | None,
     comparison: Mapping[str, np.ndarray],
 ) -> ScoreReport:
     """Evaluation of the optimised density model, AUC of every other one, and of scores for comparison.
@@ -143,7 +142,7 @@ def report_scores(
     labelled
         Labelled clips and their codes, or None.
     pseudo
-        Pseudo-anomalies and their codes, or None.
+        Codes of pseudo-anomalies, and what gives their scores an AUC by family; or None.
     comparison
         Scores of the labelled clips by name.
     """
@@ -158,6 +157,6 @@ def report_scores(
         aucs = {name: mean_auc(clips.labels, values, clips.machine_ids) for name, values in scores.items()}
         compared = {name: mean_auc(clips.labels, values, clips.machine_ids) for name, values in comparison.items()}
     if pseudo is not None:
-        codes, anomalies = pseudo
-        pseudo_aucs = {name: anomalies.aucs(values) for name, values in all_scores(densities, codes).items()}
+        codes, by_family = pseudo
+        pseudo_aucs = {name: by_family(values) for name, values in all_scores(densities, codes).items()}
     return ScoreReport(evaluation, aucs, compared, pseudo_aucs)

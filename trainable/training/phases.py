@@ -19,10 +19,6 @@ class PhaseState:
     """Warm-up factor on the commitment term, 0 … 1."""
 
     @property
-    def heads(self) -> bool:
-        return self.phase != 1
-
-    @property
     def codebook_frozen(self) -> bool:
         return self.phase == 3
 

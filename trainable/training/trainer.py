@@ -99,7 +99,7 @@ class Trainer:
         self._predict = predict
         self.state = make_state(config, len(ids), device, dtype)
         self._id_labels = torch.tensor([ids.index(machine_id) for machine_id in train.machine_ids])
-        self._placed: dict[str, Tensor] = {}
+        self._placed: dict[str, tuple[np.ndarray, Tensor]] = {}
         self._obey(plan)
 
     def _obey(self, plan: ExecutionPlan) -> None:
@@ -115,9 +115,10 @@ class Trainer:
         if self.plan.data_placement == "host" or self.state.device.type == "cpu":
             self._placed.clear()
             return host
-        if clips.split not in self._placed:
-            self._placed[clips.split] = host.to(self.state.device)
-        return self._placed[clips.split]
+        if clips.split not in self._placed or self._placed[clips.split][0] is not clips.frames_TF:
+            self._placed.pop(clips.split, None)  # two tensors of a split at once were not predicted
+            self._placed[clips.split] = clips.frames_TF, host.to(self.state.device)
+        return self._placed[clips.split][1]
 
     def train_epoch(self) -> EpochLosses:
         """Trains one epoch over all training clips in the order of the trial's seed.

@@ -245,7 +245,9 @@ def test_given_proposals_come_first_where_they_fit() -> None:
     too_large = {**draws[1], "num_embeddings": 256, "latent_dim": 64}
     sampler = make_sampler(space, initial=[first, too_large])
     assert sampler.suggest(0, small_ones) == Proposal(first, True, 1)
-    assert small_ones(sampler.suggest(1, small_ones).params)
+    none = make_sampler(space, initial=[too_large, too_large]).suggest(1, small_ones)
+    assert small_ones(none.params)
+    assert none.draws == 2 + make_sampler(space).suggest(1, small_ones).draws, "each first proposal was asked about"
     assert sampler.suggest(2, small_ones) == make_sampler(space).suggest(2, small_ones)
 
 
