@@ -1,6 +1,5 @@
 """Where a trial's checkpoints lie: a folder, or an address of an object store that pyarrow can reach (s3://, gs://)."""
 
-import errno
 import logging
 import re
 import shutil
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from trainable.errors import CheckpointError, ConfigError, RunError
+from trainable.errors import CheckpointError, ConfigError
 from trainable.redaction import without_given_secrets
 
 logger = logging.getLogger(__name__)
@@ -279,19 +278,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:  # a worker has just removed it
         return 0
-
-
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-
-
-def storage_failure(error: BaseException) -> str | None:
-    """One line if an error comes from the place that results are written to rather than from the trial; else None."""
-    if isinstance(error, CheckpointError | RunError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        where = error.filename or "a file of the trial"
-        return f"{where} cannot be written: {error.strerror}; make room, and go on with --resume"
-    return None
 
 
 def _one_line(error: Exception) -> str:

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from ray import tune
 
-from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
+from trainable.checkpoint_place import CheckpointPlace, begin_or_resume
 from trainable.device.cap import MemoryInUse, measured_outside_bytes, memory_in_use
-from trainable.device.out_of_memory import is_out_of_memory
-from trainable.errors import BudgetError, CheckpointError, NonFiniteError, RunError
-from trainable.record import EpochReport, TrialEnd, TrialStart
+from trainable.failures import ending_of, storage_failure
+from trainable.record import EpochReport, TrialStart
 
 REPORT, ENDED, REASON, UNWRITTEN = "report", "ended", "reason", "unwritten"
 """Keys of a result: an epoch's report, or how the trial failed and why, or what cannot be written."""
@@ -118,18 +117,15 @@ class RayTrial(tune.Trainable):
         """
         try:
             return work()
-        except (CheckpointError, RunError, OSError) as error:
-            unwritten = storage_failure(error)
-            if unwritten is None:
+        except Exception as error:
+            unwritten, end = storage_failure(error), ending_of(error)
+            if unwritten is not None:
+                self._ended = {UNWRITTEN: unwritten, METRIC: float("nan")}
+            elif end is not None:
+                reason = f"{type(error).__name__}: {error}"
+                self._ended = {ENDED: end.value, REASON: reason, METRIC: float("nan")}
+            else:
                 raise
-            self._ended = {UNWRITTEN: unwritten, METRIC: float("nan")}
-        except NonFiniteError as error:
-            self._ended = {ENDED: TrialEnd.NON_FINITE.value, REASON: str(error), METRIC: float("nan")}
-        except (RuntimeError, MemoryError, BudgetError) as error:
-            if not isinstance(error, BudgetError) and not is_out_of_memory(error):
-                raise
-            reason = f"{type(error).__name__}: {error}"
-            self._ended = {ENDED: TrialEnd.OUT_OF_MEMORY.value, REASON: reason, METRIC: float("nan")}
         return None
 
     def cleanup(self) -> None:

@@ -17,9 +17,9 @@ from search.runners.deadline import deadline
 from search.store.checkpoints import CheckpointKeeper, checkpoint_place
 from search.store.run_store import RunStore
 from trainable import stop_signals
-from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, storage_failure
-from trainable.device.out_of_memory import is_out_of_memory
-from trainable.errors import BudgetError, NonFiniteError, RunError
+from trainable.checkpoint_place import CheckpointPlace, begin_or_resume
+from trainable.errors import RunError
+from trainable.failures import ending_of, storage_failure
 from trainable.record import EpochReport, TrialEnd, TrialStart
 
 logger = logging.getLogger(__name__)
@@ -161,12 +161,7 @@ class LocalRunner:
             logger.warning("trial %d failed and resumes from its checkpoint: %s", start.number, reason)
             self._waiting.insert(0, start)
             return
-        if isinstance(error, NonFiniteError):
-            end = TrialEnd.NON_FINITE
-        elif isinstance(error, BudgetError) or is_out_of_memory(error):
-            end = TrialEnd.OUT_OF_MEMORY
-        else:
-            end = TrialEnd.CRASHED
+        end = ending_of(error) or TrialEnd.CRASHED
         logger.info("trial %d ended, %s: %s", start.number, end, reason, exc_info=logger.isEnabledFor(logging.DEBUG))
         self._conductor.finish(start.number, self._conductor.failed(start.number, end, reason))
         self._ended(start.number)
