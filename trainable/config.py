@@ -121,6 +121,10 @@ class QuantizerConfig:
     revival: bool = knob(True, "replace dead codes by latents of the current batch")
     dead_threshold: float = knob(0.05, "a code is dead below this share of the mean EMA count", low=0.0, high=1.0)
 
+    def projects(self, latent_dim: int) -> bool:
+        """Whether a projection stands between latents of this width and codes."""
+        return self.codebook_dim not in (0, latent_dim)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:

@@ -35,8 +35,8 @@ def memory_key(config: TrialConfig) -> MemoryKey:
     counted = {name: value for name, value in flat.items() if name not in _NOTHING}
     switches = _SWITCHES | {spec.name for spec in knobs() if spec.extra}
     rest = tuple((name, value > 0 if name in switches else value) for name, value in counted.items())
-    projected = config.quantizer.codebook_dim not in (0, config.model.latent_dim)
-    return MemoryKey(sizes, (rest, projected, phases_of(config.phase)))
+    projects = config.quantizer.projects(config.model.latent_dim)
+    return MemoryKey(sizes, (rest, projects, phases_of(config.phase)))
 
 
 def phases_of(phase: PhaseConfig) -> tuple[Phase, ...]:

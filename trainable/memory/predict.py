@@ -130,9 +130,9 @@ def architecture_of(config: TrialConfig, n_ids: int) -> tuple[Hashable, Hashable
 
 @lru_cache(4096)  # asked for thousands of times a plan
 def _structure(model: ModelConfig, quantizer: QuantizerConfig) -> tuple[Hashable, ...]:
-    projected = quantizer.codebook_dim not in (0, model.latent_dim)
+    codebook_dim = quantizer.codebook_dim if quantizer.projects(model.latent_dim) else 0
     # Whatever else these two sections hold counts, so that a new knob cannot be forgotten.
-    structure = {**asdict(model), **asdict(quantizer), "codebook_dim": quantizer.codebook_dim if projected else 0}
+    structure = {**asdict(model), **asdict(quantizer), "codebook_dim": codebook_dim}
     return tuple(value for name, value in structure.items() if name not in _SIZES_AND_RATES)
 
 

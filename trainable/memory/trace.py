@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from trainable.config import TrialConfig
 from trainable.device._torch_private import fused_optimizer_on_meta, scaler_tensors
 from trainable.execution_plan import ExecutionPlan, Precision
+from trainable.memory.metadata import META
 from trainable.memory.program import Allocation, NotProportionalError, Probe, Program
 from trainable.memory.tracker import PATCHES, MemoryTracker
 from trainable.model.architecture import segments_of
@@ -33,9 +34,7 @@ from trainable.training.state import TrainState, make_scaler, make_state
 from trainable.training.step import mixed_precision, train_step
 
 Pass = Literal["step", "validation", "codebook_start"]
-META = torch.device("meta")
-
-_SIZES: tuple[Mapping[str, int], ...] = (
+PRIMES: tuple[Mapping[str, int], ...] = (
     {
         "clips": 65_551,
         "n_patches": 262_153,
@@ -55,6 +54,16 @@ _SIZES: tuple[Mapping[str, int], ...] = (
 )
 """Two sets of primes. Those of a batch exceed every width of a model (65,536 codes), as does a quarter of `n_patches`,
 rounded up, which is prime too; those of a model divide no channel count (multiples of 8 up to 1536)."""
+
+
+def at_sizes(config: TrialConfig, sizes: Mapping[str, int]) -> TrialConfig:
+    """The configuration's architecture with as many codes, latent and hidden channels as `sizes` has."""
+    return config.replace(
+        num_embeddings=sizes["codes"],
+        latent_dim=sizes["latent_dim"],
+        head_hidden=sizes["hidden"],
+        codebook_dim=config.quantizer.codebook_dim if config.quantizer.projects(config.model.latent_dim) else 0,
+    )
 
 
 @dataclass(frozen=True)
@@ -137,8 +146,8 @@ def trace(config: TrialConfig, n_ids: int, form: Form, *, verify: bool = True) -
     NotProportionalError
         If a second trace at other sizes (`verify`) disagrees: some allocation is not a multiple of one size.
     """
-    first = _trace_symbolic(config, n_ids, form, _SIZES[0])
-    if verify and not first.same_as(_trace_symbolic(config, n_ids, form, _SIZES[1])):
+    first = _trace_symbolic(config, n_ids, form, PRIMES[0])
+    if verify and not first.same_as(_trace_symbolic(config, n_ids, form, PRIMES[1])):
         raise NotProportionalError(f"the allocations of {form} are not proportional to its sizes")
     return first
 
@@ -153,13 +162,7 @@ def trace_exactly(
 
 def _trace_symbolic(config: TrialConfig, n_ids: int, form: Form, sizes: Mapping[str, int]) -> Program:
     """Two micro-batches, two chunks of distances."""
-    projected = config.quantizer.codebook_dim not in (0, config.model.latent_dim)
-    config = config.replace(
-        num_embeddings=sizes["codes"],
-        latent_dim=sizes["latent_dim"],
-        head_hidden=sizes["hidden"],
-        codebook_dim=config.quantizer.codebook_dim if projected else 0,
-    )
+    config = at_sizes(config, sizes)
     clips, n_patches = sizes["clips"], sizes["n_patches"]
     starts_codebook = form.kind == "codebook_start"
     rest = sizes["rest_clips"] if starts_codebook else 0

@@ -76,7 +76,7 @@ class Codebook(nn.Module):
         self.config = config
         self.geometry = geometry
         width = config.codebook_dim or model.latent_dim
-        projected = width != model.latent_dim
+        projected = config.projects(model.latent_dim)
         self.project_in = nn.Linear(model.latent_dim, width) if projected else nn.Identity()
         self.project_out = nn.Linear(width, model.latent_dim) if projected else nn.Identity()
         n_codes = config.codebooks * config.num_embeddings

@@ -15,8 +15,9 @@ from trainable.config import TrialConfig
 from trainable.device._torch_private import fused_optimizer_on_meta
 from trainable.execution_plan import ExecutionPlan, Precision
 from trainable.memory.key import memory_key
+from trainable.memory.metadata import META
 from trainable.memory.predict import DataSizes, Remembered, architecture_of, is_own
-from trainable.memory.trace import META, meta_state, placeholder_batch
+from trainable.memory.trace import PRIMES, at_sizes, meta_state, placeholder_batch
 from trainable.model.geometry import geometry_of
 from trainable.timing.counter import Formula, Work, WorkCounter
 from trainable.training.batch import VIEW_SHARE
@@ -25,14 +26,7 @@ from trainable.training.phases import PhaseState
 from trainable.training.state import TrainState
 from trainable.training.step import train_step
 
-PRIMES = {
-    "clips": 65_551,
-    "n_patches": 262_153,
-    "views": 65_539,
-    "codes": 65_521,
-    "latent_dim": 1_021,
-    "hidden": 4_093,
-}
+_SIZES = {**{name: size for name, size in PRIMES[0].items() if name != "rest_clips"}, "views": 65_539}
 """Sizes of the run that tells the work at all sizes. `views` is a quarter of `n_patches`, rounded up."""
 _PHASE = PhaseState(2, 1.0)
 """The phase of most epochs: heads on, the codebook learns."""
@@ -157,20 +151,10 @@ def _sizes(config: TrialConfig, clips: int) -> dict[str, int]:
 def _formulas(config: TrialConfig, n_ids: int, form: _Form, sizes: Mapping[str, int]) -> _Formulas:
     """The formulas of an architecture; an extension's hold for these sizes only."""
     if is_own(config):
-        run = _Run(_at_primes(config), n_ids, form, PRIMES["clips"], PRIMES["n_patches"], PRIMES)
+        run = _Run(at_sizes(config, _SIZES), n_ids, form, _SIZES["clips"], _SIZES["n_patches"], _SIZES)
         return _FORMULAS.get((architecture_of(config, n_ids), form), run.formulas)
     run = _Run(config, n_ids, form, sizes["clips"], sizes["n_patches"], {})
     return _FORMULAS.get((memory_key(config), n_ids, form, run.clips, run.n_patches), run.formulas)
-
-
-def _at_primes(config: TrialConfig) -> TrialConfig:
-    projected = config.quantizer.codebook_dim not in (0, config.model.latent_dim)
-    return config.replace(
-        num_embeddings=PRIMES["codes"],
-        latent_dim=PRIMES["latent_dim"],
-        head_hidden=PRIMES["hidden"],
-        codebook_dim=config.quantizer.codebook_dim if projected else 0,
-    )
 
 
 @dataclass(frozen=True)
