@@ -92,7 +92,7 @@ class TestClips(ClipSet):
 
     @classmethod
     def joined(cls, parts: Sequence["TestClips"]) -> "TestClips":
-        """All clips of some sets of one split, copied."""
+        """All clips of some sets, copied, as of the first one's split; all of them have domains, or none has."""
         return cls(
             np.concatenate([part.frames_TF for part in parts]),
             offsets_of(np.concatenate([part.lengths for part in parts])),
@@ -100,6 +100,7 @@ class TestClips(ClipSet):
             tuple(each for part in parts for each in part.names),
             parts[0].split,
             labels=np.concatenate([part.labels for part in parts]),
+            domains=tuple(each for part in parts for each in part.domains),
         )
 
 
