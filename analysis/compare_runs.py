@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.results import RunResults
-from analysis.run_list import aligned, end_text, run_row
+from analysis.run_list import end_text, run_row
 from analysis.state import NO_LABELS
 from analysis.tables import memory_bytes, range_text, text_of
 from trainable.errors import ProjectError
 from trainable.scoring.clip_counts import ClipCounts, auc_text
-from trainable.units import duration_text, format_bytes
+from trainable.units import aligned, duration_text, format_bytes
 
 NONE = "–"
 

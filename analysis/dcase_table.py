@@ -8,14 +8,11 @@ prints the table of AUC and pAUC beside the official baseline, and writes DCASE'
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trainable.commandline import Parser, add_flag, resolve_device, run, say, set_up_logging
 from trainable.config import DataConfig, TrialConfig
 from trainable.errors import ConfigError
-
-if TYPE_CHECKING:
-    from analysis.tables import Table
+from trainable.units import aligned
 
 
 def build_parser() -> Parser:
@@ -108,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 its_results = yardsticks.setdefault(yardstick, {})
                 its_results[name] = mean_by_id(runs)
                 write_results(output / "yardsticks" / yardstick / "result.csv", its_results)
-    say(as_text(comparison_table(results, yardsticks)))
+    table = comparison_table(results, yardsticks)
+    say("\n".join(aligned([table.columns, *table.rows], left=range(len(table.columns)))))
     print(_remark(config, arguments.seeds, arguments.config))
     say(f"wrote {output / 'result.csv'} and the scores beside it")
     return 0
@@ -134,15 +132,6 @@ def _remark(config: TrialConfig, seeds: int, config_path: str | None) -> str:
             "see the held-out AUC of python -m analysis.best."
         )
     return text
-
-
-def as_text(table: "Table") -> str:
-    """Formats a table for a terminal, with aligned columns."""
-    rows = [table.columns, *table.rows]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(table.columns))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
 
 
 if __name__ == "__main__":

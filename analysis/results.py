@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import pandas as pd
@@ -26,7 +26,6 @@ from trainable.execution_plan import ExecutionPlan
 from trainable.record import (
     EPOCH_SCALARS,
     FAILURES,
-    EpochReport,
     RunFolder,
     RunManifest,
     TrialEnd,
@@ -345,7 +344,7 @@ def _record_row(record: TrialRecord) -> dict[str, Any]:
         "driver_bytes": max((report.driver_bytes for report in epochs), default=0),
         "cap_bytes": epochs[-1].cap_bytes if epochs else 0,
         **_plan_columns(plan),
-        "epoch_seconds": _median_seconds(epochs),
+        "epoch_seconds": median(report.epoch_seconds for report in epochs) if epochs else None,
         "predicted_epoch_seconds": record.start.predicted_epoch_seconds,
         "hours": sum(report.epoch_seconds for report in epochs) / 3600,
     }
@@ -413,14 +412,6 @@ def _plan_columns(plan: ExecutionPlan | None) -> dict[str, Any]:
 def _known(number: float | None) -> float:
     """A report's number as tables hold it."""
     return float("nan") if number is None else number
-
-
-def _median_seconds(epochs: tuple[EpochReport, ...]) -> float | None:
-    if not epochs:
-        return None
-    ordered = sorted(report.epoch_seconds for report in epochs)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def comparison_epoch(epochs: pd.DataFrame, *, share: float = 0.8) -> int:

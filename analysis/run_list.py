@@ -11,7 +11,7 @@ from analysis.results import RunResults, load_run
 from analysis.state import SearchState
 from trainable.errors import ProjectError, RunError
 from trainable.record import RunFolder, TrialEnd
-from trainable.units import duration_text, format_bytes
+from trainable.units import aligned, duration_text, format_bytes
 
 
 @dataclass(frozen=True)
@@ -197,16 +197,6 @@ def _below(row: RunRow) -> str:
     parts = [f"space {row.space}", f"budget {budget}", f"begun {begun}", row.end]
     parts += [f"{row.unfinished} unfinished"] if row.unfinished else []
     return ", ".join([*parts, *([] if row.completed else ["none completed"])])
-
-
-def aligned(rows: Sequence[Sequence[str]], *, left: Sequence[int]) -> list[str]:
-    """Lines of a table whose columns are as wide as their cells; those in `left` are left-aligned."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    padded = (
-        [cell.ljust(width) if column in left else cell.rjust(width) for column, (cell, width) in enumerate(cells)]
-        for cells in (list(zip(row, widths, strict=True)) for row in rows)
-    )
-    return ["  ".join(cells).rstrip() for cells in padded]
 
 
 def plain(row: RunRow) -> dict[str, Any]:

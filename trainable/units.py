@@ -1,6 +1,7 @@
-"""Bytes, durations and counts for readers. Binary units only: nobody divides by 1e9 and calls it GiB."""
+"""Bytes, durations, counts and tables for readers. Binary units only: nobody divides by 1e9 and calls it GiB."""
 
 import re
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 
 from trainable.errors import ConfigError
@@ -109,3 +110,15 @@ def seconds_text(seconds: float) -> str:
 def counted(count: int, noun: str) -> str:
     """``1 trial``, ``2 trials``, ``1,000 trials``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: Collection[int]) -> list[str]:
+    """Lines of a table whose columns are as wide as their cells; those in `left` are left-aligned, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

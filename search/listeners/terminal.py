@@ -18,7 +18,7 @@ from search.listeners.leaderboard import PLACES, Place
 from search.listeners.progress import Leader, Progress, Running
 from trainable.detection.gain import gain_text
 from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialStart
-from trainable.units import duration_text, format_bytes, seconds_text
+from trainable.units import aligned, duration_text, format_bytes, seconds_text
 
 PHASES = {1: "VQ only", 2: "full loss", 3: "frozen"}
 """Short names of the training phases; in phase 3 the codebook is frozen."""
@@ -166,9 +166,9 @@ def _table(heading: Row, figures: list[Row], starts: list[TrialStart], width: in
     if width < NARROW and max(len(row[-1]) for row in figures) < len(memory):
         memory = memory.removeprefix("GPU memory ")
     rows: list[tuple[str, ...]] = [(*words, memory), *figures]
-    lines_of_figures = _aligned(rows)
+    lines_of_figures = aligned(rows, left=())
     if len(lines_of_figures[0]) > width:
-        lines_of_figures = _aligned([(*row[:TIME], *row[TIME + 1 :]) for row in rows])
+        lines_of_figures = aligned([(*row[:TIME], *row[TIME + 1 :]) for row in rows], left=())
     parameters = ["parameters", *map(params_text, starts)]
     beside = len(lines_of_figures[0]) + 2 + max(map(len, parameters)) <= width
     lines: list[list[Text]] = []
@@ -180,12 +180,6 @@ def _table(heading: Row, figures: list[Row], starts: list[TrialStart], width: in
         wrapped = textwrap.wrap(params, max(20, width - len(INDENT))) if row else []
         lines.append([Text(text, style=style, no_wrap=True), *(Text(INDENT + each, style="dim") for each in wrapped)])
     return lines
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """The rows as lines, their cells below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.rjust(size) for cell, size in zip(row, widths, strict=True)) for row in rows]
 
 
 class PlainLines(BaseListener):

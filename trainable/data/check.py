@@ -12,6 +12,7 @@ import numpy as np
 
 from trainable.scoring.metrics import auc
 from trainable.typed import build
+from trainable.units import aligned
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,7 @@ class DataCheck:
     def lines(self) -> list[str]:
         """The table for a terminal."""
         cells = self.cells()
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
-        ]
-        return [*lines, *self.remarks]
+        return [*aligned(cells, left=range(len(cells[0]))), *self.remarks]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DataCheck":
