@@ -11,6 +11,7 @@ as its last epoch left it. `truth` is its AUC on fresh clips of an embedded mach
 recordings. The portfolio is that of the other data sets of the bench. `--yardsticks` adds what needs no search, trained
 with the same seeds, on the same clips. A search is kept as a file when it ends, and the command goes on where an
 earlier one stopped; several may share a store. `--read` searches nothing and makes one table of several stores.
+`--ours-epochs 22` gives this project's searches fewer epochs than the others'.
 """
 
 import argparse
@@ -175,7 +176,7 @@ def one_search(arguments: argparse.Namespace, name: str, seed: int) -> Found:
     data, dataset, judges = data_and_judges(arguments, space)
     portfolio = portfolio_of_others(data.machine_type, space, Path(arguments.curves))
     method, max_epochs = as_shipped(space) if name == DEFAULT else (METHODS[name], arguments.max_epochs)
-    setting = Setting(space, seed, max_epochs, arguments.epochs)
+    setting = Setting(space, seed, max_epochs, epochs_of(arguments, name))
     system = method.make(setting, portfolio)
     trainings = search(system, setting, space.for_clips(int(dataset.train.lengths.max())), dataset)
     best = system.best
@@ -194,12 +195,18 @@ def one_search(arguments: argparse.Namespace, name: str, seed: int) -> Found:
     )
 
 
-def rows_of(store: Path, epochs: int) -> list[dict[str, Any]]:
+def epochs_of(arguments: argparse.Namespace, name: str) -> int:
+    """Epochs of a search of this system."""
+    return int(arguments.ours_epochs or arguments.epochs) if name == DEFAULT else int(arguments.epochs)
+
+
+def rows_of(store: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per system and yardstick of a store; differences are paired by seed, with their 95 % interval."""
     found: dict[str, list[Found]] = {}
-    for path in sorted(store.glob(f"*-{epochs}-*.json")):
+    for path in sorted(store.glob("*-*-*.json")):
         each = Found(**json.loads(path.read_text(encoding="utf-8")))
-        found.setdefault(each.system, []).append(each)
+        if path.stem.split("-")[-2] == str(epochs_of(arguments, each.system)):
+            found.setdefault(each.system, []).append(each)
     truths = {name: {each.seed: each.truth for each in mine} for name, mine in found.items()}
     for path in sorted(store.glob("yardsticks-*.json")):
         for title, auc in json.loads(path.read_text(encoding="utf-8")).items():
@@ -232,6 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_flag(parser, "seeds", type=int, default=5, help="searches of each system (default: 5)")
     add_flag(parser, "epochs", type=int, default=120, help="epochs of a search in all (default: 120)")
+    add_flag(parser, "ours_epochs", type=int, help="epochs of a search of this project (default: as all others)")
     add_flag(parser, "max_epochs", type=int, default=12, help="epochs of other systems' trials (default: 12)")
     add_flag(parser, "fresh", type=int, default=100, help="new clips of each kind and embedded id (default: 100)")
     add_flag(parser, "curves", metavar="DIR", default=str(TABLES), help="tables that the portfolio is chosen from")
@@ -250,7 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stores = [Path(each) for each in arguments.read or (arguments.store,)]
     if not arguments.read:
         _measure(arguments, systems, stores[0])
-    rows = [row for store in stores for row in rows_of(store, arguments.epochs)]
+    rows = [row for store in stores for row in rows_of(store, arguments)]
     if not rows:
         raise ConfigError(f"{stores[0]} holds no search of {arguments.epochs} epochs; name a store that has ended ones")
     tell_table(rows, arguments.output, command_of("real_searches", argv))
@@ -262,7 +270,8 @@ def _measure(arguments: argparse.Namespace, systems: Sequence[str], store: Path)
     store.mkdir(parents=True, exist_ok=True)
     for seed in range(arguments.seeds):
         for name in systems:
-            path = store / f"{'_'.join(re.findall(r'[a-z0-9]+', name.lower()))}-{arguments.epochs}-{seed}.json"
+            words = "_".join(re.findall(r"[a-z0-9]+", name.lower()))
+            path = store / f"{words}-{epochs_of(arguments, name)}-{seed}.json"
             if not path.exists():
                 write_json(path, asdict(one_search(arguments, name, seed)))
                 print(f"{path}: {path.read_text(encoding='utf-8')}", flush=True)
