@@ -166,19 +166,16 @@ def _add(study: SearchStudy, record: TrialRecord, space: Space, budget_bytes: in
     """Adds a trial as before its first epoch; its reports and ending are then recovered as after a kill."""
     start, outcome = record.start, record.outcome
     distributions = _distributions(space, start.params)
-    known: dict[str, Any] = {"config": start.config, "predicted_bytes": start.predicted_bytes}
     if outcome is None and start.plan is None:
         reason = "no plan fits the budget"
         outcome = TrialOutcome(end=TrialEnd.OVER_BUDGET, reason=reason, epochs=0, best_auc=None, final_auc=None)
     if outcome is not None and outcome.end is TrialEnd.OVER_BUDGET:
         # The constraint that repels the sampler must stay violated, whatever the budget is now.
         budget = max(1, min(budget_bytes or start.predicted_bytes, start.predicted_bytes - 1))
-        number = study.over_budget(start.params, distributions, budget_bytes=budget, outcome=outcome, **known)
+        added = study.over_budget(start, distributions, outcome, budget_bytes=budget)
     else:
-        known["predicted_allocated_bytes"] = start.predicted_allocated_bytes
-        known["predicted_epoch_seconds"] = start.predicted_epoch_seconds
-        number = study.start(start.params, distributions, plan=start.plan, budget_bytes=budget_bytes, **known)
-    if number != start.number:
+        added = study.start(start, distributions, budget_bytes=budget_bytes)
+    if added.number != start.number:
         raise RunError(
             f"another driver wrote to the study {study.where} while trial {record.start.number} was copied to it; "
             "resume when that driver has ended"

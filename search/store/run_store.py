@@ -49,19 +49,8 @@ class RunStore:
     def start(
         self, proposal: Proposal, config: TrialConfig, memory: MemoryPlan, epoch_seconds: float | None = None
     ) -> TrialStart:
-        number = self.study.start(
-            proposal.params,
-            distributions_of(self._space, proposal.params),
-            config=config,
-            plan=memory.plan,
-            predicted_bytes=memory.predicted_bytes,
-            budget_bytes=self._budget_bytes,
-            predicted_allocated_bytes=memory.allocated_bytes,
-            predicted_epoch_seconds=epoch_seconds,
-            draws=proposal.draws,
-        )
-        start = TrialStart(
-            number=number,
+        known = TrialStart(
+            number=0,  # the study decides
             params=proposal.params,
             config=config,
             plan=memory.plan,
@@ -69,6 +58,8 @@ class RunStore:
             predicted_allocated_bytes=memory.allocated_bytes,
             predicted_epoch_seconds=epoch_seconds,
         )
+        distributions = distributions_of(self._space, proposal.params)
+        start = self.study.start(known, distributions, budget_bytes=self._budget_bytes, draws=proposal.draws)
         self.folder.write_start(start)
         return start
 
@@ -76,24 +67,15 @@ class RunStore:
         self, proposal: Proposal, config: TrialConfig, memory: MemoryPlan, outcome: TrialOutcome
     ) -> TrialStart:
         assert self._budget_bytes is not None, "without a budget everything fits"
-        number = self.study.over_budget(
-            proposal.params,
-            distributions_of(self._space, proposal.params),
-            config=config,
-            predicted_bytes=memory.predicted_bytes,
-            budget_bytes=self._budget_bytes,
-            outcome=outcome,
-            draws=proposal.draws,
+        known = TrialStart(
+            number=0, params=proposal.params, config=config, plan=None, predicted_bytes=memory.predicted_bytes
         )
-        start = TrialStart(
-            number=number,
-            params=proposal.params,
-            config=config,
-            plan=None,
-            predicted_bytes=memory.predicted_bytes,
+        distributions = distributions_of(self._space, proposal.params)
+        start = self.study.over_budget(
+            known, distributions, outcome, budget_bytes=self._budget_bytes, draws=proposal.draws
         )
         self.folder.write_start(start)
-        self.folder.write_outcome(number, outcome)
+        self.folder.write_outcome(start.number, outcome)
         return start
 
     def report(self, number: int, report: EpochReport) -> None:

@@ -20,7 +20,7 @@ import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.engine.observation import failure_constraint, memory_constraint, state_of
 from search.store.storage import StudyWriter, open_storage
-from trainable.config import Objective, TrialConfig
+from trainable.config import Objective
 from trainable.errors import RunError
-from trainable.execution_plan import ExecutionPlan
 from trainable.record import TrialOutcome, TrialStart, outcome_in
 from trainable.redaction import redact, without_secrets
 from trainable.study_address import sqlite_address
@@ -163,63 +162,53 @@ class SearchStudy:
 
     def start(
         self,
-        params: Mapping[str, Any],
+        known: TrialStart,
         distributions: Mapping[str, BaseDistribution],
         *,
-        config: TrialConfig,
-        plan: ExecutionPlan | None,
-        predicted_bytes: int,
         budget_bytes: int | None = None,
-        predicted_allocated_bytes: int = 0,
-        predicted_epoch_seconds: float | None = None,
         draws: int = 1,
-    ) -> int:
-        """Adds a running trial and returns its number.
+    ) -> TrialStart:
+        """Adds a running trial and returns what is known of it, with the number that the study gives it.
 
         Parameters
         ----------
         draws
             Candidates that the sampler checked until this one fitted, including it.
         """
-        attrs = {
-            "run": self.run,
-            "config": config.flat(),
-            "plan": None if plan is None else plan.to_dict(),
-            "predicted_bytes": predicted_bytes,
-            "predicted_allocated_bytes": predicted_allocated_bytes,
-            "draws": draws,
-            **_memory_for_readers(predicted_bytes, budget_bytes),
-        }
-        if predicted_epoch_seconds is not None:
-            attrs["predicted_epoch_seconds"] = predicted_epoch_seconds
-        constraints = memory_constraint(predicted_bytes, budget_bytes)
-        with self._writing():
-            return self._writer.create(TrialState.RUNNING, params, distributions, attrs, constraints)
+        return self._add(TrialState.RUNNING, known, distributions, budget_bytes, {"draws": draws})
 
     def over_budget(
         self,
-        params: Mapping[str, Any],
+        known: TrialStart,
         distributions: Mapping[str, BaseDistribution],
-        *,
-        config: TrialConfig,
-        predicted_bytes: int,
-        budget_bytes: int,
         outcome: TrialOutcome,
+        *,
+        budget_bytes: int,
         draws: int = 1,
-    ) -> int:
-        """Adds a trial that was never started, in one transaction, and returns its number."""
+    ) -> TrialStart:
+        """Adds a trial that was never started, in one transaction; returns what is known of it, with its number."""
+        further = {"outcome": asdict(outcome), "draws": draws}
+        return self._add(TrialState.PRUNED, known, distributions, budget_bytes, further)
+
+    def _add(
+        self,
+        state: TrialState,
+        known: TrialStart,
+        distributions: Mapping[str, BaseDistribution],
+        budget_bytes: int | None,
+        further: Mapping[str, Any],
+    ) -> TrialStart:
+        values = known.to_dict()
         attrs = {
             "run": self.run,
-            "config": config.flat(),
-            "plan": None,
-            "predicted_bytes": predicted_bytes,
-            "outcome": asdict(outcome),
-            "draws": draws,
-            **_memory_for_readers(predicted_bytes, budget_bytes),
+            **{name: values[name] for name in _START if name == "plan" or values[name] is not None},
+            **further,
+            **_memory_for_readers(known.predicted_bytes, budget_bytes),
         }
-        constraints = memory_constraint(predicted_bytes, budget_bytes)
+        constraints = memory_constraint(known.predicted_bytes, budget_bytes)
         with self._writing():
-            return self._writer.create(TrialState.PRUNED, params, distributions, attrs, constraints)
+            number = self._writer.create(state, known.params, distributions, attrs, constraints)
+        return replace(known, number=number)
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """Writes an intermediate value."""

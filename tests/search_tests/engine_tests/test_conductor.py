@@ -345,7 +345,8 @@ def test_killed_between_study_and_folder_everything_is_brought_together(tmp_path
     folder.append_epoch(number, report_at(2, 0.75))  # in the folder, not yet in the study
     ended = folder.trial_path(0)
     (ended / "end.json").unlink()  # in the study, not yet in the folder
-    conductor.store.study.start({}, {}, config=TrialConfig(seed=1), plan=None, predicted_bytes=0)  # no folder yet
+    another = TrialStart(number=0, params={}, config=TrialConfig(seed=1), plan=None, predicted_bytes=0)
+    conductor.store.study.start(another, {})  # no folder yet
     resumed = make_conductor(tmp_path, grace_period=2)
     assert (ended / "end.json").exists()
     assert folder.read_trial(number + 1).epochs == ()

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from spaces.space import Choices, Range
 from trainable.config import Objective, TrialConfig
 from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
-from trainable.record import TrialEnd, TrialOutcome
+from trainable.record import TrialEnd, TrialOutcome, TrialStart
 from trainable.redaction import redact
 
 PARAMS = {"stride": 8, "latent_dim": 16, "learning_rate": 0.001, "density_per_id": True}
@@ -39,8 +40,13 @@ def open_study(path: Path, run: str = "run", **options: Any) -> SearchStudy:
     return SearchStudy(f"sqlite:///{path / 'study.db'}", "name", run, **options)
 
 
+def known(params: dict[str, Any] = PARAMS, plan: ExecutionPlan | None = PLAN) -> TrialStart:
+    """What is known of a trial before the study gives it its number."""
+    return TrialStart(number=0, params=params, config=CONFIG, plan=plan, predicted_bytes=99)
+
+
 def start(study: SearchStudy) -> int:
-    return study.start(PARAMS, DISTRIBUTIONS, config=CONFIG, plan=PLAN, predicted_bytes=99)
+    return study.start(known(), DISTRIBUTIONS).number
 
 
 def outcome(end: TrialEnd, final_auc: float | None = 0.75) -> TrialOutcome:
@@ -84,9 +90,8 @@ def test_completed_without_a_finite_value_is_not_complete(auc: float | None) -> 
 def test_over_budget_is_recorded_without_having_run(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     over = TrialOutcome(end=TrialEnd.OVER_BUDGET, reason="too large", epochs=0, best_auc=None, final_auc=None)
-    number = study.over_budget(
-        PARAMS, DISTRIBUTIONS, config=CONFIG, predicted_bytes=2000, budget_bytes=1000, outcome=over
-    )
+    refused = replace(known(plan=None), predicted_bytes=2000)
+    number = study.over_budget(refused, DISTRIBUTIONS, over, budget_bytes=1000).number
     (trial,) = open_study(tmp_path).trials()
     assert (trial.number, trial.state) == (number, TrialState.PRUNED)
     assert trial.constraints == {"memory": pytest.approx(math.log(2))}
@@ -182,11 +187,9 @@ OTHER_PARAMS = {**PARAMS, "stride": 32, "latent_dim": 11.5}
 def test_a_trial_of_another_space_is_kept_whole_in_a_study_of_one_run(tmp_path: Path) -> None:
     """Optuna takes neither other choices nor another kind of number under the same name."""
     study = open_study(tmp_path)
-    known: dict[str, Any] = {"config": CONFIG, "plan": None, "predicted_bytes": 99}
     numbers = [
-        study.start(PARAMS, DISTRIBUTIONS, **known),
-        study.start(OTHER_PARAMS, OTHER, **known),
-        study.start(PARAMS, DISTRIBUTIONS, **known),
+        study.start(known(params), distributions).number
+        for params, distributions in ((PARAMS, DISTRIBUTIONS), (OTHER_PARAMS, OTHER), (PARAMS, DISTRIBUTIONS))
     ]
     for read in (study, open_study(tmp_path)):
         for trials in (read.trials(), read.unread_trials()):
@@ -196,7 +199,7 @@ def test_a_trial_of_another_space_is_kept_whole_in_a_study_of_one_run(tmp_path: 
     stored = study.optuna_study.get_trials()[1]
     assert stored.params == {name: PARAMS[name] for name in ("learning_rate", "density_per_id")}
     resumed = open_study(tmp_path)
-    assert resumed.start(OTHER_PARAMS, OTHER, **known) == 3
+    assert resumed.start(known(OTHER_PARAMS), OTHER).number == 3
     assert resumed.trials()[3].params == OTHER_PARAMS
 
 
@@ -215,9 +218,8 @@ def test_a_study_of_several_spaces_as_earlier_versions_wrote_it_is_read_and_writ
     database.close()
     resumed = open_study(tmp_path)
     assert [trial.params["stride"] for trial in resumed.trials()] == [8, 32]
-    known: dict[str, Any] = {"config": CONFIG, "plan": None, "predicted_bytes": 99}
-    assert resumed.start(OTHER_PARAMS, OTHER, **known) == 2
-    assert resumed.start(PARAMS, DISTRIBUTIONS, **known) == 3
+    assert resumed.start(known(OTHER_PARAMS), OTHER).number == 2
+    assert resumed.start(known(), DISTRIBUTIONS).number == 3
     assert [trial.params["stride"] for trial in open_study(tmp_path).trials()] == [8, 32, 32, 8]
 
 
@@ -225,7 +227,7 @@ def test_a_trial_of_another_space_is_refused_where_others_write_too(tmp_path: Pa
     start(open_study(tmp_path, "mine", shared=True))
     theirs = open_study(tmp_path, "theirs", shared=True)
     with pytest.raises(RunError, match=r"holds trials of another space: .*; name another --study-name"):
-        theirs.start(OTHER_PARAMS, OTHER, config=CONFIG, plan=None, predicted_bytes=99)
+        theirs.start(known(OTHER_PARAMS), OTHER)
     assert len(theirs.trials()) == 1, "nothing of it is left"
 
 
