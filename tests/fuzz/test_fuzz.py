@@ -28,7 +28,7 @@ from tests.trainable_tests.recording_trees import mel_clip, tone
 from tests.trainable_tests.test_record import MANIFEST, OUTCOME, START, report
 from trainable.config import DataConfig, FrontEndConfig, TrialConfig
 from trainable.data.normalise import load_stats
-from trainable.data.readers import lengthen, read_recording
+from trainable.data.readers import read_features
 from trainable.durable import write_json
 from trainable.errors import ProjectError
 from trainable.record import RunFolder, RunManifest, TrialRecord
@@ -130,7 +130,7 @@ def features(suffix: str, good: Sequence[bytes], words: Sequence[bytes]) -> Targ
     def read(content: bytes, folder: Path) -> np.ndarray:
         path = folder / f"normal_id_00_00000000{suffix}"
         path.write_bytes(content)
-        return lengthen(read_recording(path, FRONT_END)[0])
+        return read_features(path, FRONT_END)
 
     def right(array: np.ndarray) -> bool:
         return array.dtype == np.float32 and array.ndim == 2 and array.shape[1] == 64 and bool(np.isfinite(array).all())

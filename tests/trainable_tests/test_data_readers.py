@@ -12,7 +12,7 @@ import soundfile
 
 from tests.trainable_tests.recording_trees import mel_clip
 from trainable.config import FrontEndConfig
-from trainable.data.readers import lengthen, read_npy, read_recording, read_sound
+from trainable.data.readers import lengthen, read_features, read_npy, read_wav
 from trainable.errors import DataError
 
 FRONT_END = FrontEndConfig()
@@ -24,7 +24,7 @@ def tone(rate: int, hertz: float = 440.0, seconds: float = 1.0) -> np.ndarray:
 
 def refusal(path: Path) -> str:
     with pytest.raises(DataError) as caught:
-        read_recording(path, FRONT_END)
+        read_features(path, FRONT_END)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
@@ -36,7 +36,7 @@ def refusal(path: Path) -> str:
 def test_any_sample_rate_gives_the_same_sound(tmp_path: Path, rate: int, subtype: str) -> None:
     path = tmp_path / "tone.wav"
     soundfile.write(path, tone(rate), rate, subtype=subtype)
-    samples = read_sound(path, 16_000).samples
+    samples = read_wav(path, 16_000)
     assert samples.dtype == np.float32
     assert abs(len(samples) - 16_000) <= 1
     middle = slice(1_000, 15_000)  # a resampling filter rings at both ends
@@ -46,7 +46,7 @@ def test_any_sample_rate_gives_the_same_sound(tmp_path: Path, rate: int, subtype
 def test_resampling_keeps_out_what_the_new_rate_cannot_carry(tmp_path: Path) -> None:
     path = tmp_path / "high.wav"
     soundfile.write(path, tone(48_000, hertz=12_000.0), 48_000)
-    assert np.abs(read_sound(path, 16_000).samples[500:-500]).max() < 0.01
+    assert np.abs(read_wav(path, 16_000)[500:-500]).max() < 0.01
 
 
 def stored(path: Path, *channels: np.ndarray) -> Path:
@@ -57,11 +57,11 @@ def stored(path: Path, *channels: np.ndarray) -> Path:
 def test_two_channels_are_averaged_and_of_more_the_first_is_heard(tmp_path: Path) -> None:
     left, right = tone(16_000), tone(16_000, hertz=1000.0)
     stereo = stored(tmp_path / "stereo.wav", left, right)
-    np.testing.assert_allclose(read_sound(stereo, 16_000).samples, (left + right) / 2, atol=1e-6)
+    np.testing.assert_allclose(read_wav(stereo, 16_000), (left + right) / 2, atol=1e-6)
     array = stored(tmp_path / "array.wav", right, left, left, left)
-    np.testing.assert_allclose(read_sound(array, 16_000).samples, right, atol=1e-6)
-    np.testing.assert_allclose(read_sound(array, 16_000, "mean").samples, (3 * left + right) / 4, atol=1e-6)
-    np.testing.assert_allclose(read_sound(array, 16_000, 3).samples, left, atol=1e-6)
+    np.testing.assert_allclose(read_wav(array, 16_000), right, atol=1e-6)
+    np.testing.assert_allclose(read_wav(array, 16_000, "mean"), (3 * left + right) / 4, atol=1e-6)
+    np.testing.assert_allclose(read_wav(array, 16_000, 3), left, atol=1e-6)
 
 
 def test_channels_that_cancel_each_other_are_named(tmp_path: Path) -> None:
@@ -70,18 +70,18 @@ def test_channels_that_cancel_each_other_are_named(tmp_path: Path) -> None:
     for number, right in enumerate((-left, nearly)):
         path = stored(tmp_path / f"opposite{number}.wav", left, right)
         with pytest.raises(DataError, match=r"2 channels cancel each other .*; choose one with --channel 0"):
-            read_sound(path, 16_000)
-        np.testing.assert_allclose(read_sound(path, 16_000, 0).samples, left, atol=1e-6)
+            read_wav(path, 16_000)
+        np.testing.assert_allclose(read_wav(path, 16_000, 0), left, atol=1e-6)
     independent = np.random.default_rng(1).standard_normal((2, 16_000)) * 0.1
-    assert len(read_sound(stored(tmp_path / "independent.wav", *independent), 16_000).samples) == 16_000
+    assert len(read_wav(stored(tmp_path / "independent.wav", *independent), 16_000)) == 16_000
 
 
 def test_a_channel_that_is_not_there_or_silent_is_refused(tmp_path: Path) -> None:
     path = stored(tmp_path / "four.wav", np.zeros(16_000), tone(16_000), np.zeros(16_000), np.zeros(16_000))
     with pytest.raises(DataError, match="has no channel 4; it has channels 0 … 3"):
-        read_sound(path, 16_000, 4)
+        read_wav(path, 16_000, 4)
     with pytest.raises(DataError, match="its channel 0 is silent; try --channel 1"):
-        read_sound(path, 16_000)
+        read_wav(path, 16_000)
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".FLAC", ".aiff", ".ogg", ".mp3", ".wav", ".WAV"])
@@ -91,7 +91,7 @@ def test_every_format_holds_the_same_sound(tmp_path: Path, suffix: str) -> None:
     soundfile.write(path, sound, 16_000)
     plain = tmp_path / "plain.wav"
     soundfile.write(plain, sound, 16_000, subtype="FLOAT")
-    one, other = (read_recording(each, FRONT_END)[0] for each in (path, plain))
+    one, other = (read_features(each, FRONT_END) for each in (path, plain))
     frames = min(len(one), len(other))
     lossless = suffix.lower() in (".flac", ".aiff", ".wav")
     assert np.abs(one[:frames, :32] - other[:frames, :32]).mean() < (0.1 if lossless else 6.0)
@@ -103,14 +103,14 @@ def test_a_path_that_is_no_utf_8_is_read(tmp_path: Path) -> None:
     for name, content in (("tone.wav", wav(tone(16_000))), ("tone.flac", flac())):
         path = Path(folder) / name
         path.write_bytes(content)
-        assert len(read_sound(path, 16_000).samples) == 16_000
+        assert len(read_wav(path, 16_000)) == 16_000
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.5, 2.0, 3.7])
 def test_any_length_gives_at_least_one_patch(tmp_path: Path, seconds: float) -> None:
     path = tmp_path / "short.wav"
     soundfile.write(path, tone(16_000, seconds=seconds), 16_000)
-    features = lengthen(read_recording(path, FRONT_END)[0])
+    features = read_features(path, FRONT_END)
     assert features.shape == (max(64, 1 + int(16_000 * seconds) // 512), 64)
     assert np.isfinite(features).all()
 
@@ -169,7 +169,7 @@ def test_a_stream_that_was_never_closed_is_read(tmp_path: Path) -> None:
     content[4:8] = b"\xff\xff\xff\xff"
     path = tmp_path / "stream.wav"
     path.write_bytes(bytes(content))
-    assert len(read_sound(path, 16_000).samples) == 16_000
+    assert len(read_wav(path, 16_000)) == 16_000
 
 
 def test_a_whole_file_whose_size_field_counts_too_much_is_read(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_whole_file_whose_size_field_counts_too_much_is_read(tmp_path: Path) -
         content = bytearray(wav(tone(16_000)))
         content[4:8] = struct.pack("<I", len(content) - 8 + excess)
         path.write_bytes(bytes(content))
-        assert len(read_sound(path, 16_000).samples) == 16_000
+        assert len(read_wav(path, 16_000)) == 16_000
         path.write_bytes(bytes(content[:-2]))
         assert "is truncated" in refusal(path)
 
@@ -190,7 +190,7 @@ def test_samples_after_other_chunks_are_found(tmp_path: Path) -> None:
     longer = content[:36] + note + content[36:]
     path = tmp_path / "noted.wav"
     path.write_bytes(longer)
-    assert len(read_sound(path, 16_000).samples) == 16_000
+    assert len(read_wav(path, 16_000)) == 16_000
     path.write_bytes(longer[:-1])
     assert "is truncated" in refusal(path)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainable.config import FrontEndConfig
+from trainable.config import Channel, FrontEndConfig
 from trainable.data.audio import FORMATS, read_sound
 from trainable.data.check import Storage
 from trainable.data.frontend import N_MELS, log_mel
@@ -52,6 +52,11 @@ def read_recording(path: Path, front_end: FrontEndConfig, axes: Axes | None = No
     return features, storage
 
 
+def read_features(path: Path, front_end: FrontEndConfig, axes: Axes | None = None) -> np.ndarray:
+    """Features of a recording, float32 (T, 64) with T ≥ 64: see `read_recording`. Raises DataError."""
+    return lengthen(read_recording(path, front_end, axes)[0])
+
+
 def mean_level(features_TF: np.ndarray) -> float:
     """Mean log-mel of a recording in dB."""
     return float(features_TF.mean(dtype=np.float64))
@@ -62,3 +67,8 @@ def lengthen(features_TF: np.ndarray) -> np.ndarray:
     if len(features_TF) >= SHORTEST_FRAMES:
         return features_TF
     return np.resize(features_TF, (SHORTEST_FRAMES, N_MELS))
+
+
+def read_wav(path: Path, sample_rate: int, channel: Channel = "auto") -> np.ndarray:
+    """Samples of a sound file at `sample_rate`, float32 (samples,), full scale ± 1: see `read_sound`."""
+    return read_sound(path, sample_rate, channel).samples
