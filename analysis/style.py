@@ -45,7 +45,7 @@ PHASE_COLOURS = {1: "#E8F1F8", 2: "#FFFFFF", 3: "#F6EFE0"}
 PHASE_NAMES = {1: "VQ only", 2: "full loss", 3: "codebook frozen"}
 
 NORMAL_SIZE = (4.8, 3.5)
-WIDE_SIZE = (8.6, 4.2)
+WIDE = 8.6
 """Inches. Half of the report's width shows a normal picture at full size, a phone at three quarters; larger pictures
 would have letters too small there. Wide ones scroll in their own frame on a phone."""
 SMALL_FONT = 8.5

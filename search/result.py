@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from analysis.results import RunResults
     from trainable.detection.detector import Detector
 
-RETRAINED = "retrained"
-"""Folder of a retrained detector in that of its run, as ``python -m analysis.best RUN --retrain`` names it."""
-
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -199,7 +196,7 @@ class Result:
         DataError
             If the recordings are gone.
         """
-        from analysis.best import members_to_retrain
+        from analysis.best import RETRAINED, members_to_retrain
         from analysis.model_view import load_run_data
         from analysis.retrain import retrain
         from trainable.commandline import resolve_device

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.figures.codebook import usage_shares
-from analysis.style import BLUE, GREY, VERMILION, legend_under, panels, plain_log, styled
+from analysis.style import BLUE, GREY, VERMILION, WIDE, legend_under, panels, plain_log, styled
 
 PSEUDO_COUNT = 0.5
 """Added to each code's count, so that a code absent from one kind has a finite ratio (Haldane's correction)."""
@@ -48,7 +48,7 @@ def code_contrast(codes_BXM: np.ndarray, labels_B: np.ndarray, num_codes: int) -
 @styled
 def anomaly_codes(contrast: pd.DataFrame, *, most: int = 10) -> Figure:
     """How often both kinds of clips use each code (left), and the codes furthest apart (right)."""
-    figure, (plane, bars) = panels(1, 2, (8.6, 4.6))
+    figure, (plane, bars) = panels(1, 2, (WIDE, 4.6))
     used = contrast[(contrast["normal"] > 0) | (contrast["anomaly"] > 0)]
     floor = 100 * float(min(used["normal"][used["normal"] > 0].min(), used["anomaly"][used["anomaly"] > 0].min())) / 2
     x, y = (100 * used["normal"]).clip(lower=floor), (100 * used["anomaly"]).clip(lower=floor)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.style import BLUE, GREY, PURPLE, integer_axis, legend_under, panels, plain_log, styled
+from analysis.style import BLUE, GREY, PURPLE, WIDE, integer_axis, legend_under, panels, plain_log, styled
 
 
 def usage_shares(codes_XM: np.ndarray, num_codes: int) -> np.ndarray:
@@ -40,7 +40,7 @@ def codebook_usage(shares_MK: np.ndarray, epochs: pd.DataFrame) -> Figure:
     epochs
         The same trial's rows of `RunResults.epochs`.
     """
-    figure, (usage, history) = panels(1, 2, (8.6, 3.9))
+    figure, (usage, history) = panels(1, 2, (WIDE, 3.9))
     n_books, n_codes = shares_MK.shape
     for index, shares in enumerate(shares_MK):
         ordered = np.sort(shares)[::-1]

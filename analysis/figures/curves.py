@@ -13,6 +13,7 @@ from analysis.style import (
     PHASE_NAMES,
     PURPLE,
     VERMILION,
+    WIDE,
     auc_axis,
     integer_axis,
     legend_under,
@@ -44,7 +45,7 @@ def learning_curves(epochs: pd.DataFrame, *, title: str) -> Figure:
     epochs
         One trial's rows of `RunResults.epochs`, in the order of epochs.
     """
-    figure, (detection, losses, codebook, schedule) = panels(2, 2, (8.6, 6.8), sharex=True)
+    figure, (detection, losses, codebook, schedule) = panels(2, 2, (WIDE, 6.8), sharex=True)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     x = epochs["epoch"]
     for axes in (detection, losses, codebook, schedule):

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from analysis.results import PARAM
-from analysis.style import SMALL_FONT, last_epoch_label, message_figure, new_figure, styled
+from analysis.style import SMALL_FONT, WIDE, last_epoch_label, message_figure, new_figure, styled
 from trainable.config import Objective
 
 MOST_AXES = 12
@@ -86,7 +86,7 @@ def parallel_coordinates(
     names = [name for name in names if len(scored) and scored[PARAM + name].notna().any()][:MOST_AXES]
     if not names:
         return message_figure(title, "No trial with searched parameters has finished an epoch yet.")
-    figure = new_figure((max(8.6, 1.05 * (len(names) + 1)), 4.4))
+    figure = new_figure((max(WIDE, 1.05 * (len(names) + 1)), 4.4))
     axes = figure.subplots()
     columns, all_ticks = zip(
         *(unit_positions(scored[PARAM + name], distributions.get(name)) for name in names), strict=True

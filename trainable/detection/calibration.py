@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 
 from trainable.detection.alarm import ROUNDING
-from trainable.scoring.combined import SMALLEST_SCALE
+from trainable.scoring.combined import smallest_scale
 from trainable.typed import Count, Finite, Positive, Within
 
 ENOUGH_CLIPS = 19
@@ -128,6 +128,6 @@ def calibrated(raw_MN: np.ndarray, owners_N: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _location(raw_MN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each pair's scores; of equal ones, as of copies, a share of their mean."""
+    """Mean and standard deviation of each pair's scores, (M,) each."""
     centres = raw_MN.mean(axis=1)
-    return centres, np.maximum(raw_MN.std(axis=1), SMALLEST_SCALE * np.abs(centres) + 1e-9)
+    return centres, np.maximum(raw_MN.std(axis=1), smallest_scale(centres))

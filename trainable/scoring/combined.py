@@ -1,7 +1,7 @@
 """Calibrated combinations: each member's score in standard deviations of its own scores on unseen normal clips."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -14,8 +14,13 @@ from trainable.scoring.interpolation import Interpolation
 from trainable.scoring.mahalanobis import CrossMahalanobis, Mahalanobis
 from trainable.scoring.neighbours import GridNeighbours
 
-SMALLEST_SCALE = 1e-3
-"""Least standard deviation of a member's scores, as a share of their mean: a few clips may have equal scores."""
+SMALLEST_SHARE = 1e-3
+Centre = TypeVar("Centre", float, np.ndarray)
+
+
+def smallest_scale(centre: Centre) -> Centre:
+    """Least standard deviation that scores of this mean are divided by: a few clips, or copies, may score alike."""
+    return SMALLEST_SHARE * abs(centre) + 1e-9
 
 
 class Combined(DensityModel):
@@ -122,5 +127,4 @@ def _calibrated(member: DensityModel, codes_BPHWM: Tensor) -> tuple[GroupState, 
         )
     state, unseen = member.cross_fitted(codes_BPHWM)
     centre = unseen.mean()
-    floor = SMALLEST_SCALE * float(centre.abs()) + 1e-9
-    return state, centre, unseen.std(correction=0).clamp_min(floor)
+    return state, centre, unseen.std(correction=0).clamp_min(smallest_scale(float(centre)))
