@@ -113,6 +113,8 @@ DENSITIES = Registry(
         "shifted_neighbours": "trainable.scoring.neighbours:ShiftedNeighbours",
         "mahalanobis": "trainable.scoring.mahalanobis:Mahalanobis",
         "cross_mahalanobis": "trainable.scoring.mahalanobis:CrossMahalanobis",
+        "coarse_mahalanobis": "trainable.scoring.mahalanobis:CoarseMahalanobis",
+        "coarse_cross_mahalanobis": "trainable.scoring.mahalanobis:CoarseCrossMahalanobis",
         "interpolation": "trainable.scoring.interpolation:Interpolation",
         "autoregressive": "trainable.scoring.autoregressive:Autoregressive",
         "combined": "trainable.scoring.combined:Combined",

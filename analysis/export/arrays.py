@@ -14,7 +14,12 @@ from trainable.scoring.combined import Combined, Fused
 from trainable.scoring.counts import Bigram, Counts, KernelCounts
 from trainable.scoring.density import DensityModel
 from trainable.scoring.interpolation import Interpolation
-from trainable.scoring.mahalanobis import CrossMahalanobis, Mahalanobis
+from trainable.scoring.mahalanobis import (
+    CoarseCrossMahalanobis,
+    CoarseMahalanobis,
+    CrossMahalanobis,
+    Mahalanobis,
+)
 from trainable.scoring.neighbours import GridNeighbours, HistogramNeighbours, ShiftedNeighbours
 
 Group = dict[str, np.ndarray]
@@ -177,6 +182,8 @@ _ENTRIES: dict[type[DensityModel], Callable[[Any], Entry]] = {
     ShiftedNeighbours: _neighbours,
     Mahalanobis: _mahalanobis,
     CrossMahalanobis: _mahalanobis,
+    CoarseMahalanobis: _mahalanobis,
+    CoarseCrossMahalanobis: _mahalanobis,
     Interpolation: _interpolation,
     Combined: _combined,
     Fused: _combined,

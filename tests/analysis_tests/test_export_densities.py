@@ -87,7 +87,7 @@ def test_whatever_the_configuration(name: str, config: ScoreConfig, tmp_path: Pa
 
 @pytest.mark.parametrize("columns", [1, 2, 16])
 def test_grids_of_few_and_of_many_columns(columns: int, tmp_path: Path) -> None:
-    for name in ("interpolation", "grid_neighbours", "counts"):
+    for name in ("interpolation", "grid_neighbours", "counts", "mahalanobis", "coarse_cross_mahalanobis"):
         model = fitted(name, ScoreConfig(), 1, columns=columns)
         assert_equal(model, exported(model, tmp_path), some_codes(3, 1, Split.HELD_OUT, columns=columns, seed=9))
 

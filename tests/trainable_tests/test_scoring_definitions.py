@@ -235,50 +235,94 @@ def test_clips_are_compared_patch_by_patch_within_an_eighth(patches: int, most: 
 # ---- moments and the combination -------------------------------------------------------------------------------------
 
 
-def moments(clip_PHW: np.ndarray) -> np.ndarray:
+def vectors(clip_PHW: np.ndarray) -> np.ndarray:
+    """Of each row, patch and column, float64 (H, P, W, D)."""
+    return VECTORS_KD[clip_PHW].transpose(1, 0, 2, 3)
+
+
+def moments(vectors_HPWD: np.ndarray) -> np.ndarray:
     """Of each row and axis: mean, deviation, and the root mean square of the steps within patches."""
     found = []
-    for h in range(H):
-        rows_PWD = VECTORS_KD[clip_PHW[:, h]]
+    for rows_PWD in vectors_HPWD:
         steps = np.diff(rows_PWD, axis=1)
         found += [rows_PWD.mean(axis=(0, 1)), rows_PWD.std(axis=(0, 1)), np.sqrt((steps**2).mean(axis=(0, 1)))]
     return np.concatenate(found)
 
 
+def distances(known_BF: np.ndarray, asked_BF: np.ndarray) -> np.ndarray:
+    """Squared Mahalanobis distances a dimension."""
+    gaps = asked_BF - known_BF.mean(axis=0)
+    precision = np.linalg.inv(ledoit_wolf(known_BF)[0])
+    result: np.ndarray = np.einsum("bi,ij,bj->b", gaps, precision, gaps) / gaps.shape[1]
+    return result
+
+
 def test_mahalanobis_is_the_squared_distance_of_moments_a_dimension() -> None:
-    known, asked = (np.array([moments(clip) for clip in codes]) for codes in (TRAIN_BPHW, ASKED_BPHW))
-    gaps = asked - known.mean(axis=0)
-    precision = np.linalg.inv(ledoit_wolf(known)[0])
-    expected = np.einsum("bi,ij,bj->b", gaps, precision, gaps) / gaps.shape[1]
-    np.testing.assert_allclose(scores("mahalanobis"), expected, rtol=1e-3)
+    known, asked = (np.array([moments(vectors(clip)) for clip in codes]) for codes in (TRAIN_BPHW, ASKED_BPHW))
+    np.testing.assert_allclose(scores("mahalanobis"), distances(known, asked), rtol=1e-3)
 
 
 def test_of_one_normal_clip_all_moments_count_alike() -> None:
-    gaps = np.array([moments(clip) for clip in ASKED_BPHW]) - moments(TRAIN_BPHW[0])
+    gaps = np.array([moments(vectors(clip)) for clip in ASKED_BPHW]) - moments(vectors(TRAIN_BPHW[0]))
     np.testing.assert_allclose(scores("mahalanobis", TRAIN_BPHW[:1]), (gaps**2).mean(axis=1), rtol=1e-3)
 
 
-def row_correlations(clip_PHW: np.ndarray) -> np.ndarray:
+def row_correlations(vectors_HPWD: np.ndarray) -> np.ndarray:
     """Correlation of each pair of rows, over the positions and axes of a clip."""
-    rows = np.array([VECTORS_KD[clip_PHW[:, h]] - VECTORS_KD[clip_PHW[:, h]].mean(axis=(0, 1)) for h in range(H)])
+    rows = vectors_HPWD - vectors_HPWD.mean(axis=(1, 2), keepdims=True)
     return np.array(
         [
             (rows[h] * rows[k]).sum() / np.sqrt((rows[h] ** 2).sum() * (rows[k] ** 2).sum())
-            for h in range(H)
-            for k in range(h + 1, H)
+            for h in range(len(rows))
+            for k in range(h + 1, len(rows))
         ]
     )
 
 
 def test_the_cross_block_adds_correlations_of_rows() -> None:
     known, asked = (
-        np.array([np.concatenate([moments(clip), row_correlations(clip)]) for clip in codes])
+        np.array([np.concatenate([moments(vectors(clip)), row_correlations(vectors(clip))]) for clip in codes])
         for codes in (TRAIN_BPHW, ASKED_BPHW)
     )
-    gaps = asked - known.mean(axis=0)
-    precision = np.linalg.inv(ledoit_wolf(known)[0])
-    expected = np.einsum("bi,ij,bj->b", gaps, precision, gaps) / gaps.shape[1]
-    np.testing.assert_allclose(scores("cross_mahalanobis"), expected, rtol=1e-3)
+    np.testing.assert_allclose(scores("cross_mahalanobis"), distances(known, asked), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(16, 32), (10, 8), (11, 24), (4, 5)])
+def test_the_coarse_models_pool_cells_and_compare_patches(rows: int, columns: int) -> None:
+    """Eight rows and columns where that many cells divide evenly, more where not, and never more than there are."""
+    pooled_H, pooled_W = {16: 8, 10: 10, 11: 11, 4: 4}[rows], {32: 8, 8: 8, 24: 8, 5: 5}[columns]
+    rng = np.random.default_rng(0)
+    train, asked = rng.integers(K, size=(9, P, rows, columns)), rng.integers(K, size=(4, P, rows, columns))
+
+    def coarse(clip_PHW: np.ndarray) -> np.ndarray:
+        cells = vectors(clip_PHW).reshape(pooled_H, rows // pooled_H, P, pooled_W, columns // pooled_W, -1)
+        return cells.mean(axis=(1, 4))
+
+    def numbers(clip_PHW: np.ndarray) -> np.ndarray:
+        return np.concatenate([moments(coarse(clip_PHW)), coarse(clip_PHW).mean(axis=2).std(axis=1).ravel()])
+
+    def with_correlations(clip_PHW: np.ndarray) -> np.ndarray:
+        return np.concatenate([numbers(clip_PHW), row_correlations(coarse(clip_PHW))])
+
+    for name, each in (("coarse_mahalanobis", numbers), ("coarse_cross_mahalanobis", with_correlations)):
+        expected = distances(np.array([each(clip) for clip in train]), np.array([each(clip) for clip in asked]))
+        np.testing.assert_allclose(scores(name, train, asked), expected, rtol=1e-3)
+
+
+def test_the_coarse_model_hears_that_patches_no_longer_differ() -> None:
+    """Normal patches have one of two sounds each, those of the fault both: a clip holds as much of either as before,
+    which the moments of single cells do not tell."""
+    rng = np.random.default_rng(0)
+    normal = np.tile(np.arange(4)[:, None, None] % 2, (40, 1, H, 64))
+    fault = np.tile(np.arange(64) // 32, (10, 4, H, 1))
+    for clips in (normal, fault):
+        noisy = rng.random(clips.shape) < 0.1
+        clips[noisy] = rng.integers(2, size=int(noisy.sum()))
+
+    def rise(name: DensityName) -> float:
+        return float(scores(name, normal[:30], fault).mean() / scores(name, normal[:30], normal[30:]).mean())
+
+    assert rise("coarse_mahalanobis") > 3 * rise("mahalanobis")
 
 
 def test_the_cross_block_hears_rows_that_no_longer_move_together() -> None:

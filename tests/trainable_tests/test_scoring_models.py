@@ -364,7 +364,7 @@ def test_combined_members_weigh_alike(train: ClipCodes) -> None:
     assert scores.std() < 3
 
 
-@pytest.mark.parametrize("name", ["interpolation", "mahalanobis", "cross_mahalanobis"])
+@pytest.mark.parametrize("name", ["interpolation", "mahalanobis", "cross_mahalanobis", "coarse_mahalanobis"])
 def test_halves_that_share_their_sums_are_fitted_as_if_alone(name: DensityName, train: ClipCodes) -> None:
     codes_BPHWM = train.codes_BPHWM[:15]
     model = make_density(ScoreConfig(), name=name).fit(train, CODEBOOK_KD)

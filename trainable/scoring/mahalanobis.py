@@ -13,6 +13,8 @@ from trainable.scoring.gaussian import gaussian_of, mahalanobis_distances
 
 EMBEDDING_WIDTH = 8
 """Principal axes of the codebook: 8 rows × 8 axes × 3 moments; 4 and 16 detect no better on four sets of codes."""
+COARSE = 8
+"""Rows and columns of a coarse grid: cells of 8 mel bins × 8 frames in a patch of 64 × 64."""
 
 
 class Mahalanobis(DensityModel):
@@ -41,7 +43,8 @@ class Mahalanobis(DensityModel):
     def _summary(self, vectors_BHPWD: Tensor) -> Tensor:
         means = vectors_BHPWD.mean(dim=(2, 3))
         deviations = (vectors_BHPWD - means[:, :, None, None]).square_().mean(dim=(2, 3)).sqrt()
-        steps = vectors_BHPWD[:, :, :, 1:] - vectors_BHPWD[:, :, :, :-1]
+        one_column = vectors_BHPWD.shape[3] == 1  # of which no step leads to another
+        steps = torch.zeros_like(vectors_BHPWD) if one_column else vectors_BHPWD.diff(dim=3)
         roughness = steps.square_().mean(dim=(2, 3)).sqrt()
         return torch.stack([means, deviations, roughness], dim=1).flatten(1).double()
 
@@ -73,3 +76,32 @@ class CrossMahalanobis(Mahalanobis):
         rows, others = torch.triu_indices(len(lengths_BH[0]), len(lengths_BH[0]), offset=1)
         correlations = products_BHH[:, rows, others] / (lengths_BH[:, rows] * lengths_BH[:, others])
         return torch.cat([super()._summary(vectors_BHPWD), correlations.double()], dim=1)
+
+
+class CoarseMahalanobis(Mahalanobis):
+    """`Mahalanobis` on cells pooled to a coarse grid, and on how a clip's patches differ.
+
+    A fine grid has more moments than normal clips to learn them from, and its steps are too short for what changes
+    slowly: means of neighbouring cells have fewer, and step over 8 frames. One more moment is the deviation of a row's
+    mean vector from patch to patch: what goes on for longer than a patch.
+    """
+
+    name: ClassVar[DensityName] = "coarse_mahalanobis"
+
+    def _summary(self, vectors_BHPWD: Tensor) -> Tensor:
+        coarse_BHPWD = _pooled(_pooled(vectors_BHPWD, dim=1), dim=3)
+        deviations_BHD = coarse_BHPWD.mean(dim=3).std(dim=2, correction=0)
+        return torch.cat([super()._summary(coarse_BHPWD), deviations_BHD.flatten(1).double()], dim=1)
+
+
+class CoarseCrossMahalanobis(CoarseMahalanobis, CrossMahalanobis):
+    """`CoarseMahalanobis` with the correlations of the coarse grid's rows."""
+
+    name: ClassVar[DensityName] = "coarse_cross_mahalanobis"
+
+
+def _pooled(vectors: Tensor, dim: int) -> Tensor:
+    """Means of neighbours along an axis: at least `COARSE` of them, from equally many cells each."""
+    length = vectors.shape[dim]
+    parts = next(parts for parts in range(min(COARSE, length), length + 1) if length % parts == 0)
+    return vectors if parts == length else vectors.unflatten(dim, (parts, -1)).mean(dim=dim + 1)

@@ -10,7 +10,7 @@ from .autoregressive import Autoregressive
 from .counts import Bigram, RowCounts
 from .density import Arrays, Density
 from .errors import DetectorError
-from .moments import CrossMahalanobis, Interpolation, Mahalanobis
+from .moments import CoarseCrossMahalanobis, CoarseMahalanobis, CrossMahalanobis, Interpolation, Mahalanobis
 from .neighbours import GridNeighbours, HistogramNeighbours, ShiftedNeighbours
 
 
@@ -36,6 +36,8 @@ FORMULAS: dict[str, type[Density]] = {
     "shifted_neighbours": ShiftedNeighbours,
     "mahalanobis": Mahalanobis,
     "cross_mahalanobis": CrossMahalanobis,
+    "coarse_mahalanobis": CoarseMahalanobis,
+    "coarse_cross_mahalanobis": CoarseCrossMahalanobis,
     "interpolation": Interpolation,
 }
 OF_PARTS: dict[str, type[Autoregressive] | type[Combined]] = {

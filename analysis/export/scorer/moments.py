@@ -4,6 +4,9 @@ import numpy as np
 
 from .density import Arrays, Density, PositionDensity, code_vectors, symmetric
 
+COARSE = 8
+"""Rows and columns of a coarse grid."""
+
 
 class Mahalanobis(Density):
     """Squared distance of a clip's moments from those of normal clips, divided by their number.
@@ -24,7 +27,9 @@ class Mahalanobis(Density):
     def _summary(self, vectors_HPWD: np.ndarray) -> np.ndarray:
         means = vectors_HPWD.mean(axis=(1, 2))
         deviations = np.sqrt(np.square(vectors_HPWD - means[:, None, None]).mean(axis=(1, 2)))
-        roughness = np.sqrt(np.square(np.diff(vectors_HPWD, axis=2)).mean(axis=(1, 2)))
+        one_column = vectors_HPWD.shape[2] == 1  # of which no step leads to another
+        steps = np.zeros_like(vectors_HPWD) if one_column else np.diff(vectors_HPWD, axis=2)
+        roughness = np.sqrt(np.square(steps).mean(axis=(1, 2)))
         return np.stack([means, deviations, roughness]).ravel().astype(np.float64)
 
 
@@ -40,6 +45,27 @@ class CrossMahalanobis(Mahalanobis):
         pairs = np.triu_indices(rows, k=1)
         correlations = products_HH[pairs] / (lengths_H[pairs[0]] * lengths_H[pairs[1]])
         return np.concatenate([super()._summary(vectors_HPWD), correlations.astype(np.float64)])
+
+
+class CoarseMahalanobis(Mahalanobis):
+    """`Mahalanobis` on cells pooled to a coarse grid, and on how a clip's patches differ."""
+
+    def _summary(self, vectors_HPWD: np.ndarray) -> np.ndarray:
+        coarse_HPWD = _pooled(_pooled(vectors_HPWD, axis=0), axis=2)
+        deviations_HD = coarse_HPWD.mean(axis=2).std(axis=1)
+        return np.concatenate([super()._summary(coarse_HPWD), deviations_HD.ravel().astype(np.float64)])
+
+
+class CoarseCrossMahalanobis(CoarseMahalanobis, CrossMahalanobis):
+    """`CoarseMahalanobis` with the correlations of the coarse grid's rows."""
+
+
+def _pooled(vectors: np.ndarray, axis: int) -> np.ndarray:
+    """Means of neighbours along an axis: at least `COARSE` of them, from equally many cells each."""
+    length = vectors.shape[axis]
+    parts = next(parts for parts in range(min(COARSE, length), length + 1) if length % parts == 0)
+    shape = (*vectors.shape[:axis], parts, length // parts, *vectors.shape[axis + 1 :])
+    return vectors.reshape(shape).mean(axis=axis + 1)
 
 
 class Interpolation(PositionDensity):
