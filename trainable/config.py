@@ -401,15 +401,21 @@ class FrontEndConfig:
             raise ConfigError(f"hop_length {self.hop_length} exceeds n_fft {self.n_fft}; frames would skip samples")
 
     @property
+    def overlap_scale(self) -> int:
+        """Frames to one of a front end whose windows overlap by half, at least 1."""
+        return max(1, round(self.n_fft / (2 * self.hop_length)))
+
+    @property
     def spectrum(self) -> dict[str, int]:
         """What makes features of one channel's samples."""
         return {"sample_rate": self.sample_rate, "n_fft": self.n_fft, "hop_length": self.hop_length}
 
 
-READING_RULES = 3
+READING_RULES = 4
 """1: halves by file names with their suffix, channels always averaged, each ``.npy`` file read by its own shape, and
 copies of a recording counted as recordings. 2: halves by recording, copies left out, ``.npy`` files read alike.
-3: normalised features are rounded to half precision as well."""
+3: normalised features are rounded to half precision as well. 4: pseudo-anomalies last longer, in frames, where windows
+overlap by more than half."""
 EMBEDDED_TEST_CLIPS = 40
 MOST_EMBEDDED_TEST_CLIPS = 10_000
 """80,000 clips of four ids: 141 × 64 float32 each, 3 GB of features."""

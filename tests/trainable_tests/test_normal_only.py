@@ -8,7 +8,7 @@ import pytest
 
 from tests.search_tests.listeners_tests.test_progress import ended, report, start
 from tests.trainable_tests.recording_trees import write_tree
-from trainable.config import DataConfig, Objective, TrialConfig
+from trainable.config import READING_RULES, DataConfig, FrontEndConfig, Objective, TrialConfig
 from trainable.data.clips import Split
 from trainable.data.load import Dataset, load_dataset
 from trainable.detection.ranking import choose_members, least_epochs, rank_pairs, ranking_warnings
@@ -90,6 +90,32 @@ def test_roughness_raises_what_differs_from_the_frames_around() -> None:
     assert rough[31, 5] == pytest.approx(-20.0 - 0.5 * 2.0)
     assert rough[:, 6] == pytest.approx(-20.0)
     assert rough[36:, 5] == pytest.approx(-20.0)
+
+
+def test_changes_last_as_much_longer_in_frames_as_windows_overlap_more() -> None:
+    clip = np.full((200, 64), -20.0, dtype=np.float32)
+    clip[60:68, 5] = -2.0
+    rough = Roughness(8).change(clip, 0.5, np.random.default_rng(0))
+    assert rough[64, 5] == pytest.approx(-2.0 + 0.5 * 16.0)  # its mean of 72 frames is -18
+    assert rough[:, 6] == pytest.approx(-20.0)
+    for name in range(20):
+        louder = Bursts(8).change(np.zeros_like(clip), 12.0, Bursts().draws(str(name)))
+        assert (louder.max(axis=1) > 6.0).sum() == 64
+    assert [FrontEndConfig(n_fft=512, hop_length=hop).overlap_scale for hop in (16, 100, 256, 512)] == [16, 3, 1, 1]
+
+
+def test_runs_of_earlier_rules_go_on_with_the_pseudo_anomalies_that_they_had(tmp_path: Path) -> None:
+    write_tree(tmp_path / "data", train=10, normal=0, anomalous=0)
+
+    def changed(hop_length: int, rules: int) -> np.ndarray:
+        front_end = FrontEndConfig(hop_length=hop_length)
+        config = DataConfig(data_root=str(tmp_path / "data"), front_end=front_end, rules=rules)
+        pseudo = load_dataset(config, cache_dir=tmp_path / "cache").pseudo
+        assert pseudo is not None
+        return pseudo.clips.frames_TF
+
+    assert np.array_equal(changed(512, 3), changed(512, READING_RULES))
+    assert not np.array_equal(changed(128, 3), changed(128, READING_RULES))
 
 
 def test_bursts_are_short_narrow_and_as_many_as_the_clip_is_long() -> None:

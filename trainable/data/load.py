@@ -120,7 +120,8 @@ def assemble(config: DataConfig, recordings: Recordings) -> Dataset:
     pseudo = None
     if objective.holds_back:
         held_back = recordings.train.take(np.flatnonzero(held).tolist()).and_(unlabelled)
-        pseudo = make_pseudo_anomalies(train_clips, held_back, norm)
+        scale = config.front_end.overlap_scale if config.rules > 3 else 1
+        pseudo = make_pseudo_anomalies(train_clips, held_back, norm, scale=scale)
         # Not their contents: a severity may differ in its last digit between processors.
         stamp.update("\n".join(pseudo.normal.names).encode(errors="surrogateescape"))
         for warning in pseudo.warnings():

@@ -23,7 +23,7 @@ from trainable.errors import DataError
 
 MOST_BROKEN_SHARE = 0.2
 """A larger share of broken recordings means that the data set is broken."""
-_FORMATS = {1: "features-4", 2: "features-5", 3: "features-5"}
+_FORMATS = {1: "features-4", 2: "features-5", 3: "features-5", 4: "features-5"}
 """By the rules of reading. Change the last whenever the same files would give other features."""
 _CACHE = "recordings-2"
 """Change it whenever an entry of the cache would hold other arrays."""

@@ -1,7 +1,9 @@
 """Families of pseudo-anomalies: what a fault does to a recording, imitated on the log-mels of a normal one.
 
 A family has one knob, the severity α; every other draw is seeded by the clip's name and the family's, so that a clip
-that is changed more is changed in the same way. T frames, F = 64 mel bins, dB.
+that is changed more is changed in the same way. T frames, F = 64 mel bins, dB. Lengths in frames are those of a front
+end whose windows overlap by half; where they overlap more, neighbouring frames are nearly the same, and all lengths are
+`scale` times as many frames.
 
 `python -m benchmarks.no_labels` measures how well they rank trainings, together and each alone. A new family should be
 checked there, and against the transformations of `trainable.model.transforms`: one that resembles them favours
@@ -11,15 +13,19 @@ that predicts cells from their neighbours takes it for more normal.
 
 import hashlib
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 
+@dataclass(frozen=True)
 class Family(ABC):
     """One way to change a clip."""
 
+    scale: int = 1
+    """Frames to one of a front end whose windows overlap by half."""
     name: ClassVar[str]
     title: ClassVar[str]
     """What it does, as the end of a sentence about a clip."""
@@ -53,7 +59,7 @@ class Roughness(Family):
     """Frames of the mean."""
 
     def change(self, clip_TF: np.ndarray, alpha: float, rng: np.random.Generator) -> np.ndarray:
-        mean_TF = uniform_filter1d(clip_TF, self.window, axis=0, mode="nearest")
+        mean_TF = uniform_filter1d(clip_TF, self.scale * self.window, axis=0, mode="nearest")
         return (clip_TF + alpha * (clip_TF - mean_TF)).astype(np.float32)
 
 
@@ -77,10 +83,11 @@ class Bursts(Family):
     def change(self, clip_TF: np.ndarray, alpha: float, rng: np.random.Generator) -> np.ndarray:
         n_frames, n_mels = clip_TF.shape
         louder_TF = np.zeros_like(clip_TF)
-        for _ in range(max(1, n_frames // self.every)):
-            begin = int(rng.integers(max(1, n_frames - self.frames)))
+        frames = self.scale * self.frames
+        for _ in range(max(1, n_frames // (self.scale * self.every))):
+            begin = int(rng.integers(max(1, n_frames - frames)))
             away_F = (np.arange(n_mels) - rng.integers(*self.centres)) / self.width
-            louder_TF[begin : begin + self.frames] += np.exp(-0.5 * away_F**2)
+            louder_TF[begin : begin + frames] += np.exp(-0.5 * away_F**2)
         return (clip_TF + alpha * louder_TF).astype(np.float32)
 
 
@@ -106,4 +113,10 @@ class Stretch(Family):
         return ((1 - share_T1) * clip_TF[before_T] + share_T1 * clip_TF[after_T]).astype(np.float32)
 
 
-FAMILIES: tuple[Family, ...] = (Roughness(), Bursts(), Stretch())
+def families(scale: int) -> tuple[Family, ...]:
+    """All families, with lengths of `scale` times as many frames."""
+    return Roughness(scale), Bursts(scale), Stretch(scale)
+
+
+FAMILIES = families(1)
+"""What they are called and aim at, which is the same at every scale."""

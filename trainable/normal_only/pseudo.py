@@ -12,7 +12,7 @@ from trainable.data.clips import Split, TestClips, TrainClips, offsets_of
 from trainable.data.features import ClipFeatures, passing
 from trainable.data.normalise import NormStats
 from trainable.errors import DataError
-from trainable.normal_only.families import FAMILIES, Family
+from trainable.normal_only.families import FAMILIES, Family, families
 from trainable.normal_only.held_back import FEW, FEWEST
 from trainable.normal_only.severity import Severity, find_severity
 from trainable.scoring.metrics import mean_auc
@@ -114,7 +114,9 @@ def aucs_by_family(families_N: np.ndarray, machine_ids_N: np.ndarray, scores_N: 
     return found
 
 
-def make_pseudo_anomalies(train: TrainClips, held_back: ClipFeatures, norm: NormStats) -> PseudoAnomalies:
+def make_pseudo_anomalies(
+    train: TrainClips, held_back: ClipFeatures, norm: NormStats, *, scale: int = 1
+) -> PseudoAnomalies:
     """Changes each held-back clip by each family, as severely as `find_severity` says.
 
     Parameters
@@ -123,6 +125,8 @@ def make_pseudo_anomalies(train: TrainClips, held_back: ClipFeatures, norm: Norm
         The clips that training sees, to which the reference is fitted.
     held_back
         Log-mels in dB; a machine id with one clip only is left out, since one clip ranks nothing.
+    scale
+        How much longer changes last in frames, see `Family.scale`.
 
     Raises
     ------
@@ -154,11 +158,12 @@ def make_pseudo_anomalies(train: TrainClips, held_back: ClipFeatures, norm: Norm
         labels = np.repeat([0, 1], len(normal))
         return mean_auc(labels, np.concatenate([normal_scores, scores]), 2 * normal.machine_ids)
 
+    made = families(scale)
     severities = tuple(
         find_severity(family, lambda alpha, family=family: reference_auc(family, alpha))  # type: ignore[misc]
-        for family in FAMILIES
+        for family in made
     )
-    changes = (changed_clips(family, found.alpha) for family, found in zip(FAMILIES, severities, strict=True))
+    changes = (changed_clips(family, found.alpha) for family, found in zip(made, severities, strict=True))
     sets = 1 + len(FAMILIES)
     clips = TestClips(
         norm.frames(chain(passing(held_back.features), *changes), sets * len(normal.frames_TF)),
