@@ -26,7 +26,7 @@ from analysis.results import load_run
 from analysis.retrain import all_normal_clips
 from tests.analysis_tests.trained import FAULT_FRAMES, spectrogram
 from trainable import commandline, score
-from trainable.config import FrontEndConfig, TrialConfig
+from trainable.config import FrontEndConfig, ScoreConfig, TrialConfig
 from trainable.data.clips import Split, TestClips
 from trainable.data.load import Dataset
 from trainable.detection.alarm import AlarmRate, Tally, Verdict
@@ -38,6 +38,7 @@ from trainable.detection.windows import Windows
 from trainable.errors import CheckpointError, ConfigError, DataError
 from trainable.model.geometry import Geometry
 from trainable.scoring.evaluate import evaluate
+from trainable.scoring.registry import make_density
 from trainable.trial import PlannedTrial, Trial
 
 SECONDS_PER_FRAME = 512 / 16_000
@@ -547,6 +548,20 @@ def test_models_with_several_density_models_score_as_each_pair_alone(dataset: Da
     assert [density.name for density in loaded.members[0].densities] == list(densities)
     assert loaded.members[0].surprise is loaded.members[0].densities[1], "the first that can locate a fault"
     assert loaded.score_clips(dataset.held_out) == pytest.approx(expected)
+
+
+def test_density_models_are_fitted_to_windows_as_the_detector_hears_them(dataset: Dataset) -> None:
+    """Windows of another stride begin elsewhere in their clips, which coarse cells tell: normal clips would seem odd."""
+    flat = {"epochs": 1, "n_patches": 4, "stride": 32}
+    trial = Trial(PlannedTrial.whole_batch(TrialConfig.from_flat(flat)), dataset)
+    trial.step()
+    member, train = Member.of_trial(trial, ["mahalanobis"]), dataset.train
+    heard = member.hear(torch.from_numpy(train.frames_TF), train.offsets, train.machine_ids, Windows.ALL)
+    expected = make_density(ScoreConfig(), name="mahalanobis").fit(
+        replace(heard.codes, split=Split.TRAIN), trial.codebook()
+    )
+    for machine_id, group in expected.groups.items():
+        torch.testing.assert_close(member.densities[0].groups[machine_id]["centre"], group["centre"])
 
 
 def test_a_detector_of_a_later_format_is_refused(detector_path: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from trainable.data.check import Storage
 from trainable.detection.alarm import AlarmRate, Promise, Tally, shortfalls
@@ -199,6 +200,16 @@ def test_a_stretch_scores_the_mean_of_its_passes() -> None:
     assert passes.owners_X.tolist() == [0, 1, 1, 2]
     assert passes.starts_XP.tolist() == [[0, 0], [64, 154], [109, 200], [264, 300]]
     assert passes.means(np.array([[1.0, 2.0, 4.0, 8.0]])).tolist() == [[1.0, 3.0, 8.0]]
+
+
+def test_density_models_are_fitted_to_one_pass_of_each_stretch_by_turns() -> None:
+    offsets = 200 * np.arange(7)
+    offsets[-1] -= 100  # the last stretch is short enough for one pass
+    passes = choose_windows(offsets, Windows.ALL, count=2, stride=16, patch_frames=64)
+    one_each = passes.one_each()
+    assert one_each.owners_X.tolist() == list(range(6))
+    within = one_each.starts_XP - torch.from_numpy(offsets[:-1])[:, None]
+    assert within.tolist() == [[0, 90], [0, 90], [45, 136], [45, 136], [0, 90], [0, 36]]
 
 
 # ---- how a recording was recorded ------------------------------------------------------------------------------------

@@ -105,8 +105,15 @@ class Member:
 
     @classmethod
     def of_trial(cls, trial: Trial, densities: Sequence[DensityName] = ()) -> "Member":
-        """The trial's current model, with density models fitted to its training clips: those named, or its own."""
-        codes, codebook = trial.train_codes(), trial.codebook()
+        """The trial's current model, with density models fitted to its training clips: those named, or its own.
+
+        They are fitted to windows that lie as those of what the detector will score, and not to those of the search: a
+        coarse grid tells where in a clip a window begins.
+        """
+        state, train, codebook = trial.trainer.state, trial.dataset.train, trial.codebook()
+        state.model.eval()
+        passes = _passes(state, train.offsets, Windows.ALL).one_each()
+        codes = _codes(state, torch.from_numpy(train.frames_TF), train.offsets, train.machine_ids, passes, Split.TRAIN)
         seed = derived_seed(trial.config.seed, "density")
 
         def fitted(name: DensityName) -> DensityModel:
@@ -115,7 +122,7 @@ class Member:
         models = [fitted(name) for name in densities or (trial.config.score.density,)]
         surprise = next((model for model in models if isinstance(model, PositionModel)), None) or fitted(MAP_DENSITY)
         assert isinstance(surprise, PositionModel)
-        return cls(trial.trainer.state, models, surprise, len(trial.dataset.ids))
+        return cls(state, models, surprise, len(trial.dataset.ids))
 
     def scores(self, heard: Heard) -> np.ndarray:
         """Each density model's scores, float64 (density models, stretches)."""
@@ -134,19 +141,8 @@ class Member:
 
     def hear(self, frames_TF: Tensor, offsets: np.ndarray, ids: tuple[str, ...], windows: Windows) -> Heard:
         """Codes of normalised stretches that lie back to back."""
-        config = self.config
-        passes = choose_windows(
-            offsets,
-            windows,
-            count=config.score.score_patches or config.patch.n_patches,
-            stride=config.patch.stride,
-            patch_frames=self.state.geometry.patch_frames,
-        )
-        plan = ExecutionPlan(micro_batch_clips=8)
-        encoded = encode_clips(self.state, frames_TF.to(self.state.device), passes.starts_XP, plan)
-        relative_XP = passes.starts_XP - torch.from_numpy(offsets[passes.owners_X])[:, None]
-        of_passes = tuple(ids[owner] for owner in passes.owners_X.tolist())
-        return Heard(ClipCodes(encoded.codes_BPHWM, relative_XP, of_passes, Split.HELD_OUT), passes)
+        passes = _passes(self.state, offsets, windows)
+        return Heard(_codes(self.state, frames_TF, offsets, ids, passes, Split.HELD_OUT), passes)
 
     def to_plain(self) -> dict[str, Any]:
         """Tensors and plain values only."""
@@ -431,6 +427,28 @@ class Detector:
             score, surprise_T = self._score_stretch(features_TF, machine_id)
             if not np.isfinite(score) or not np.isfinite(np.nansum(surprise_T)):
                 raise ValueError(f"the mean sound of the training clips scores {score} as id {machine_id}")
+
+
+def _passes(state: TrainState, offsets: np.ndarray, windows: Windows) -> Passes:
+    """The windows that a model hears of stretches that lie back to back."""
+    config = state.config
+    return choose_windows(
+        offsets,
+        windows,
+        count=config.score.score_patches or config.patch.n_patches,
+        stride=config.patch.stride,
+        patch_frames=state.geometry.patch_frames,
+    )
+
+
+def _codes(
+    state: TrainState, frames_TF: Tensor, offsets: np.ndarray, ids: Sequence[str], passes: Passes, split: Split
+) -> ClipCodes:
+    """Codes of each pass over normalised stretches that lie back to back."""
+    plan = ExecutionPlan(micro_batch_clips=8)
+    encoded = encode_clips(state, frames_TF.to(state.device), passes.starts_XP, plan)
+    relative_XP = passes.starts_XP - torch.from_numpy(offsets[passes.owners_X])[:, None]
+    return ClipCodes(encoded.codes_BPHWM, relative_XP, tuple(ids[owner] for owner in passes.owners_X.tolist()), split)
 
 
 def make_folder(folder: Path) -> None:

@@ -32,6 +32,16 @@ class Passes:
     owners_X: np.ndarray
     """Stretch of each pass, int64, ascending."""
 
+    def one_each(self) -> "Passes":
+        """One pass of each stretch, by turns its first, second and so on.
+
+        Two stretches take the same turn: those of even and of odd numbers, which calibrate each other, have all turns.
+        """
+        first = np.flatnonzero(np.diff(self.owners_X, prepend=-1))
+        counts = np.diff(first, append=len(self.owners_X))
+        chosen = first + np.arange(len(first)) // 2 % counts
+        return Passes(self.starts_XP[torch.from_numpy(chosen)], self.owners_X[chosen])
+
     def means(self, values_KX: np.ndarray) -> np.ndarray:
         """Means over the passes of each stretch, float64 (…, stretches), of values (…, X)."""
         first = np.flatnonzero(np.diff(self.owners_X, prepend=-1))
