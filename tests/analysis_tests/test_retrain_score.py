@@ -551,8 +551,8 @@ def test_models_with_several_density_models_score_as_each_pair_alone(dataset: Da
 
 
 def test_density_models_are_fitted_to_windows_as_the_detector_hears_them(dataset: Dataset) -> None:
-    """Windows of another stride begin elsewhere in their clips, which coarse cells tell: normal clips would seem odd."""
-    flat = {"epochs": 1, "n_patches": 4, "stride": 32}
+    """Where windows begin in their clips is told by the codes of coarse cells, so that others would seem odd."""
+    flat = {"epochs": 1, "n_patches": 4, "stride": 24}
     trial = Trial(PlannedTrial.whole_batch(TrialConfig.from_flat(flat)), dataset)
     trial.step()
     member, train = Member.of_trial(trial, ["mahalanobis"]), dataset.train
