@@ -14,12 +14,7 @@ from trainable.scoring.combined import Combined, Fused
 from trainable.scoring.counts import Bigram, Counts, KernelCounts
 from trainable.scoring.density import DensityModel
 from trainable.scoring.interpolation import Interpolation
-from trainable.scoring.mahalanobis import (
-    CoarseCrossMahalanobis,
-    CoarseMahalanobis,
-    CrossMahalanobis,
-    Mahalanobis,
-)
+from trainable.scoring.mahalanobis import CoarseCrossMahalanobis, CoarseMahalanobis, CrossMahalanobis, Mahalanobis
 from trainable.scoring.neighbours import GridNeighbours, HistogramNeighbours, ShiftedNeighbours
 
 Group = dict[str, np.ndarray]
