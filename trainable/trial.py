@@ -248,8 +248,10 @@ class Trial:
             _log.warning("%s", event)
         return dated
 
-    def _codes(self, clips: ClipSet, *, with_errors: bool = False) -> tuple[ClipCodes, EncodedClips]:
-        starts_BP, encoded = self.trainer.encode(clips, with_errors=with_errors)
+    def _codes(
+        self, clips: ClipSet, starts_BP: torch.Tensor | None = None, *, with_errors: bool = False
+    ) -> tuple[ClipCodes, EncodedClips]:
+        starts_BP, encoded = self.trainer.encode(clips, starts_BP, with_errors=with_errors)
         relative_BP = starts_BP - torch.from_numpy(clips.offsets[:-1].copy())[:, None]
         return ClipCodes(encoded.codes_BPHWM, relative_BP, clips.machine_ids, clips.split), encoded
 
@@ -281,9 +283,15 @@ class Trial:
         """The codebook (K, D), float32 on the CPU."""
         return self.trainer.state.model.codebook.codebook_KD.detach().float().cpu()
 
-    def train_codes(self) -> ClipCodes:
-        """Codes of the training clips, which a density model may be fitted to."""
-        return self._codes(self.dataset.train)[0]
+    def train_codes(self, starts_BP: torch.Tensor | None = None) -> ClipCodes:
+        """Codes of the training clips, which a density model may be fitted to.
+
+        Parameters
+        ----------
+        starts_BP
+            First frame of each window among the packed frames, int64; None = the windows that the search scores.
+        """
+        return self._codes(self.dataset.train, starts_BP)[0]
 
     def codes(self, clips: ClipSet) -> ClipCodes:
         """Codes of any clips."""

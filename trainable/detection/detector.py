@@ -110,10 +110,9 @@ class Member:
         They are fitted to windows that lie as those of what the detector will score, and not to those of the search: a
         coarse grid tells where in a clip a window begins.
         """
-        state, train, codebook = trial.trainer.state, trial.dataset.train, trial.codebook()
-        state.model.eval()
-        passes = _passes(state, train.offsets, Windows.ALL).one_each()
-        codes = _codes(state, torch.from_numpy(train.frames_TF), train.offsets, train.machine_ids, passes, Split.TRAIN)
+        state, codebook = trial.trainer.state, trial.codebook()
+        passes = _passes(state, trial.dataset.train.offsets, Windows.ALL).one_each()
+        codes = trial.train_codes(passes.starts_XP)
         seed = derived_seed(trial.config.seed, "density")
 
         def fitted(name: DensityName) -> DensityModel:
@@ -142,7 +141,11 @@ class Member:
     def hear(self, frames_TF: Tensor, offsets: np.ndarray, ids: tuple[str, ...], windows: Windows) -> Heard:
         """Codes of normalised stretches that lie back to back."""
         passes = _passes(self.state, offsets, windows)
-        return Heard(_codes(self.state, frames_TF, offsets, ids, passes, Split.HELD_OUT), passes)
+        plan = ExecutionPlan(micro_batch_clips=8)
+        encoded = encode_clips(self.state, frames_TF.to(self.state.device), passes.starts_XP, plan)
+        relative_XP = passes.starts_XP - torch.from_numpy(offsets[passes.owners_X])[:, None]
+        of_passes = tuple(ids[owner] for owner in passes.owners_X.tolist())
+        return Heard(ClipCodes(encoded.codes_BPHWM, relative_XP, of_passes, Split.HELD_OUT), passes)
 
     def to_plain(self) -> dict[str, Any]:
         """Tensors and plain values only."""
@@ -439,16 +442,6 @@ def _passes(state: TrainState, offsets: np.ndarray, windows: Windows) -> Passes:
         stride=config.patch.stride,
         patch_frames=state.geometry.patch_frames,
     )
-
-
-def _codes(
-    state: TrainState, frames_TF: Tensor, offsets: np.ndarray, ids: Sequence[str], passes: Passes, split: Split
-) -> ClipCodes:
-    """Codes of each pass over normalised stretches that lie back to back."""
-    plan = ExecutionPlan(micro_batch_clips=8)
-    encoded = encode_clips(state, frames_TF.to(state.device), passes.starts_XP, plan)
-    relative_XP = passes.starts_XP - torch.from_numpy(offsets[passes.owners_X])[:, None]
-    return ClipCodes(encoded.codes_BPHWM, relative_XP, tuple(ids[owner] for owner in passes.owners_X.tolist()), split)
 
 
 def make_folder(folder: Path) -> None:

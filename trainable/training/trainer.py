@@ -173,22 +173,31 @@ class Trainer:
             counts, dtype=dtype, device=device
         )
 
-    def encode(self, clips: ClipSet, *, with_errors: bool = False) -> tuple[Tensor, EncodedClips]:
-        """Evenly spaced patch starts (B, P) and codes of all clips of a set."""
-        n_patches = self.config.score.score_patches or self.config.patch.n_patches
-        starts_BP = patch_starts(
-            clips.offsets,
-            torch.arange(len(clips)),
-            n_patches=n_patches,
-            stride=self.config.patch.stride,
-            patch_frames=self.state.geometry.patch_frames,
-            generator=None,
-        )
+    def encode(
+        self, clips: ClipSet, starts_BP: Tensor | None = None, *, with_errors: bool = False
+    ) -> tuple[Tensor, EncodedClips]:
+        """Patch starts (B, P) and codes of all clips of a set.
+
+        Parameters
+        ----------
+        starts_BP
+            First frame of each patch among the packed frames, int64; None = evenly spaced at the stride.
+        """
+        if starts_BP is None:
+            starts_BP = patch_starts(
+                clips.offsets,
+                torch.arange(len(clips)),
+                n_patches=self.config.score.score_patches or self.config.patch.n_patches,
+                stride=self.config.patch.stride,
+                patch_frames=self.state.geometry.patch_frames,
+                generator=None,
+            )
+        starts = starts_BP
         self.state.model.eval()
         encoded = self._recovering(
-            lambda: encode_clips(self.state, self.frames(clips), starts_BP, self.plan, with_errors=with_errors)
+            lambda: encode_clips(self.state, self.frames(clips), starts, self.plan, with_errors=with_errors)
         )
-        return starts_BP, encoded
+        return starts, encoded
 
     def _step(self, batch: Batch, phase: PhaseState) -> StepLosses:
         self.state.model.train()
