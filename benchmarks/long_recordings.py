@@ -23,10 +23,10 @@ from trainable.commandline import Parser, add_data_flags, add_flag, add_knob_fla
 from trainable.config import TrialConfig
 from trainable.data.clips import TestClips
 from trainable.data.load import load_dataset
+from trainable.data.windows import Windows
 from trainable.detection.calibration import Calibration, calibrated, simes
 from trainable.detection.detector import Member, raw_scores
 from trainable.detection.stretches import cut_clips
-from trainable.detection.windows import Windows
 from trainable.trial import PlannedTrial, Trial
 
 LEVELS = (0.01, 0.05)

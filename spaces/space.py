@@ -159,16 +159,17 @@ class Space:
         """Returns the configuration of a proposal; other knobs are fixed or keep their defaults.
 
         A clip of L frames has (L − T) // stride + 1 windows of T frames, the length of the model's patches. More
-        patches would only repeat windows, so n_patches and score_patches are at most that if the clips' length is known
-        (`for_clips`).
+        patches would only repeat windows, so n_patches, and score_patches where they begin at multiples of the stride,
+        are at most that if the clips' length is known (`for_clips`).
         """
         config = TrialConfig.from_flat({**self.fixed, **params, "epochs": epochs, "seed": seed})
         if self.clip_frames is None:
             return config
         windows = self._windows(config.patch.stride, config.model.model)
-        return config.replace(
-            n_patches=min(config.patch.n_patches, windows), score_patches=min(config.score.score_patches, windows)
-        )
+        clipped = {"n_patches": min(config.patch.n_patches, windows)}
+        if config.score.score_windows == "stride":
+            clipped["score_patches"] = min(config.score.score_patches, windows)
+        return config.replace(**clipped)
 
     def _windows(self, stride: int, model: str) -> int:
         """Number of windows in the longest clip, each as long as a patch of the model."""

@@ -19,6 +19,7 @@ CodeGradient = Literal["straight_through", "rotation"]
 Aggregation = Literal["mean", "max", "top_k"]
 ObjectiveName = Literal["auto", "labels", "normal-only", "both"]
 Stem = Literal["strided", "full"]
+ScoreWindows = Literal["stride", "cover"]
 Channel = int | Literal["auto", "mean"]
 """Of a recording with several channels: one of them, counted from 0, their mean, or what suits their number."""
 DensityName = str
@@ -182,6 +183,9 @@ class ScoreConfig:
     aggregation: Aggregation = knob("mean", "how position scores become a clip's score")
     top_k_share: float = knob(0.1, "share of positions that top_k averages", low=0.001, high=1.0)
     score_patches: int = knob(0, "patches scored per clip, evenly spaced; 0 = n_patches", low=0, high=1024)
+    score_windows: ScoreWindows = knob(
+        "stride", "where scored patches begin: at multiples of stride, or so that they cover the clip, as a detector's"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

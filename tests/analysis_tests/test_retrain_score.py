@@ -29,12 +29,12 @@ from trainable import commandline, score
 from trainable.config import FrontEndConfig, ScoreConfig, TrialConfig
 from trainable.data.clips import Split, TestClips
 from trainable.data.load import Dataset
+from trainable.data.windows import Windows
 from trainable.detection.alarm import AlarmRate, Tally, Verdict
 from trainable.detection.calibration import simes
 from trainable.detection.detector import Detector, Member, build_detector, raw_scores
 from trainable.detection.saved import FORMAT
 from trainable.detection.stretches import cut_clips, frame_surprise, most_surprising, stretches
-from trainable.detection.windows import Windows
 from trainable.errors import CheckpointError, ConfigError, DataError
 from trainable.model.geometry import Geometry
 from trainable.scoring.evaluate import evaluate

@@ -124,6 +124,8 @@ def test_patches_are_at_most_the_windows_that_stride_yields(frames: int, stride:
     assert space_from_text(TEXT).config({"stride": stride, "n_patches": asked}, epochs=3).patch.n_patches == asked
     scored = space.config({"stride": stride, "n_patches": 1, "score_patches": asked}, epochs=3)
     assert scored.score.score_patches == kept
+    covering = {"stride": stride, "n_patches": 1, "score_patches": asked, "score_windows": "cover"}
+    assert space.config(covering, epochs=3).score.score_patches == asked, "they begin wherever the clip is covered"
     assert space.config({"stride": stride}, epochs=3).score.score_patches == 0, "as many as are trained on"
 
 

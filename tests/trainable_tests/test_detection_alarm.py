@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from trainable.data.check import Storage
+from trainable.data.windows import Windows, choose_windows, covering_passes, scored_starts
 from trainable.detection.alarm import AlarmRate, Promise, Tally, shortfalls
 from trainable.detection.calibration import Calibration, calibrated, simes
 from trainable.detection.recorded import Limits, Status
-from trainable.detection.windows import Windows, choose_windows, covering_passes
 from trainable.errors import ConfigError, DataError
 
 CALIBRATION = Calibration((0.0,), (1.0,), (1.0, 2.0, 2.0, 4.0), shortest_frames=300, lowest_level_db=-60.0)
@@ -210,6 +210,15 @@ def test_density_models_are_fitted_to_one_pass_of_each_stretch_by_turns() -> Non
     assert one_each.owners_X.tolist() == list(range(6))
     within = one_each.starts_XP - torch.from_numpy(offsets[:-1])[:, None]
     assert within.tolist() == [[0, 90], [0, 90], [45, 136], [45, 136], [0, 90], [0, 36]]
+
+
+def test_a_search_scores_windows_at_the_stride_or_those_that_a_detector_is_fitted_to() -> None:
+    offsets = 200 * np.arange(7)
+    windows = {"count": 2, "stride": 16, "patch_frames": 64}
+    fitted = choose_windows(offsets, Windows.ALL, **windows).one_each()
+    assert torch.equal(scored_starts(offsets, "cover", **windows), fitted.starts_XP)
+    at_stride = scored_starts(offsets, "stride", **windows) - torch.from_numpy(offsets[:-1])[:, None]
+    assert at_stride.tolist() == [[0, 128]] * 6
 
 
 # ---- how a recording was recorded ------------------------------------------------------------------------------------

@@ -233,9 +233,10 @@ def test_codes_are_scored_by_our_own_density(train: TrainClips, validation: Test
     np.testing.assert_array_equal(model.score_samples(validation), density.score_samples(model.codes(validation)))
 
 
-def test_windows_are_those_that_the_detector_scores(tiny_dataset: Dataset) -> None:
+@pytest.mark.parametrize("score_windows", ["stride", "cover"])
+def test_windows_are_those_that_the_search_scores(tiny_dataset: Dataset, score_windows: str) -> None:
     knobs = {"n_patches": 2, "score_patches": 5, "stride": 24, "width": 0.125, "latent_dim": 4, "num_embeddings": 8}
-    config = TrialConfig.from_flat({**knobs, "seed": 7})
+    config = TrialConfig.from_flat({**knobs, "seed": 7, "score_windows": score_windows})
     model = PCACodes.beside(config).fit(tiny_dataset.train)
     trial = Trial(PlannedTrial.whole_batch(config), tiny_dataset)
     codes = model.codes(tiny_dataset.held_out)

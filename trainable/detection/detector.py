@@ -33,12 +33,12 @@ from trainable.data.load import Dataset
 from trainable.data.normalise import NormStats
 from trainable.data.npy import Axes
 from trainable.data.readers import SHORTEST_FRAMES, lengthen, mean_level, read_recording
+from trainable.data.windows import Passes, Windows, choose_windows
 from trainable.detection.alarm import DEFAULT_ALARM_RATE, AlarmRate, Promise, Verdict
 from trainable.detection.calibration import ENOUGH_CLIPS, Calibration, calibrated
 from trainable.detection.recorded import Limits, Status
 from trainable.detection.saved import FILE_NAME, FORMAT, SavedDetector, SavedNorm, read_saved
 from trainable.detection.stretches import CutClips, cut_clips, frame_surprise, most_surprising, stretches
-from trainable.detection.windows import Passes, Windows, choose_windows
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.durable import write_bytes
 from trainable.errors import CheckpointError, DataError, RunError, ShortError

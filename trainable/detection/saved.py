@@ -13,10 +13,10 @@ from trainable.config import FrontEndConfig
 from trainable.data.frontend import N_MELS
 from trainable.data.normalise import FeaturePrecision, NormStats
 from trainable.data.npy import Axes
+from trainable.data.windows import Windows
 from trainable.detection.alarm import AlarmRate
 from trainable.detection.calibration import Calibration
 from trainable.detection.recorded import Limits
-from trainable.detection.windows import Windows
 from trainable.errors import CheckpointError, ConfigError
 from trainable.typed import Finite, Length, Positive, Share, Within, build
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from trainable.config import TrialConfig
 from trainable.data.clips import ClipSet, TrainClips
 from trainable.data.patches import patch_starts
+from trainable.data.windows import scored_starts
 from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import CheckpointError, ConfigError, DataLeakError, NonFiniteError, OtherConfigError
 from trainable.execution_plan import ExecutionPlan
@@ -181,16 +182,15 @@ class Trainer:
         Parameters
         ----------
         starts_BP
-            First frame of each patch among the packed frames, int64; None = evenly spaced at the stride.
+            First frame of each patch among the packed frames, int64; None = those that the configuration scores.
         """
         if starts_BP is None:
-            starts_BP = patch_starts(
+            starts_BP = scored_starts(
                 clips.offsets,
-                torch.arange(len(clips)),
-                n_patches=self.config.score.score_patches or self.config.patch.n_patches,
+                self.config.score.score_windows,
+                count=self.config.score.score_patches or self.config.patch.n_patches,
                 stride=self.config.patch.stride,
                 patch_frames=self.state.geometry.patch_frames,
-                generator=None,
             )
         starts = starts_BP
         self.state.model.eval()

@@ -11,9 +11,10 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from trainable.config import ScoreConfig, TrialConfig
+from trainable.config import ScoreConfig, ScoreWindows, TrialConfig
 from trainable.data.clips import ClipSet, TrainClips
-from trainable.data.patches import gather_patches, patch_starts
+from trainable.data.patches import gather_patches
+from trainable.data.windows import scored_starts
 from trainable.model.codebook import distinct_rows
 from trainable.model.geometry import geometry_of
 from trainable.model.quantizer import residual_codes
@@ -38,15 +39,24 @@ class PCACodes(Yardstick):
 
     Parameters
     ----------
-    n_patches, stride, patch_frames
-        The windows of a clip, as the detector scores them (`trainable.data.patches.patch_starts`).
+    n_patches, stride, score_windows, patch_frames
+        The windows of a clip, as a search scores them (`trainable.data.windows.scored_starts`).
     """
 
     name: ClassVar[str] = "pca_codes"
     title: ClassVar[str] = "PCA codes"
 
-    def __init__(self, *, n_patches: int = 20, stride: int = 8, patch_frames: int = 64, seed: int = 0):
+    def __init__(
+        self,
+        *,
+        n_patches: int = 20,
+        stride: int = 8,
+        score_windows: ScoreWindows = "stride",
+        patch_frames: int = 64,
+        seed: int = 0,
+    ):
         self.n_patches, self.stride = n_patches, stride
+        self.score_windows: ScoreWindows = score_windows
         self.patch_frames = patch_frames
         self.seed = seed
         self._density = make_density(ScoreConfig(), name="mahalanobis", seed=seed)
@@ -56,6 +66,7 @@ class PCACodes(Yardstick):
         return cls(
             n_patches=config.score.score_patches or config.patch.n_patches,
             stride=config.patch.stride,
+            score_windows=config.score.score_windows,
             patch_frames=geometry_of(config).patch_frames,
             seed=config.seed,
         )
@@ -107,13 +118,12 @@ class PCACodes(Yardstick):
         return codes_NM.unflatten(0, cells_BPHWV.shape[:4])
 
     def _starts(self, clips: ClipSet) -> Tensor:
-        return patch_starts(
+        return scored_starts(
             clips.offsets,
-            torch.arange(len(clips)),
-            n_patches=self.n_patches,
+            self.score_windows,
+            count=self.n_patches,
             stride=self.stride,
             patch_frames=self.patch_frames,
-            generator=None,
         )
 
     def _sampled_cells(self, clips: TrainClips) -> np.ndarray:

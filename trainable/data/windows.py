@@ -1,4 +1,4 @@
-"""Which windows of a stretch a detector hears: all that cover it, or as many as the search scored.
+"""Which windows of a clip are scored: those that cover it, or those at the stride of training.
 
 L frames of a stretch, P windows of T frames in a pass, R passes, X passes of all stretches.
 """
@@ -10,6 +10,7 @@ from enum import StrEnum
 import numpy as np
 import torch
 
+from trainable.config import ScoreWindows
 from trainable.data.patches import check_lengths, patch_starts
 
 
@@ -78,6 +79,20 @@ def choose_windows(offsets: np.ndarray, windows: Windows, *, count: int, stride:
     starts = [begin + starts_RP for begin, starts_RP in zip(offsets[:-1].tolist(), passes, strict=True)]
     owners = np.repeat(np.arange(len(passes)), [len(each) for each in passes])
     return Passes(torch.from_numpy(np.concatenate(starts)), owners)
+
+
+def scored_starts(
+    offsets: np.ndarray, score_windows: ScoreWindows, *, count: int, stride: int, patch_frames: int
+) -> torch.Tensor:
+    """First frame of each window that a search scores, among the packed frames, int64 (clips, count).
+
+    Of a clip that takes several passes to cover, one is scored: by turns its first, second and so on.
+
+    Raises DataError for a clip that is shorter than a window.
+    """
+    windows = Windows.ALL if score_windows == "cover" else Windows.CONFIGURED
+    passes = choose_windows(offsets, windows, count=count, stride=stride, patch_frames=patch_frames)
+    return passes.one_each().starts_XP
 
 
 def covering_passes(length: int, count: int, patch_frames: int) -> np.ndarray:
