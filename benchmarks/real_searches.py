@@ -10,7 +10,9 @@ over: of this project the detector, the mean of the best pairs; of plain Ray Tun
 as its last epoch left it. `truth` is its AUC on fresh clips of an embedded machine, and on held-out clips of other
 recordings. The portfolio is that of the other data sets of the bench. `--yardsticks` adds what needs no search, trained
 with the same seeds, on the same clips. A search is kept as a file when it ends, and the command goes on where an
-earlier one stopped; several may share a store. `--read` searches nothing and makes one table of several stores.
+earlier one stopped; several may share a store. `--read` searches nothing and makes one table of several stores. `this
+project − it` is paired by seed, with the interval of the seeds; `over clips` is the interval that the same difference
+has when the clips that judge are redrawn.
 `--ours-epochs 22` gives this project's searches fewer epochs than the others'.
 """
 
@@ -49,8 +51,11 @@ from trainable.durable import write_json
 from trainable.errors import ConfigError
 from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialRecord, TrialStart
 from trainable.scoring.evaluate import evaluate
+from trainable.scoring.metrics import bootstrap_aucs, mean_auc, percentile_interval
 from trainable.trial import PlannedTrial, Trial
 from trainable.yardsticks.catalogue import YARDSTICKS
+
+JUDGES = "judges.json"
 
 
 @dataclass(frozen=True)
@@ -76,16 +81,33 @@ class Found:
 
     system: str
     seed: int
-    truth: float
-    """AUC on the clips that judge."""
+    scores: list[float]
+    """Of each of the clips that judge, by what the system handed over."""
     best_truth: float
-    """The same of the best trial alone, with the density model that the search optimised."""
+    """AUC on these clips of the best trial alone, with the density model that the search optimised."""
     validation: float
     """What the best trial's value was."""
     trials: int
     completed: int
     epochs: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Labels and machine ids of the clips that judge, as a store keeps them."""
+
+    labels: list[int]
+    machine_ids: list[str]
+
+    def auc(self, scores: Sequence[float]) -> float:
+        """Mean AUC over machine ids of the scores of all clips."""
+        return mean_auc(np.array(self.labels), np.array(scores), tuple(self.machine_ids))
+
+    def resampled(self, scores: Sequence[Sequence[float]]) -> np.ndarray:
+        """Mean AUC over ids and seeds of each resample of the clips, (resamples,); always the same resamples."""
+        labels, ids = np.array(self.labels), tuple(self.machine_ids)
+        return np.mean([bootstrap_aucs(labels, np.array(each), ids) for each in scores], axis=0)
 
 
 def search(system: System, setting: Setting, space: Space, dataset: Dataset) -> dict[int, Training]:
@@ -115,14 +137,15 @@ def search(system: System, setting: Setting, space: Space, dataset: Dataset) -> 
 
 def handed_over(
     method: Method, best: int, trainings: dict[int, Training], data: DataConfig, dataset: Dataset, judges: TestClips
-) -> tuple[float, float]:
-    """AUC of what a user takes, and of the best trial alone, on the clips that judge."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of the clips that judge, (clips,): by what a user takes, and by the best trial alone."""
     alone = [MemberPlan(best, trainings[best].start.config.score.density)]
     pairs = choose_members([each.record for each in trainings.values()]) if method.averaging else []
     taken = [MemberPlan(pair.trial, pair.density) for pair in pairs] or alone
-    detectors = (detector_of(plans, trainings, data, dataset) for plans in (taken, alone))
-    truth, best_truth = (evaluate(each.score_clips(judges), judges).auc for each in detectors)
-    return truth, best_truth
+    scores, alone_scores = (
+        detector_of(plans, trainings, data, dataset).score_clips(judges) for plans in (taken, alone)
+    )
+    return scores, alone_scores
 
 
 def detector_of(
@@ -155,11 +178,11 @@ def data_and_judges(
     return data, dataset, dataset.held_out if data.source else fresh_clips(data, dataset, arguments.fresh)
 
 
-def yardstick_aucs(arguments: argparse.Namespace, seed: int) -> dict[str, float]:
-    """AUC of each yardstick on the clips that judge, by its title."""
+def yardstick_scores(arguments: argparse.Namespace, seed: int) -> dict[str, list[float]]:
+    """Each yardstick's scores of the clips that judge, by its title."""
     _, dataset, judges = data_and_judges(arguments, load_space(arguments.space))
     fitted = {kind.title: kind.beside(TrialConfig(seed=seed)).fit(dataset.train) for kind in YARDSTICKS}
-    return {title: evaluate(each.score_samples(judges), judges).auc for title, each in fitted.items()}
+    return {title: each.score_samples(judges).tolist() for title, each in fitted.items()}
 
 
 def as_shipped(space: Space) -> tuple[Method, int]:
@@ -181,12 +204,12 @@ def one_search(arguments: argparse.Namespace, name: str, seed: int) -> Found:
     trainings = search(system, setting, space.for_clips(int(dataset.train.lengths.max())), dataset)
     best = system.best
     assert best is not None, "a training has reported"
-    truth, alone = handed_over(method, best, trainings, data, dataset, judges)
+    scores, alone = handed_over(method, best, trainings, data, dataset, judges)
     return Found(
         system=name,
         seed=seed,
-        truth=truth,
-        best_truth=alone,
+        scores=scores.tolist(),
+        best_truth=evaluate(alone, judges).auc,
         validation=trainings[best].reports[-1].value,
         trials=len(trainings),
         completed=sum(each.trial.done for each in trainings.values()),
@@ -201,34 +224,56 @@ def epochs_of(arguments: argparse.Namespace, name: str) -> int:
 
 
 def rows_of(store: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row per system and yardstick of a store; differences are paired by seed, with their 95 % interval."""
+    """One row per system and yardstick of a store."""
     found: dict[str, list[Found]] = {}
     for path in sorted(store.glob("*-*-*.json")):
         each = Found(**json.loads(path.read_text(encoding="utf-8")))
         if path.stem.split("-")[-2] == str(epochs_of(arguments, each.system)):
             found.setdefault(each.system, []).append(each)
-    truths = {name: {each.seed: each.truth for each in mine} for name, mine in found.items()}
+    scores = {name: {each.seed: each.scores for each in mine} for name, mine in found.items()}
     for path in sorted(store.glob("yardsticks-*.json")):
-        for title, auc in json.loads(path.read_text(encoding="utf-8")).items():
-            truths.setdefault(title, {})[int(path.stem.rpartition("-")[2])] = auc
-    return [_row(store.name, name, mine, found.get(name), truths.get(DEFAULT, {})) for name, mine in truths.items()]
+        for title, of_clips in json.loads(path.read_text(encoding="utf-8")).items():
+            scores.setdefault(title, {})[int(path.stem.rpartition("-")[2])] = of_clips
+    if not scores:
+        return []
+    judges = Judges(**json.loads((store / JUDGES).read_text(encoding="utf-8")))
+    ours = scores.get(DEFAULT, {})
+    rows = []
+    for name, mine in scores.items():
+        row = {"data set": store.name, "system": name} | _detection(judges, mine)
+        if name != DEFAULT:
+            row |= _compared(judges, mine, ours)
+        rows.append(row | _effort(found.get(name, ())))
+    return rows
 
 
-def _row(
-    data_set: str, name: str, mine: dict[int, float], searches: Sequence[Found] | None, ours: dict[int, float]
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"data set": data_set, "system": name, "seeds": len(mine)}
-    row["truth"] = f"{np.mean(list(mine.values())):.4f}"
-    row["each"] = " ".join(f"{mine[seed]:.3f}" for seed in sorted(mine))
+def _detection(judges: Judges, mine: dict[int, list[float]]) -> dict[str, Any]:
+    aucs = [judges.auc(mine[seed]) for seed in sorted(mine)]
+    return {
+        "seeds": len(mine),
+        "truth": f"{np.mean(aucs):.4f}",
+        "each": " ".join(f"{each:.3f}" for each in aucs),
+    }
+
+
+def _compared(judges: Judges, mine: dict[int, list[float]], ours: dict[int, list[float]]) -> dict[str, Any]:
     both = sorted(set(mine) & set(ours))
-    if name != DEFAULT and both:
-        row["this project − it"] = difference([ours[seed] for seed in both], [mine[seed] for seed in both])
-    if searches is not None:
-        row["best trial alone"] = f"{np.mean([each.best_truth for each in searches]):.4f}"
-        row["its validation AUC"] = f"{np.mean([each.validation for each in searches]):.4f}"
-        for column in ("trials", "completed", "epochs", "seconds"):
-            row[column] = f"{np.mean([getattr(each, column) for each in searches]):.0f}"
-    return row
+    if not both:
+        return {}
+    aucs_ours, aucs_mine = ([judges.auc(each[seed]) for seed in both] for each in (ours, mine))
+    redrawn_ours, redrawn_mine = (judges.resampled([each[seed] for seed in both]) for each in (ours, mine))
+    low, high = percentile_interval(redrawn_ours - redrawn_mine)
+    return {"this project − it": difference(aucs_ours, aucs_mine), "over clips": f"{low:+.3f} … {high:+.3f}"}
+
+
+def _effort(searches: Sequence[Found]) -> dict[str, Any]:
+    if not searches:
+        return {}
+    columns = ("trials", "completed", "epochs", "seconds")
+    return {
+        "best trial alone": f"{np.mean([each.best_truth for each in searches]):.4f}",
+        "its validation AUC": f"{np.mean([each.validation for each in searches]):.4f}",
+    } | {column: f"{np.mean([getattr(each, column) for each in searches]):.0f}" for column in columns}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -241,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flag(parser, "epochs", type=int, default=120, help="epochs of a search in all (default: 120)")
     add_flag(parser, "ours_epochs", type=int, help="epochs of a search of this project (default: as all others)")
     add_flag(parser, "max_epochs", type=int, default=12, help="epochs of other systems' trials (default: 12)")
-    add_flag(parser, "fresh", type=int, default=100, help="new clips of each kind and embedded id (default: 100)")
+    add_flag(parser, "fresh", type=int, default=125, help="new clips of each kind and embedded id (default: 125)")
     add_flag(parser, "curves", metavar="DIR", default=str(TABLES), help="tables that the portfolio is chosen from")
     add_flag(parser, "yardsticks", action="store_true", help="also measure the yardsticks, with the same seeds")
     add_flag(parser, "store", metavar="DIR", default="runs/real/fan", help="where ended searches are kept")
@@ -268,16 +313,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measure(arguments: argparse.Namespace, systems: Sequence[str], store: Path) -> None:
     """Runs what the store lacks."""
     store.mkdir(parents=True, exist_ok=True)
+    if not (store / JUDGES).exists():
+        judges = data_and_judges(arguments, load_space(arguments.space))[2]
+        write_json(store / JUDGES, asdict(Judges(judges.labels.tolist(), list(judges.machine_ids))))
     for seed in range(arguments.seeds):
         for name in systems:
             words = "_".join(re.findall(r"[a-z0-9]+", name.lower()))
             path = store / f"{words}-{epochs_of(arguments, name)}-{seed}.json"
             if not path.exists():
                 write_json(path, asdict(one_search(arguments, name, seed)))
-                print(f"{path}: {path.read_text(encoding='utf-8')}", flush=True)
+                print(f"{path} is kept", flush=True)
         path = store / f"yardsticks-{seed}.json"
         if arguments.yardsticks and not path.exists():
-            write_json(path, yardstick_aucs(arguments, seed))
+            write_json(path, yardstick_scores(arguments, seed))
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_flag(parser, "space", default="ad_tuning")
     add_flag(parser, "seeds", type=int, default=5, help="searches (default: 5)")
     add_flag(parser, "epochs", type=int, default=120, help="epochs of a search in all (default: 120)")
-    add_flag(parser, "fresh", type=int, default=100, help="new clips of each kind and embedded id (default: 100)")
+    add_flag(parser, "fresh", type=int, default=125, help="new clips of each kind and embedded id (default: 125)")
     add_flag(parser, "curves", metavar="DIR", default=str(TABLES), help="where portfolios come from")
     add_flag(parser, "store", metavar="DIR", default="runs/unlabelled/fan", help="where ended searches are kept")
     add_flag(parser, "read", metavar="DIR", help="search nothing; the table of the stores below this folder")
