@@ -12,7 +12,8 @@ recordings. The portfolio is that of the other data sets of the bench. `--yardst
 with the same seeds, on the same clips. A search is kept as a file when it ends, and the command goes on where an
 earlier one stopped; several may share a store. `--read` searches nothing and makes one table of several stores. `this
 project − it` is paired by seed, with the interval of the seeds; `over clips` is the interval that the same difference
-has when the clips that judge are redrawn.
+has when the clips that judge are redrawn. Where `--read` names several stores, the last rows are their means, with the
+interval of the data sets.
 `--ours-epochs 22` gives this project's searches fewer epochs than the others'.
 """
 
@@ -276,6 +277,21 @@ def _effort(searches: Sequence[Found]) -> dict[str, Any]:
     } | {column: f"{np.mean([getattr(each, column) for each in searches]):.0f}" for column in columns}
 
 
+def in_all(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, and one more for each system that stands beside this project's search on several data sets."""
+    ours = {row["data set"]: float(row["truth"]) for row in rows if row["system"] == DEFAULT}
+    means = []
+    for name in dict.fromkeys(row["system"] for row in rows):
+        mine = {row["data set"]: float(row["truth"]) for row in rows if row["system"] == name}
+        both = sorted(mine.keys() & ours.keys())
+        if len(both) > 1:
+            row = {"data set": "all", "system": name, "truth": f"{np.mean([mine[each] for each in both]):.4f}"}
+            if name != DEFAULT:
+                row["this project − it"] = difference([ours[each] for each in both], [mine[each] for each in both])
+            means.append(row)
+    return rows + means
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m benchmarks.real_searches", description=__doc__.split("\n")[0])
     add_flag(parser, "space", default="ad_tuning")
@@ -303,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stores = [Path(each) for each in arguments.read or (arguments.store,)]
     if not arguments.read:
         _measure(arguments, systems, stores[0])
-    rows = [row for store in stores for row in rows_of(store, arguments)]
+    rows = in_all([row for store in stores for row in rows_of(store, arguments)])
     if not rows:
         raise ConfigError(f"{stores[0]} holds no search of {arguments.epochs} epochs; name a store that has ended ones")
     tell_table(rows, arguments.output, command_of("real_searches", argv))
