@@ -7,9 +7,10 @@ Every variant is trained with the same seeds; `difference` is its mean AUC minus
 mean over seeds (Student's t, paired by seed). `validation` is the mean AUC of the fused model on validation clips:
 where variants are chosen among, it is what may choose. `alive` is the share of codes used in the last epoch. `epoch` is
 the median CPU time of training an epoch (one of phase 2), and `memory` the predicted peak of a training step on CUDA,
-both relative to the base's in the same run. The last variants are ways of the recipe that this project starts from,
-and its preset as a whole, whose knobs take the place of all that are given but the epochs (docs/recipe.md). The small
-recipe has the base's width, batch, patches and learning rate.
+both relative to the base's in the same run. The tasks beside reconstruction are of `benchmarks/tasks.py`. The
+last variants are ways of the recipe that this project starts from, and its preset as a whole, whose knobs take the
+place of all that are given but the epochs (docs/recipe.md). The small recipe has the base's width, batch, patches and
+learning rate.
 """
 
 import sys
@@ -21,8 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 
+from benchmarks import tasks
+from benchmarks.differences import difference
 from benchmarks.original import Clips, augmented
 from benchmarks.tables import command_of, write_table
 from trainable.commandline import Parser, add_data_flags, add_flag, add_knob_flags, data_config, given_knobs, run
@@ -85,6 +87,11 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "no frozen phase": {"frozen_share": 0.0},
     "commitment warm-up 3 epochs from 0": {"commitment_warmup_epochs": 3, "commitment_warmup_start": 0.0},
     "texture loss, weight 5": {"texture_weight": 5.0},
+    "context, weight 1": {"context_weight": 1.0},
+    "context, weight 5": {"context_weight": 5.0},
+    "resolutions, weight 5": {"resolutions_weight": 5.0},
+    "contrast, weight 0.1": {"contrast_weight": 0.1},
+    "detached decoder, context, weight 1": {"quantizer": "detached", "context_weight": 1.0},
     "machine-id head": {"id_weight": 0.1},
     "transformation head": {"transform_weight": 0.1},
     "twice as wide": {"width": 1.0},
@@ -154,15 +161,6 @@ def _auc(clips: TestClips, scores: np.ndarray) -> float:
     return mean_auc(clips.labels, scores, clips.machine_ids)
 
 
-def difference(values: Sequence[float], base: Sequence[float]) -> str:
-    """Formats the mean of paired differences with its 95 % interval."""
-    gaps = np.array(values) - np.array(base)
-    if len(gaps) < 2:
-        return f"{gaps.mean():+.3f}"
-    half = student.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
-    return f"{gaps.mean():+.3f} ± {half:.3f}"
-
-
 def row(name: str, measured: Measured, base: Measured) -> dict[str, str]:
     """Formats the row of a variant."""
     line = {"variant": name}
@@ -178,6 +176,7 @@ def row(name: str, measured: Measured, base: Measured) -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    tasks.register()
     parser = Parser(prog="python -m benchmarks.ablations", description=__doc__.split("\n")[0])
     add_flag(parser, "seeds", type=int, default=5)
     add_flag(parser, "threads", type=int, default=1, help="torch's CPU threads (default: 1)")

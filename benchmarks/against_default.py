@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.ablations import difference
+from benchmarks.differences import difference
 from spaces.loader import load_space
 from trainable.commandline import Parser, add_flag, run
 from trainable.config import DataConfig, TrialConfig

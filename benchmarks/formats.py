@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from benchmarks.ablations import difference
+from benchmarks.differences import difference
 from benchmarks.tables import command_of, write_table
 from trainable.commandline import Parser, add_data_flags, add_flag, add_knob_flags, data_config, given_knobs, run
 from trainable.config import DataConfig, TrialConfig

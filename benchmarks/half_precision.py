@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.ablations import difference
+from benchmarks.differences import difference
 from benchmarks.tables import command_of, write_table
 from spaces.loader import load_space
 from trainable.commandline import Parser, add_data_flags, add_flag, data_config, run

@@ -31,8 +31,8 @@ import numpy as np
 import optuna
 import torch
 
-from benchmarks.ablations import difference
 from benchmarks.curves import FUSED, TABLES, read_curves
+from benchmarks.differences import difference
 from benchmarks.portfolio import COUNT, greedy
 from benchmarks.recorded import RECORDED_SPACE, fresh_clips
 from benchmarks.search_methods import DEFAULT, METHODS, RAY, SLOTS, Method, ours

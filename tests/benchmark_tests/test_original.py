@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.ablations import AUGMENTED, VARIANTS
 from benchmarks.original import augmented
 from tests.noise_clips import IDS, noise_train_clips
 from trainable.config import TrialConfig
@@ -45,9 +44,3 @@ def test_clips_are_transformed_anew_each_time_they_are_read() -> None:
     assert np.array_equal(first.frames_TF, again.frames_TF)
     changed = [not np.array_equal(first.clip(index), second.clip(index)) for index in range(len(CLIPS))]
     assert np.mean(changed) > 0.8  # one in nine transformations changes nothing
-
-
-def test_variants_are_configurations() -> None:
-    assert set(AUGMENTED) <= set(VARIANTS)
-    for changes in VARIANTS.values():
-        TrialConfig.from_flat(changes)
