@@ -71,7 +71,7 @@ class MemoryStore:
     def known(self) -> list[KnownTrial]:
         return []
 
-    def finished_elsewhere(self) -> list[KnownTrial]:
+    def elsewhere(self) -> list[KnownTrial]:
         return []
 
     def start(

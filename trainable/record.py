@@ -125,6 +125,8 @@ class EpochReport:
     events: tuple[str, ...] = ()
     """What happened to the trial's memory, one sentence each: ``epoch 3: out of memory under …`` (recovered),
 ``… plan too large for the cap …`` (before its first epoch in a process), ``… over the budget …`` (by the driver)."""
+    stopped: bool = False
+    """Whether ASHA ended the trial here: a driver that died before it recorded the ending left no other sign of it."""
 
     @property
     def value(self) -> float:

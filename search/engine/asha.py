@@ -115,13 +115,6 @@ class Asha:
                 return Decision.STOP
         return Decision.CONTINUE
 
-    def stays(self, epoch: int, value: float) -> bool:
-        """Whether a recorded value survives the rung at this epoch as it is now; True if the epoch is no rung."""
-        for rung in self.rungs:
-            if rung.epoch == epoch:
-                return rung.stays(value if value == value else float("-inf"), self.reduction_factor)
-        return True
-
     def forget(self, number: int) -> None:
         """Drops the state of an ended trial; its values stay in the rungs."""
         self._passed.pop(number, None)
@@ -130,12 +123,13 @@ class Asha:
     def rebuild(self, values_of_trials: Mapping[int, Mapping[int, float]]) -> None:
         """Adds reported values, ``number → epoch → value``, to the rungs, in order of trial numbers.
 
-        Past decisions stand (the study keeps them); only the values that later trials are compared with are rebuilt.
+        Past decisions stand; only the values that later trials are compared with are rebuilt. What a rung has is not
+        added again, until the trial is forgotten.
         """
         for number in sorted(values_of_trials):
             values = values_of_trials[number]
-            passed = 0
-            for rung in self.rungs:
+            passed = self._passed.get(number, 0)
+            for rung in self.rungs[passed:]:
                 reported = [epoch for epoch in values if epoch >= rung.epoch]
                 if not reported:
                     break

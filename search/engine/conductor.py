@@ -8,6 +8,7 @@ folder) before the method returns, so a driver may be killed at any moment and a
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -186,11 +187,12 @@ class Conductor:
         trial = self._running[number]
         if report.epoch in trial.values:
             return trial.decision(report.epoch)
+        decision = self.asha.report(number, report.epoch, report.value)
+        report = replace(report, stopped=decision is Decision.STOP)
         self.store.report(number, report)
         trial.add(report)
         if self._pace is not None:
             self._pace.learn(trial.start.config, report)
-        decision = self.asha.report(number, report.epoch, report.value)
         if report.epoch >= self.options.max_epochs:
             decision = Decision.STOP
         elif decision is Decision.CONTINUE and self.stopped:
@@ -313,34 +315,30 @@ class Conductor:
 
     def _load(self) -> None:
         """Loads the store: ended trials become history, this run's running ones become unfinished."""
-        reported: dict[int, dict[int, float]] = {}
-        for known in self.store.known():
+        trials = self.store.known()
+        for known in trials:
             if known.mine:
                 self._proposed += 1
                 self._started += known.outcome is None or known.outcome.end != TrialEnd.OVER_BUDGET
-            if known.finished:
-                reported[known.number] = known.values
-                self._learn(known)
-            elif known.mine:
-                reported[known.number] = known.values
+            if known.mine and not known.finished:
                 self._go_on(known)
-        self.asha.rebuild(reported)
-        for number in reported:
-            if number not in self._running:
-                self.asha.forget(number)
-        self._prune_unfinished()
+            else:
+                self._learn(known)
+        self._compare_with(trials)
         if self.standing.same_failures:  # the user has seen it and resumed: try again
             self.standing.forget_first_endings()
             self.stop_reason = None
 
     def _learn(self, known: KnownTrial) -> None:
-        """Adds an ended trial of this driver or another one of the same study."""
-        if known.outcome is None:
+        """Adds a trial that has ended, or that another driver of the same study runs."""
+        outcome = known.outcome
+        if outcome is None and known.trial.state is not TrialState.RUNNING:
             return  # a trial in a shared study that another program wrote
-        if known.outcome.end != TrialEnd.OVER_BUDGET and self.space.covers(known.trial.params):
+        over_budget = outcome is not None and outcome.end == TrialEnd.OVER_BUDGET
+        if not over_budget and self.space.covers(known.trial.params):
             self.sampler.update(known.trial)
-        if known.mine:
-            self.standing.ended(known.number, known.outcome)
+        if known.mine and outcome is not None:
+            self.standing.ended(known.number, outcome)
 
     def _go_on(self, known: KnownTrial) -> None:
         """Resumes a trial that the previous driver left running, or ends it if only its ending was not recorded."""
@@ -348,7 +346,8 @@ class Conductor:
         trial = RunningTrial(known.start, known.values, known.reports, known.failures)
         self._run(trial)
         outcome = known.outcome
-        if outcome is None and trial.epoch >= self.options.max_epochs:
+        stopped = bool(known.reports) and known.reports[-1].stopped
+        if outcome is None and (stopped or trial.epoch >= self.options.max_epochs):
             outcome = self.outcome(known.number)
         if outcome is not None:
             self.finish(known.number, outcome)
@@ -359,19 +358,16 @@ class Conductor:
                 "trial %d resumes with its original parameters, which the space no longer contains", known.number
             )
 
-    def _prune_unfinished(self) -> None:
-        """Ends trials whose last report was below the cut of a rung: the driver died before it recorded the ending."""
-        for start in list(self._unfinished):
-            trial = self._running[start.number]
-            if trial.epoch and not self.asha.stays(trial.epoch, trial.values[trial.epoch]):
-                self._unfinished.remove(start)
-                self.finish(start.number, self.outcome(start.number))
-
     def _refresh(self) -> None:
-        """Adds trials that other drivers of the study have ended since the last call."""
-        finished = self.store.finished_elsewhere()
-        for known in finished:
+        """Adds what other drivers of the study have begun, reported and ended since the last call."""
+        elsewhere = self.store.elsewhere()
+        for known in elsewhere:
             self._learn(known)
-        self.asha.rebuild({known.number: known.values for known in finished})
-        for known in finished:
-            self.asha.forget(known.number)
+        self._compare_with(elsewhere)
+
+    def _compare_with(self, trials: Sequence[KnownTrial]) -> None:
+        """Gives their values to the rungs; those that run may report more."""
+        self.asha.rebuild({known.number: known.values for known in trials})
+        for known in trials:
+            if known.finished or (known.mine and known.number not in self._running):
+                self.asha.forget(known.number)

@@ -51,8 +51,8 @@ class TrialStore(Protocol):
         """All trials by number, with full records for this run's. Raises RunError if the store is damaged."""
         ...
 
-    def finished_elsewhere(self) -> list[KnownTrial]:
-        """Other drivers' trials that have ended since the last call."""
+    def elsewhere(self) -> list[KnownTrial]:
+        """Other drivers' trials that run, and those that have ended since the last call."""
         ...
 
     def start(

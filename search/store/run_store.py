@@ -39,11 +39,11 @@ class RunStore:
             self.study.mark_read(known.trial)
         return trials
 
-    def finished_elsewhere(self) -> list[KnownTrial]:
+    def elsewhere(self) -> list[KnownTrial]:
         return [
             of_another_driver(self.study, trial)
             for trial in self.study.unread_trials()
-            if trial.state.is_finished() and not self.study.is_mine(trial)
+            if not self.study.is_mine(trial)
         ]
 
     def start(

@@ -144,7 +144,7 @@ def test_what_is_no_number_is_the_worst() -> None:
     assert scheduler.report(2, 1, NAN) is STOP
     assert scheduler.report(3, 1, float("-inf")) is STOP
     assert scheduler.report(4, 1, float("inf")) is CONTINUE
-    assert not scheduler.stays(1, NAN)
+    assert scheduler.report(5, 1, NAN) is STOP
 
 
 def test_a_forgotten_trial_leaves_its_values() -> None:
@@ -155,14 +155,6 @@ def test_a_forgotten_trial_leaves_its_values() -> None:
     scheduler.forget(99)
     assert scheduler.rungs[0].values == [0.5, 0.9]
     assert scheduler.report(2, 1, 0.6) is STOP
-
-
-def test_whether_a_value_would_stay() -> None:
-    scheduler = asha()
-    for number, value in enumerate([0.5, 0.6, 0.7]):
-        scheduler.report(number, 1, value)
-    assert [scheduler.stays(1, value) for value in (0.5, 0.6, 0.7)] == [False, False, True]
-    assert scheduler.stays(2, 0.0), "no rung, no cut"
 
 
 def drive(scheduler: Asha, curves: list[list[float]], seed: int) -> dict[int, dict[int, float]]:
@@ -202,6 +194,13 @@ def test_a_rebuilt_trial_is_not_recorded_again_where_it_passed() -> None:
     scheduler.rebuild({4: {1: 0.5, 2: 0.6}})
     assert scheduler.report(4, 2, 0.6) is CONTINUE
     assert scheduler.report(4, 3, 0.7) is CONTINUE
+    assert [rung.values for rung in scheduler.rungs] == [[0.5], [0.7], []]
+
+
+def test_a_trial_that_still_runs_elsewhere_is_added_as_it_goes_and_only_once() -> None:
+    scheduler = asha(max_epochs=10)
+    for values in ({1: 0.5}, {1: 0.5, 2: 0.6}, {1: 0.5, 2: 0.6, 3: 0.7}):
+        scheduler.rebuild({4: values})
     assert [rung.values for rung in scheduler.rungs] == [[0.5], [0.7], []]
 
 

@@ -399,6 +399,16 @@ def test_killed_before_it_could_say_stop_the_trial_is_pruned(tmp_path: Path) -> 
     assert resumed.asha.rungs[0].values == [0.5, 0.9], "not recorded twice"
 
 
+def test_a_trial_that_was_let_go_on_goes_on_after_a_kill_though_better_ones_have_come(tmp_path: Path) -> None:
+    conductor = make_conductor(tmp_path, grace_period=2)
+    early, late = begin(conductor), begin(conductor)
+    assert report_epochs(conductor, early, 0.5, 0.5) == [CONTINUE, CONTINUE], "the first is the best so far"
+    assert report_epochs(conductor, late, 0.9, 0.9) == [CONTINUE, CONTINUE]
+    resumed = make_conductor(tmp_path, grace_period=2)
+    assert [start.number for start in resumed.unfinished()] == [early, late]
+    assert report_epochs(resumed, early, 0.95) == [CONTINUE]
+
+
 def test_a_search_that_ended_by_the_same_failure_may_be_tried_again(tmp_path: Path) -> None:
     conductor = make_conductor(tmp_path, num_samples=20)
     for _ in range(5):
@@ -442,6 +452,31 @@ def test_drivers_of_one_study_learn_from_each_other(tmp_path: Path) -> None:
     again = driver("mine")
     assert again.started == 1
     assert again.sampler.history.finished == 2
+    assert again.asha.rungs[0].values == [0.5, 0.9]
+
+
+def test_a_driver_compares_with_trials_that_another_one_still_runs(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+
+    def driver(name: str) -> Conductor:
+        study = SearchStudy(url, "shared", name, shared=True)
+        return make_conductor(tmp_path / name, study=study, grace_period=2, max_epochs=5, num_samples=3)
+
+    mine, theirs = driver("mine"), driver("theirs")
+    running = begin(theirs)
+    report_epochs(theirs, running, 0.9, 0.9)
+    first = begin(mine)
+    assert report_epochs(mine, first, 0.5, 0.5) == [CONTINUE, STOP], "judged beside what runs elsewhere"
+    assert {trial.number: trial.state for trial in mine.sampler.history.trials()} == {
+        running: TrialState.RUNNING,
+        first: TrialState.RUNNING,
+    }
+    mine.finish(first, mine.outcome(first))
+    report_epochs(theirs, running, 0.95)
+    begin(mine)
+    assert mine.asha.rungs[0].values == [0.5, 0.9], "not added again"
+    again = driver("mine")
+    begin(again)
     assert again.asha.rungs[0].values == [0.5, 0.9]
 
 
