@@ -302,10 +302,11 @@ def _resume_request(arguments: argparse.Namespace, argv: tuple[str, ...], flags:
         space = load_space(space.on_gpu)  # the name stood for that when the run began
     try:
         # A time limit is of one start of the search: a resume has its own, or none.
-        saved = {**manifest.options, "time_limit_seconds": None, "data": data_config(arguments, manifest.data)}
-        options = build(SearchOptions, {**saved, **given_options(arguments)})
+        saved = {**manifest.options, "time_limit_seconds": None, "data": DataConfig.from_dict(manifest.data)}
+        options = build(SearchOptions, saved)
     except (TypeError, ValueError, OverflowError, ConfigError) as error:
         raise RunError(f"{folder.manifest_path} cannot be resumed: {error}") from None
+    options = replace(options, data=data_config(arguments, manifest.data), **given_options(arguments))
     if arguments.num_samples is not None:
         _check_enough(arguments.num_samples, folder)
     if manifest.study_storage is not None and options.study_storage is None:

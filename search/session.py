@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,16 +30,17 @@ from search.summary import find_winner, print_summary, write_results
 from trainable.commandline import resolve_device
 from trainable.data.clips import Split
 from trainable.data.load import Dataset, load_dataset
+from trainable.data.parallel import without_progress
 from trainable.device.cap import expandable_segments_work, gpu_name
 from trainable.durable import readable
-from trainable.errors import ConfigError
+from trainable.errors import ConfigError, RunError
 from trainable.execution_plan import PlanRequest, micro_batch_of
 from trainable.host import available_cores
 from trainable.memory.planner import Planner
 from trainable.memory.predict import DataSizes
 from trainable.memory.profile import DeviceProfile
 from trainable.printable import printable
-from trainable.record import RunManifest
+from trainable.record import RunFolder, RunManifest, TrialRecord
 from trainable.steps import told_steps
 from trainable.timing.speed import Speed
 
@@ -70,7 +71,8 @@ def run_search(request: "Request", console: Console) -> bool:
         resolve_device(options.device)  # refused before recordings are read and Ray is started
     say = _stages(request, console)
     say(f"reading the recordings: {options.data.machine_type} of {options.data.source or 'the embedded machines'}")
-    dataset = load_dataset(options.data)
+    with without_progress() if request.quiet else nullcontext():
+        dataset = load_dataset(options.data)
     for line in dataset.check_lines():
         say(line)
     # What "auto" chose is what the run records and a resume keeps.
@@ -128,7 +130,7 @@ def _run(
     store = RunStore(folder, study, space, budget_bytes=options.budget_bytes)
     pace = Pace(DataSizes.of(dataset), Speed.of(profile, device))
     if request.resumed is not None and (request.resumed.device == "cpu") == (device == "cpu"):
-        pace.learn_from(folder, folder.numbers()[-LEARNED_TRIALS:])
+        pace.learn_from(readable_records(folder, folder.numbers()[-LEARNED_TRIALS:]))
     conductor = Conductor(
         space,
         options,
@@ -177,7 +179,7 @@ def _run(
                 nodes_now=ray.nodes_now if ray is not None else None,
             ).run()
     with told_steps(console, quiet=request.quiet) as steps:
-        winner = find_winner(conductor, store, dataset, replace(factory, device=resolve_device("auto")), steps)
+        winner = find_winner(conductor, store, dataset, replace(factory, device=_device_here(device, ray)), steps)
     seconds = time.monotonic() - begun
     write_results(conductor, store, winner, seconds=seconds, skipped=len(dataset.skipped))
     print_summary(console, conductor, store, winner, seconds=seconds, skipped=len(dataset.skipped))
@@ -201,6 +203,13 @@ def _for_device(request: "Request", device: str, say: Callable[[str], None]) -> 
     if not request.dry_run:
         request.folder.write_text(request.folder.space_path, chosen.space.text)
     return chosen
+
+
+def readable_records(folder: RunFolder, numbers: Iterable[int]) -> Iterator[TrialRecord]:
+    """The records of trials; the recovery speaks of those that cannot be read."""
+    for number in numbers:
+        with suppress(RunError):
+            yield folder.read_trial(number)
 
 
 def _manifest(request: "Request", dataset: Dataset, device: str, say: Callable[[str], None]) -> RunManifest:
@@ -322,6 +331,11 @@ def _check_local(options: SearchOptions, device: str) -> None:
             f"--local --concurrency {options.concurrency} would run {options.concurrency} trials in this process "
             "within the memory budget of one; remove --concurrency, or remove --local to pack them on the GPU"
         )
+
+
+def _device_here(device: str, ray: "RaySession | None") -> str:
+    """Where the driver scores what the trials have trained: where they did, unless that is on a cluster's GPUs."""
+    return device if ray is None or device == "cpu" else resolve_device("auto")
 
 
 def _ray_device(name: str, ray: "RaySession") -> str:

@@ -26,7 +26,7 @@ from trainable.detection.gain import gain_text
 from trainable.detection.ranking import Pair, choose_members, ranking_warnings
 from trainable.errors import BudgetError, CheckpointError, NonFiniteError, RunError
 from trainable.printable import printable
-from trainable.record import EpochReport, TrialEnd, TrialStart
+from trainable.record import FAILURES, EpochReport, TrialEnd, TrialStart
 from trainable.scoring.clip_counts import auc_text
 from trainable.scoring.evaluate import Evaluation
 from trainable.scoring.faults_found import FaultsFound, faults_found
@@ -205,9 +205,10 @@ def _why_none(conductor: Conductor, store: RunStore) -> str:
     """Why no trial completed, and what to do."""
     if failures := _failures(store):
         first = failures[0]
+        alike = sum(each["end"] == first["end"] for each in failures)
         return (
             f"no trial completed; trial {first['trial']} ended as {first['end']}: {first['reason']} "
-            f"({counted(len(failures), 'such trial')}: {store.folder.summary_path.name})"
+            f"({counted(alike, 'such trial')}: {store.folder.summary_path.name})"
         )
     if conductor.running:
         return "no trial completed before the search ended"
@@ -353,10 +354,10 @@ def _faults_found(judged: Evaluation | None) -> FaultsFound | None:
 
 
 def _failures(store: RunStore) -> list[dict[str, Any]]:
-    """Trials of this run that were neither completed nor pruned, with reasons; skips other runs in a shared study."""
+    """Trials of this run that failed, with reasons; skips other runs in a shared study."""
     ended = ((trial.number, outcome_of(trial)) for trial in store.study.trials() if store.study.is_mine(trial))
     return [
         {"trial": number, "end": outcome.end.value, "reason": outcome.reason}
         for number, outcome in ended
-        if outcome is not None and outcome.end not in (TrialEnd.COMPLETED, TrialEnd.PRUNED)
+        if outcome is not None and outcome.end in FAILURES
     ]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +15,10 @@ from trainable.data.load import Dataset
 from trainable.detection.detector import Member
 from trainable.detection.finish import Finished, MemberPlan, finish
 from trainable.detection.ranking import Pair
+from trainable.device.out_of_memory import is_out_of_memory
 from trainable.errors import BudgetError, CheckpointError, DataError, NonFiniteError
 from trainable.record import TrialRecord, TrialStart
+from trainable.redaction import one_line
 from trainable.steps import Steps
 from trainable.trial import Trial
 
@@ -50,21 +52,25 @@ class Models:
         CheckpointError
             If its checkpoints are gone, or its last one is and retraining from an earlier one gives another value.
         BudgetError
-            If this process's card cannot hold it: it may have less memory than those that trained.
+            If this process's device cannot hold it, or runs out of memory while it is used: it may have less than those
+            that trained.
         NonFiniteError
             If that retraining diverges.
         """
-        place = self._place(record)
-        trial = self.make_trial(record.start)
-        last = record.epochs[-1]
-        try:
-            place.fetch()
-            trial.load(place.folder, last.epoch)
-            _train_to(trial, record)
-            yield trial
-        finally:
-            place.forget_copy()
-            trial.release()
+        with ExitStack() as closing:
+            try:
+                trial = self.make_trial(record.start)
+                closing.callback(trial.release)
+                place = self._place(record)
+                closing.callback(place.forget_copy)
+                place.fetch()
+                trial.load(place.folder, record.epochs[-1].epoch)
+                _train_to(trial, record)
+                yield trial
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise BudgetError(f"memory ran out under the smallest plan: {one_line(error)}") from None
 
     def _is_stored(self, record: TrialRecord) -> bool:
         try:
@@ -146,7 +152,7 @@ def average(
             run=models.store.folder.path.resolve().name,
             epochs=[by_number[pair.trial].epochs[-1].epoch for pair in used],
         )
-    except DataError as error:
+    except (DataError, NonFiniteError) as error:
         logger.warning("the search leaves no detector: %s", error)
         return str(error)
     return Averaged(tuple(used), finished)

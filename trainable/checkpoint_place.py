@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from trainable.errors import CheckpointError, ConfigError
-from trainable.redaction import without_given_secrets
+from trainable.errors import CheckpointError, ConfigError, OtherConfigError
+from trainable.redaction import one_line
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_NAME = re.compile(r"epoch-([0-9]{6,})\.ckpt")
@@ -167,11 +167,11 @@ class CheckpointPlace:
         try:
             store, path = fs.FileSystem.from_uri(self.address)
         except (ArrowInvalid, OSError) as error:
-            raise CheckpointError(f"{self.address} is not the address of a store: {_one_line(error)}") from None
+            raise CheckpointError(f"{self.address} is not the address of a store: {one_line(error)}") from None
         try:
             yield store, path
         except OSError as error:
-            raise CheckpointError(f"checkpoints at {self.address} cannot be {verb}: {_one_line(error)}") from None
+            raise CheckpointError(f"checkpoints at {self.address} cannot be {verb}: {one_line(error)}") from None
 
 
 def is_url(address: str) -> bool:
@@ -255,16 +255,23 @@ def begin_or_resume(make: Callable[[], T], place: CheckpointPlace, reported: int
     Raises
     ------
     CheckpointError
-        If the store cannot be reached: starting again would overwrite its checkpoints.
+        If the store cannot be reached: starting again would overwrite its checkpoints. An OtherConfigError if what is
+        stored is another trial's.
     """
     with ExitStack() as undo:  # whatever fails: a trial that cannot begin leaves neither memory nor files behind
         undo.callback(place.forget_copy)
         stored = reported != 0 and place.fetch()
+        if reported is not None and reported > 1 and not stored:  # the first epoch's may not have been written yet
+            logger.warning(
+                "a trial of %d reported epochs starts again from its first: none of its checkpoints is left", reported
+            )
         trial = make()
         undo.callback(trial.release)
         try:
             if stored:
                 trial.load(place.folder, reported)
+        except OtherConfigError:
+            raise
         except CheckpointError as error:
             logger.warning("a trial starts again from its first epoch: %s", error)
             trial.release()
@@ -278,7 +285,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:  # a worker has just removed it
         return 0
-
-
-def _one_line(error: Exception) -> str:
-    return without_given_secrets(" ".join(str(error).split()))[:300] or type(error).__name__

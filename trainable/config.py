@@ -214,6 +214,11 @@ class TrialConfig:
                 "lower one of them"
             )
 
+    @property
+    def scored_patches(self) -> int:
+        """Windows of a clip that are scored in a pass."""
+        return self.score.score_patches or self.patch.n_patches
+
     def value(self, spec: "Knob") -> Any:
         """The value of a knob."""
         if spec.extra:

@@ -134,6 +134,11 @@ class EpochReport:
         judged = [each for each in (self.validation_auc, self.pseudo_auc) if each is not None]
         return sum(judged) / len(judged)
 
+    @property
+    def recovered(self) -> bool:
+        """Whether memory ran out in this epoch, which then went on under a smaller plan."""
+        return any(": out of memory under " in event for event in self.events)
+
     def scalars(self) -> dict[str, float]:
         """The numbers that make a curve over the epochs, by name; without those that this report does not have."""
         named = {name: getattr(self, name) for name in EPOCH_SCALARS}

@@ -75,3 +75,8 @@ def without_given_secrets(text: str) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, _HIDDEN)
     return _AUTHORIZATION.sub(rf"\1 {_HIDDEN}", text)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message in one line of at most 300 characters, without credentials; its type where it has none."""
+    return without_given_secrets(" ".join(str(error).split()))[:300] or type(error).__name__

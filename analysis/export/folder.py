@@ -103,7 +103,7 @@ def _member(member: Member, index: int, store: ArrayStore, files: dict[str, byte
         "network": network,
         "codebook": store.add(f"{prefix}/codebook", quantizer_codebook(member).numpy()),
         "patch_frames": member.state.geometry.patch_frames,
-        "n_patches": member.config.score.score_patches or member.config.patch.n_patches,
+        "n_patches": member.config.scored_patches,
         "stride": member.config.patch.stride,
         "densities": entries,
         "mapped": mapped,

@@ -2,14 +2,12 @@
 
 from collections import deque
 from collections.abc import Iterable
-from contextlib import suppress
 from statistics import median
 
 from trainable.config import TrialConfig
-from trainable.errors import RunError
 from trainable.execution_plan import ExecutionPlan
 from trainable.memory.predict import DataSizes
-from trainable.record import EpochReport, RunFolder
+from trainable.record import EpochReport, TrialRecord
 from trainable.timing.speed import Speed
 from trainable.timing.work import epoch_work
 
@@ -54,10 +52,8 @@ class Pace:
         ratios = self._first if report.epoch == 1 else self._later
         ratios.append(report.epoch_seconds / self.estimate(config, report.plan))
 
-    def learn_from(self, folder: RunFolder, numbers: Iterable[int]) -> None:
-        """Adds the epochs of trials from before a resume; the recovery speaks of records that cannot be read."""
-        for number in numbers:
-            with suppress(RunError):
-                record = folder.read_trial(number)
-                for report in record.epochs:
-                    self.learn(record.start.config, report)
+    def learn_from(self, records: Iterable[TrialRecord]) -> None:
+        """Adds the epochs of trials from before a resume."""
+        for record in records:
+            for report in record.epochs:
+                self.learn(record.start.config, report)

@@ -16,7 +16,7 @@ from search.engine.label import label_of
 from search.engine.listener import BaseListener
 from trainable.errors import ConfigError
 from trainable.record import FAILURES, EpochReport, TrialOutcome, TrialStart
-from trainable.redaction import without_given_secrets
+from trainable.redaction import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -146,4 +146,4 @@ def _line(error: BaseException) -> str:
         if isinstance(reason, OSError):
             error = reason
         reason = reason.__cause__ or reason.__context__
-    return without_given_secrets(" ".join(str(error).split()))[:300]
+    return one_line(error)

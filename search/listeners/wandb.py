@@ -21,7 +21,7 @@ from search.engine.listener import BaseListener
 from trainable.errors import ConfigError
 from trainable.execution_plan import ExecutionPlan
 from trainable.record import FAILURES, EpochReport, TrialOutcome, TrialStart
-from trainable.redaction import without_given_secrets
+from trainable.redaction import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class WandbRuns(BaseListener):
                 self.lost = True
                 logger.warning(
                     "W&B failed and receives nothing more: %s; upload what is here with: %s",
-                    _line(error),
+                    one_line(error),
                     self._sync_command(),
                 )
 
@@ -174,12 +174,8 @@ def _log_in() -> None:
     try:
         known = wandb.login(prompt=False)
     except wandb.errors.Error as error:
-        raise ConfigError(f"--wandb cannot be used: {_line(error)}; WANDB_MODE=offline keeps all here") from None
+        raise ConfigError(f"--wandb cannot be used: {one_line(error)}; WANDB_MODE=offline keeps all here") from None
     if not known:
         raise ConfigError(
             "--wandb has no credentials; run wandb login, or set WANDB_API_KEY, or WANDB_MODE=offline to keep all here"
         )
-
-
-def _line(error: BaseException) -> str:
-    return without_given_secrets(" ".join(str(error).split()))[:300] or type(error).__name__

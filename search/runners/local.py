@@ -5,8 +5,8 @@ the same interleaving as with parallel slots, and it is deterministic.
 """
 
 import logging
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,19 +116,16 @@ class LocalRunner:
 
     def _step(self, slot: _Slot) -> None:
         number = slot.start.number
-        try:
-            with deadline(self._options.trial_timeout_seconds):
-                report = slot.trial.step()
-        except Exception as error:  # no error of a single trial may end the search
-            self._close(slot)
-            self._failed(slot.start, error)
-            return
         # An epoch that may be the trial's last is saved before its report: a detector's weights must be those that were
         # reported. All others are saved after it: if the process is killed in between, the epoch is trained again but
         # no result is lost.
-        may_end = report.epoch in self._conductor.asha.ends
-        if may_end:
-            self._save(slot)
+        with self._attempt(slot):
+            report = slot.trial.step()
+            may_end = report.epoch in self._conductor.asha.ends
+            if may_end:
+                self._save(slot)
+        if slot not in self._slots:
+            return
         decision = self._conductor.report(number, report)
         if decision is Decision.STOP:
             outcome = self._conductor.outcome(number)
@@ -136,10 +133,21 @@ class LocalRunner:
             self._conductor.finish(number, outcome)
             self._ended(number)
         elif not may_end:
-            self._save(slot)
-        if decision is Decision.SUSPEND:
+            with self._attempt(slot):
+                self._save(slot)
+        if decision is Decision.SUSPEND and slot in self._slots:
             self._close(slot)
         self._keeper.reported(number, report.epoch, self._conductor.running, self._conductor.standing.kept)
+
+    @contextmanager
+    def _attempt(self, slot: _Slot) -> Iterator[None]:
+        """No error of a single trial may end the search: one empties its slot, and the trial is retried or ended."""
+        try:
+            with deadline(self._options.trial_timeout_seconds):
+                yield
+        except Exception as error:
+            self._close(slot)
+            self._failed(slot.start, error)
 
     def _save(self, slot: _Slot) -> None:
         slot.trial.save(slot.place.folder)

@@ -16,7 +16,7 @@ from tests.search_tests.test_run import SPACE
 from trainable.checkpoint_place import CheckpointPlace, begin_or_resume, check_address, place_under
 from trainable.commandline import run
 from trainable.detection.ranking import competing
-from trainable.errors import CheckpointError, ConfigError
+from trainable.errors import CheckpointError, ConfigError, OtherConfigError
 from trainable.printable import printable
 from trainable.record import RunFolder
 
@@ -196,6 +196,24 @@ def test_a_trial_begins_again_if_its_checkpoints_are_damaged_but_not_if_the_stor
     away = CheckpointPlace(f"s3://{BUCKET}/x?endpoint_override=127.0.0.1:{closed_port()}&scheme=http")
     with pytest.raises(CheckpointError, match="cannot be read"):
         begin_or_resume(Counted, away)
+
+
+def test_a_trial_whose_checkpoints_are_gone_says_how_much_it_trains_again(address, caplog):
+    for reported in (None, 0, 1):
+        begin_or_resume(Counted, CheckpointPlace(address), reported)
+    assert "starts again" not in caplog.text, "the first epoch is reported before it is saved"
+    begin_or_resume(Counted, CheckpointPlace(address), 20)
+    assert "a trial of 20 reported epochs starts again from its first" in caplog.text
+
+
+def test_another_trials_checkpoint_is_not_taken_for_a_damaged_one(address):
+    class Other(Counted):
+        def load(self, folder: Path, at_most: int | None = None) -> int:
+            raise OtherConfigError("the checkpoint is of another configuration")
+
+    put(place := CheckpointPlace(address), one="fine")
+    with pytest.raises(OtherConfigError):
+        begin_or_resume(Other, place, 3)
 
 
 def test_a_trial_that_cannot_begin_leaves_no_memory_and_no_files_behind(address: str, tmp_path: Path) -> None:

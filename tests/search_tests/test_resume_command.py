@@ -50,6 +50,14 @@ def test_an_interrupt_before_the_first_trial_leaves_nothing_in_the_way(arguments
     assert main([*arguments, "--num-samples", "1"]) == 0
 
 
+def test_a_flags_mistake_is_not_the_manifests(arguments, tmp_path, capsys):
+    assert main([*arguments, "--num-samples", "1"]) == 0
+    assert run(main, ["--resume", str(tmp_path / "run"), "--time-limit", "banana"]) == 2
+    said = capsys.readouterr().err
+    assert "--time-limit is 'banana'" in said
+    assert "manifest.json" not in said
+
+
 def test_a_search_killed_before_its_manifest_may_be_begun_again(arguments, tmp_path, capsys):
     """``kill -9`` cleans nothing up."""
     (tmp_path / "run").mkdir()

@@ -140,13 +140,27 @@ def test_where_no_trial_completed_the_table_says_why_and_what_to_do(ended: Condu
     ended.finish(start.number, ended.failed(start.number, TrialEnd.CRASHED, "the worker was lost"))
     crashed = "trial 0 ended as crashed: the worker was lost (1 such trial: summary.json)"
     assert f"best none: no trial completed; {crashed}" in words()
+    for end, reason in ((TrialEnd.NON_FINITE, "the loss is nan"), (TrialEnd.CRASHED, "lost again")):
+        start = ended.next_trial()
+        assert start is not None
+        ended.finish(start.number, ended.failed(start.number, end, reason))
+    assert "the worker was lost (2 such trials: summary.json)" in words()
 
 
-def test_a_winner_that_does_not_fit_this_process_leaves_the_results(ended: Conductor) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (BudgetError("no plan fits the 640 MiB budget"), "no plan fits the 640 MiB budget"),
+        (MemoryError("no more"), "memory ran out under the smallest plan: no more"),
+    ],
+)
+def test_a_winner_that_does_not_fit_this_process_leaves_the_results(
+    ended: Conductor, error: Exception, reason: str
+) -> None:
     """The card of the driver may hold less than those that trained."""
 
     def refuse(start: TrialStart) -> Trial:
-        raise BudgetError("no plan fits the 640 MiB budget")
+        raise error
 
     start = ended.next_trial()
     assert start is not None
@@ -160,9 +174,9 @@ def test_a_winner_that_does_not_fit_this_process_leaves_the_results(ended: Condu
     write_checkpoint(ended.store.folder.checkpoint_path(start.number) / "epoch-000009.ckpt", {"epoch": 9})
     winner = find_winner(ended, ended.store, dataset, refuse)
     assert winner is not None
-    assert (winner.held_out, winner.unmeasured) == (None, "no plan fits the 640 MiB budget")
+    assert (winner.held_out, winner.unmeasured) == (None, reason)
     assert winner.members == ()
-    assert winner.averaged == "trial 0 cannot be restored: no plan fits the 640 MiB budget"
+    assert winner.averaged == f"trial 0 cannot be restored: {reason}"
     assert "detector none: trial 0 cannot be restored" in shown(ended, winner)
 
 

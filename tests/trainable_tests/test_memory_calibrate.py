@@ -41,6 +41,17 @@ def test_a_trial_whose_phase_2_was_rounded_away_is_measured_by_the_phases_it_has
     assert list(peaks_of(moved)) == [Measured(config, PLANS[1], 30)]
 
 
+def test_an_epoch_that_recovered_measures_no_plan_and_one_over_its_budget_does() -> None:
+    config = TrialConfig.from_flat({"epochs": 1, "vq_only_share": 1.0, "frozen_share": 0.0})
+    record = record_of(config, [(1, 70, PLANS[0])])
+    for event, measured in (
+        ("epoch 1: over the budget: the driver counted 3 GiB, 1 GiB more than the budget of 2 GiB", 1),
+        ("epoch 1: out of memory under (whole batch), continued with (…): CUDA out of memory.", 0),
+    ):
+        with_event = replace(record, epochs=(replace(record.epochs[0], events=(event,)),))
+        assert len(list(peaks_of(with_event))) == measured
+
+
 def record_of(config: TrialConfig, epochs: list[tuple[int, int, ExecutionPlan]]) -> TrialRecord:
     """A trial that reported these phases, peaks (bytes) and plans."""
     start = TrialStart(number=0, params={}, config=config, plan=PLANS[0], predicted_bytes=1)

@@ -97,7 +97,7 @@ def test_ema_update_is_the_papers() -> None:
     codes = torch.tensor([0] * 12 + [1] * 8)
     batch = book.new_statistics()
     batch.add(book.statistics(rows, codes[:, None]))
-    book.update(batch)
+    book.take(book.updated(batch))
     expected_counts = 0.9 * counts + 0.1 * torch.tensor([12.0, 8.0, 0.0], dtype=torch.float64)
     expected_sums = 0.9 * sums + 0.1 * torch.stack([rows[:12].sum(0), rows[12:].sum(0), torch.zeros(4).double()])
     assert torch.allclose(book.ema_counts_K, expected_counts)
@@ -111,7 +111,7 @@ def test_dead_codes_become_latents_of_the_batch() -> None:
     codes = torch.tensor([[0], [1]] * 15)
     batch.add(book.statistics(rows, codes))
     book.offer(batch, rows, codes, torch.tensor([3, 7, 11, 13]), first_row=0)
-    book.update(batch)
+    book.take(book.updated(batch))
     assert torch.equal(book.codebook_KD[2], rows[11])
     assert torch.equal(book.codebook_KD[3], rows[13])
     assert float(book.ema_counts_K[2]) == pytest.approx(7.5), "a revived code weighs as much as an average one"

@@ -67,14 +67,14 @@ def test_a_codebook_learns_from_what_is_left_as_the_only_one_learns_from_rows() 
     books = [book.clone() for book in several.codebook_KD.split(4)]
     statistics = several.new_statistics()
     statistics.add(several.statistics(rows_ND, several.quantize(rows_ND, chunk_rows=16).codes_NM))
-    several.update(statistics)
+    several.take(several.updated(statistics))
     for stage, (book, left) in enumerate(zip(books, left_over(rows_ND, books), strict=False)):
         alone = codebook(1, revival=False)
         alone.codebook_KD.copy_(book)
         alone.ema_sums_KD.copy_(book)
         own = alone.new_statistics()
         own.add(alone.statistics(left, alone.quantize(left, chunk_rows=16).codes_NM))
-        alone.update(own)
+        alone.take(alone.updated(own))
         mine = slice(4 * stage, 4 * stage + 4)
         assert torch.allclose(several.codebook_KD[mine], alone.codebook_KD)
         assert torch.allclose(several.ema_counts_K[mine], alone.ema_counts_K)
@@ -92,7 +92,7 @@ def test_a_dead_code_is_replaced_by_what_its_codebook_gets_of_a_latent() -> None
     for first in (0, 25):  # two micro-batches; the candidates lie in the first and the second
         part = slice(first, first + 25)
         several.offer(statistics, rows_ND[part], codes_NM[part], candidates, first)
-    several.update(statistics)
+    several.take(several.updated(statistics))
     assert torch.allclose(several.codebook_KD[5], left_over(rows_ND, books)[1][25])
 
 

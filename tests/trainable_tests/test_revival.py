@@ -32,12 +32,12 @@ def close(values: torch.Tensor, expected: list[object]) -> bool:
 
 def test_a_revived_code_weighs_as_much_as_the_mean_in_the_updates_that_follow() -> None:
     book = codebook()
-    book.update(batch([4, 0], [[8, 4], [0, 0]], [[9, 9], [2, 3]]))
+    book.take(book.updated(batch([4, 0], [[8, 4], [0, 0]], [[9, 9], [2, 3]])))
     # Counts 0.5 · 1 + 0.5 · 4 = 2.5 and 0.5 · 1 = 0.5, mean 1.5: the second is below 0.75 and becomes its candidate.
     assert book.ema_counts_K.tolist() == [2.5, 1.5]
     assert book.ema_sums_KD.tolist() == [[4.5, 2.0], [3.0, 4.5]]
     assert close(book.codebook_KD, [[4.5 / 2.5, 2.0 / 2.5], [2.0, 3.0]])
-    book.update(batch([2, 2], [[2, 2], [6, 2]], [[9, 9], [9, 9]]))
+    book.take(book.updated(batch([2, 2], [[2, 2], [6, 2]], [[9, 9], [9, 9]])))
     # Counts 0.5 · 2.5 + 0.5 · 2 and 0.5 · 1.5 + 0.5 · 2; sums 0.5 · (4.5, 2) + 0.5 · (2, 2) and
     # 0.5 · (3, 4.5) + 0.5 · (6, 2). The mean is 2, and none is below 1.
     assert book.ema_counts_K.tolist() == [2.25, 1.75]
@@ -50,6 +50,6 @@ def test_a_code_is_dead_below_its_share_of_the_mean_and_not_at_it(chosen: int, r
     """The other code is chosen 1, 2 or 3 times: counts (1, 0.5), (1.5, 0.5), (2, 0.5), half of their means 0.375,
     0.5 and 0.625."""
     book = codebook()
-    book.update(batch([chosen, 0], [[chosen, chosen], [0, 0]], [[9, 9], [7, 5]]))
+    book.take(book.updated(batch([chosen, 0], [[chosen, chosen], [0, 0]], [[9, 9], [7, 5]])))
     assert book.ema_counts_K.tolist() == [0.5 + 0.5 * chosen, (1.0 + 0.5 * chosen) / 2 if revived else 0.5]
     assert close(book.codebook_KD[1], [7.0, 5.0] if revived else [0.0, 1.0])

@@ -1,19 +1,19 @@
 """The same work on many recordings, in threads, with a line on stderr where it takes long."""
 
-import logging
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
 
 from trainable.host import available_cores
 
-_log = logging.getLogger(__name__)
+_shown: ContextVar[bool] = ContextVar("progress is shown", default=True)
 _FEWEST_THREADS = 4
 """On few cores too: a disk answers several at once, and of a busy machine they get a larger share."""
 _WAITING = 8
@@ -54,6 +54,16 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item], what: str
 
 
 @contextmanager
+def without_progress() -> Iterator[None]:
+    """Shows no progress until the block ends."""
+    before = _shown.set(False)
+    try:
+        yield
+    finally:
+        _shown.reset(before)
+
+
+@contextmanager
 def one_torch_thread() -> Iterator[None]:
     """Lets torch compute in the threads that call it: threads of its own in each would wait for each other."""
     before = torch.get_num_threads()
@@ -66,9 +76,8 @@ def one_torch_thread() -> Iterator[None]:
 
 @contextmanager
 def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A function to call after each of `total` items. Nothing is shown where only errors are to be (``--quiet``)."""
+    """A function to call after each of `total` items."""
     terminal = sys.stderr.isatty()
-    quiet = not _log.isEnabledFor(logging.WARNING)
     begin = time.monotonic()
     done, look = 0, begin + (_FIRST_S if terminal else _LINE_S)
     shown = False
@@ -77,7 +86,7 @@ def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
         nonlocal done, look, shown
         done += 1
         now = time.monotonic()
-        if quiet or now < look:
+        if not _shown.get() or now < look:
             return
         rate = done / (now - begin)
         text = f"{done:,} of {total:,} {what}, {rate:.0f} a second, {(total - done) / rate:.0f} s to go"

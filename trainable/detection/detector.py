@@ -438,7 +438,7 @@ def _passes(state: TrainState, offsets: np.ndarray, windows: Windows) -> Passes:
     return choose_windows(
         offsets,
         windows,
-        count=config.score.score_patches or config.patch.n_patches,
+        count=config.scored_patches,
         stride=config.patch.stride,
         patch_frames=state.geometry.patch_frames,
     )

@@ -101,7 +101,7 @@ def peaks_of(record: TrialRecord) -> Iterator[Measured]:
     config = record.start.config
     highest: dict[ExecutionPlan, dict[int, int]] = {}
     for epoch in record.epochs:
-        if epoch.peak_bytes == 0 or epoch.plan is None or epoch.events:
+        if epoch.peak_bytes == 0 or epoch.plan is None or epoch.recovered:
             continue
         by_phase = highest.setdefault(epoch.plan, {})
         by_phase[epoch.phase] = max(by_phase.get(epoch.phase, 0), epoch.peak_bytes)

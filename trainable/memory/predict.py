@@ -220,7 +220,7 @@ class Predictor:
             yield self._sized(config, plan, name, "step", phase, clips, patch.n_patches, total=largest_batch)
         most_clips = max(self.data.train_clips, self.data.test_clips)
         scored = min(plan.micro_batch_clips, most_clips)
-        n_patches = config.score.score_patches or patch.n_patches
+        n_patches = config.scored_patches
         yield self._sized(config, plan, "validation", "validation", 1, scored, n_patches, total=most_clips)
 
     def _sized(

@@ -1,6 +1,6 @@
 """The codebooks: buffers that learn by exponential moving averages, start from k-means, and are revived.
 
-An EMA codebook is a buffer, so `requires_grad=False` would not freeze it: in the frozen phase `update` is not called.
+An EMA codebook is a buffer, so `requires_grad=False` would not freeze it: in the frozen phase the step makes no update.
 
 N rows of latents, D their width, M codebooks in sequence, K codes of all of them together (`quantizer.py` says which
 is whose). Each codebook learns from what those before it have left over, as the only one learns from the rows.
@@ -147,13 +147,9 @@ class Codebook(nn.Module):
         return F.normalize(rows_ND, dim=1) if self.config.distance == "cosine" else rows_ND
 
     @torch.no_grad()
-    def update(self, batch: BatchStatistics) -> None:
-        """One EMA update for the whole effective batch, then revival of dead codes."""
-        self.take(self.updated(batch))
-
-    @torch.no_grad()
     def updated(self, batch: BatchStatistics) -> "CodebookValues":
-        """The codebook's values after `update`, which the codebook does not take over yet.
+        """The codebook's values after one EMA update for the whole effective batch and revival of dead codes, which it
+        does not `take` over yet.
 
         All memory for an update is allocated here, so that running out cannot leave half an update behind.
         """

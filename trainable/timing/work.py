@@ -89,7 +89,7 @@ def step_work(config: TrialConfig, n_ids: int, plan: ExecutionPlan | None = None
 def scoring_work(config: TrialConfig, n_ids: int, clips: int, plan: ExecutionPlan | None = None) -> Work:
     """Work of encoding one set of `clips` clips, without the density models, which are fitted on the host."""
     plan = plan or _whole(config)
-    n_patches = config.score.score_patches or config.patch.n_patches
+    n_patches = config.scored_patches
     return _parts_work(config.replace(n_patches=n_patches), n_ids, plan, clips, "encoding")
 
 

@@ -188,7 +188,7 @@ class Trainer:
             starts_BP = scored_starts(
                 clips.offsets,
                 self.config.score.score_windows,
-                count=self.config.score.score_patches or self.config.patch.n_patches,
+                count=self.config.scored_patches,
                 stride=self.config.patch.stride,
                 patch_frames=self.state.geometry.patch_frames,
             )

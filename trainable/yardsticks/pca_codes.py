@@ -64,7 +64,7 @@ class PCACodes(Yardstick):
     @classmethod
     def beside(cls, config: TrialConfig) -> Self:
         return cls(
-            n_patches=config.score.score_patches or config.patch.n_patches,
+            n_patches=config.scored_patches,
             stride=config.patch.stride,
             score_windows=config.score.score_windows,
             patch_frames=geometry_of(config).patch_frames,

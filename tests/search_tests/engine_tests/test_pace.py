@@ -12,6 +12,7 @@ from search.engine.conductor import Conductor
 from search.engine.pace import Pace
 from search.engine.sampler import CANDIDATES, make_sampler
 from search.request import SearchOptions
+from search.session import readable_records
 from spaces.loader import space_from_text
 from tests.search_tests.engine_tests.test_conductor import STOP, begin
 from tests.search_tests.engine_tests.test_sampler import add_trial, everything
@@ -140,5 +141,5 @@ def test_predicted_and_measured_seconds_are_in_folder_and_study(tmp_path: Path) 
     damaged.mkdir()
     (damaged / "trial.json").write_text("{")
     assert folder.numbers() == [first, second, second + 1]
-    again.learn_from(folder, folder.numbers())
+    again.learn_from(readable_records(folder, folder.numbers()))
     assert again.predict(starts[1].config, PLAN) == pace.predict(starts[1].config, PLAN)

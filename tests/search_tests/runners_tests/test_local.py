@@ -106,6 +106,24 @@ def test_a_crash_is_retried_from_the_checkpoint(tmp_path):
     assert [report.epoch for report in record.epochs] == list(range(1, len(record.epochs) + 1))
 
 
+@pytest.mark.parametrize("epoch", [2, 3], ids=["after its report", "before the report of what may be its last"])
+def test_a_checkpoint_that_cannot_be_written_is_its_trials_fault(tmp_path, epoch):
+    class Unsaved(SyntheticTrial):
+        failed = 0
+
+        def save(self, folder):
+            if self.start.number == 1 and self.epoch == epoch and Unsaved.failed < 2:
+                Unsaved.failed += 1
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            return super().save(folder)
+
+    conductor = run(tmp_path / "a", Unsaved, max_failures=2, grace_period=3)
+    record = conductor.store.folder.read_trial(1)
+    assert record.outcome.failures == 2
+    assert [report.epoch for report in record.epochs] == list(range(1, len(record.epochs) + 1))
+    assert all(each.outcome is not None for each in conductor.store.folder.read_trials())
+
+
 @pytest.mark.parametrize(
     "full",
     [
