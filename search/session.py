@@ -35,7 +35,6 @@ from trainable.device.cap import expandable_segments_work, gpu_name
 from trainable.durable import readable
 from trainable.errors import ConfigError, RunError
 from trainable.execution_plan import PlanRequest, micro_batch_of
-from trainable.host import available_cores
 from trainable.memory.planner import Planner
 from trainable.memory.predict import DataSizes
 from trainable.memory.profile import DeviceProfile
@@ -175,7 +174,6 @@ def _run(
                 options=options,
                 trial_factory=factory,
                 slots=slots,
-                threads=max(1, available_cores() // workers),
                 nodes_now=ray.nodes_now if ray is not None else None,
             ).run()
     with told_steps(console, quiet=request.quiet) as steps:

@@ -30,20 +30,18 @@ class RayTrial(tune.Trainable):
 
     ``config`` holds ``start`` (a `TrialStart`), ``checkpoints`` (folder; the trial goes on from
     the newest intact checkpoint there that is not later than the epoch ``reported``), ``ends`` (epochs after which
-    the trial may end: their checkpoint precedes their report) and ``label``.
+    the trial may end: their checkpoint precedes their report), ``label`` and ``threads`` (torch's, on the CPU).
     """
 
     def setup(
         self,
         config: dict[str, Any],
         factory: Callable[[TrialStart], Any] | None = None,
-        threads: int = 1,
         name_process: Callable[[str], None] = lambda _: None,
     ) -> None:
         assert factory is not None, "given by tune.with_parameters"
         self._factory = factory
         self._name_process = name_process
-        torch.set_num_threads(threads)
         self._trial: Any = None
         self._failed: Exception | None = None
         self._baseline: MemoryInUse = memory_in_use()
@@ -68,6 +66,7 @@ class RayTrial(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
+        torch.set_num_threads(config["threads"])
         self._start: TrialStart = config["start"]
         self._place = CheckpointPlace(config["checkpoints"])
         self._ends: frozenset[int] = frozenset(config["ends"])
@@ -139,7 +138,7 @@ class RayTrial(tune.Trainable):
 
 
 def trial_config(
-    start: TrialStart, *, checkpoints: str, reported: int, ends: Iterable[int], label: str
+    start: TrialStart, *, checkpoints: str, reported: int, ends: Iterable[int], label: str, threads: int = 1
 ) -> dict[str, Any]:
     """What `RayTrial` needs of a trial."""
     return {
@@ -148,4 +147,5 @@ def trial_config(
         "reported": reported,
         "ends": tuple(ends),
         "label": label,
+        "threads": threads,
     }

@@ -56,6 +56,8 @@ class SlotKind:
     """Slots per GPU."""
     node_ids: frozenset[str] = frozenset()
     """Nodes whose GPUs have these slots; empty without a GPU."""
+    threads: int = 1
+    """CPU threads that each may compute with: its share of the cores of the node with the fewest."""
 
 
 def slots_per_gpu(card: Card, budget_bytes: int) -> int:
@@ -122,6 +124,7 @@ def gpu_slots(nodes: Iterable[Node], budget_bytes: int | None, reserve_bytes: in
                     gpu_bytes=min(node.gpu_bytes for node in mine),
                     per_gpu=slots,
                     node_ids=frozenset(node.node_id for node in mine),
+                    threads=max(1, min(int(node.cpus / (node.gpus * slots)) for node in mine)),
                 )
             )
     return kinds
@@ -169,7 +172,7 @@ def cpu_slots(cpus: float, concurrency: int | None) -> SlotKind:
     """Slots without a GPU: one per core, or `concurrency` many that share the cores."""
     count = concurrency or max(1, int(cpus))
     share = max(1, min(GRAIN, math.floor(cpus / count * GRAIN)))
-    return SlotKind({"CPU": share / GRAIN}, count, 0)
+    return SlotKind({"CPU": share / GRAIN}, count, 0, threads=max(1, int(cpus / count)))
 
 
 def counts_now(kinds: Iterable[SlotKind], nodes: Iterable[Node]) -> list[int]:

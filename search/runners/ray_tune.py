@@ -110,6 +110,7 @@ class _Session:
                 reported=self.conductor.running[number].epoch,
                 ends=self.conductor.asha.ends,
                 label=label_of(self.conductor.space.name, start),
+                threads=self.slots[kind].threads,
             ),
         }
 
@@ -401,8 +402,6 @@ class RayRunner:
         Creates the object that trains a trial; it is put into the object store once.
     slots
         Kinds of slots, with the number of each.
-    threads
-        torch's CPU threads in each slot.
     nodes_now
         Returns the current nodes; without it, the loss of all nodes of a kind goes unnoticed.
     """
@@ -415,14 +414,12 @@ class RayRunner:
         options: SearchOptions,
         trial_factory: Callable[[TrialStart], Any],
         slots: list[SlotKind],
-        threads: int = 1,
         nodes_now: Callable[[], list[Node]] | None = None,
     ):
         self._conductor = conductor
         self._options = options
         self._session = _Session(conductor, store, options, slots, nodes_now)
         self._factory = trial_factory
-        self._threads = threads
 
     def run(self) -> None:
         """Runs until the conductor is done.
@@ -438,7 +435,7 @@ class RayRunner:
         # Starts all slots' actors at once; Ray's default for a custom searcher is one at a time.
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(self._session.workers)
         trainable = tune.with_resources(
-            tune.with_parameters(RayTrial, factory=self._factory, threads=self._threads, name_process=name_process),
+            tune.with_parameters(RayTrial, factory=self._factory, name_process=name_process),
             lambda config: PlacementGroupFactory([slots[config[KIND]].request]),
         )
         try:

@@ -58,6 +58,7 @@ def test_each_size_of_card_is_packed_by_its_own_size():
         Node("c", 64, 0, 0),
     ]
     large, small = gpu_slots(nodes, 8 * GIB, RESERVE_BYTES)
+    assert (large.threads, small.threads) == (1, 4), "64 cores of 72 slots, 16 of 4"
     assert (large.count, large.gpu_bytes) == (72, 80 * GIB)
     assert large.request["GPU"] == pytest.approx(1 / 9, abs=1e-4)
     assert large.request["accelerator_type:H100"] == 1 / GRAIN
@@ -96,6 +97,7 @@ def test_what_other_programs_hold_of_a_card_has_no_slots():
 
 def test_without_a_gpu_trials_share_the_cores():
     assert cpu_slots(2.0, None).count == 2
+    assert [cpu_slots(16.0, concurrency).threads for concurrency in (None, 3, 40)] == [1, 5, 1]
     shared = cpu_slots(2.0, 4)
     assert shared.count * shared.request["CPU"] <= 2.0
 
