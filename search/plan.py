@@ -121,7 +121,7 @@ def build_parser() -> Parser:
     add_flag(parser, "samples", type=int, metavar="N", help=f"configurations to sample ({SAMPLES})")
     add_flag(parser, "show", type=int, metavar="N", help=f"sampled configurations to show in the table ({ROWS})")
     add_flag(parser, "seed", type=int, metavar="N", help=f"seed of the sample ({SEED})")
-    add_flag(parser, "profile", metavar="FILE", help="device profile (JSON) that benchmarks/gpu_memory.py measured")
+    add_flag(parser, "profile", metavar="FILE", help="device profile (JSON) that benchmarks/gpu_fit.py made")
     add_options_file(parser)
     add_data_flags(parser)
     add_plan_flags(parser)
