@@ -107,7 +107,12 @@ def build_parser() -> Parser:
     add_flag(
         parser, "space", metavar="NAME_OR_PATH", help="space: ad_tuning, ad_gpu, ad_smoke, ad_losses or a YAML file"
     )
-    add_flag(parser, "config", metavar="FILE", help="plan this configuration (recipe, or a file) instead of a space")
+    add_flag(
+        parser,
+        "config",
+        metavar="FILE",
+        help="plan this configuration (detector, recipe, or a file) instead of a space",
+    )
     add_flag(parser, "recalibrate", metavar="RUN", help="compare the measured peaks of a run with their predictions")
     add_flag(parser, "profile_output", metavar="FILE", help="where --recalibrate saves the corrected profile")
     add_flag(

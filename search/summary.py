@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from search.engine.conductor import Conductor
-from search.listeners.terminal import epochs_text
 from search.store.run_store import RunStore
 from search.store.study import outcome_of
 from search.winning_models import Averaged, Models, average
@@ -220,7 +219,7 @@ def _resume_command(run: Path) -> str:
 
 
 def _add_winner(table: Table, conductor: Conductor, winner: Winner) -> None:
-    table.add_row("best trial", f"{winner.start.number} ({epochs_text(winner.epochs)})")
+    table.add_row("best trial", f"{winner.start.number} ({counted(winner.epochs, 'epoch')})")
     for name, value in winner.start.used.items():
         table.add_row(f"  {name}", f"{value:.4g}" if isinstance(value, float) else str(value))
     last = winner.last

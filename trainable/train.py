@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from trainable.memory.profile import DeviceProfile
     from trainable.trial import Trial
 
-CONFIG_HELP = "configuration to train: the preset recipe, or a file such as a search's best.yaml"
+CONFIG_HELP = "configuration to train: a preset (detector, recipe), or a file such as a search's best.yaml"
 
 
 def build_parser() -> Parser:

@@ -18,7 +18,7 @@ from search.listeners.leaderboard import PLACES, Place
 from search.listeners.progress import Leader, Progress, Running
 from trainable.detection.gain import gain_text
 from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialStart
-from trainable.units import aligned, duration_text, format_bytes, seconds_text
+from trainable.units import aligned, counted, duration_text, format_bytes, seconds_text
 
 PHASES = {1: "VQ only", 2: "full loss", 3: "frozen"}
 """Short names of the training phases; in phase 3 the codebook is frozen."""
@@ -262,7 +262,9 @@ def best_text(best: Leader, word: str) -> str:
     """The leader; before any trial has completed, with the note that its value may fall."""
     if best.completed:
         return f"best so far: {word} {best.auc:.3f}, trial {best.number}, completed"
-    return f"highest so far: {word} {best.auc:.3f}, trial {best.number} after {epochs_text(best.epochs)}; it may fall"
+    return (
+        f"highest so far: {word} {best.auc:.3f}, trial {best.number} after {counted(best.epochs, 'epoch')}; it may fall"
+    )
 
 
 def memory_text(start: TrialStart, report: EpochReport | None) -> str:
@@ -294,16 +296,12 @@ def _time_text(start: TrialStart, epoch_seconds: float | None) -> str:
     return f", {seconds_text(epoch_seconds)} an epoch{beside}"
 
 
-def epochs_text(epochs: int) -> str:
-    return f"{epochs} epoch" if epochs == 1 else f"{epochs} epochs"
-
-
 def params_text(start: TrialStart) -> str:
     return " ".join(f"{name}={v:.3g}" if isinstance(v, float) else f"{name}={v}" for name, v in start.used.items())
 
 
 def _end_line(start: TrialStart, outcome: TrialOutcome, word: str, time: str = "") -> str:
     auc = "" if outcome.final_auc is None else f", {word} {outcome.final_auc:.3f}"
-    epochs = f" after {epochs_text(outcome.epochs)}" if outcome.epochs else ""
+    epochs = f" after {counted(outcome.epochs, 'epoch')}" if outcome.epochs else ""
     reason = f": {outcome.reason}" if outcome.reason else ""
     return f"trial {start.number} {outcome.end.value}{epochs}{auc}{time}{reason}"

@@ -16,6 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from trainable.execution_plan import Precision
+
+AMP_DTYPES: Mapping[Precision, torch.dtype] = {"amp_bfloat16": torch.bfloat16, "amp_float16": torch.float16}
+"""The lower type of each mixed precision."""
 _LOWER: frozenset[Any] = frozenset(
     {torch.conv1d, torch.conv2d, torch.conv_transpose2d, F.linear, torch.addmm, torch.mm, torch.matmul, torch.bmm}
     | {Tensor.addmm, Tensor.mm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm}

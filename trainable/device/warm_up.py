@@ -6,9 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from trainable.device._torch_private import clear_workspaces
+from trainable.device.autocast import AMP_DTYPES
 from trainable.execution_plan import Precision
-
-_DTYPES: dict[Precision, torch.dtype] = {"amp_bfloat16": torch.bfloat16, "amp_float16": torch.float16}
 
 
 def touch_libraries(device: torch.device, precision: Precision) -> None:
@@ -23,7 +22,7 @@ def touch_libraries(device: torch.device, precision: Precision) -> None:
         The mixed precision of later plans. Not touched where the card has no bfloat16, or if it is float32.
     """
     _train_a_moment(device, None)
-    dtype = _DTYPES.get(precision)
+    dtype = AMP_DTYPES.get(precision)
     if dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         dtype = None
     if dtype is not None:

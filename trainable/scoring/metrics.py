@@ -25,10 +25,15 @@ def pauc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(roc_auc_score(labels, scores, max_fpr=MAX_FPR))
 
 
+def members_by_id(ids: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Indices of each machine id's clips."""
+    names = np.array(ids)
+    return {machine_id: np.flatnonzero(names == machine_id) for machine_id in sorted(set(ids))}
+
+
 def groups_by_id(ids: tuple[str, ...], labels: np.ndarray) -> dict[str, np.ndarray]:
     """Indices of each machine id's clips. Raises DataError if an id has only normal or only anomalous clips."""
-    names = np.array(ids)
-    groups = {str(machine_id): np.flatnonzero(names == machine_id) for machine_id in sorted(set(ids))}
+    groups = members_by_id(ids)
     for machine_id, members in groups.items():
         if len(set(labels[members].tolist())) < 2:
             raise DataError(

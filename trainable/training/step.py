@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainable.data.patches import gather_patches
-from trainable.device.autocast import CudaAutocastOnMeta
+from trainable.device.autocast import AMP_DTYPES, CudaAutocastOnMeta
 from trainable.errors import ConfigError
 from trainable.execution_plan import ExecutionPlan
 from trainable.model.codebook import BatchStatistics
@@ -21,8 +21,6 @@ from trainable.training.batch import Batch, to_device
 from trainable.training.losses import StepValues, loss_names, loss_terms
 from trainable.training.phases import PhaseState
 from trainable.training.state import TrainState
-
-_AMP_DTYPES = {"amp_bfloat16": torch.bfloat16, "amp_float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,12 @@ def mixed_precision(plan: ExecutionPlan, device: torch.device) -> Iterator[None]
         return
     kind = device.type
     if kind == "meta":
-        with CudaAutocastOnMeta(_AMP_DTYPES[plan.precision]):
+        with CudaAutocastOnMeta(AMP_DTYPES[plan.precision]):
             yield
         return
     before = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
     torch.set_autocast_enabled(kind, True)
-    torch.set_autocast_dtype(kind, _AMP_DTYPES[plan.precision])
+    torch.set_autocast_dtype(kind, AMP_DTYPES[plan.precision])
     torch.autocast_increment_nesting()
     try:
         yield

@@ -45,12 +45,6 @@ class Yardstick(ABC):
         """
 
 
-def members_by_id(clips: ClipSet) -> dict[str, np.ndarray]:
-    """Indices of each machine id's clips."""
-    ids = np.array(clips.machine_ids)
-    return {str(machine_id): np.flatnonzero(ids == machine_id) for machine_id in sorted(set(clips.machine_ids))}
-
-
 def refuse_unheard(clips: ClipSet, known: tuple[str, ...]) -> None:
     """Raises DataError if a clip's machine id is not among those of the training clips."""
     for machine_id in sorted(set(clips.machine_ids)):

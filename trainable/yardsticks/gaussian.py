@@ -7,7 +7,8 @@ import torch
 
 from trainable.data.clips import ClipSet, TrainClips
 from trainable.scoring.gaussian import gaussian_of, mahalanobis_distances
-from trainable.yardsticks.base import Yardstick, members_by_id, refuse_unheard
+from trainable.scoring.metrics import members_by_id
+from trainable.yardsticks.base import Yardstick, refuse_unheard
 
 
 class GaussianYardstick(Yardstick):
@@ -24,14 +25,15 @@ class GaussianYardstick(Yardstick):
     def _fit(self, clips: TrainClips) -> None:
         features = torch.from_numpy(self._features(clips))
         self._fitted = {
-            machine_id: gaussian_of(features[members]) for machine_id, members in members_by_id(clips).items()
+            machine_id: gaussian_of(features[members])
+            for machine_id, members in members_by_id(clips.machine_ids).items()
         }
 
     def score_samples(self, clips: ClipSet) -> np.ndarray:
         refuse_unheard(clips, tuple(self._fitted))
         features = torch.from_numpy(self._features(clips))
         scores = np.empty(len(clips))
-        for machine_id, members in members_by_id(clips).items():
+        for machine_id, members in members_by_id(clips.machine_ids).items():
             scores[members] = mahalanobis_distances(self._fitted[machine_id], features[members]).numpy()
         return scores
 
