@@ -6,7 +6,7 @@ import torch
 
 from search.engine.conductor import Conductor
 from search.engine.feasibility import Feasibility
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.store.run_store import RunStore
 from search.store.study import SearchStudy
 from spaces.loader import load_space

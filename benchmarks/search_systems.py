@@ -20,7 +20,7 @@ from search.engine.pace import Pace
 from search.engine.sampler import Proposal
 from search.engine.space_draws import uniform_params
 from search.engine.trial_store import KnownTrial
-from search.request import SearchOptions
+from search.options import SearchOptions
 from spaces.space import Space
 from trainable.config import TrialConfig
 from trainable.execution_plan import MemoryPlan

@@ -10,7 +10,8 @@ from rich.console import Console
 from search.budget import DRAWS, SAMPLE, Machine, sample
 from search.budget_table import show_soonest
 from search.engine.space_draws import draw
-from search.request import Request, SearchOptions
+from search.options import SearchOptions
+from search.request import Request
 from spaces.space import Space
 from trainable.device.budget import AUTO, Budget, Card
 from trainable.device.cap import card_of

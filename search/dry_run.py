@@ -7,8 +7,8 @@ from rich.console import Console
 
 from search.engine.asha import Asha
 from search.engine.space_draws import draw
+from search.options import SearchOptions
 from search.plan import Timed, print_plans, print_share
-from search.request import SearchOptions
 from spaces.space import Space
 from trainable.units import counted, duration_text, format_bytes
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
+from search.flags import build_parser
 from search.keywords import words_of
-from search.request import Request, build_parser, read_request
+from search.request import Request, read_request
 from search.result import Result, load
 from search.run import search_in_folder
 from spaces.loader import space_from_mapping

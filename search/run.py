@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from search.request import Request, build_parser, read_request
+from search.flags import build_parser
+from search.request import Request, read_request
 from search.store.folder import check_creatable, create, held, is_leftover
 from trainable.commandline import run, set_up_logging
 from trainable.commands import as_called

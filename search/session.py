@@ -19,7 +19,7 @@ from search.first_proposals import first_proposals
 from search.listeners.progress import Progress
 from search.listeners.tensorboard import TensorBoardScalars
 from search.listeners.terminal import make_view
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.runners.factory import TrialFactory
 from search.runners.local import LocalRunner
 from search.store.checkpoints import prepare_storage

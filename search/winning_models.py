@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.store.checkpoints import checkpoint_place
 from search.store.run_store import RunStore
 from trainable.checkpoint_place import CheckpointPlace

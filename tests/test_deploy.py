@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from search.request import build_parser, new_options
+from search.flags import build_parser, new_options
 from spaces.loader import load_space
 from tests.reader import ROOT, TINY_DATA, own_folder, reader
 from trainable.record import RunFolder

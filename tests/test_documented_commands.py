@@ -168,10 +168,10 @@ def check_python_flags(words: list[str]) -> None:
         for flag in (word for word in words if word.startswith("--")):
             assert flag in page.getvalue(), f"{module} has no {flag}"
         return
-    place = {"analysis.notebooks": "analysis.notebooks.__main__", "search.run": "search.request"}.get(module, module)
+    place = {"analysis.notebooks": "analysis.notebooks.__main__", "search.run": "search.flags"}.get(module, module)
     arguments = import_module(place).build_parser().parse_args(words[3:])
     if module == "search.run" and arguments.space:
-        from search.request import new_options
+        from search.flags import new_options
         from spaces.loader import load_space
 
         assert new_options(arguments, load_space(arguments.space)).num_samples >= 1

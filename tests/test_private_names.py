@@ -234,7 +234,7 @@ def test_a_behaviour_that_nobody_promises_is_there(behaviour: str) -> None:
 @pytest.mark.xdist_group("ray")
 def test_a_driver_and_a_worker_have_our_names() -> None:
     """On Ray itself: a worker has its trial's name while a call lasts, the driver that of its run."""
-    from search.request import SearchOptions
+    from search.options import SearchOptions
 
     with ray_session.ray_session(SearchOptions(space="synthetic", concurrency=1), title="first: python -m search.run"):
         import ray

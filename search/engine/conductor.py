@@ -25,7 +25,7 @@ from search.engine.sampler import Proposal, make_sampler
 from search.engine.space_draws import distributions_of, probes
 from search.engine.standing import Standing
 from search.engine.trial_store import KnownTrial, TrialStore
-from search.request import SearchOptions
+from search.options import SearchOptions
 from spaces.space import Space
 from trainable.config import TrialConfig
 from trainable.detection.ranking import least_epochs

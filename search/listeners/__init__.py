@@ -1,4 +1,4 @@
 """Listeners for starts, reports and endings: progress, terminal, TensorBoard, MLflow, W&B, Prometheus.
 
-May import search.engine and search.request.
+May import search.engine and search.options.
 """

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from search.engine.asha import Decision
 from search.listeners.leaderboard import Leaderboard, Place
-from search.request import SearchOptions
+from search.options import SearchOptions
 from trainable.config import Objective
 from trainable.record import FAILURES, EpochReport, TrialEnd, TrialOutcome, TrialRecord, TrialStart, best_first
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from search.engine.conductor import Conductor, Decision
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.runners.deadline import deadline
 from search.store.checkpoints import CheckpointKeeper, checkpoint_place
 from search.store.run_store import RunStore

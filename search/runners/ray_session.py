@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.runners._ray_private import job_title
 from search.runners.packing import GPU_MEMORY, GpuMemory, Node, SlotKind, cpu_slots, gpu_slots, nodes_of
 from search.runners.ray_folder import VARIABLE, ray_folder

@@ -24,7 +24,7 @@ from ray.tune.search import Searcher
 
 from search.engine.conductor import Conductor, Decision
 from search.engine.label import label_of
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.runners._ray_private import name_process
 from search.runners.packing import Node, SlotKind, counts_now
 from search.runners.ray_credentials import hidden_credentials

@@ -1,4 +1,4 @@
 """Durable state: study, run folder and their recovery, manifest, checkpoints.
 
-May import search.engine, search.request, spaces, trainable and optuna.
+May import search.engine, search.options, spaces, trainable and optuna.
 """

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from search.engine.standing import Standing
-from search.request import SearchOptions
+from search.options import SearchOptions
 from trainable.checkpoint_place import CheckpointPlace, absolute_place, is_url, place_under
 from trainable.errors import CheckpointError, RunError
 from trainable.record import RunFolder

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from search.request import SearchOptions
+from search.options import SearchOptions
 from spaces.space import Choices, Distribution, Space
 from trainable.commands import as_called
 from trainable.errors import RunError

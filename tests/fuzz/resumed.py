@@ -11,7 +11,9 @@ from optuna.storages._rdb.storage import _VersionManager
 
 import search.store.manifest
 from search.engine.conductor import Conductor
-from search.request import Request, SearchOptions, build_parser, read_request
+from search.flags import build_parser
+from search.options import SearchOptions
+from search.request import Request, read_request
 from search.runners.local import LocalRunner
 from search.store.manifest import new_manifest, resumed_manifest
 from search.store.study import SearchStudy

@@ -10,7 +10,7 @@ from search.engine.asha import Decision
 from search.engine.conductor import Conductor
 from search.engine.feasibility import Feasibility
 from search.engine.listener import BaseListener
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.store.run_store import RunStore
 from search.store.study import SearchStudy
 from spaces.loader import space_from_text

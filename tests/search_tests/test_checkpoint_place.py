@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.run import main
 from search.store.checkpoints import prepare_storage
 from tests.analysis_tests.trained import write_recordings

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from search.chosen_budget import with_budget
-from search.request import Request, build_parser, read_request
+from search.flags import build_parser
+from search.request import Request, read_request
 from search.runners.packing import Node
 from search.runners.ray_session import RaySession
 from tests.trainable_tests.fake_cuda import fake_cuda

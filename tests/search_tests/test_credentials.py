@@ -21,8 +21,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from analysis.report import main as report
+from search.flags import build_parser
 from search.listeners import mlflow, wandb
-from search.request import SearchOptions, build_parser
+from search.options import SearchOptions
 from search.run import main
 from search.runners.ray_credentials import hidden_credentials
 from search.store.manifest import command_line, new_manifest

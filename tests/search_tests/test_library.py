@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import search
+from search.flags import build_parser
 from search.keywords import words_of
-from search.request import build_parser
 from search.run import main
 from search.runners.local import LocalRunner
 from spaces import space_from_mapping

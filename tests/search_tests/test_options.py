@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from search.request import SearchOptions, build_parser, given_options, read_request
+from search.flags import build_parser, given_options
+from search.options import SearchOptions
+from search.request import read_request
 from trainable.config import DataConfig
 from trainable.errors import BudgetError, ConfigError, ProjectError
 from trainable.memory.profile import DeviceProfile

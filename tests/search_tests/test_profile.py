@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from search import session
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.runners.factory import TrialFactory
 from search.runners.packing import Node
 from search.runners.ray_session import RaySession

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import search.session
-from search.request import Request, build_parser, read_request
+from search.flags import build_parser
+from search.request import Request, read_request
 from search.store.manifest import new_manifest
 from spaces.loader import load_space
 from trainable.record import RunFolder

@@ -16,7 +16,7 @@ from search.engine.observation import observation
 from search.engine.optuna_trials import frozen
 from search.engine.sampler import make_sampler
 from search.engine.space_draws import distributions_of
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.store.study import SearchStudy
 from spaces.loader import space_from_text
 from tests.search_tests.synthetic import SPACE, conductor_of, make_conductor, report_at, short_warmup_space, small_space

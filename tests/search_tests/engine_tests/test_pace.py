@@ -11,7 +11,7 @@ import pytest
 from search.engine.conductor import Conductor
 from search.engine.pace import Pace
 from search.engine.sampler import CANDIDATES, make_sampler
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.session import readable_records
 from spaces.loader import space_from_text
 from tests.search_tests.engine_tests.test_conductor import STOP, begin

@@ -6,7 +6,7 @@ import pytest
 
 from search.engine.asha import Decision
 from search.listeners.progress import Leader, Progress, expected_epochs
-from search.request import SearchOptions
+from search.options import SearchOptions
 from tests.search_tests.synthetic import report_at
 from trainable.config import TrialConfig
 from trainable.record import EpochReport, TrialEnd, TrialOutcome, TrialStart

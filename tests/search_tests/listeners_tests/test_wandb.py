@@ -13,7 +13,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from search.engine.asha import Decision
 from search.listeners import wandb as listener
 from search.listeners.wandb import WandbRuns, run_id
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.run import main
 from tests.analysis_tests.trained import write_recordings
 from tests.search_tests.listeners_tests.test_mlflow import SPACE

@@ -20,7 +20,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryErr
 
 from search.engine.conductor import Conductor
 from search.engine.standing import failure_kind
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.runners import deadline as module
 from search.runners import ray_tune
 from search.runners.deadline import TrialTimeoutError, deadline

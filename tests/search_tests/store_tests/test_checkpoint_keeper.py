@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 
 from search.engine.standing import Standing
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.store.checkpoints import CheckpointKeeper
 from tests.search_tests.synthetic import report_at
 from trainable.config import TrialConfig

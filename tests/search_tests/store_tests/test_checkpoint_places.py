@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from search.request import SearchOptions
+from search.options import SearchOptions
 from search.store.checkpoints import checkpoint_place
 from trainable.record import RunFolder
 
