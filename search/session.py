@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,8 @@ from search.store.checkpoints import prepare_storage
 from search.store.manifest import command_line, new_manifest, resumed_manifest
 from search.store.run_store import RunStore
 from search.store.study import SearchStudy
-from search.summary import find_winner, print_summary, write_results
+from search.summary import print_summary, write_results
+from search.winner import find_winner
 from trainable.commandline import resolve_device
 from trainable.data.clips import Split
 from trainable.data.load import Dataset, load_dataset
@@ -141,28 +142,8 @@ def _run(
     if conductor.asha.warning:
         logger.warning("%s", conductor.asha.warning)
     # In this process trials take turns: one epoch at a time.
-    progress = Progress(
-        options,
-        conductor.asha.rung_epochs,
-        1 if slots is None else workers,
-        expected_gain=lambda: conductor.standing.expected_gain,
-    )
-    epochs = {number: trial.epoch for number, trial in conductor.running.items()}
-    leaders = [folder.read_trial(number) for number in conductor.standing.kept]
-    progress.resume_from(conductor.standing.counts, conductor.best, epochs, leaders)
-    with (
-        make_view(console, progress, quiet=request.quiet) as view,
-        TensorBoardScalars(folder.path / "tensorboard") as tensorboard,
-        ExitStack() as closing,
-    ):
-        optional: list[AbstractContextManager[Listener]] = [
-            *trackers,
-            *_metrics(folder.name, progress, ray),
-            *(make_listener(name, folder.path) for name in options.listeners),
-        ]
-        conductor.listener = Listeners(
-            [progress, view, tensorboard, *(closing.enter_context(each) for each in optional)]
-        )
+    progress = _progress(conductor, folder, 1 if slots is None else workers)
+    with _listeners(request, console, progress, trackers, ray) as conductor.listener:
         if slots is None:
             LocalRunner(conductor, store=store, options=options, trial_factory=factory).run()
         else:
@@ -182,6 +163,37 @@ def _run(
     write_results(conductor, store, winner, seconds=seconds, skipped=len(dataset.skipped))
     print_summary(console, conductor, store, winner, seconds=seconds, skipped=len(dataset.skipped))
     return winner is not None
+
+
+def _progress(conductor: Conductor, folder: RunFolder, at_once: int) -> Progress:
+    """The progress of a search that has just begun, or goes on."""
+    progress = Progress(
+        conductor.options,
+        conductor.asha.rung_epochs,
+        at_once,
+        expected_gain=lambda: conductor.standing.expected_gain,
+    )
+    epochs = {number: trial.epoch for number, trial in conductor.running.items()}
+    leaders = [folder.read_trial(number) for number in conductor.standing.kept]
+    progress.resume_from(conductor.standing.counts, conductor.best, epochs, leaders)
+    return progress
+
+
+@contextmanager
+def _listeners(
+    request: "Request", console: Console, progress: Progress, trackers: Sequence[BaseListener], ray: "RaySession | None"
+) -> Iterator[Listener]:
+    """All that are told what happens in a search, until it ends."""
+    folder = request.folder
+    with ExitStack() as closing:
+        view = closing.enter_context(make_view(console, progress, quiet=request.quiet))
+        tensorboard = closing.enter_context(TensorBoardScalars(folder.path / "tensorboard"))
+        optional: list[AbstractContextManager[Listener]] = [
+            *trackers,
+            *_metrics(folder.name, progress, ray),
+            *(make_listener(name, folder.path) for name in request.options.listeners),
+        ]
+        yield Listeners([progress, view, tensorboard, *(closing.enter_context(each) for each in optional)])
 
 
 def _stages(request: "Request", console: Console) -> Callable[[str], None]:

@@ -1,10 +1,8 @@
 """Results of a search: the table on the terminal, ``best.yaml`` for retraining, ``summary.json`` for programs."""
 
 import json
-import logging
 import shlex
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,120 +14,18 @@ from rich.text import Text
 from search.engine.conductor import Conductor
 from search.store.run_store import RunStore
 from search.store.study import outcome_of
-from search.winning_models import Averaged, Models, average
+from search.winner import Winner
 from trainable.commands import as_called
-from trainable.config import Objective
-from trainable.data.clips import Split
-from trainable.data.load import Dataset
 from trainable.detection.gain import gain_text
-from trainable.detection.ranking import Pair, choose_members, ranking_warnings
-from trainable.errors import BudgetError, CheckpointError, NonFiniteError, RunError
+from trainable.detection.ranking import Pair
 from trainable.printable import printable
-from trainable.record import FAILURES, EpochReport, TrialEnd, TrialStart
+from trainable.record import FAILURES, TrialEnd
 from trainable.scoring.clip_counts import auc_text
 from trainable.scoring.evaluate import Evaluation
 from trainable.scoring.faults_found import FaultsFound, faults_found
-from trainable.steps import Steps
-from trainable.trial import Trial
 from trainable.units import counted, duration_text, format_bytes
 from trainable.yardsticks.catalogue import title_of
-from trainable.yardsticks.comparison import NOT_MEASURED, Comparison, compare
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Winner:
-    """The best configuration and its evaluations."""
-
-    start: TrialStart
-    objective: Objective
-    last: EpochReport
-    """The report of its last epoch."""
-    validation: Evaluation | None = None
-    """None if no label judges, or the checkpoint cannot be read; the study still has the AUC."""
-    held_out: Evaluation | None = None
-    unmeasured: str = ""
-    """Why there is no held-out evaluation; empty if there is one."""
-    yardsticks: Comparison | None = None
-    """What yardsticks find on the same held-out clips, beside the detector."""
-    averaged: Averaged | str = ""
-    """The detector, or why there is none."""
-    warnings: tuple[str, ...] = ()
-    """What makes the choice worth less."""
-
-    @property
-    def epochs(self) -> int:
-        return self.last.epoch
-
-    @property
-    def few_clips(self) -> tuple[str, ...]:
-        """That few clips judge, if they do."""
-        judged = self.held_out or self.detector_held_out or self.validation
-        return (judged.clips.warning,) if judged is not None and judged.clips.few else ()
-
-    @property
-    def members(self) -> tuple[Pair, ...]:
-        """The pairs that the detector averages."""
-        return self.averaged.pairs if isinstance(self.averaged, Averaged) else ()
-
-    @property
-    def detector_held_out(self) -> Evaluation | None:
-        """None if there is no detector, or no anomaly is labelled."""
-        return self.averaged.finished.held_out if isinstance(self.averaged, Averaged) else None
-
-
-def find_winner(
-    conductor: Conductor,
-    store: RunStore,
-    dataset: Dataset,
-    make_trial: Callable[[TrialStart], Trial],
-    steps: Steps | None = None,
-) -> Winner | None:
-    """The completed trial with the highest final value, and the detector that averages the best pairs; both are scored
-    here on held-out clips, if there are any, for the first time.
-
-    None if no trial completed. `steps` are told what is done.
-
-    Raises
-    ------
-    RunError
-        If the reports of the best trial are lost.
-    """
-    if conductor.best is None:
-        return None
-    steps = steps or Steps()
-    leaders = [store.folder.read_trial(number) for number in conductor.standing.kept]
-    record = leaders[0]
-    if not record.epochs:
-        path = store.folder.trial_path(record.number)
-        raise RunError(f"the reports of trial {record.number}, the best, are not in {path}; restore it from a copy")
-    winner = Winner(record.start, dataset.objective, record.epochs[-1])
-    if dataset.objective.holds_back:
-        winner = replace(winner, warnings=tuple(ranking_warnings(store.folder.read_trials())))
-    models = Models(conductor.options, store, make_trial)
-    stored = models.stored(leaders)
-    pairs = choose_members(stored)
-    steps.expect(2 * dataset.labelled + len({pair.trial for pair in pairs}) + 1)
-    if dataset.labelled:
-        steps.begin("scoring held-out clips with the winner")
-        try:
-            with models.restored(record) as trial:
-                by_labels = dataset.objective is not Objective.NORMAL_ONLY
-                validation = trial.evaluate(Split.VALIDATION) if by_labels else None
-                winner = replace(winner, validation=validation, held_out=trial.evaluate(Split.HELD_OUT))
-        except (BudgetError, CheckpointError, NonFiniteError) as error:
-            logger.warning("the winner's held-out AUC cannot be measured: %s", error)
-            winner = replace(winner, unmeasured=str(error))
-    else:
-        winner = replace(winner, unmeasured="no anomaly is labelled")
-    averaged = average(pairs, leaders, models, dataset, steps) if stored else "no trial has a checkpoint left"
-    winner = replace(winner, averaged=averaged)
-    judged = winner.detector_held_out or winner.held_out
-    if judged is None:
-        return winner
-    steps.begin("training the yardsticks and scoring held-out clips with them")
-    return replace(winner, yardsticks=compare(record.start.config, dataset, judged))
+from trainable.yardsticks.comparison import NOT_MEASURED, Comparison
 
 
 class _PrintableTable(Table):
@@ -248,7 +144,7 @@ def _add_winner(table: Table, conductor: Conductor, winner: Winner) -> None:
 
 def _add_detector(table: Table, winner: Winner) -> None:
     if not winner.members:
-        table.add_row("detector", f"none: {winner.averaged}")
+        table.add_row("detector", f"none: {winner.no_detector}")
     else:
         table.add_row("detector", f"the mean of {_members_text(winner.members)}")
     if winner.detector_held_out is not None:
@@ -256,9 +152,9 @@ def _add_detector(table: Table, winner: Winner) -> None:
         by_id = ", ".join(f"{machine_id} {auc:.3f}" for machine_id, auc in winner.detector_held_out.auc_by_id.items())
         table.add_row("  by machine id", by_id)
         _add_domains(table, winner.detector_held_out)
-    if (found := _faults_found(winner.detector_held_out or winner.held_out)) is not None:
+    if (found := _faults_found(winner.judged)) is not None:
         table.add_row("  finds", found.text)
-    if winner.detector_held_out is not None or winner.held_out is not None:
+    if winner.judged is not None:
         _add_yardsticks(table, winner.yardsticks, "detector" if winner.members else "winner")
 
 
@@ -307,7 +203,7 @@ def write_results(
         "best": None,
     }
     if winner is not None:
-        judged = winner.detector_held_out or winner.held_out
+        judged = winner.judged
         best = {
             "trial": winner.start.number,
             "epochs": winner.epochs,
@@ -344,7 +240,7 @@ def write_results(
         }
         folder.write_text(folder.best_path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     folder.write_text(folder.summary_path, json.dumps(summary, indent=1))
-    if winner is not None and isinstance(winner.averaged, Averaged):
+    if winner is not None and winner.averaged is not None:
         winner.averaged.finished.detector.save(folder.detector_path)
 
 

@@ -119,8 +119,8 @@ class Averaged:
 
 def average(
     pairs: Sequence[Pair], records: Sequence[TrialRecord], models: Models, dataset: Dataset, steps: Steps
-) -> Averaged | str:
-    """The mean of the pairs whose trials can be restored; the reason if there is no such detector."""
+) -> tuple[Averaged | None, str]:
+    """The mean of the pairs whose trials can be restored, or None and the reason if there is no such detector."""
     by_number = {record.number: record for record in records}
     of_trial: dict[int, list[Pair]] = {}
     for pair in pairs:
@@ -141,7 +141,7 @@ def average(
         else:
             used += mine
     if not members:
-        return reason
+        return None, reason
     steps.begin("calibrating the detector and scoring held-out clips with it")
     try:
         finished = finish(
@@ -154,5 +154,5 @@ def average(
         )
     except (DataError, NonFiniteError) as error:
         logger.warning("the search leaves no detector: %s", error)
-        return str(error)
-    return Averaged(tuple(used), finished)
+        return None, str(error)
+    return Averaged(tuple(used), finished), ""

@@ -93,7 +93,9 @@ def test_only_epochs_on_this_kind_of_device_say_how_long_one_takes(arguments, tm
     folder = RunFolder(tmp_path / "run")
     folder.write_manifest(replace(folder.read_manifest(), device=before))
     asked: list[list[int]] = []
-    monkeypatch.setattr(search.session.Pace, "learn_from", lambda pace, folder, numbers: asked.append(numbers))
+    monkeypatch.setattr(
+        search.session.Pace, "learn_from", lambda pace, records: asked.append([record.number for record in records])
+    )
     assert main(["--resume", str(folder.path), "--quiet", "--device", "cpu"]) == 0
     assert asked == learned
 

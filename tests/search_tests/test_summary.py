@@ -12,7 +12,8 @@ from rich.console import Console
 
 from search.engine.conductor import Conductor
 from search.store.study import SearchStudy
-from search.summary import Winner, find_winner, print_summary, write_results
+from search.summary import print_summary, write_results
+from search.winner import Winner, find_winner
 from tests.search_tests.synthetic import make_conductor, report_at
 from tests.search_tests.test_plan_recalibrate import manifest
 from trainable.config import DataConfig, Objective
@@ -170,13 +171,13 @@ def test_a_winner_that_does_not_fit_this_process_leaves_the_results(
     dataset = load_dataset(DataConfig())
     winner = find_winner(ended, ended.store, dataset, refuse)
     assert winner is not None
-    assert winner.averaged == "no trial has a checkpoint left"
+    assert winner.no_detector == "no trial has a checkpoint left"
     write_checkpoint(ended.store.folder.checkpoint_path(start.number) / "epoch-000009.ckpt", {"epoch": 9})
     winner = find_winner(ended, ended.store, dataset, refuse)
     assert winner is not None
     assert (winner.held_out, winner.unmeasured) == (None, reason)
     assert winner.members == ()
-    assert winner.averaged == f"trial 0 cannot be restored: {reason}"
+    assert winner.no_detector == f"trial 0 cannot be restored: {reason}"
     assert "detector none: trial 0 cannot be restored" in shown(ended, winner)
 
 
