@@ -69,6 +69,8 @@ class CheckpointKeeper:
         self._bytes: dict[int, int] = {}
         self._reported: dict[int, int] = {}
         """Last epoch that each running trial has reported."""
+        self._shortened: set[int] = set()
+        """Running trials of which older checkpoints were removed: the next report brings one more."""
         self._left: set[int] = set()
         """Ended trials whose checkpoints could not be removed completely; each later ending retries."""
         self._warned = False
@@ -102,8 +104,10 @@ class CheckpointKeeper:
         if self._options.checkpoint_limit_bytes is None or number not in running:
             return
         place = self._place(number)
-        # In an object store each listing is a request; a trial's checkpoints soon have constant size and number.
-        if not is_url(place.address) or epoch <= MEASURED_EPOCHS:
+        # In an object store each listing is a request; a trial's checkpoints soon have constant size and number,
+        # until older ones are removed.
+        if not is_url(place.address) or epoch <= MEASURED_EPOCHS or number in self._shortened:
+            self._shortened.discard(number)
             with self._tolerant():
                 self._bytes[number] = place.size_bytes()
                 self._within_ceiling(running, leaders)
@@ -138,6 +142,7 @@ class CheckpointKeeper:
                 return
             place = self._place(number)
             place.remove_older(self._reported.get(number, 0))
+            self._shortened.add(number)
             self._bytes[number] = place.size_bytes()
         total = self._total(running, leading)
         if total > ceiling and not self._warned:

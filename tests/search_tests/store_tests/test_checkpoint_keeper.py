@@ -67,6 +67,23 @@ def test_what_a_trial_reports_while_the_keeper_watches_counts_too(tmp_path: Path
     assert list(list_checkpoints(folder.checkpoint_path(0))) == [4]
 
 
+def test_in_an_object_store_too_what_comes_after_a_removal_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There the files of a trial are not looked at after every report."""
+    monkeypatch.setattr("search.store.checkpoints.is_url", lambda address: True)
+    folder = RunFolder(tmp_path)
+    write_trial(folder, 0, reported=5, saved=(4, 5))
+    write_trial(folder, 1, reported=1, saved=(1,))
+    keeper = keeper_of(folder, 2000)
+    keeper.sweep({0, 1}, Standing(1))
+    keeper.reported(1, 2, {0, 1}, [])
+    assert list(list_checkpoints(folder.checkpoint_path(0))) == [5]
+    write_trial(folder, 0, reported=0, saved=(6,))
+    keeper.reported(0, 6, {0, 1}, [])
+    assert list(list_checkpoints(folder.checkpoint_path(0))) == [6]
+
+
 def test_what_cannot_be_removed_is_not_counted_as_freed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Trial 0 is beaten by trial 1 and one of its two files stays, so there is room for one file of trial 2 only."""
     folder = RunFolder(tmp_path)
