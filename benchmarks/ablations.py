@@ -176,7 +176,6 @@ def row(name: str, measured: Measured, base: Measured) -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    tasks.register()
     parser = Parser(prog="python -m benchmarks.ablations", description=__doc__.split("\n")[0])
     add_flag(parser, "seeds", type=int, default=5)
     add_flag(parser, "threads", type=int, default=1, help="torch's CPU threads (default: 1)")
@@ -185,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_data_flags(parser)
     add_knob_flags(parser, leave_out=("seed",))
     arguments = parser.parse_args(argv)
+    tasks.register()
     torch.set_num_threads(arguments.threads)
     base = TrialConfig.from_flat({"epochs": 12, **BASE, **given_knobs(arguments)})
     dataset = load_dataset(data_config(arguments))
