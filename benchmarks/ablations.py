@@ -90,7 +90,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "context, weight 1": {"context_weight": 1.0},
     "context, weight 5": {"context_weight": 5.0},
     "resolutions, weight 5": {"resolutions_weight": 5.0},
-    "contrast, weight 0.1": {"contrast_weight": 0.1},
     "detached decoder, context, weight 1": {"quantizer": "detached", "context_weight": 1.0},
     "machine-id head": {"id_weight": 0.1},
     "transformation head": {"transform_weight": 0.1},

@@ -1,10 +1,8 @@
-"""Other tasks for the codes beside reconstruction, as loss terms that a benchmark adds (docs/detection.md).
+"""Other tasks for the codes beside reconstruction, as loss terms that a benchmark adds.
 
-`register` adds three terms, each off until its weight is above 0. *context*: the values of a cell from
-the code vectors of the columns beside it, as IDNN predicts a frame from its neighbours (Suefusa et al. 2020).
-*resolutions*: the reconstruction again, at a half, a quarter and an eighth of the resolution. *contrast*: patches of a
-machine id closer to each other than to those of other ids (Khosla et al. 2020, equation 2); it compares the clips of a
-micro-batch, so it is for whole batches only.
+`register` adds two terms, each off until its weight is above 0. *context*: the values of a cell from the code vectors
+of the columns beside it, as IDNN predicts a frame from its neighbours (Suefusa et al. 2020). *resolutions*: the
+reconstruction again, at a half, a quarter and an eighth of the resolution.
 
 X patches of F mel bins and T frames, a grid of H rows and W columns, D latent width.
 """
@@ -20,7 +18,6 @@ from trainable.training.losses import LossTerm, StepValues, register_loss_term
 REACH = 2
 """Columns to either side that predict a cell."""
 POOLED = (2, 4, 8)
-TEMPERATURE = 0.1
 
 
 class Context(nn.Module):
@@ -64,22 +61,11 @@ def resolutions(values: StepValues) -> Tensor:
     return torch.stack([F.avg_pool2d(errors_XFT, size).square().mean() for size in POOLED]).sum()
 
 
-def contrast(values: StepValues) -> Tensor:
-    patches = values.patches_BPFT.shape[1]
-    heard_XD = F.normalize(values.latents_XDHW.to(values.state.dtype).mean(dim=(2, 3)))
-    ids_X = values.part.id_labels_B.to(heard_XD.device).repeat_interleave(patches)
-    itself = torch.eye(len(ids_X), dtype=torch.bool, device=heard_XD.device)
-    log_p_XX = (heard_XD @ heard_XD.T / TEMPERATURE).masked_fill(itself, float("-inf")).log_softmax(dim=1)
-    same_XX = (ids_X[:, None] == ids_X) & ~itself
-    return -log_p_XX[same_XX].mean()
-
-
 def register() -> None:
-    """Registers the terms and the knobs of their weights: `context_weight`, `resolutions_weight`, `contrast_weight`."""
+    """Registers the terms and the knobs of their weights: `context_weight`, `resolutions_weight`."""
     for name, value, doc, head in (
         ("context", context, "prediction of cells from the columns beside them", Context),
         ("resolutions", resolutions, "reconstruction at coarser resolutions", None),
-        ("contrast", contrast, "contrast between machine ids", None),
     ):
         weight = weight_knob(f"{name}_weight", f"weight of the {doc}; 0 = off")
         register_loss_term(LossTerm(name=name, value=value, weight=weight, head=head))

@@ -27,7 +27,7 @@ def test_variants_are_configurations() -> None:
         TrialConfig.from_flat(changes)
 
 
-@pytest.mark.parametrize("task", ["context", "resolutions", "contrast"])
+@pytest.mark.parametrize("task", ["context", "resolutions"])
 def test_a_task_is_learned(task: str) -> None:
     config = TrialConfig.from_flat({**SMALL, f"{task}_weight": 1.0, "epochs": 2})
     plan = ExecutionPlan(micro_batch_clips=7)
