@@ -75,7 +75,8 @@ def choose_windows(offsets: np.ndarray, windows: Windows, *, count: int, stride:
         return Passes(starts_BP, everything.numpy())
     lengths = np.diff(offsets)
     check_lengths(lengths, patch_frames)
-    passes = [covering_passes(int(length), count, patch_frames) for length in lengths]
+    of_length = {length: covering_passes(length, count, patch_frames) for length in set(lengths.tolist())}
+    passes = [of_length[length] for length in lengths.tolist()]
     starts = [begin + starts_RP for begin, starts_RP in zip(offsets[:-1].tolist(), passes, strict=True)]
     owners = np.repeat(np.arange(len(passes)), [len(each) for each in passes])
     return Passes(torch.from_numpy(np.concatenate(starts)), owners)
