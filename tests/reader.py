@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from trainable.data.embedded import EmbeddedClip, embedded_sound
+from trainable.registry import LOSS_TERMS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -110,6 +111,7 @@ def run_module(words: list[str]) -> None:
     """``python -m words…`` in this interpreter, so that torch is imported once and not by each command."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(sys, "argv", words)
+        patch.setattr(LOSS_TERMS, "_parts", dict(LOSS_TERMS._parts))  # what a command registers ends with it
         # runpy: the module was imported before, and is now run a second time as __main__.
         warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
         try:

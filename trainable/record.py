@@ -137,7 +137,7 @@ class EpochReport:
     @property
     def recovered(self) -> bool:
         """Whether memory ran out in this epoch, which then went on under a smaller plan."""
-        return any(": out of memory under " in event for event in self.events)
+        return any("out of memory" in event for event in self.events)
 
     def scalars(self) -> dict[str, float]:
         """The numbers that make a curve over the epochs, by name; without those that this report does not have."""

@@ -139,7 +139,9 @@ def test_a_preset_is_trained_by_its_name(recordings: Path, capsys: pytest.Captur
     assert [epoch for epoch, _ in aucs(output)] == ["1"]
     status, _, error = in_process(capsys, "--config", "recipee")
     assert (status, error.count("\n")) == (2, 1)
-    assert error.startswith("error: there is no preset 'recipee'; did you mean 'recipe'?; there are recipe, or name")
+    assert error.startswith(
+        "error: there is no preset 'recipee'; did you mean 'recipe'?; there are detector, recipe, or name"
+    )
 
 
 def test_the_recipe_is_what_its_page_says() -> None:
