@@ -7,10 +7,10 @@ Every variant is trained with the same seeds; `difference` is its mean AUC minus
 mean over seeds (Student's t, paired by seed). `validation` is the mean AUC of the fused model on validation clips:
 where variants are chosen among, it is what may choose. `alive` is the share of codes used in the last epoch. `epoch` is
 the median CPU time of training an epoch (one of phase 2), and `memory` the predicted peak of a training step on CUDA,
-both relative to the base's in the same run. The tasks beside reconstruction are of `benchmarks/tasks.py`. The
-last variants are ways of the recipe that this project starts from, and its preset as a whole, whose knobs take the
-place of all that are given but the epochs (docs/recipe.md). The small recipe has the base's width, batch, patches and
-learning rate.
+both relative to the base's in the same run. The tasks beside reconstruction are of `benchmarks/tasks.py`. The last
+variants are ways of the recipe that this project starts from, and its preset as a whole, whose knobs take the place of
+all that are given but the epochs (docs/recipe.md). The small recipe has the base's width, batch, patches and learning
+rate.
 """
 
 import sys

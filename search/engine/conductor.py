@@ -332,10 +332,11 @@ class Conductor:
     def _learn(self, known: KnownTrial) -> None:
         """Adds a trial that has ended, or that another driver of the same study runs."""
         outcome = known.outcome
-        if outcome is None and known.trial.state is not TrialState.RUNNING:
-            return  # a trial in a shared study that another program wrote
+        params, runs = known.trial.params, known.trial.state is TrialState.RUNNING
+        if outcome is None and not (runs and self.space.holds(params)):
+            return  # a trial in a shared study that another program wrote, or is still asking for
         over_budget = outcome is not None and outcome.end == TrialEnd.OVER_BUDGET
-        if not over_budget and self.space.covers(known.trial.params):
+        if not over_budget and self.space.covers(params):
             self.sampler.update(known.trial)
         if known.mine and outcome is not None:
             self.standing.ended(known.number, outcome)

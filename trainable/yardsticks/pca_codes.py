@@ -56,7 +56,7 @@ class PCACodes(Yardstick):
         seed: int = 0,
     ):
         self.n_patches, self.stride = n_patches, stride
-        self.score_windows: ScoreWindows = score_windows
+        self.score_windows = score_windows
         self.patch_frames = patch_frames
         self.seed = seed
         self._density = make_density(ScoreConfig(), name="mahalanobis", seed=seed)

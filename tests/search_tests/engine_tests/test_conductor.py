@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -432,14 +433,13 @@ def test_different_failures_do_not_end_the_search(tmp_path: Path) -> None:
 # ---- several drivers -------------------------------------------------------------------------------------------------
 
 
+def driver(folder: Path, name: str) -> Conductor:
+    study = SearchStudy(f"sqlite:///{folder / 'shared.db'}", "shared", name, shared=True)
+    return make_conductor(folder / name, study=study, grace_period=2, max_epochs=3, num_samples=3)
+
+
 def test_drivers_of_one_study_learn_from_each_other(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'shared.db'}"
-
-    def driver(name: str) -> Conductor:
-        study = SearchStudy(url, "shared", name, shared=True)
-        return make_conductor(tmp_path / name, study=study, grace_period=2, max_epochs=3, num_samples=2)
-
-    mine, theirs = driver("mine"), driver("theirs")
+    mine, theirs = driver(tmp_path, "mine"), driver(tmp_path, "theirs")
     complete(theirs, 0.9)
     number = begin(mine)
     assert number == 1
@@ -449,20 +449,16 @@ def test_drivers_of_one_study_learn_from_each_other(tmp_path: Path) -> None:
     assert mine.best is None, "each names the winner among its own"
     assert mine.started == 1
     assert [record.number for record in mine.store.folder.read_trials()] == [1]
-    again = driver("mine")
+    again = driver(tmp_path, "mine")
     assert again.started == 1
     assert again.sampler.history.finished == 2
     assert again.asha.rungs[0].values == [0.5, 0.9]
 
 
 def test_a_driver_compares_with_trials_that_another_one_still_runs(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'shared.db'}"
-
-    def driver(name: str) -> Conductor:
-        study = SearchStudy(url, "shared", name, shared=True)
-        return make_conductor(tmp_path / name, study=study, grace_period=2, max_epochs=5, num_samples=3)
-
-    mine, theirs = driver("mine"), driver("theirs")
+    mine, theirs = driver(tmp_path, "mine"), driver(tmp_path, "theirs")
+    asked = optuna.create_study(storage=f"sqlite:///{tmp_path / 'shared.db'}", study_name="shared", load_if_exists=True)
+    asked.ask()  # another program's, which has no parameters yet
     running = begin(theirs)
     report_epochs(theirs, running, 0.9, 0.9)
     first = begin(mine)
@@ -472,10 +468,9 @@ def test_a_driver_compares_with_trials_that_another_one_still_runs(tmp_path: Pat
         first: TrialState.RUNNING,
     }
     mine.finish(first, mine.outcome(first))
-    report_epochs(theirs, running, 0.95)
     begin(mine)
     assert mine.asha.rungs[0].values == [0.5, 0.9], "not added again"
-    again = driver("mine")
+    again = driver(tmp_path, "mine")
     begin(again)
     assert again.asha.rungs[0].values == [0.5, 0.9]
 
